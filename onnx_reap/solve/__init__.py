@@ -1,0 +1,1 @@
+"""Removal paths and refits: arrays in, arrays out; no ONNX in here."""
