@@ -1,0 +1,1 @@
+"""The model as a graph: channel labels, rules per operator, cutting, masking and counting."""

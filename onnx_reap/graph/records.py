@@ -1,0 +1,137 @@
+"""What the label flow finds: how constants follow tensors, which nodes are linear, which counts tie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .labels import LabelArray, Reason
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One axis of a constant that follows one axis of a tensor.
+
+    With `blocks` > 1 the tensor's axis is that many times as long as the constant's: a grouped
+    convolution's weight, whose every group of outputs reads another block of inputs.
+    """
+
+    constant: str
+    constant_axis: int
+    tensor: str
+    tensor_axis: int
+    blocks: int = 1
+
+
+@dataclass(frozen=True)
+class EqualCounts:
+    """The channels along an axis fall into `parts` equal runs that must stay equally long."""
+
+    node: str
+    tensor: str
+    axis: int
+    parts: int
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A node that mixes channels with a constant weight: Conv, ConvTranspose, Gemm or MatMul.
+
+    Attributes
+    ----------
+    node, op : str
+        Key of the node, and its operator.
+    x, y : str
+        Input and output tensor.
+    x_axis, y_axis : int
+        The axis that is summed over, and the axis of the results.
+    weight, bias : str, str or None
+        Names of the constants; `bias` is None where the node has none.
+    weight_in, weight_out : int
+        Axes of the weight that belong to inputs and outputs.
+    group : int
+        Independent maps side by side (1 but for grouped convolutions).
+    depthwise : bool
+        One input channel per map: channels pass through instead of being mixed.
+    kernel, strides, dilations : tuple of int
+        Spatial geometry; empty for Gemm and MatMul.
+    pads : tuple of int
+        Begin of every axis, then end of every axis.
+    alpha, beta : float
+        Factors of weight and bias (Gemm).
+    """
+
+    node: str
+    op: str
+    x: str
+    y: str
+    x_axis: int
+    y_axis: int
+    weight: str
+    bias: str | None
+    weight_in: int
+    weight_out: int
+    group: int = 1
+    depthwise: bool = False
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    @property
+    def transposed(self) -> bool:
+        """Whether this is a transposed convolution."""
+        return self.op == "ConvTranspose"
+
+    @property
+    def taps(self) -> int:
+        """Kernel positions per input channel."""
+        count = 1
+        for size in self.kernel:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The labels of every tensor, and all that the rules declared.
+
+    Attributes
+    ----------
+    labels : mapping of str to LabelArray
+        Representatives (units), one array of the tensor's shape; 0 is frozen.
+    axes : mapping of str to int
+        The one axis along which a tensor's units vary, for tensors that have any.
+    linears : tuple of Linear
+        In topological order.
+    bindings : tuple of Binding
+    equal_counts : tuple of EqualCounts
+    makers : mapping of str to LabelArray
+        For every node that made channels of its own: their units, in channel order.
+    members : mapping of str to LabelArray
+        The same channels by the raw labels, to look up `reasons`.
+    reasons : mapping of int to Reason
+        Why a raw label is frozen.
+    of_sizes : frozenset of str
+        Tensors that are computed from the sizes of others.
+    """
+
+    labels: Mapping[str, LabelArray]
+    axes: Mapping[str, int]
+    linears: tuple[Linear, ...]
+    bindings: tuple[Binding, ...]
+    equal_counts: tuple[EqualCounts, ...]
+    makers: Mapping[str, LabelArray]
+    members: Mapping[str, LabelArray]
+    reasons: Mapping[int, Reason]
+    of_sizes: frozenset[str]
+
+    def units_along(self, tensor: str, axis: int) -> LabelArray:
+        """Return the units at each position along an axis, zero where the axis holds none."""
+        labels = self.labels[tensor]
+        if self.axes.get(tensor) != axis:
+            return labels.ravel()[:1].repeat(labels.shape[axis]) * 0
+        index = tuple(slice(None) if i == axis else 0 for i in range(labels.ndim))
+        return labels[index]

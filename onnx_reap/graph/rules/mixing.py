@@ -1,0 +1,199 @@
+"""Operators with a weight: they end the channels that arrive and begin new ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..records import Linear
+from ..site import Resize, Site
+from .rule import Rule
+
+
+def _conv(site: Site) -> None:
+    labels = site.labels(0)
+    if not site.is_constant(1) or (site.has_input(2) and not site.is_constant(2)):
+        site.freeze(labels, f"{site.op} with a computed weight")
+        return
+    transposed = site.op == "ConvTranspose"
+    group = int(site.attribute("group", 1))
+    inputs, outputs = site.shape(0)[1], site.output_shape()[1]
+    depthwise = 1 < group == inputs
+    kernel = site.shape(1)[2:]
+    linear = Linear(
+        site.key,
+        site.op,
+        site.name(0),
+        site.output_name(),
+        x_axis=1,
+        y_axis=1,
+        weight=site.name(1),
+        bias=site.name(2) if site.has_input(2) else None,
+        weight_in=0 if transposed else 1,
+        weight_out=1 if transposed else 0,
+        group=group,
+        depthwise=depthwise,
+        kernel=kernel,
+        strides=tuple(site.attribute("strides", [1] * len(kernel))),
+        dilations=tuple(site.attribute("dilations", [1] * len(kernel))),
+        pads=_pads(site, kernel),
+    )
+    thin = site.uniform(labels, range(2, labels.ndim))
+    if depthwise:
+        # Every output belongs to the channel that it is made of.
+        site.set_labels(np.repeat(thin, outputs // inputs, axis=1))
+        site.bind(1, 0, *((linear.x, 1) if transposed else (linear.y, 1)))
+        if transposed and outputs != inputs:
+            site.freeze(labels, "ConvTranspose with a depth multiplier")
+    else:
+        site.fresh(axis=1)
+        y_blocks, x_blocks = (group, 1) if transposed else (1, group)
+        site.bind(1, linear.weight_out, linear.y, 1, y_blocks)
+        site.bind(1, linear.weight_in, linear.x, 1, x_blocks)
+        if group > 1:
+            site.equal_counts(linear.x, 1, group)
+            site.equal_counts(linear.y, 1, group)
+    if linear.bias:
+        site.bind(2, 0, linear.y, 1)
+    site.linear(linear)
+
+
+def _pads(site: Site, kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """Resolve padding, `auto_pad` and `output_shape` included, from the sizes in the probe."""
+    rank = len(kernel)
+    automatic = site.attribute("auto_pad", "NOTSET")
+    strides = site.attribute("strides", [1] * rank)
+    dilations = site.attribute("dilations", [1] * rank)
+    transposed = site.op == "ConvTranspose"
+    if automatic == "VALID":
+        return (0,) * (2 * rank)
+    if automatic == "NOTSET" and not (transposed and site.attribute("output_shape")):
+        return tuple(site.attribute("pads", [0] * (2 * rank)))
+    before, after = [], []
+    sizes = (site.output_shape(), site.shape(0)) if transposed else (site.shape(0), site.output_shape())
+    extra = site.attribute("output_padding", [0] * rank) if transposed else [0] * rank
+    for i in range(rank):
+        large, small = sizes[0][2 + i], sizes[1][2 + i]
+        reach = (kernel[i] - 1) * dilations[i] + 1
+        total = max((small - 1) * strides[i] + reach + extra[i] - large, 0)
+        less, more = total // 2, total - total // 2
+        # NOTSET with an output shape pads more at the begin, SAME_UPPER at the end.
+        upper = automatic == "SAME_UPPER"
+        before.append(less if upper else more)
+        after.append(more if upper else less)
+    return (*before, *after)
+
+
+def _resize_conv(site: Resize) -> None:
+    group = int(site.site.attribute("group", 1))
+    if 1 < group == site.site.shape(0)[1]:
+        site.node.attrs["group"] = site.new_shape(site.site.name(0))[1]
+
+
+def _gemm(site: Site) -> None:
+    transposed_a, transposed_b = (bool(site.attribute(f"trans{x}", 0)) for x in "AB")
+    if not site.is_constant(1) or (site.has_input(2) and not site.is_constant(2)):
+        site.freeze_inputs("Gemm with a computed weight or bias")
+        return
+    if transposed_a:
+        site.freeze(site.labels(0), "Gemm that transposes its input")
+        return
+    weight_in, weight_out = (1, 0) if transposed_b else (0, 1)
+    linear = Linear(
+        site.key,
+        site.op,
+        site.name(0),
+        site.output_name(),
+        x_axis=1,
+        y_axis=1,
+        weight=site.name(1),
+        bias=site.name(2) if site.has_input(2) else None,
+        weight_in=weight_in,
+        weight_out=weight_out,
+        alpha=float(site.attribute("alpha", 1.0)),
+        beta=float(site.attribute("beta", 1.0)),
+    )
+    _dense(site, linear)
+    if linear.bias:
+        shape = site.shape(2)
+        for axis, size in enumerate(shape):
+            if size > 1:
+                site.bind(2, axis, linear.y, 2 - len(shape) + axis)
+
+
+def _matmul(site: Site) -> None:
+    if site.is_constant(1) and len(site.shape(1)) == 2 and len(site.shape(0)) >= 2:
+        rank = len(site.shape(0))
+        linear = Linear(
+            site.key,
+            site.op,
+            site.name(0),
+            site.output_name(),
+            x_axis=rank - 1,
+            y_axis=rank - 1,
+            weight=site.name(1),
+            bias=None,
+            weight_in=0,
+            weight_out=1,
+        )
+        _dense(site, linear)
+    elif site.is_constant(1) or site.is_constant(0):
+        _matmul_elsewhere(site, 0 if site.is_constant(1) else 1)
+    else:
+        _matmul_of_two(site)
+
+
+def _dense(site: Site, linear: Linear) -> None:
+    """Flow of a matrix product over the last axis."""
+    labels = site.labels(0)
+    axes = set(site.varying(labels)) - {linear.x_axis}
+    if axes and linear.x_axis not in site.varying(labels):
+        # Channels lie along another axis and pass; mixing happens between their positions.
+        thin = site.uniform(labels, [linear.x_axis])
+        site.set_labels(thin)
+        site.bind(1, linear.weight_in, linear.x, linear.x_axis)
+        site.bind(1, linear.weight_out, linear.y, linear.y_axis)
+        return
+    site.uniform(labels, [a for a in range(labels.ndim) if a != linear.x_axis])
+    site.fresh(axis=linear.y_axis)
+    site.bind(1, linear.weight_in, linear.x, linear.x_axis)
+    site.bind(1, linear.weight_out, linear.y, linear.y_axis)
+    site.linear(linear)
+
+
+def _matmul_elsewhere(site: Site, data: int) -> None:
+    """Products with a stacked or a left constant: channels along untouched axes pass."""
+    labels = site.labels(data)
+    rank, out_rank = labels.ndim, len(site.output_shape())
+    summed = rank - 1 if data == 0 else max(rank - 2, 0)
+    if summed in site.varying(labels) or rank != out_rank or len(site.shape(1 - data)) > 2:
+        site.freeze(labels, "MatMul with a constant of this form")
+        return
+    thin = labels[tuple(slice(1) if i == summed else slice(None) for i in range(rank))]
+    site.set_labels(thin)
+
+
+def _matmul_of_two(site: Site) -> None:
+    """Attention-like products: rows of A and columns of B pass, the rest is frozen."""
+    a, b = site.labels(0), site.labels(1)
+    rank = len(site.output_shape())
+    if a.ndim != rank or b.ndim != rank or rank < 2:
+        site.freeze_inputs("MatMul of two activations")
+        return
+    for labels, free in ((a, rank - 2), (b, rank - 1)):
+        if set(site.varying(labels)) - {free} or not site.varying(labels):
+            site.freeze(labels, "MatMul of two activations")
+    rows, columns = (rank - 2 in site.varying(a)), (rank - 1 in site.varying(b))
+    if rows and columns:
+        site.freeze_inputs("MatMul of two activations with channels on both sides")
+    elif rows:
+        site.set_labels(site.labels(0)[..., :1])
+    elif columns:
+        site.set_labels(site.labels(1)[..., :1, :])
+
+
+MIXING: dict[str, Rule] = {
+    "Conv": Rule(_conv, _resize_conv),
+    "ConvTranspose": Rule(_conv, _resize_conv),
+    "Gemm": Rule(_gemm),
+    "MatMul": Rule(_matmul),
+}

@@ -1,0 +1,176 @@
+"""onnxruntime: sessions, execution providers and pieces of models to run."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from .errors import ReapError
+
+Feed = Mapping[str, np.ndarray]
+
+
+def onnxruntime() -> Any:
+    """Import onnxruntime.
+
+    Raises
+    ------
+    ReapError
+        If neither onnxruntime nor onnxruntime-gpu is installed.
+    """
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError:
+        raise ReapError(
+            "onnxruntime is not installed",
+            hint='pip install "onnx-reap[cpu]", or "onnx-reap[gpu]" on a machine with CUDA',
+        ) from None
+    return runtime
+
+
+def execution_providers(provider: str | None) -> list[str]:
+    """Return the execution providers to ask for, best first.
+
+    Parameters
+    ----------
+    provider : str or None
+        `cpu`, `cuda`, or a full name such as `CUDAExecutionProvider`. None takes CUDA when
+        onnxruntime offers it, else the CPU.
+
+    Raises
+    ------
+    ReapError
+        If this onnxruntime lacks the provider.
+    """
+    available = onnxruntime().get_available_providers()
+    cpu = "CPUExecutionProvider"
+    if provider is None:
+        provider = "CUDAExecutionProvider" if "CUDAExecutionProvider" in available else cpu
+    names = {name.lower(): name for name in available}
+    names |= {name.lower().removesuffix("executionprovider"): name for name in available}
+    chosen = names.get(provider.lower())
+    if chosen is None:
+        raise ReapError(
+            "--provider: unknown to this onnxruntime",
+            got=provider,
+            expected=", ".join(available),
+        )
+    return [chosen] if chosen == cpu else [chosen, cpu]
+
+
+def session(
+    model: onnx.ModelProto,
+    providers: Sequence[str],
+    *,
+    optimize: bool = True,
+    threads: int | None = None,
+) -> Any:
+    """Make an inference session of a model.
+
+    Raises
+    ------
+    ReapError
+        If onnxruntime refuses the model.
+    """
+    runtime = onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    if not optimize:
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return runtime.InferenceSession(
+            model.SerializeToString(), options, providers=list(providers)
+        )
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ReapError(
+            "onnxruntime can't load the model", got=str(error), hint="run it in onnxruntime alone"
+        ) from error
+
+
+def run(active: Any, outputs: Sequence[str] | None, feed: Feed) -> dict[str, np.ndarray]:
+    """Run a session and return its outputs by name.
+
+    Raises
+    ------
+    ReapError
+        If onnxruntime fails on the feed.
+    """
+    names = list(outputs) if outputs is not None else [o.name for o in active.get_outputs()]
+    try:
+        values = active.run(names, dict(feed))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in feed.items())
+        raise ReapError("onnxruntime can't run the model", got=f"{error} (fed: {shapes})") from error
+    return dict(zip(names, values, strict=True))
+
+
+def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """Copy a model so that it returns exactly the named tensors."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    declared = {value.name: value for value in model.graph.output}
+    del out.graph.output[:]
+    out.graph.output.extend(declared.get(n) or onnx.ValueInfoProto(name=n) for n in names)
+    return out
+
+
+def extract(
+    model: onnx.ModelProto, inputs: Mapping[str, np.dtype], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """Cut out the part of a model that computes `outputs` from `inputs`.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Its graph inputs that the part still needs stay inputs.
+    inputs : mapping of str to numpy.dtype
+        Tensors that will be fed, with their types.
+    outputs : sequence of str
+        Tensors to compute.
+    """
+    graph = model.graph
+    maker = {name: node for node in graph.node for name in node.output if name}
+    needed: set[str] = set()
+    todo = [name for name in outputs]
+    wanted: set[int] = set()
+    while todo:
+        name = todo.pop()
+        if name in needed or name in inputs:
+            continue
+        needed.add(name)
+        node = maker.get(name)
+        if node is not None and id(node) not in wanted:
+            wanted.add(id(node))
+            todo += [n for n in node.input if n]
+            todo += _names_in_subgraphs(node)
+    part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    part.functions.extend(model.functions)
+    part.graph.name = graph.name or "part"
+    part.graph.node.extend(node for node in graph.node if id(maker.get(node.output[0])) in wanted)
+    part.graph.initializer.extend(t for t in graph.initializer if t.name in needed)
+    part.graph.input.extend(
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None
+        )
+        for name, dtype in inputs.items()
+    )
+    part.graph.input.extend(i for i in graph.input if i.name in needed)
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return part
+
+
+def _names_in_subgraphs(node: onnx.NodeProto) -> list[str]:
+    bodies = [a.g for a in node.attribute if a.HasField("g")]
+    bodies += [g for a in node.attribute for g in a.graphs]
+    names = []
+    for body in bodies:
+        for inner in body.node:
+            names += [n for n in inner.input if n] + _names_in_subgraphs(inner)
+        names += [o.name for o in body.output]
+    return names
