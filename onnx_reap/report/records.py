@@ -1,0 +1,122 @@
+"""The report's content; `Report.to_dict` is the JSON file's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Size and speed of one model.
+
+    Attributes
+    ----------
+    macs, params : int
+        Multiply-accumulates per sample, floating-point parameters.
+    bytes : int
+        Size of the serialized model.
+    latency_ms : float
+        Median time of one run on one sample, in milliseconds.
+    latency_spread_ms : float
+        Interquartile range of that time.
+    """
+
+    macs: int
+    params: int
+    bytes: int
+    latency_ms: float
+    latency_spread_ms: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How close the pruned model is to the original on some samples.
+
+    Attributes
+    ----------
+    samples : int
+    output_error : mapping of str to float
+        By output: squared error over the variance of the original output.
+    top1_agreement : float, optional
+        Fraction of samples with the same largest entry, for outputs that look like class scores.
+    """
+
+    samples: int
+    output_error: Mapping[str, float]
+    top1_agreement: float | None
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """What became of one channel group.
+
+    Attributes
+    ----------
+    error : float, optional
+        Local error of the removal, as a fraction of the consumers' output variance.
+    """
+
+    name: str
+    before: int
+    after: int
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    error: float | None
+
+
+@dataclass(frozen=True)
+class FrozenResult:
+    """Channels that had to stay: node that makes them, number, reason, and node that causes it."""
+
+    node: str
+    channels: int
+    reason: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class LayerRefit:
+    """Refit of one layer: relative output error before and after, on fitted samples."""
+
+    node: str
+    damping: float
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a run tells.
+
+    Attributes
+    ----------
+    settings : mapping of str to object
+        Those that differ from the defaults.
+    calibration : str
+        Where the data came from.
+    fitted, held_out : Quality or None
+        On the samples that weights were fitted to, and on samples kept aside.
+    seconds : mapping of str to float
+        Time by stage.
+    notes : tuple of str
+        Warnings, each a sentence.
+    """
+
+    version: str
+    settings: Mapping[str, Any]
+    calibration: str
+    before: Figures
+    after: Figures
+    fitted: Quality | None
+    held_out: Quality | None
+    groups: tuple[GroupResult, ...]
+    frozen: tuple[FrozenResult, ...]
+    refits: tuple[LayerRefit, ...]
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain dictionaries, lists and numbers."""
+        return asdict(self)

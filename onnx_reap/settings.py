@@ -1,0 +1,76 @@
+"""What a user can ask for. The command's flags and the Python keywords are made from these fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one run; the defaults are those of the command.
+
+    Attributes
+    ----------
+    samples : int, optional
+        Use at most this many calibration samples (chosen by `seed`).
+    input_shapes : mapping of str to tuple of int, optional
+        Shapes for inputs with dynamic dimensions, batch included.
+    resize, crop, mean, std, scale, color
+        Preprocessing, see `onnx_reap.data.Preprocess`.
+    ratio : float, optional
+        Fraction of the channels to remove from every group, in (0, 1).
+    target_macs, target_params : float, optional
+        What the result may have at most: a fraction of the original where it is 1 or less, else a
+        number of multiply-accumulates or parameters.
+    layer_ratios : mapping of str to float, or path of a JSON file with one, optional
+        Fraction of the channels to remove, by glob on the names of the nodes that make them.
+    include, exclude : sequence of str
+        Globs on node names: only these, or not these, may lose output channels.
+    min_channels : int
+        Channels that every group keeps at least.
+    round_to : int, optional
+        Widths become multiples of this. None is automatic: 8 for groups of 64 channels and more,
+        4 from 16 on, else 1.
+    criterion : str
+        `reap`, `l1` or `random`.
+    refit : bool
+        Whether the weights that stay are fitted to make up for what went.
+    positions : int
+        Output positions sampled per image and layer.
+    seed : int
+    provider : str, optional
+        Execution provider of onnxruntime (`cpu`, `cuda`, or a full name).
+    """
+
+    samples: int | None = None
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    resize: int | tuple[int, int] | None = None
+    crop: int | tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    scale: float | None = None
+    color: str = "rgb"
+    ratio: float | None = None
+    target_macs: float | None = None
+    target_params: float | None = None
+    layer_ratios: Mapping[str, float] | str | Path | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    min_channels: int = 1
+    round_to: int | None = None
+    criterion: str = "reap"
+    refit: bool = True
+    positions: int = 64
+    seed: int = 0
+    provider: str | None = None
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the settings that differ from the defaults."""
+        return {
+            field.name: value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        }
