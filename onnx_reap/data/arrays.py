@@ -50,7 +50,7 @@ class ArraySource:
         }
         self.shapes |= {name: array.shape for name, array in whole.items()}
         raw = any(_is_raw(recipes[name], column[0]) for name, column in columns.items())
-        self.notes = (RAW_PIXELS,) if raw else ()
+        self.notes: tuple[str, ...] = (RAW_PIXELS,) if raw else ()
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))

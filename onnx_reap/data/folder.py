@@ -56,7 +56,8 @@ class FolderSource:
         self._channels = spec.shape[inputs[0].channel_axis] or 1
         self.origin = folder.resolve().name
         self.shapes = {spec.name: spec.image_shape(self._channels, *self._geometry.size)}
-        self.notes = (RAW_PIXELS,) if spec.is_float and self._recipe.affine is None else ()
+        raw = spec.is_float and self._recipe.affine is None
+        self.notes: tuple[str, ...] = (RAW_PIXELS,) if raw else ()
 
     def __len__(self) -> int:
         return len(self._paths)

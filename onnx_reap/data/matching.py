@@ -19,9 +19,9 @@ def match(
     """Give every input its array.
 
     Arrays go by the inputs' names and others (labels, say) are ignored; a model with one input also
-    takes an array called x or images, or the only one that fits. Layouts are told by shape: first as
-    the model has it, then a single sample without a batch axis, then channels on the other side of
-    height and width, then grey images without a channel axis.
+    takes an array called x or images, or the only one that fits. Layouts are told by shape: first
+    as the model has it, then a single sample without a batch axis, then channels on the other side
+    of height and width, then grey images without a channel axis.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ class Recipe:
         if self.reverse:
             batch = np.flip(batch, self.spec.channel_axis)
         if self.affine is not None:
-            precision = np.float64 if self.spec.dtype == np.float64 else np.float32
+            precision = np.dtype(np.float64 if self.spec.dtype == np.float64 else np.float32)
             scale, mean, std = (number.astype(precision) for number in self.affine)
             batch = (batch.astype(precision) * scale - mean) / std
         return _cast(batch, self.spec)

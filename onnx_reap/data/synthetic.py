@@ -1,14 +1,4 @@
-"""Samples made up from statistics, for when there is no data.
-
-Images are dead leaves: discs of random place, colour and size that hide one another, with radii of
-density proportional to r^-3, which gives the sharp edges, the flat regions and the 1/f spectrum of
-natural images at every scale [1]_. Least squares repairs fitted on them carried over to real images
-better than those fitted on 1/f noise, on ResNet-20 (CIFAR-10) as on MobileNetV2 (ImageNet).
-
-References
-----------
-.. [1] A. B. Lee, D. Mumford, J. Huang, "Occlusion models for natural images", IJCV 41, 2001.
-"""
+"""Samples made up from statistics, for when there is no data."""
 
 from __future__ import annotations
 
@@ -17,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnx_reap.data.calibration import Calibration
+from onnx_reap.data.leaves import dead_leaves
 from onnx_reap.data.preprocess import NO_FLAGS, Preprocess
 from onnx_reap.data.recipe import Recipe
 from onnx_reap.data.spec import InputSpec
@@ -27,9 +18,6 @@ NOTE = (
     "unlabelled samples of what the model is used on repair most of the damage"
 )
 
-_LEAVES = 300
-# Brightness, red against blue, green against both: natural colours vary mostly together.
-_COLOUR = np.array([[0.95, 0.25, 0.12], [0.95, 0.0, -0.24], [0.95, -0.25, 0.12]])
 # Mean and standard deviation of the pixels of photographs, of 0 to 255.
 _PIXEL_MEAN, _PIXEL_STD = 115.0, 66.0
 
@@ -78,7 +66,7 @@ class _Synthetic:
     """Samples drawn anew each time, each from a generator of its own."""
 
     origin = "synthetic"
-    notes = (NOTE,)
+    notes: tuple[str, ...] = (NOTE,)
 
     def __init__(
         self,
@@ -138,39 +126,12 @@ def _batch(
 def _sample(rng: np.random.Generator, recipe: Recipe, shape: tuple[int, ...]) -> np.ndarray:
     """Draw one sample, in the model's layout."""
     spec = recipe.spec
-    stored_as_pixels = spec.dtype == np.uint8 or recipe.affine is not None
-    if spec.channel_axis is not None and (spec.is_float or stored_as_pixels):
-        image = _image(rng, np.moveaxis(np.empty(shape), spec.channel_axis - 1, -1).shape)
-        if stored_as_pixels:
-            image = np.clip(_PIXEL_MEAN + _PIXEL_STD * image, 0, 255).astype(np.uint8)
-        return np.moveaxis(image, -1, spec.channel_axis - 1)
-    return rng.standard_normal(shape) if spec.is_float else rng.integers(0, 2, shape)
-
-
-def _image(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw an image, (height, width, channels), of zero mean and unit variance over many images."""
-    image = _dead_leaves(rng, *shape)
-    image = (image - image.mean()) / image.std()
-    # Photographs differ in brightness (variance 1/4) and contrast (mean square 3/4).
-    brightness = 0.5 * rng.standard_normal()
-    contrast = np.sqrt(0.75) * np.exp(0.3 * rng.standard_normal() - 0.09)
-    return brightness + contrast * image
-
-
-def _dead_leaves(rng: np.random.Generator, height: int, width: int, channels: int) -> np.ndarray:
-    side = min(height, width)
-    smallest, largest = max(1.0, side / 60), side / 2
-    # Inverse of the distribution function of a density proportional to r^-3.
-    share = rng.random(_LEAVES)
-    radii = 1 / np.sqrt(share / largest**2 + (1 - share) / smallest**2)
-    rows, columns = rng.random((2, _LEAVES)) * [[height], [width]]
-    colours = rng.standard_normal((_LEAVES + 1, channels))
-    if channels == 3:
-        colours = colours @ _COLOUR.T
-    leaf = np.full((height, width), _LEAVES)
-    for index, (row, column, radius) in enumerate(zip(rows, columns, radii, strict=True)):
-        top, left = max(0, int(row - radius)), max(0, int(column - radius))
-        y, x = np.ogrid[top : min(height, row + radius + 1), left : min(width, column + radius + 1)]
-        box = leaf[top : top + len(y), left : left + x.size]
-        box[(y - row) ** 2 + (x - column) ** 2 < radius**2] = index
-    return colours[leaf]
+    pixels = spec.dtype == np.uint8 or recipe.affine is not None
+    if spec.channel_axis is None or not (spec.is_float or pixels):
+        return rng.standard_normal(shape) if spec.is_float else rng.integers(0, 2, shape)
+    axis = spec.channel_axis - 1
+    height, width = shape[:axis] + shape[axis + 1 :]
+    image = dead_leaves(rng, height, width, shape[axis])
+    if pixels:
+        image = np.clip(_PIXEL_MEAN + _PIXEL_STD * image, 0, 255).astype(np.uint8)
+    return np.moveaxis(image, -1, axis)
