@@ -41,10 +41,10 @@ def open_arrays(path: Path) -> Mapping[str, np.ndarray]:
     ReapError
         If the file can't be read, or an array in it holds Python objects.
     """
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _Npz(path)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     return {path.stem: array}
@@ -73,7 +73,7 @@ class _Npz(Mapping[str, np.ndarray]):
         stored = member.compress_type == zipfile.ZIP_STORED
         try:
             return self._map(member.header_offset) if stored else self._load(name)
-        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError, struct.error, zipfile.BadZipFile, zlib.error) as error:
             raise _unreadable(self._path, error, name) from error
 
     def _load(self, name: str) -> np.ndarray:
@@ -86,9 +86,11 @@ class _Npz(Mapping[str, np.ndarray]):
             file.seek(entry + _NAME_LENGTHS)
             file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)
             version = np.lib.format.read_magic(file)
+            if version not in _READ_HEADER:
+                raise ValueError(f"array format {version}")
             shape, fortran, dtype = _READ_HEADER[version](file)
             if dtype.hasobject:
-                raise ValueError("Object arrays cannot be loaded")
+                raise ValueError("an array of Python objects")
             order: Literal["C", "F"] = "F" if fortran else "C"
             return np.memmap(self._path, dtype, "r", file.tell(), shape, order)
 

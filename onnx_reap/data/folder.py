@@ -122,7 +122,13 @@ def _image_paths(folder: Path) -> list[Path]:
     if not images:
         raise ReapError(
             f"--data {folder} has no images",
-            got=f"{len(paths)} other files and folders" if paths else "an empty folder",
+            got=_count(paths),
             expected=", ".join(sorted(SUFFIXES)),
         )
     return images
+
+
+def _count(paths: Sequence[Path]) -> str:
+    if len(paths) < 2:
+        return "1 other file or folder" if paths else "an empty folder"
+    return f"{len(paths):,} other files and folders"

@@ -20,8 +20,8 @@ def match(
 
     Arrays go by the inputs' names and others (labels, say) are ignored; a model with one input also
     takes an array called x or images, or the only one that fits. Layouts are told by shape: first
-    as the model has it, then a single sample without a batch axis, then channels on the other side
-    of height and width, then grey images without a channel axis.
+    as the model has it, then with channels on the other side of height and width, then grey without
+    a channel axis, then all these again as a single sample without a batch axis.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def match(
         Views in the model's layout, all of the same length.
     whole : dict of str to numpy.ndarray
         Inputs that are fed unsliced with every batch: scalars, and arrays of exactly the model's
-        fixed shape whose first axis counts something else than samples.
+        fixed shape beside others that hold samples.
 
     Raises
     ------
@@ -46,36 +46,23 @@ def match(
         If an input has no array, or one of the wrong shape, dtype or length.
     """
     picked = _pick(arrays, recipes, label)
-    inputs = [recipe.spec for recipe in recipes.values()]
-    batched: dict[str, np.ndarray] = {}
-    whole: dict[str, np.ndarray] = {}
     for name, recipe in recipes.items():
-        array = picked[name]
-        _check_dtype(array, recipe.spec, label)
-        if array.shape == recipe.spec.shape and _first_axis_differs(recipe.spec, inputs):
-            whole[name] = array
-            continue
-        view = fit(array, recipe.stored)
-        if view is None:
-            raise _misfit(picked, [recipe.stored], label)
-        batched[name] = view
-    count = max(map(len, batched.values()), default=0)
-    for name, recipe in recipes.items():
-        if (
-            name in batched
-            and len(batched[name]) != count
-            and picked[name].shape == recipe.spec.shape
-        ):
-            whole[name] = batched.pop(name)
+        _check_dtype(picked[name], recipe.spec, label)
+    constant = _without_samples(picked, recipes)
+    batched = {
+        name: _view(picked[name], recipe.stored, label)
+        for name, recipe in recipes.items()
+        if name not in constant
+    }
     if len({len(array) for array in batched.values()}) > 1:
         raise ReapError(
             f"{label} has different numbers of samples for the inputs",
             got=_listing(batched),
             expected="as many for each",
         )
-    if not count:
+    if not any(map(len, batched.values())):
         raise ReapError(f"{label} has no samples", got=_listing(picked), expected="1 or more")
-    return batched, whole
+    return batched, constant
 
 
 def fit(array: np.ndarray, spec: InputSpec) -> np.ndarray | None:
@@ -84,19 +71,29 @@ def fit(array: np.ndarray, spec: InputSpec) -> np.ndarray | None:
 
 
 def _views(array: np.ndarray, spec: InputSpec) -> Iterator[np.ndarray]:
-    yield array
-    yield array[None]
     axis = spec.channel_axis
-    if axis is None:
-        return
-    if array.ndim in (3, 4):
-        # Axes count from the end, so that this is right for one sample as for a batch.
-        there, here = (-3, -1) if axis == 3 else (-1, -3)
-        yield np.moveaxis(array, there, here)
-        yield np.moveaxis(array, there, here)[None]
-    if array.ndim in (2, 3) and spec.shape[axis] == 1:
-        grey = np.expand_dims(array, -1 if axis == 3 else -3)
-        yield grey if array.ndim == 3 else grey[None]
+    for batch in (array, array[None]):
+        yield batch
+        if axis is not None and batch.ndim == 4:
+            yield np.moveaxis(batch, 4 - axis, axis)
+        if axis is not None and batch.ndim == 3:
+            yield np.expand_dims(batch, axis)
+
+
+def _without_samples(
+    picked: Mapping[str, np.ndarray], recipes: Mapping[str, Recipe]
+) -> dict[str, np.ndarray]:
+    """Tell inputs that hold exactly what the model declares while others hold samples of it."""
+    exact = {
+        name: array for name, array in picked.items() if array.shape == recipes[name].spec.shape
+    }
+    if len(exact) < len(picked):
+        return exact
+    # All are as declared: one batch of a model of fixed batch size, that of its first input.
+    batch = next((array.shape[:1] for array in exact.values() if array.ndim), ())
+    return {
+        name: array for name, array in exact.items() if array.ndim == 0 or array.shape[:1] != batch
+    }
 
 
 def _pick(
@@ -113,22 +110,20 @@ def _pick(
     raise _misfit(arrays, stored, label)
 
 
-def _first_axis_differs(spec: InputSpec, inputs: Sequence[InputSpec]) -> bool:
-    """Whether an input of fixed shape has, by the model alone, no batch axis."""
-    firsts = [other.shape[0] for other in inputs if other.shape]
-    batch = None if None in firsts else next(iter(firsts), None)
-    return not spec.shape or spec.shape[0] != batch
-
-
 def _check_dtype(array: np.ndarray, spec: InputSpec, label: str) -> None:
-    numeric = array.dtype.kind in "biu"
-    if numeric or (is_float(array.dtype) and is_float(spec.dtype)):
-        return
-    raise ReapError(
-        f"{label} has the wrong dtype for the model's input {spec.name!r}",
-        got=describe(array.dtype, array.shape),
-        expected=str(spec),
-    )
+    if array.dtype.kind not in "biu" and not (is_float(array.dtype) and spec.is_float):
+        raise ReapError(
+            f"{label} has the wrong dtype for the model's input {spec.name!r}",
+            got=describe(array.dtype, array.shape),
+            expected=str(spec),
+        )
+
+
+def _view(array: np.ndarray, spec: InputSpec, label: str) -> np.ndarray:
+    view = fit(array, spec)
+    if view is None:
+        raise _misfit({spec.name: array}, [spec], label)
+    return view
 
 
 def _misfit(arrays: Mapping[str, np.ndarray], inputs: Sequence[InputSpec], label: str) -> ReapError:

@@ -104,10 +104,9 @@ def _reader_source(
 def _feed(item: Any, inputs: Sequence[InputSpec], *, copy: bool) -> dict[str, np.ndarray]:
     """Turn a mapping, or the array of the only input, into arrays by name of the input."""
     convert = np.array if copy else np.asarray
-    if not isinstance(item, Mapping) and len(inputs) == 1:
-        item = {inputs[0].name: item}
+    feed = {inputs[0].name: item} if len(inputs) == 1 and not isinstance(item, Mapping) else item
     try:
-        return {name: convert(value) for name, value in item.items()}
+        return {name: convert(value) for name, value in feed.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise ReapError(
             "data yields something else than feeds",
@@ -121,7 +120,7 @@ def _path_source(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess
         return FolderSource(path, inputs, preprocess)
     if not path.exists():
         raise ReapError(f"--data {path} doesn't exist", expected=_KINDS)
-    if path.suffix not in (".npy", ".npz"):
+    if path.suffix.lower() not in (".npy", ".npz"):
         raise ReapError(f"--data {path} is of an unknown kind", expected=_KINDS)
     recipes = preprocess.recipes(inputs)
     return array_source(open_arrays(path), recipes, label=f"--data {path}", origin=path.name)

