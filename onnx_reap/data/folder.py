@@ -109,16 +109,13 @@ def decode(path: Path, channels: int) -> np.ndarray:
 
 
 def _image_paths(folder: Path) -> list[Path]:
-    """List images; hidden files, such as a Mac's ``._cat.jpg``, only look like some."""
-    try:
-        paths = sorted(folder.rglob("*"))
-    except OSError as error:
-        raise ReapError(f"--data {folder} can't be read", got=str(error)) from error
-    images = [
+    """List images; hidden ones, such as a Mac's ``._cat.jpg``, only look like some."""
+    paths = [
         path
-        for path in paths
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        for path in sorted(folder.rglob("*"))
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
+    images = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not images:
         raise ReapError(
             f"--data {folder} has no images",

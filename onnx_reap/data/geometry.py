@@ -115,14 +115,15 @@ class Geometry:
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
+    height, width = np.broadcast_to(size, 2).tolist()
+    return height, width
 
 
 def _target(resize: int | tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    if not isinstance(resize, int):
-        return resize
-    short = min(height, width)
-    return resize * height // short, resize * width // short
+    if np.size(resize) == 2:
+        return _pair(resize)
+    side, short = _pair(resize)[0], min(height, width)
+    return side * height // short, side * width // short
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -56,10 +56,12 @@ def _topmost(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     share = rng.random(_LEAVES)
     radii = 1 / np.sqrt(share / largest**2 + (1 - share) / smallest**2)
     rows, columns = rng.random((2, _LEAVES)) * [[height], [width]]
+    below = (np.arange(height) - rows[:, None]) ** 2
+    beside = (np.arange(width) - columns[:, None]) ** 2
+    boxes = np.stack([rows - radii, rows + radii + 1, columns - radii, columns + radii + 1], axis=1)
     seen = np.zeros((height, width), np.intp)
-    for leaf, (row, column, radius) in enumerate(zip(rows, columns, radii, strict=True)):
-        top, left = max(0, int(row - radius)), max(0, int(column - radius))
-        y, x = np.ogrid[top : min(height, row + radius + 1), left : min(width, column + radius + 1)]
-        box = seen[top : top + y.size, left : left + x.size]
-        box[(y - row) ** 2 + (x - column) ** 2 < radius**2] = leaf
+    for leaf, (top, bottom, left, right) in enumerate(boxes.clip(0).astype(int).tolist()):
+        box = np.s_[top:bottom, left:right]
+        inside = below[leaf, box[0], None] + beside[leaf, box[1]] < radii[leaf] ** 2
+        seen[box][inside] = leaf
     return seen

@@ -51,7 +51,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         for flag, size in (("--resize", self.resize), ("--crop", self.crop)):
-            if size is not None and not (np.size(size) in (1, 2) and np.all(np.greater(size, 0))):
+            if size is not None and not _is_size(size):
                 raise UsageError(
                     f"{flag} is no size", got=str(size), expected="1 or 2 pixel counts"
                 )
@@ -129,6 +129,11 @@ class Preprocess:
 
 
 NO_FLAGS = Preprocess()
+
+
+def _is_size(size: int | tuple[int, int]) -> bool:
+    pixels = np.asarray(size)
+    return pixels.shape in ((), (2,)) and pixels.dtype.kind == "i" and bool((pixels > 0).all())
 
 
 def _along_channels(flag: str, value: float | tuple[float, ...], spec: InputSpec) -> np.ndarray:

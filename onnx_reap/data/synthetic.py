@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,8 +18,8 @@ from onnx_reap.errors import ReapError
 # refitted by least squares on either kind: geometric means of a ResNet-20 (CIFAR-10) and a
 # MobileNetV2 (ImageNet).
 NOTE = (
-    "no --data: repairs fitted on synthetic samples leave 1.3 to 1.9 times the error, layer by layer, "
-    "of repairs fitted on real ones (two image classifiers measured); unlabelled samples will do"
+    "no --data: repairs fitted on synthetic samples leave 1.3 to 1.9 times the error, layer by "
+    "layer, of repairs fitted on real ones (two image classifiers measured); labels aren't needed"
 )
 
 # Mean and standard deviation of the pixels of photographs, of 0 to 255.
@@ -80,7 +81,11 @@ class _Synthetic:
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
         self._count, self._seed = samples, seed
-        self._recipes = preprocess.recipes(inputs)
+        # Features are drawn as they are after normalisation, pixels before.
+        self._recipes = {
+            name: replace(recipe, affine=None) if recipe.spec.channel_axis is None else recipe
+            for name, recipe in preprocess.recipes(inputs).items()
+        }
         self.shapes = {
             name: _sample_shape(recipe, shapes.get(name)) for name, recipe in self._recipes.items()
         }

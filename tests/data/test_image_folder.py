@@ -17,7 +17,8 @@ def images(tmp_path):
     for name, image in zip(NAMES, IMAGES, strict=True):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / name)
-    for name in ("labels.csv", "a/._1.PNG", "b/notes.txt"):
+    (tmp_path / ".cache").mkdir()
+    for name in ("labels.csv", "a/._1.PNG", "b/notes.txt", ".cache/4.png"):
         (tmp_path / name).write_text("no image")
     return tmp_path
 

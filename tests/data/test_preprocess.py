@@ -103,6 +103,7 @@ def test_features_are_normalised_where_there_are_no_images(model):
     ("flags", "message"),
     [
         ({"resize": 0}, "--resize is no size | got: 0 | expected: 1 or 2 pixel counts"),
+        ({"resize": 1.5}, "--resize is no size | got: 1.5 | expected: 1 or 2 pixel counts"),
         ({"crop": (1, 2, 3)}, "--crop is no size | got: (1, 2, 3) | expected: 1 or 2 pixel counts"),
         ({"std": (1, 0)}, "--std is zero | got: (1, 0)"),
         ({"scale": 0}, "--scale is zero | got: 0"),

@@ -61,6 +61,7 @@ def test_other_inputs():
     normal = draw(spec(None, 50), 200)
     assert abs(normal.mean()) < 0.05  # standard error 0.01
     assert abs(normal.std() - 1) < 0.05
+    np.testing.assert_array_equal(draw(spec(None, 50), 200, preprocess=Preprocess(mean=5)), normal)
     for dtype in ("int64", "bool"):
         values = draw(spec(None, 50, dtype=dtype))
         assert values.dtype == dtype
