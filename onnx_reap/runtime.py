@@ -68,8 +68,21 @@ def session(
     *,
     optimize: bool = True,
     threads: int | None = None,
+    config: Mapping[str, str] | None = None,
 ) -> Any:
     """Make an inference session of a model.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    providers : sequence of str
+        Execution providers, best first.
+    optimize : bool
+        Whether onnxruntime may rewrite the graph.
+    threads : int, optional
+        Threads inside of an operator; onnxruntime chooses by default.
+    config : mapping of str to str, optional
+        Further entries of onnxruntime's session configuration.
 
     Raises
     ------
@@ -83,6 +96,8 @@ def session(
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if threads is not None:
         options.intra_op_num_threads = threads
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
     try:
         return runtime.InferenceSession(
             model.SerializeToString(), options, providers=list(providers)
@@ -106,7 +121,9 @@ def run(active: Any, outputs: Sequence[str] | None, feed: Feed) -> dict[str, np.
         values = active.run(names, dict(feed))
     except Exception as error:  # onnxruntime's exceptions share no base class
         shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in feed.items())
-        raise ReapError("onnxruntime can't run the model", got=f"{error} (fed: {shapes})") from error
+        raise ReapError(
+            "onnxruntime can't run the model", got=f"{error} (fed: {shapes})"
+        ) from error
     return dict(zip(names, values, strict=True))
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+SCHEMA = 1
+"""Version of the JSON file; raised when a field changes its meaning or goes."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class Report:
         Those that differ from the defaults.
     calibration : str
         Where the data came from.
+    provider : str
+        Execution provider that latencies were measured on.
     fitted, held_out : Quality or None
         On the samples that weights were fitted to, and on samples kept aside.
     seconds : mapping of str to float
@@ -107,6 +113,7 @@ class Report:
     version: str
     settings: Mapping[str, Any]
     calibration: str
+    provider: str
     before: Figures
     after: Figures
     fitted: Quality | None
@@ -118,5 +125,17 @@ class Report:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain dictionaries, lists and numbers."""
-        return asdict(self)
+        """Return the report as JSON values; numbers that are not finite become None."""
+        return {"schema": SCHEMA, **_plain(asdict(self))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list, set, frozenset)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):  # a NumPy scalar
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int)) else str(value)

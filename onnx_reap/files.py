@@ -1,0 +1,121 @@
+"""Writing files: whole or not at all, and never over an input."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from .errors import ReapError
+
+
+def check_outputs(
+    outputs: Mapping[str, str | Path], inputs: Mapping[str, str | Path] | None = None
+) -> None:
+    """Refuse output paths that could not be written, before any work is done.
+
+    Parameters
+    ----------
+    outputs, inputs : mapping of str to path
+        Paths by what the user calls them, such as `--report`.
+
+    Raises
+    ------
+    ReapError
+        If an output is a folder, a device, in a folder that is missing or not writable, or the same
+        file as an input or another output (also through symbolic or hard links).
+    """
+    taken = {name: Path(path) for name, path in (inputs or {}).items()}
+    for name, path in outputs.items():
+        with _refusals(name, path):
+            _check_output(name, Path(path), taken)
+        taken[name] = Path(path)
+
+
+def _check_output(name: str, path: Path, taken: Mapping[str, Path]) -> None:
+    if path.is_dir():
+        raise ReapError(f"{name} is a folder", got=str(path), expected="the path of a file")
+    if path.exists() and not path.is_file():
+        raise ReapError(f"{name} is not a regular file", got=str(path), hint="another path")
+    for other, used in taken.items():
+        if _same_file(path, used):
+            raise ReapError(
+                f"{name} is the same file as {other}", got=str(path), hint="another path"
+            )
+    folder = _target(path).parent
+    if not folder.is_dir():
+        raise ReapError(
+            f"the folder of {name} does not exist", got=str(path), hint=f"mkdir -p {folder}"
+        )
+    with tempfile.TemporaryFile(dir=folder):
+        pass  # the folder takes files: what access bits say is not the whole truth
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write one file, see `write_all`."""
+    write_all({Path(path): data})
+
+
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """Write files such that each appears whole, and none does if one can't be written.
+
+    All data is on the disk, under temporary names beside the targets, before the first target is
+    replaced; targets are replaced in the order of `files`.
+
+    Parameters
+    ----------
+    files : mapping of path to bytes
+
+    Raises
+    ------
+    ReapError
+        If the system refuses.
+    """
+    with ExitStack() as cleanup:
+        staged = []
+        for path, data in files.items():
+            target = _target(path)
+            temporary = target.with_name(f".onnx-reap-{secrets.token_hex(8)}.tmp")
+            cleanup.callback(temporary.unlink, missing_ok=True)
+            with _refusals("the file", path):
+                _write(temporary, data)
+                if target.exists():
+                    shutil.copymode(target, temporary)
+            staged.append((temporary, target))
+        for temporary, target in staged:
+            with _refusals("the file", target):
+                temporary.replace(target)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _target(path: str | Path) -> Path:
+    """Follow symbolic links, so that the file is replaced and not the link."""
+    return Path(os.path.realpath(path))
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    both = a.exists() and b.exists()
+    return a.samefile(b) if both else _target(a) == _target(b)
+
+
+@contextmanager
+def _refusals(name: str, path: str | Path) -> Iterator[None]:
+    """Turn what the system refuses into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise ReapError(
+            f"{name} can't be written",
+            got=f"{path}: {error.strerror or error}",
+            hint="a folder that you may write to, with free space",
+        ) from error

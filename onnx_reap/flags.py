@@ -1,0 +1,272 @@
+"""The command's flags: one row for every setting, read by argparse.
+
+Names and defaults come from `Settings`; a flag that the user leaves out is left out of the result
+too, so that defaults live in one place.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import parsing
+from .errors import UsageError
+from .settings import Settings
+from .version import __version__
+
+BUDGETS = ("ratio", "target_macs", "target_params", "layer_ratios")
+"""Settings of which at most one may be given."""
+
+REPLAYED = ("input_shapes", "provider")
+"""Settings that still mean something when a plan is replayed."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How one setting is written on the command line."""
+
+    group: str
+    help: str
+    type: Callable[[str], Any] = str
+    metavar: str | None = None
+    nargs: str | None = None
+    choices: tuple[str, ...] | None = None
+    default: str | None = None
+
+
+FLAGS = {
+    "ratio": Flag(
+        "budget",
+        "fraction of the channels to remove from every group, such as 0.3 or 30%%",
+        parsing.fraction,
+        "R",
+        default="none",
+    ),
+    "target_macs": Flag(
+        "budget",
+        "multiply-accumulates that the result may have at most: a fraction of the original (0.6, "
+        "60%%) or a number per sample (1.2G, 500M)",
+        parsing.target,
+        "X",
+        default="0.6 if no budget is given",
+    ),
+    "target_params": Flag(
+        "budget",
+        "parameters that the result may have at most: a fraction (0.6, 60%%) or a number (250k)",
+        parsing.target,
+        "X",
+        default="none",
+    ),
+    "layer_ratios": Flag(
+        "budget",
+        'JSON file of fractions to remove by glob on node names, {"/layer1/*": 0.5}',
+        Path,
+        "FILE",
+        default="none",
+    ),
+    "exclude": Flag(
+        "budget",
+        "nodes that keep all their output channels",
+        str,
+        "GLOB",
+        nargs="+",
+        default="none",
+    ),
+    "include": Flag(
+        "budget",
+        "the only nodes that may lose output channels",
+        str,
+        "GLOB",
+        nargs="+",
+        default="all",
+    ),
+    "min_channels": Flag(
+        "budget", "channels that every group keeps at least", parsing.positive, "N"
+    ),
+    "round_to": Flag(
+        "budget",
+        "make widths multiples of N; auto: 8 for groups of 64 channels and more, 4 from 16 on, "
+        "else 1",
+        parsing.round_to,
+        "N|auto",
+        default="auto",
+    ),
+    "samples": Flag(
+        "data", "calibration samples to use at most", parsing.positive, "N", default="all"
+    ),
+    "positions": Flag(
+        "data", "output positions to look at per sample and layer", parsing.positive, "N"
+    ),
+    "input_shapes": Flag(
+        "data",
+        "shapes for inputs with dynamic dimensions, batch included, such as x:1,3,224,224",
+        parsing.named_shape,
+        "NAME:SHAPE",
+        nargs="+",
+        default="from the data",
+    ),
+    "resize": Flag(
+        "data",
+        "pixels of the shorter side, or height,width",
+        parsing.size,
+        "N|H,W",
+        default="the model's",
+    ),
+    "crop": Flag(
+        "data",
+        "pixels of the centre crop, or height,width",
+        parsing.size,
+        "N|H,W",
+        default="the model's, after --resize N",
+    ),
+    "scale": Flag(
+        "data", "factor on stored values, before --mean and --std", parsing.number, "X", default="1"
+    ),
+    "mean": Flag(
+        "data",
+        "value to subtract, one or one a channel, such as 0.485,0.456,0.406",
+        parsing.numbers,
+        "X,X,X",
+        default="0",
+    ),
+    "std": Flag(
+        "data",
+        "value to divide by, one or one a channel, such as 0.229,0.224,0.225",
+        parsing.numbers,
+        "X,X,X",
+        default="1",
+    ),
+    "color": Flag("data", "colour order that the model expects of images", choices=("rgb", "bgr")),
+    "criterion": Flag(
+        "method",
+        "what decides which channels go: error after the refit, sum of absolute weights, or chance",
+        choices=("reap", "l1", "random"),
+    ),
+    "refit": Flag("method", "leave the weights that stay as they are"),
+    "seed": Flag("method", "seed of all random choices", parsing.seed, "N"),
+    "provider": Flag(
+        "method",
+        "execution provider of onnxruntime: cpu, cuda or a full name",
+        metavar="NAME",
+        default="cuda where onnxruntime has it, else cpu",
+    ),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises what argparse would print."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint="onnx-reap --help")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """One command line.
+
+    Attributes
+    ----------
+    settings : dict of str to object
+        Only what was given, by the names of `Settings`.
+    """
+
+    model: Path
+    output: Path
+    data: Path | None
+    report: Path | None
+    plan: Path | None
+    from_plan: Path | None
+    quiet: bool
+    settings: dict[str, Any]
+
+
+def parse(argv: Sequence[str] | None = None) -> Arguments:
+    """Read a command line.
+
+    Raises
+    ------
+    UsageError
+        If it can't be understood, or contradicts itself.
+    """
+    given = vars(_parser().parse_args(argv))
+    settings = {name: given.pop(name) for name in FLAGS if name in given}
+    if "input_shapes" in settings:
+        settings["input_shapes"] = _by_name(settings["input_shapes"])
+    arguments = Arguments(**given, settings=settings)
+    if arguments.from_plan is not None:
+        idle = [name for name in settings if name not in REPLAYED]
+        idle += ["data"] if arguments.data is not None else []
+        if idle:
+            flags = ", ".join(_option(name) for name in idle)
+            raise UsageError(f"--from-plan replays a cut as it was; it can't go with {flags}")
+    return arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="onnx-reap",
+        description="Prune channels of a trained ONNX model and repair the weights that stay by "
+        "least squares, without retraining.",
+        epilog="Exit status: 0 done, 1 refused, 2 usage, 3 target not reached or check failed, "
+        "130 interrupted.",
+        usage="onnx-reap in.onnx out.onnx [--data PATH] [options]",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("model", type=Path, metavar="in.onnx", help="trained model; it is only read")
+    add("output", type=Path, metavar="out.onnx", help="where the pruned model goes")
+    groups = {name: parser.add_argument_group(name) for name in ("budget", "data", "method")}
+    groups["data"].add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help=".npy or .npz file, or folder of images (default: made-up inputs)",
+    )
+    budget = groups["budget"].add_mutually_exclusive_group()
+    for field in fields(Settings):
+        flag = FLAGS[field.name]
+        _add(budget if field.name in BUDGETS else groups[flag.group], field.name, flag)
+    _add_outputs(parser.add_argument_group("output"))
+    return parser
+
+
+def _add(group: argparse._ActionsContainer, name: str, flag: Flag) -> None:
+    default = getattr(Settings, name)
+    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
+    if isinstance(default, bool):
+        group.add_argument(_option(name), action="store_false", help=flag.help, **options)
+        return
+    group.add_argument(
+        _option(name),
+        action="extend" if flag.nargs else "store",
+        nargs=flag.nargs,
+        type=flag.type,
+        metavar=flag.metavar,
+        choices=flag.choices,
+        help=f"{flag.help} (default: {default if flag.default is None else flag.default})",
+        **options,
+    )
+
+
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--report", type=Path, metavar="FILE", help="write the report as JSON")
+    add("--plan", type=Path, metavar="FILE", help="write what was removed, to edit or replay")
+    add("--from-plan", type=Path, metavar="FILE", help="cut as planned; needs no data, no refit")
+    add("-q", "--quiet", action="store_true", help="print nothing but warnings and errors")
+    add("--version", action="version", version=f"onnx-reap {__version__}")
+
+
+def _option(name: str) -> str:
+    negated = getattr(Settings, name, None) is True
+    return "--" + ("no_" * negated + name).replace("_", "-")
+
+
+def _by_name(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    named = dict(shapes)
+    if len(named) < len(shapes):
+        raise UsageError("--input-shapes names an input twice", got=", ".join(n for n, _ in shapes))
+    return named

@@ -1,0 +1,148 @@
+"""The report as tables for a terminal; plain text anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .records import Figures, FrozenResult, Quality, Report
+
+# A held-out error this many times the fitted one means that weights fit the samples, not the task.
+WIDE_GAP = 2.0
+
+# What interfaces demand needs no attention.
+NORMAL_REASONS = ("graph output",)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print all tables, the summary last, where a terminal shows it."""
+    for table in (_groups(report), _frozen(report.frozen), _quality(report), _summary(report)):
+        if table.row_count:
+            console.print(table)
+    for remark in _remarks(report):
+        console.print(Text(remark))
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """Write a number with three significant digits and an SI prefix.
+
+    Examples
+    --------
+    >>> quantity(41_200_000), quantity(999, "B"), quantity(1_500_000, "B")
+    ('41.2 M', '999 B', '1.50 MB')
+    """
+    prefixes = ("", "k", "M", "G", "T", "P")
+    power = 0
+    while abs(value) >= 999.5 and power < len(prefixes) - 1:
+        value, power = value / 1000, power + 1
+    digits = 0 if power == 0 else 2 - (abs(value) >= 9.995) - (abs(value) >= 99.95)
+    return f"{value:.{digits}f} {prefixes[power]}{unit}".strip()
+
+
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    """Make a table; the first `left` columns hold text, the others numbers."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        if index < left:
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _summary(report: Report) -> Table:
+    before, after = report.before, report.after
+    table = _table("Summary", "", "before", "after", "change")
+    rows = (
+        ("MACs", "macs", ""),
+        ("parameters", "params", ""),
+        ("file size", "bytes", "B"),
+    )
+    for label, field, unit in rows:
+        old, new = getattr(before, field), getattr(after, field)
+        table.add_row(label, quantity(old, unit), quantity(new, unit), _change(old, new))
+    change = _change(before.latency_ms, after.latency_ms)
+    table.add_row("latency, ms", _latency(before), _latency(after), change)
+    return table
+
+
+def _latency(figures: Figures) -> str:
+    return f"{figures.latency_ms:.3g} ± {figures.latency_spread_ms / 2:.2g}"
+
+
+def _change(before: float, after: float) -> str:
+    return f"{100 * (after / before - 1):+.1f} %" if before else "-"
+
+
+def _quality(report: Report) -> Table:
+    known = [q for q in (report.held_out, report.fitted) if q is not None]
+    table = _table("Against the original", "", *_sample_counts(report))
+    outputs = known[0].output_error if known else {}
+    for name in outputs:
+        label = "output error" if len(outputs) == 1 else f"output error, {name}"
+        table.add_row(Text(label), *(f"{q.output_error[name]:.2g}" for q in known))
+    if any(q.top1_agreement is not None for q in known):
+        table.add_row("top-1 agreement", *map(_agreement, known))
+    return table
+
+
+def _sample_counts(report: Report) -> list[str]:
+    pairs = (("held out", report.held_out), ("fitted", report.fitted))
+    return [f"{label} ({q.samples:,})" for label, q in pairs if q is not None]
+
+
+def _agreement(quality: Quality) -> str:
+    share = quality.top1_agreement
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _groups(report: Report) -> Table:
+    table = _table("Channels", "group", "before", "after", "error")
+    for group in report.groups:
+        error = "-" if group.error is None else f"{group.error:.2g}"
+        table.add_row(Text(group.name), str(group.before), str(group.after), error)
+    return table
+
+
+def _frozen(frozen: Sequence[FrozenResult]) -> Table:
+    table = _table("Frozen", "node", "reason", "cause", "channels", left=3)
+    by_reason: dict[str, list[FrozenResult]] = {}
+    for row in frozen:
+        by_reason.setdefault(row.reason, []).append(row)
+    for reason, rows in by_reason.items():
+        normal = " (normal)" if reason in NORMAL_REASONS else ""
+        nodes, causes = _collapsed(r.node for r in rows), _collapsed(r.cause for r in rows)
+        count = f"{sum(r.channels for r in rows):,}"
+        table.add_row(Text(nodes), Text(reason + normal), Text(causes), count)
+    return table
+
+
+def _collapsed(names: Iterator[str]) -> str:
+    """Name the first and count the rest."""
+    first, *others = dict.fromkeys(names)
+    return f"{first} and {len(others)} more" if others else first
+
+
+def _remarks(report: Report) -> Iterator[str]:
+    yield f"Calibration: {report.calibration}."
+    yield (
+        f"Latency: {report.provider} on this machine, median ± half the interquartile range; "
+        "both models by turns."
+    )
+    if report.held_out is not None:
+        yield "Output error: squared error over the variance of the original output."
+    gap = _gap(report)
+    if gap >= WIDE_GAP:
+        yield f"Held-out error is {gap:.1f} times the fitted one, a wide gap: bring more data."
+
+
+def _gap(report: Report) -> float:
+    """Return the largest ratio of held-out to fitted error."""
+    if report.held_out is None or report.fitted is None:
+        return 0.0
+    held_out, fitted = report.held_out.output_error, report.fitted.output_error
+    return max((held_out[n] / fitted[n] for n in held_out if fitted.get(n)), default=0.0)
