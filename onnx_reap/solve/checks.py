@@ -9,7 +9,7 @@ import array_api_compat as compat
 import numpy as np
 
 from onnx_reap.errors import ReapError
-from onnx_reap.solve.backend import Array
+from onnx_reap.solve.backend import Array, to_host
 
 if TYPE_CHECKING:
     from onnx_reap.solve.removal import Consumer
@@ -27,7 +27,7 @@ def check_damping(damping: float) -> None:
 def check_finite(name: str, x: Array) -> None:
     """Refuse an array that holds NaN or infinity."""
     xp = compat.array_namespace(x)
-    if not xp.isfinite(xp.sum(x)):  # any NaN or infinity survives a sum
+    if not to_host(xp.isfinite(xp.sum(x))):  # any NaN or infinity survives a sum
         raise ReapError(
             f"{name} is not finite", hint="look for NaN or overflow in the calibration data"
         )
