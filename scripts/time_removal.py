@@ -1,7 +1,8 @@
 """Time removal paths against one matrix inverse, and against the naive way at a small size.
 
 The naive way solves one least-squares problem per candidate and step. All times are of one run on
-one machine; the inverse is repeated before and after, since other load shifts it.
+one machine; the inverse is repeated before and after, since other load shifts it. On a busy machine
+set OPENBLAS_NUM_THREADS=1: a path is many small products, which suffer most from waiting threads.
 """
 
 from __future__ import annotations
