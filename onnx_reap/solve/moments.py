@@ -4,7 +4,7 @@ A block is centred by its own mean; two sets of n_a and n_b rows merge by [1]_
 
     S = S_a + S_b + (n_a n_b / n) d d^T,     d = mean_b - mean_a,
 
-so an offset however large costs no digits beyond those that the rows themselves have lost.
+so a large offset costs no more digits than float32 rows have already lost to it.
 
 References
 ----------
@@ -154,8 +154,9 @@ def _of_block(x: Array, y: Array) -> Moments:
     block.count = x.shape[-2]
     block.mean_x, x = centred(x)
     block.mean_y, y = centred(y)
-    block.scatter_xx = x.mT @ x
-    block.scatter_xy = x.mT @ y
+    x_t = xp.matrix_transpose(x)
+    block.scatter_xx = x_t @ x
+    block.scatter_xy = x_t @ y
     block.scatter_yy = xp.sum(y * y, axis=-2)
     check_finite("x", block.scatter_xx)
     check_finite("y", block.scatter_yy)

@@ -99,8 +99,9 @@ def ridge_rows(x: Array, y: Array, weight: Array, damping: float) -> tuple[Array
     W = xp.astype(weight, xp.float64)
     if math.isfinite(damping):
         # damped() scales by trace / n; the Gram matrix has the same trace but D columns.
-        K = damped(X @ X.mT, damping * n / D)
-        W = W + X.mT @ xp.linalg.solve(K, Y - X @ W)
+        X_t = xp.matrix_transpose(X)
+        K = damped(X @ X_t, damping * n / D)
+        W = W + X_t @ xp.linalg.solve(K, Y - X @ W)
     return W, mean_y - _apply(mean_x, W)
 
 
