@@ -1,4 +1,4 @@
-"""What a model costs, as a function of how many units each group keeps.
+"""What the model costs: MACs and parameters as functions of the groups' widths.
 
 MACs are those of Conv, ConvTranspose, Gemm and MatMul with a constant weight, for one sample.
 Parameters are the elements of all floating-point constants.
@@ -7,79 +7,30 @@ Parameters are the elements of all floating-point constants.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from ..plan.cost import Cost, Extent, Term
 from .channels import Group
 from .model import Model
 from .probe import Probe
 from .records import Flow, Linear
 
 
-@dataclass(frozen=True)
-class Extent:
-    """Length of an axis: what stays in any case, and channels per unit of each group."""
-
-    fixed: int
-    per_unit: Mapping[int, float]
-
-    def at(self, widths: Sequence[int]) -> float:
-        """Length when group g keeps `widths[g]` units."""
-        return self.fixed + sum(each * widths[g] for g, each in self.per_unit.items())
+def count_macs(model: Model, probe: Probe, flow: Flow, groups: Sequence[Group]) -> Cost:
+    """Multiply-accumulates per sample."""
+    group_of = _group_of(groups)
+    terms = [_linear_macs(linear, probe, flow, group_of, groups) for linear in flow.linears]
+    return Cost(terms, len(groups))
 
 
-@dataclass(frozen=True)
-class Product:
-    """A cost that is `factor` times the lengths of some axes."""
-
-    factor: float
-    extents: tuple[Extent, ...]
-
-    def at(self, widths: Sequence[int]) -> float:
-        """Cost when group g keeps `widths[g]` units."""
-        cost = self.factor
-        for extent in self.extents:
-            cost *= extent.at(widths)
-        return cost
+def count_params(model: Model, flow: Flow, groups: Sequence[Group]) -> Cost:
+    """Elements of floating-point constants."""
+    return Cost(_parameters(model, flow, _group_of(groups), groups), len(groups))
 
 
-@dataclass(frozen=True)
-class CostModel:
-    """MACs and parameters of the model for any widths of its groups.
-
-    Attributes
-    ----------
-    macs, params : tuple of Product
-        Terms to sum up.
-    full : tuple of int
-        Widths of the uncut model.
-    """
-
-    macs: tuple[Product, ...]
-    params: tuple[Product, ...]
-    full: tuple[int, ...]
-
-    def count_macs(self, widths: Sequence[int] | None = None) -> int:
-        """Multiply-accumulates per sample (all of the model's where no widths are given)."""
-        widths = self.full if widths is None else widths
-        return round(sum(term.at(widths) for term in self.macs))
-
-    def count_params(self, widths: Sequence[int] | None = None) -> int:
-        """Floating-point parameters."""
-        widths = self.full if widths is None else widths
-        return round(sum(term.at(widths) for term in self.params))
-
-
-def cost_model(model: Model, probe: Probe, flow: Flow, groups: Sequence[Group]) -> CostModel:
-    """Describe how MACs and parameters depend on the groups' widths."""
-    group_of = {unit: g for g, group in enumerate(groups) for unit in group.units}
-    macs = tuple(_linear_macs(linear, probe, flow, group_of, groups) for linear in flow.linears)
-    return CostModel(
-        macs,
-        tuple(_parameters(model, flow, group_of, groups)),
-        tuple(group.width for group in groups),
-    )
+def _group_of(groups: Sequence[Group]) -> dict[int, int]:
+    return {unit: g for g, group in enumerate(groups) for unit in group.units}
 
 
 def _extent(
@@ -96,7 +47,7 @@ def _linear_macs(
     flow: Flow,
     group_of: Mapping[int, int],
     groups: Sequence[Group],
-) -> Product:
+) -> Term:
     inputs = flow.units_along(linear.x, linear.x_axis)
     outputs = flow.units_along(linear.y, linear.y_axis)
     side = linear.x if linear.transposed else linear.y
@@ -104,13 +55,13 @@ def _linear_macs(
     positions = np.prod(probe.shapes[side]) / probe.shapes[side][axis] / probe.batch
     x, y = _extent(inputs, group_of, groups), _extent(outputs, group_of, groups)
     if linear.depthwise:
-        return Product(positions * linear.taps, (x if linear.transposed else y,))
-    return Product(positions * linear.taps / linear.group, (x, y))
+        return Term(positions * linear.taps, (x if linear.transposed else y,))
+    return Term(positions * linear.taps / linear.group, (x, y))
 
 
 def _parameters(
     model: Model, flow: Flow, group_of: Mapping[int, int], groups: Sequence[Group]
-) -> list[Product]:
+) -> list[Term]:
     bound: dict[str, dict[int, tuple[np.ndarray, int]]] = {}
     for binding in flow.bindings:
         units = flow.units_along(binding.tensor, binding.tensor_axis)
@@ -127,5 +78,5 @@ def _parameters(
             else:
                 factor /= blocks
                 extents.append(_extent(units, group_of, groups))
-        terms.append(Product(factor, tuple(extents)))
+        terms.append(Term(factor, tuple(extents)))
     return terms

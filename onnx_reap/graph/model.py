@@ -61,7 +61,7 @@ class Model:
     def set_constant(self, name: str, values: np.ndarray) -> None:
         """Make the tensor called `name` a constant; nodes that only served it disappear."""
         old = self.graph.tensors()[name]
-        new = gs.Constant(name, np.ascontiguousarray(values))
+        new = gs.Constant(name, np.array(values, order="C"))
         for node in list(old.outputs):
             node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
         self._drop(list(old.inputs))

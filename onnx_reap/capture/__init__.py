@@ -1,0 +1,1 @@
+"""Running the model: activations at layers, sampled as rows of a regression."""

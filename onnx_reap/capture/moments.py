@@ -1,0 +1,140 @@
+"""Second moments at the inputs of layers, streamed: activations are folded in and dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ..data import Calibration
+from ..graph.probe import Probe
+from ..graph.records import Linear
+from ..runtime import run, session, with_outputs
+from ..solve.moments import Moments
+from .rows import input_rows, sample_positions
+
+BATCH_BYTES = 256 << 20  # activations that a batch may hand out
+GRAM_BYTES = 2 << 30  # moments held at a time
+MAX_WORK = 4e11  # multiplications per layer, past which fewer positions are taken
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A layer whose input is observed.
+
+    Attributes
+    ----------
+    linear : Linear
+    fold : (U, B) int array, optional
+        Columns that share one coefficient each: the rows become B times as many and as much
+        narrower, (n * B, U). For layers too wide for a matrix of all pairs of columns.
+    """
+
+    linear: Linear
+    columns: int
+    fold: np.ndarray | None = None
+
+    @property
+    def width(self) -> int:
+        """Columns of the moments."""
+        return self.columns if self.fold is None else len(self.fold)
+
+
+def batch_size(probe: Probe, tensors: Sequence[str], fixed: int | None) -> int:
+    """Samples per run, so that the named tensors fit the memory for a batch."""
+    if fixed is not None:
+        return fixed
+    each = sum(np.prod(probe.shapes[name]) * 4 / probe.batch for name in tensors)
+    return int(np.clip(BATCH_BYTES // max(each, 1), 1, 64))
+
+
+def positions_for(columns: int, samples: int, limit: int) -> int:
+    """Output positions per sample: `limit`, or fewer where the layer is very wide."""
+    rows = max(4 * columns, MAX_WORK / columns**2)
+    return int(np.clip(rows // max(samples, 1), 1, limit))
+
+
+def capture_moments(
+    model: onnx.ModelProto,
+    taps: Sequence[Tap],
+    calibration: Calibration,
+    probe: Probe,
+    *,
+    positions: int,
+    seed: int,
+    fixed_batch: int | None,
+    providers: Sequence[str],
+    to_device: Callable[[np.ndarray], Any],
+    on_batch: Callable[[int], None],
+) -> dict[str, Moments]:
+    """Observe the inputs of layers over all samples.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    taps : sequence of Tap
+    calibration : Calibration
+    positions : int
+        Output positions sampled per sample and layer.
+    fixed_batch : int or None
+        The batch that the model insists on.
+    to_device : callable
+        Puts a NumPy array where the solver computes.
+    on_batch : callable
+        Told the number of samples after every batch.
+
+    Returns
+    -------
+    dict
+        By node: moments of input patches, shape (g, D, D).
+    """
+    result: dict[str, Moments] = {tap.linear.node: Moments() for tap in taps}
+    for chunk in _chunks(taps):
+        names = list(dict.fromkeys(tap.linear.x for tap in chunk))
+        active = session(with_outputs(model, names), providers)
+        size = batch_size(probe, names, fixed_batch)
+        rng = np.random.default_rng(seed)
+        for feed in calibration.batches(size, pad=fixed_batch is not None):
+            values = run(active, names, feed)
+            for tap in chunk:
+                rows = _rows(tap, values[tap.linear.x], probe, positions, len(calibration), rng)
+                result[tap.linear.node].update(to_device(rows))
+            on_batch(size)
+    return result
+
+
+def _chunks(taps: Sequence[Tap]) -> Iterator[list[Tap]]:
+    """Split layers so that their moments fit in memory."""
+    chunk: list[Tap] = []
+    held = 0
+    for tap in taps:
+        size = tap.width**2 * 8 * tap.linear.group
+        if chunk and held + size > GRAM_BYTES:
+            yield chunk
+            chunk, held = [], 0
+        chunk.append(tap)
+        held += size
+    if chunk:
+        yield chunk
+
+
+def _rows(
+    tap: Tap, x: np.ndarray, probe: Probe, positions: int, samples: int, rng: np.random.Generator
+) -> np.ndarray:
+    linear = tap.linear
+    y_shape = probe.shapes[linear.y]
+    if linear.kernel:
+        y_shape = (x.shape[0], *y_shape[1:])
+    else:
+        y_shape = (*x.shape[:-1], y_shape[-1])
+    limit = positions_for(tap.width, samples, positions)
+    rows = input_rows(linear, x, y_shape, sample_positions(linear, y_shape, limit, rng))
+    if tap.fold is None:
+        return rows
+    folded = rows[0][:, tap.fold]  # (n, U, B)
+    return folded.transpose(0, 2, 1).reshape(1, -1, len(tap.fold))
+
+

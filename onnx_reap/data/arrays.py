@@ -1,0 +1,142 @@
+"""Samples that lie in arrays, in memory or in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from onnx_reap.data.matching import match
+from onnx_reap.data.recipe import Recipe
+from onnx_reap.errors import ReapError
+
+RAW_PIXELS = (
+    "pixels are fed as they are stored (0 to 255): if the model was trained on normalised images, "
+    "pass its scale, mean and std (torchvision: 1/255, 0.485 0.456 0.406 and 0.229 0.224 0.225)"
+)
+
+
+class ArraySource:
+    """Samples of one array an input; a batch is converted when it is read, not before.
+
+    Parameters
+    ----------
+    columns : mapping of str to numpy.ndarray or sequence of numpy.ndarray, length n
+        By name of the input, its samples in the model's layout.
+    whole : mapping of str to numpy.ndarray
+        Inputs that are fed unsliced with every batch.
+    recipes : mapping of str to Recipe
+        By name of the input, for all of them.
+    label, origin : str
+        What to call the data in a refusal and in a report.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, np.ndarray | Sequence[np.ndarray]],
+        whole: Mapping[str, np.ndarray],
+        recipes: Mapping[str, Recipe],
+        *,
+        label: str,
+        origin: str,
+    ) -> None:
+        self._columns = columns
+        self._recipes = recipes
+        self._label = label
+        self._whole = {name: recipes[name].finish(array) for name, array in whole.items()}
+        self.origin = origin
+        self.shapes = {
+            name: recipes[name].shape(column[0].shape) for name, column in columns.items()
+        }
+        self.shapes |= {name: array.shape for name, array in whole.items()}
+        raw = any(_is_raw(recipes[name], column[0]) for name, column in columns.items())
+        self.notes: tuple[str, ...] = (RAW_PIXELS,) if raw else ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values())))
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Gather and prepare the samples at these indices, shape (n,)."""
+        labels = [f"sample {index} of {self._label}" for index in indices]
+        feed = {
+            name: self._recipes[name](_gather(column, indices), labels)
+            for name, column in self._columns.items()
+        }
+        return feed | self._whole
+
+
+def array_source(
+    arrays: Mapping[str, np.ndarray], recipes: Mapping[str, Recipe], *, label: str, origin: str
+) -> ArraySource:
+    """Match arrays to inputs (see `match`, also for what is refused) and read from them."""
+    return ArraySource(*match(arrays, recipes, label), recipes, label=label, origin=origin)
+
+
+def feed_source(
+    feeds: Iterable[Mapping[str, np.ndarray]],
+    recipes: Mapping[str, Recipe],
+    *,
+    limit: int | None,
+    label: str,
+    origin: str,
+) -> ArraySource:
+    """Read feeds once and keep their samples.
+
+    Parameters
+    ----------
+    feeds : iterable of mapping of str to numpy.ndarray
+        Each is matched to the inputs by itself and may hold any number of samples.
+    recipes : mapping of str to Recipe
+        By name of the input.
+    limit : int or None
+        Stop after so many samples, so that a stream may be endless.
+    label, origin : str
+        What to call the data in a refusal and in a report.
+
+    Raises
+    ------
+    ReapError
+        If there are no feeds, or some fit neither the model nor each other.
+    """
+    columns: dict[str, list[np.ndarray]] = {}
+    whole: dict[str, np.ndarray] = {}
+    for number, feed in enumerate(feeds):
+        batched, constant = match(feed, recipes, f"feed {number} of {label}")
+        for name, batch in batched.items():
+            rows = columns.setdefault(name, [])
+            rows.extend(batch)
+            _check_alike(name, rows[0].shape, batch.shape[1:], f"feed {number} of {label}")
+        for name, array in constant.items():
+            if not np.array_equal(array, whole.setdefault(name, array)):
+                raise ReapError(
+                    f"feed {number} of {label} changes {name!r}, which has no batch axis",
+                    expected="the same value in every feed",
+                )
+        if limit is not None and len(next(iter(columns.values()))) >= limit:
+            break
+    if not columns:
+        raise ReapError(f"{label} yields no feeds", expected="1 sample or more")
+    return ArraySource(columns, whole, recipes, label=label, origin=origin)
+
+
+def _check_alike(name: str, first: tuple[int, ...], now: tuple[int, ...], label: str) -> None:
+    if now != first:
+        raise ReapError(
+            f"{label} has samples of another shape for {name!r}",
+            got=str(now),
+            expected=f"{first}, as in the first feed",
+            hint="pad or crop samples to one shape",
+        )
+
+
+def _gather(column: np.ndarray | Sequence[np.ndarray], indices: np.ndarray) -> np.ndarray:
+    if isinstance(column, np.ndarray):
+        return column[indices]
+    return np.stack([column[index] for index in indices])
+
+
+def _is_raw(recipe: Recipe, sample: np.ndarray) -> bool:
+    """Whether these are pixels as a file stores them and the model gets them as they are."""
+    spec = recipe.spec
+    pixels = spec.channel_axis is not None and sample.dtype == np.uint8
+    return pixels and spec.is_float and recipe.affine is None

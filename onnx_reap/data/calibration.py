@@ -1,0 +1,156 @@
+"""A view of samples that can be read again and again, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from onnx_reap.data.spec import is_float
+from onnx_reap.errors import ReapError
+
+
+class Source(Protocol):
+    """Random access to prepared samples; what every kind of calibration data comes down to.
+
+    Attributes
+    ----------
+    origin : str
+        Short text that says where samples come from.
+    notes : tuple of str
+        What the user should be warned of.
+    shapes : dict of str to tuple of int
+        By name of the input, the shape of one sample as it is fed, without a batch axis.
+    """
+
+    origin: str
+    notes: tuple[str, ...]
+    shapes: dict[str, tuple[int, ...]]
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        ...
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Return a feed of the samples at these indices, shape (n,), the same each time."""
+        ...
+
+
+class Calibration:
+    """A re-iterable, deterministic, sized view of the samples of a source.
+
+    Parameters
+    ----------
+    source : Source
+        Where samples are read from, when a batch asks for them.
+    indices : numpy.ndarray of int64, shape (n,), optional
+        Which samples, in which order; all of them by default.
+    """
+
+    def __init__(self, source: Source, indices: np.ndarray | None = None) -> None:
+        self._source = source
+        self._indices = np.arange(len(source)) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one sample of every input, without a batch axis.
+
+        An input that has none, such as a scalar, is listed with the shape in which it is fed.
+        """
+        return dict(self._source.shapes)
+
+    @property
+    def origin(self) -> str:
+        """Short text for a report, such as ``calib.npz (512 samples)``."""
+        total = len(self._source)
+        count = f"{total:,}" if total == len(self) else f"{len(self):,} of {total:,}"
+        return f"{self._source.origin} ({count} sample{'s' * (total != 1)})"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should be warned of, one sentence each."""
+        return self._source.notes
+
+    def batches(self, size: int, *, pad: bool = False) -> Iterator[dict[str, np.ndarray]]:
+        """Yield feeds of `size` samples; the last one may be smaller.
+
+        Parameters
+        ----------
+        size : int
+            Samples a batch.
+        pad : bool
+            Fill the last batch by repeating its last sample, for models whose batch is fixed. Batch
+            ``k`` then still starts with ``min(size, len(self) - k * size)`` samples of its own.
+
+        Yields
+        ------
+        dict of str to numpy.ndarray
+            By name of the input, contiguous and of the model's dtype.
+
+        Raises
+        ------
+        ReapError
+            If a sample can't be read, or has a NaN or infinite value.
+        """
+        for start in range(0, len(self), size):
+            indices = self._indices[start : start + size]
+            if pad:
+                indices = np.pad(indices, (0, size - len(indices)), mode="edge")
+            feed = self._source.read(indices)
+            for name, batch in feed.items():
+                if is_float(batch.dtype) and not np.isfinite(batch).all():
+                    raise self._infinite(name, batch, indices)
+            yield feed
+
+    def take(self, n: int, seed: int) -> Calibration:
+        """Choose at most `n` samples at random, without replacement, in their original order."""
+        if n >= len(self):
+            return self
+        chosen = np.random.default_rng(seed).choice(len(self), n, replace=False)
+        return Calibration(self._source, self._indices[np.sort(chosen)])
+
+    def split(self, fraction: float, seed: int) -> tuple[Calibration, Calibration]:
+        """Hold a random part of the samples out.
+
+        Parameters
+        ----------
+        fraction : float
+            Part to hold out, between 0 and 1; each side gets one sample at least.
+        seed : int
+            Seed of the choice.
+
+        Returns
+        -------
+        fit, held_out : Calibration
+            Disjoint, together all samples, in their original order.
+
+        Raises
+        ------
+        ReapError
+            If there are fewer than two samples.
+        """
+        if len(self) < 2:
+            raise ReapError(
+                "--data has too few samples to hold some out",
+                got=self.origin,
+                expected="2 samples or more",
+            )
+        count = min(max(round(fraction * len(self)), 1), len(self) - 1)
+        held = np.zeros(len(self), bool)
+        held[np.random.default_rng(seed).choice(len(self), count, replace=False)] = True
+        fit, held_out = self._indices[~held], self._indices[held]
+        return Calibration(self._source, fit), Calibration(self._source, held_out)
+
+    def _infinite(self, name: str, batch: np.ndarray, indices: np.ndarray) -> ReapError:
+        where = tuple(np.argwhere(~np.isfinite(batch))[0])
+        has_samples = batch.ndim > len(self.shapes[name])
+        sample = f" in sample {indices[where[0]]}" if has_samples else ""
+        return ReapError(
+            f"--data: input {name!r} has NaN or infinite values{sample}",
+            got=f"{batch[where]} as {batch.dtype.name}",
+            expected="finite values",
+        )

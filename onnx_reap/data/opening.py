@@ -1,0 +1,126 @@
+"""From whatever a user calls data to a `Calibration`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnx_reap.data.arrays import array_source, feed_source
+from onnx_reap.data.calibration import Calibration, Source
+from onnx_reap.data.files import open_arrays
+from onnx_reap.data.folder import FolderSource
+from onnx_reap.data.preprocess import NO_FLAGS, Preprocess
+from onnx_reap.data.recipe import Recipe
+from onnx_reap.data.spec import InputSpec
+from onnx_reap.errors import ReapError, UsageError
+
+_KINDS = "a .npy or .npz file or a folder of images"
+
+
+def open_calibration(
+    data: Any,
+    inputs: Sequence[InputSpec],
+    preprocess: Preprocess = NO_FLAGS,
+    *,
+    samples: int | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """Open calibration data of any kind; what is wrong with it is said here, or by its first batch.
+
+    Parameters
+    ----------
+    data : path, array, mapping, iterable or CalibrationDataReader
+        A ``.npy`` or ``.npz`` file or a folder of images; one array; arrays by name of the input;
+        feeds (mappings, or arrays for a model with one input) of any batch size each; or an
+        onnxruntime ``CalibrationDataReader``, which is rewound before and after if it can be.
+        Files are memory-mapped and images decoded when they are needed; feeds are read once and
+        kept, a stream only as far as `samples`.
+    inputs : sequence of InputSpec
+        All inputs of the model.
+    preprocess : Preprocess
+        What is done to every sample.
+    samples : int, optional
+        Use at most so many, chosen at random; of a stream the first ones.
+    seed : int
+        Seed of that choice.
+
+    Returns
+    -------
+    Calibration
+        Its `notes` hold what the user should be warned of.
+
+    Raises
+    ------
+    ReapError
+        If the data can't be read or doesn't fit the model.
+    """
+    if samples is not None and samples < 1:
+        raise UsageError("--samples is too small", got=str(samples), expected="1 or more")
+    source = _source(data, inputs, preprocess, samples)
+    calibration = Calibration(source)
+    return calibration if samples is None else calibration.take(samples, seed)
+
+
+def _source(
+    data: Any, inputs: Sequence[InputSpec], preprocess: Preprocess, samples: int | None
+) -> Source:
+    if isinstance(data, (str, os.PathLike)):
+        return _path_source(Path(data), inputs, preprocess)
+    recipes = preprocess.recipes(inputs)
+    name = type(data).__name__
+    if isinstance(data, Mapping):
+        arrays = {key: np.asarray(value) for key, value in data.items()}
+        return array_source(arrays, recipes, label="data", origin=name)
+    if hasattr(data, "__array__"):
+        return array_source({"data": np.asarray(data)}, recipes, label="data", origin=name)
+    if hasattr(data, "get_next"):
+        return _reader_source(data, recipes, samples, name)
+    if not isinstance(data, Iterable):
+        raise ReapError("data is of an unknown kind", got=name, expected=f"arrays, feeds, {_KINDS}")
+    # A stream may hand out the same buffer again and again; what is in a sequence stays.
+    stream = not isinstance(data, Sequence)
+    feeds = (_feed(item, inputs, copy=stream) for item in data)
+    limit = samples if stream else None
+    return feed_source(feeds, recipes, limit=limit, label="data", origin=name)
+
+
+def _reader_source(
+    reader: Any, recipes: Mapping[str, Recipe], samples: int | None, name: str
+) -> Source:
+    """Read a CalibrationDataReader from its start, and leave it there for who reads it next."""
+    rewind = getattr(reader, "rewind", lambda: None)
+    inputs = [recipe.spec for recipe in recipes.values()]
+    rewind()
+    feeds = (_feed(item, inputs, copy=True) for item in iter(reader.get_next, None))
+    source = feed_source(feeds, recipes, limit=samples, label="data", origin=name)
+    rewind()
+    return source
+
+
+def _feed(item: Any, inputs: Sequence[InputSpec], *, copy: bool) -> dict[str, np.ndarray]:
+    """Turn a mapping, or the array of the only input, into arrays by name of the input."""
+    convert = np.array if copy else np.asarray
+    feed = {inputs[0].name: item} if len(inputs) == 1 and not isinstance(item, Mapping) else item
+    try:
+        return {name: convert(value) for name, value in feed.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ReapError(
+            "data yields something else than feeds",
+            got=type(item).__name__,
+            expected="mappings of input names to arrays",
+        ) from error
+
+
+def _path_source(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess) -> Source:
+    if path.is_dir():
+        return FolderSource(path, inputs, preprocess)
+    if not path.exists():
+        raise ReapError(f"--data {path} doesn't exist", expected=_KINDS)
+    if path.suffix.lower() not in (".npy", ".npz"):
+        raise ReapError(f"--data {path} is of an unknown kind", expected=_KINDS)
+    recipes = preprocess.recipes(inputs)
+    return array_source(open_arrays(path), recipes, label=f"--data {path}", origin=path.name)

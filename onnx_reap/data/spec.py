@@ -1,0 +1,77 @@
+"""What the model wants to be fed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+# A dimension, which may or may not be None where it is dynamic.
+Size = TypeVar("Size", bound="int | None")
+
+_COLOURS = (1, 3)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Name, dtype and shape of one model input.
+
+    Parameters
+    ----------
+    name : str
+        Name of the input in the model.
+    dtype : numpy.dtype
+        What the model computes on; ``ml_dtypes.bfloat16`` is fine.
+    shape : tuple of int or None
+        None marks a dynamic dimension. ``shape[0]`` is the batch axis, whatever its size; ``()`` is
+        a scalar, which has none.
+    """
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {describe(self.dtype, self.shape)}"
+
+    @property
+    def channel_axis(self) -> int | None:
+        """Axis of the colours, 1 or 3, if this is an image: four axes, one of size 1 or 3."""
+        if len(self.shape) != 4:
+            return None
+        return next((axis for axis in (1, 3) if self.shape[axis] in _COLOURS), None)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether values may be scaled: pixels and features, as opposed to token ids and masks."""
+        return is_float(self.dtype)
+
+    @property
+    def image_size(self) -> tuple[int | None, int | None]:
+        """Height and width of an image input, in pixels; None where dynamic."""
+        first = 1 if self.channel_axis == 3 else 2
+        return self.shape[first], self.shape[first + 1]
+
+    def image_shape(self, channels: Size, height: int, width: int) -> tuple[Size | int, ...]:
+        """Shape of one sample of an image input, without a batch axis."""
+        if self.channel_axis == 3:
+            return height, width, channels
+        return channels, height, width
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a batch of this shape, of any size, can be fed."""
+        if not self.shape or len(shape) != len(self.shape):
+            return False
+        return all(want in (None, got) for want, got in zip(self.shape[1:], shape[1:], strict=True))
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Whether a dtype is a real floating one; NumPy itself doesn't know bfloat16."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def describe(dtype: np.dtype, shape: tuple[int | None, ...]) -> str:
+    """Text such as ``float32 (N, 3, ?, ?)`` for a refusal."""
+    sizes = ["N" if not axis and size is None else size for axis, size in enumerate(shape)]
+    return f"{dtype.name} ({', '.join('?' if size is None else str(size) for size in sizes)})"

@@ -1,0 +1,130 @@
+"""What happens to a layer's output: a per-channel affine map, a shortcut, a clipping activation.
+
+A layer's error is felt behind these. BatchNormalization scales it, an addition lets the layer make
+up for errors of the shortcut, and a clipping activation forgives errors where it clips anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from .model import STANDARD_DOMAINS, Model
+from .records import Linear
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What follows a layer's output y: `u = scale * y + shift`, then `u + addend`, then clipping.
+
+    Attributes
+    ----------
+    scale, shift : (O,) float64 array
+        Per output channel.
+    tensor : str
+        The tensor that holds u, or u + addend where there is one.
+    addend : str, optional
+        The other operand of the addition.
+    low, high : float
+        Bounds of the clipping activation that is all that reads `tensor`; infinite without one.
+    """
+
+    scale: Vector
+    shift: Vector
+    tensor: str
+    addend: str | None = None
+    low: float = -np.inf
+    high: float = np.inf
+
+
+def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
+    """Follow a layer's output as long as a single node reads it.
+
+    Parameters
+    ----------
+    outputs : int
+        Output channels of the layer in this model.
+    """
+    node = next(n for n in model.nodes if model.keys[id(n)] == linear.node)
+    kept_names = {t.name for t in model.graph.outputs}
+    tensor = node.outputs[0]
+    scale, shift = np.ones(outputs), np.zeros(outputs)
+    while (reader := _only_reader(tensor, kept_names)) is not None:
+        affine = _affine(reader, tensor, linear, outputs)
+        if affine is None:
+            break
+        scale, shift = scale * affine[0], shift * affine[0] + affine[1]
+        tensor = reader.outputs[0]
+    addend = None
+    if reader is not None and reader.op == "Add" and tensor.name != linear.x:
+        other = [t for t in reader.inputs if t is not tensor]
+        if len(other) == 1 and not isinstance(other[0], gs.Constant):
+            addend, tensor = other[0].name, reader.outputs[0]
+            reader = _only_reader(tensor, kept_names)
+    low, high = _clipping(reader)
+    return Tail(scale, shift, tensor.name, addend, low, high)
+
+
+def _only_reader(tensor: gs.Tensor, kept: set[str]) -> gs.Node | None:
+    if tensor.name in kept or len(tensor.outputs) != 1:
+        return None
+    reader = tensor.outputs[0]
+    return reader if reader.domain in STANDARD_DOMAINS else None
+
+
+def _affine(
+    node: gs.Node, tensor: gs.Tensor, linear: Linear, outputs: int
+) -> tuple[Vector, Vector] | None:
+    """Return scale and shift per channel if the node is such a map of `tensor`."""
+    if node.op == "Identity":
+        return np.ones(outputs), np.zeros(outputs)
+    if node.op == "BatchNormalization" and tensor is node.inputs[0] and linear.y_axis == 1:
+        if not all(isinstance(t, gs.Constant) for t in node.inputs[1:5]):
+            return None
+        gamma, beta, mean, var = (t.values.astype(np.float64) for t in node.inputs[1:5])
+        scale = gamma / np.sqrt(var + node.attrs.get("epsilon", 1e-5))
+        return scale, beta - mean * scale
+    if node.op in ("Add", "Sub", "Mul", "Div") and len(node.inputs) == 2:
+        constant = next((t for t in node.inputs if isinstance(t, gs.Constant)), None)
+        if constant is None or (node.op in ("Sub", "Div") and constant is node.inputs[0]):
+            return None
+        values = _per_channel(constant.values, linear, outputs)
+        if values is None:
+            return None
+        zeros, ones = np.zeros(outputs), np.ones(outputs)
+        by_op = {"Add": (ones, values), "Sub": (ones, -values), "Mul": (values, zeros)}
+        return by_op[node.op] if node.op != "Div" else (1 / values, zeros)
+    return None
+
+
+def _per_channel(values: np.ndarray, linear: Linear, outputs: int) -> Vector | None:
+    """Return a broadcastable constant as one number per channel, if it is that."""
+    rank = linear.y_axis + 1 + len(linear.kernel)
+    if values.ndim > rank:
+        return None
+    shape = (1,) * (rank - values.ndim) + values.shape
+    others = [size for axis, size in enumerate(shape) if axis != linear.y_axis]
+    if any(size != 1 for size in others) or shape[linear.y_axis] not in (1, outputs):
+        return None
+    return np.broadcast_to(values.astype(np.float64).ravel(), (outputs,))
+
+
+def _clipping(node: gs.Node | None) -> tuple[float, float]:
+    if node is not None and node.op == "Relu":
+        return 0.0, np.inf
+    if node is not None and node.op == "Clip":
+        low, high = node.attrs.get("min", -np.inf), node.attrs.get("max", np.inf)
+        given = [t for t in node.inputs[1:] if t.name]
+        if any(not isinstance(t, gs.Constant) for t in given):
+            return -np.inf, np.inf
+        if len(node.inputs) > 1 and node.inputs[1].name:
+            low = float(node.inputs[1].values)
+        if len(node.inputs) > 2 and node.inputs[2].name:
+            high = float(node.inputs[2].values)
+        return float(low), float(high)
+    return -np.inf, np.inf

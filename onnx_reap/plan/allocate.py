@@ -1,0 +1,201 @@
+"""Widths for a budget: equal ratios, or one threshold on error per cost for all groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import lcm
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import TargetError
+from .cost import Cost, Widths
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Widths that a group may take, and what each costs in quality.
+
+    Attributes
+    ----------
+    widths : (k,) int array
+        Ascending; the last is the full width.
+    errors : (k,) float array
+        Error at each width, non-increasing; the last is 0.
+    """
+
+    widths: npt.NDArray[np.int64]
+    errors: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An upper bound on a cost.
+
+    Attributes
+    ----------
+    name : str
+        What the user called it, for messages.
+    cost : Cost
+    limit : int
+        Most that the result may cost.
+    """
+
+    name: str
+    cost: Cost
+    limit: int
+
+
+def allowed_widths(
+    width: int, *, step: int, round_to: int | None, min_channels: int
+) -> npt.NDArray[np.int64]:
+    """List the widths that a group may be cut to, ascending, its own width last.
+
+    Parameters
+    ----------
+    width : int
+        Units now.
+    step : int
+        Fewest units that can go at once.
+    round_to : int or None
+        Widths are multiples of this where the group is wide enough to have one; None picks 8 for
+        64 units and more, 4 from 16 on, else 1.
+    min_channels : int
+        Smallest width.
+    """
+    multiple = round_to or (8 if width >= 64 else 4 if width >= 16 else 1)
+    multiple = lcm(multiple, step)
+    if multiple >= width:
+        multiple = step
+    smaller = np.arange(multiple, width, multiple)
+    return np.append(smaller[smaller >= max(min_channels, step)], width)
+
+
+def nearest(choices: Choices, wanted: float) -> int:
+    """Return the index of the width nearest to `wanted`, the smaller one of two."""
+    return int(np.argmin(np.abs(choices.widths - wanted)))
+
+
+def uniform(choices: Sequence[Choices], ratios: Sequence[float]) -> Widths:
+    """Remove the given fraction of every group's units, as near as its widths allow."""
+    return np.array(
+        [
+            c.widths[nearest(c, (1 - ratio) * c.widths[-1])]
+            for c, ratio in zip(choices, ratios, strict=True)
+        ],
+        np.int64,
+    )
+
+
+def uniform_within(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
+    """Find the smallest equal ratio that meets the budgets.
+
+    Raises
+    ------
+    TargetError
+        If even the narrowest widths cost more.
+    """
+    _check_reachable(choices, budgets)
+    ratios = np.unique([1 - w / c.widths[-1] for c in choices for w in c.widths])
+    low, high = 0, len(ratios) - 1
+    while low < high:
+        middle = (low + high) // 2
+        fits = _fits(uniform(choices, [ratios[middle]] * len(choices)), budgets)
+        low, high = (low, middle) if fits else (middle + 1, high)
+    return _widen(uniform(choices, [ratios[low]] * len(choices)), choices, budgets)
+
+
+def global_threshold(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
+    """Minimise the sum of errors under the budgets.
+
+    For a price t every group takes the width of least `error + t * cost`, with its cost per unit
+    that of the model as narrowed so far, until nothing changes; the lowest price that meets the
+    budgets is found by bisection, and what is left of the budget is then spent where it buys most.
+
+    Raises
+    ------
+    TargetError
+        If even the narrowest widths cost more.
+    """
+    _check_reachable(choices, budgets)
+    full = np.array([c.widths[-1] for c in choices], np.int64)
+    if _fits(full, budgets):
+        return full
+    low, high = -30.0, 30.0
+    best = np.array([c.widths[0] for c in choices], np.int64)
+    for _ in range(50):
+        price = (low + high) / 2
+        widths = _at_price(np.exp(price), choices, budgets)
+        if _fits(widths, budgets):
+            best, high = widths, price
+        else:
+            low = price
+    return _widen(best, choices, budgets)
+
+
+def _at_price(price: float, choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
+    full = np.array([c.widths[-1] for c in choices], np.int64)
+    widths = full
+    for _ in range(20):
+        slopes = sum(b.cost.per_unit(widths) / b.cost.at(full) for b in budgets)
+        new = np.array(
+            [
+                c.widths[int(np.argmin(c.errors + price * slope * c.widths))]
+                for c, slope in zip(choices, np.asarray(slopes), strict=True)
+            ],
+            np.int64,
+        )
+        if np.array_equal(new, widths):
+            break
+        widths = new
+    return widths
+
+
+def _widen(widths: Widths, choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
+    """Spend what is left of the budgets on the steps that save most error per cost."""
+    widths = widths.copy()
+    while True:
+        best_gain, best_step = 0.0, None
+        for g, c in enumerate(choices):
+            here = int(np.searchsorted(c.widths, widths[g]))
+            if here + 1 == len(c.widths):
+                continue
+            wider = widths.copy()
+            wider[g] = c.widths[here + 1]
+            if not _fits(wider, budgets):
+                continue
+            more = sum((b.cost.at(wider) - b.cost.at(widths)) / b.limit for b in budgets)
+            gain = (c.errors[here] - c.errors[here + 1] + 1e-30) / max(more, 1e-12)
+            if gain > best_gain:
+                best_gain, best_step = gain, wider
+        if best_step is None:
+            return widths
+        widths = best_step
+
+
+def _fits(widths: Widths, budgets: Sequence[Budget]) -> bool:
+    return all(budget.cost.at(widths) <= budget.limit for budget in budgets)
+
+
+def check_reachable(choices_widths: Sequence[np.ndarray], budgets: Sequence[Budget]) -> None:
+    """Refuse budgets that even the narrowest widths exceed, before any work is done.
+
+    Raises
+    ------
+    TargetError
+    """
+    narrowest = np.array([w[0] for w in choices_widths], np.int64)
+    for budget in budgets:
+        if (least := budget.cost.at(narrowest)) > budget.limit:
+            full = budget.cost.at(np.array([w[-1] for w in choices_widths], np.int64))
+            raise TargetError(
+                f"{budget.name}: can't be reached",
+                got=f"{budget.limit:,}",
+                expected=f"at least {least:,} ({least / max(full, 1):.0%} of {full:,})",
+                hint="raise the target, lower --min-channels or --round-to, or exclude less",
+            )
+
+
+def _check_reachable(choices: Sequence[Choices], budgets: Sequence[Budget]) -> None:
+    check_reachable([c.widths for c in choices], budgets)

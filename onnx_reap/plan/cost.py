@@ -1,0 +1,68 @@
+"""Cost of a model as a function of its groups' widths.
+
+Every linear layer costs `factor * inputs * outputs`, and both extents are sums of what stays in any
+case and of channels of groups; so the total is a sum of products of affine functions of the widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Widths = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Length of an axis: a fixed part, and channels per unit of each group."""
+
+    fixed: float
+    per_unit: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A cost of `factor` times the lengths of at most two axes."""
+
+    factor: float
+    extents: tuple[Extent, ...]
+
+
+class Cost:
+    """A cost (MACs, parameters) for any widths.
+
+    Parameters
+    ----------
+    terms : sequence of Term
+    groups : int
+        Number of groups, the length of `widths` below.
+    """
+
+    def __init__(self, terms: Sequence[Term], groups: int) -> None:
+        self._factor = np.array([term.factor for term in terms])
+        self._fixed = np.ones((len(terms), 2))
+        self._slope = np.zeros((len(terms), 2, groups))
+        for i, term in enumerate(terms):
+            for j, extent in enumerate(term.extents):
+                self._fixed[i, j] = extent.fixed
+                for g, each in extent.per_unit.items():
+                    self._slope[i, j, g] = each
+
+    def at(self, widths: Widths) -> int:
+        """Total cost when group g keeps `widths[g]` units; widths has shape (groups,)."""
+        lengths = self._lengths(widths)
+        return round(float((self._factor * lengths[:, 0] * lengths[:, 1]).sum()))
+
+    def per_unit(self, widths: Widths) -> npt.NDArray[np.float64]:
+        """Derivative of the cost by each width, shape (groups,)."""
+        lengths = self._lengths(widths) * self._factor[:, None]
+        # Product rule: each axis' slope times the other axis' length.
+        first = np.einsum("t,tg->g", lengths[:, 1], self._slope[:, 0])
+        second = np.einsum("t,tg->g", lengths[:, 0], self._slope[:, 1])
+        return np.asarray(first + second)
+
+    def _lengths(self, widths: Widths) -> npt.NDArray[np.float64]:
+        return np.asarray(self._fixed + self._slope @ np.asarray(widths, float))

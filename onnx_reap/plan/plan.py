@@ -1,0 +1,122 @@
+"""The plan: which channels stay, as a file that people can read, edit and replay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ReapError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One channel group.
+
+    Attributes
+    ----------
+    name : str
+        The group's name; `width` units of it exist.
+    kept : tuple of int
+        Units that stay, ascending, counted from 0 in channel order.
+    """
+
+    name: str
+    width: int
+    kept: tuple[int, ...]
+    producers: tuple[str, ...] = ()
+    consumers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FrozenPlan:
+    """Channels that must stay, and why."""
+
+    node: str
+    channels: int
+    reason: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run decided.
+
+    Attributes
+    ----------
+    settings : mapping of str to object
+        For the record; replaying does not read them.
+    groups : tuple of GroupPlan
+    constants : mapping of str to mapping of str to list of int
+        By constant and axis, the indices that stay. For other tools; replaying derives them.
+    frozen : tuple of FrozenPlan
+    """
+
+    settings: Mapping[str, Any]
+    groups: tuple[GroupPlan, ...]
+    constants: Mapping[str, Mapping[str, list[int]]]
+    frozen: tuple[FrozenPlan, ...]
+
+    def to_json(self) -> str:
+        """Write the plan as text."""
+        content = {
+            "schema": SCHEMA,
+            "settings": dict(self.settings),
+            "groups": [vars(group) for group in self.groups],
+            "constants": self.constants,
+            "frozen": [vars(frozen) for frozen in self.frozen],
+        }
+        return json.dumps(content, indent=1, default=str) + "\n"
+
+    @staticmethod
+    def from_json(text: str, source: str = "plan") -> Plan:
+        """Read a plan from text.
+
+        Raises
+        ------
+        ReapError
+            If the text is not a plan of this schema.
+        """
+        try:
+            content = json.loads(text)
+            if content["schema"] != SCHEMA:
+                raise ReapError(
+                    f"{source}: another schema", got=str(content["schema"]), expected=str(SCHEMA)
+                )
+            groups = tuple(
+                GroupPlan(
+                    g["name"],
+                    int(g["width"]),
+                    tuple(sorted({int(k) for k in g["kept"]})),
+                    tuple(g.get("producers", ())),
+                    tuple(g.get("consumers", ())),
+                )
+                for g in content["groups"]
+            )
+            frozen = tuple(FrozenPlan(**f) for f in content.get("frozen", ()))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ReapError(
+                f"{source}: not a plan",
+                got=f"{type(error).__name__}: {error}",
+                expected="a file written by --plan",
+            ) from None
+        return Plan(content.get("settings", {}), groups, content.get("constants", {}), frozen)
+
+    @staticmethod
+    def load(path: str | Path) -> Plan:
+        """Read a plan from a file.
+
+        Raises
+        ------
+        ReapError
+            If the file can't be read or is not a plan.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ReapError(f"plan {path}: can't be read", got=str(error)) from None
+        return Plan.from_json(text, f"plan {path}")

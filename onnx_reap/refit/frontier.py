@@ -1,0 +1,67 @@
+"""Where the streams can start: sets of tensors from which all that follows can be computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..graph.model import Model, captured_tensors
+from ..graph.probe import Probe
+from .order import Job
+
+WORTH = 1.25  # a later start may take this much more memory than the smallest one on the way
+GROWTH = 4  # a start may take this much more than the present one
+SMALL = 256 << 20  # or up to this many bytes
+
+
+class Frontier:
+    """Chooses when to move, and where to: late, and where few activations are alive."""
+
+    def __init__(self, model: Model, probe: Probe, samples: int) -> None:
+        self._probe, self._samples = probe, samples
+        self._nodes = model.nodes
+        self._place = {t.name: i for i, n in enumerate(self._nodes) for t in n.outputs if t.name}
+        self._last_use = _last_uses(self._nodes, model.graph.outputs)
+        self._fed = {t.name for t in model.graph.inputs}
+        self._at = 0
+        self._held = self._size(sorted(self._fed))
+
+    def move(self, wave: Sequence[Job]) -> tuple[list[str], int] | None:
+        """Return tensors to keep, and their size in bytes, before a wave is refitted.
+
+        None where staying is better. All nodes in front of the wave's first layer are final.
+        """
+        limit = min(self._place[job.linear.y] for job in wave)
+        spots = range(self._at + 1, limit + 1)
+        sizes = [self._size(self._alive(spot)) for spot in spots]
+        if not sizes:
+            return None
+        least = min(sizes)
+        best = max(spot for spot, size in zip(spots, sizes, strict=True) if size <= WORTH * least)
+        alive = self._alive(best)
+        size = self._size(alive)
+        if size > max(GROWTH * self._held, SMALL):
+            return None
+        self._at, self._held = best, size
+        return alive, size
+
+    def _alive(self, spot: int) -> list[str]:
+        """Tensors that nodes from `spot` on need and that are made before, or fed."""
+        names = [*self._fed, *(name for name, place in self._place.items() if place < spot)]
+        return [
+            n for n in names if self._last_use.get(n, -1) >= spot and n in self._probe.shapes
+        ]
+
+    def _size(self, names: Sequence[str]) -> int:
+        each = sum(np.prod(self._probe.shapes[name]) * 4 / self._probe.batch for name in names)
+        return int(each * self._samples)
+
+
+def _last_uses(nodes: Sequence[gs.Node], outputs: Sequence[gs.Tensor]) -> dict[str, int]:
+    last = {tensor.name: len(nodes) for tensor in outputs}
+    for index, node in enumerate(nodes):
+        for name in [t.name for t in node.inputs] + list(captured_tensors([node])):
+            last[name] = max(last.get(name, 0), index)
+    return last

@@ -1,0 +1,195 @@
+"""Refit of one layer from sampled rows.
+
+The layer gives y = X W + b; behind it stand u = scale * y + shift, an addend s, and possibly a clipping
+activation. In the original model u + s was t. The least squares target for y is
+
+    (t - s - shift) / scale.
+
+Where t lay beyond a bound of the clipping activation, it does not matter how far beyond: there the
+target is the present prediction, if that lies beyond the bound too, or else the bound. Solving and
+setting targets in turns lowers the error behind the activation monotonically, since each target is the
+point nearest to the prediction among those that are as good as t (majorisation by a quadratic).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..graph.tails import Tail
+from ..solve.backend import Backend
+from ..solve.moments import Moments
+from ..solve.ridge import refit, ridge, ridge_rows
+
+ROUNDS = 3  # of solving and setting targets, where an activation clips
+DAMPINGS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0, float("inf"))
+WIDEST = 6000  # columns past which, with fewer rows, the dual form is solved
+BLOCK = 8192  # rows turned into float64 at a time
+WEAK = 1e-4  # outputs scaled less than this, relative to the largest, ask nothing of the layer
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples of one layer, n rows of g maps.
+
+    Attributes
+    ----------
+    x : (g, n, D) float32 array
+        Inputs as the pruned model gives them.
+    wanted : (g, n, O) float32 array
+        What stood behind the layer (`Tail.tensor`) in the original.
+    addend : (g, n, O) float32 array, optional
+        What is added behind the layer in the pruned model.
+    held_out : (n,) bool array
+        Rows that choose the damping.
+    """
+
+    x: npt.NDArray[np.float32]
+    wanted: npt.NDArray[np.float32]
+    addend: npt.NDArray[np.float32] | None
+    held_out: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A layer's new weights, (g, D, O) and (g, O), and its error relative to the target's variance."""
+
+    weight: npt.NDArray[np.float64]
+    bias: npt.NDArray[np.float64]
+    damping: float
+    error_before: float
+    error_after: float
+
+
+def fit_layer(
+    rows: Rows,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    tail: Tail,
+    backend: Backend,
+    dampings: Sequence[float] = DAMPINGS,
+) -> Fitted:
+    """Refit a layer.
+
+    Parameters
+    ----------
+    weight : (g, D, O) float64 array
+        Current weight; damping draws towards it.
+    bias : (g, O) float64 array
+    tail : Tail
+        What follows; scale and shift are those of g * O outputs.
+
+    Returns
+    -------
+    Fitted
+        Never with a larger error on these rows than before.
+    """
+    groups = len(weight)
+    scale, shift = (v.reshape(groups, 1, -1) for v in (tail.scale, tail.shift))
+    asks = np.abs(scale) > WEAK * np.abs(scale).max()
+    safe = np.where(asks, scale, 1.0)
+    start, offset = weight * safe, bias[:, None] * safe + shift
+    clip = Clip(tail.low, tail.high)
+    problem = _Problem(rows, start, backend)
+
+    before = clip.error(problem.predict(start, offset), rows.wanted)
+    damping = problem.choose(rows.wanted, dampings)
+    w, b = problem.solve(rows.wanted, damping)
+    for _ in range(ROUNDS if clip.bites else 0):
+        w, b = problem.solve(clip.nearest(problem.predict(w, b), rows.wanted), damping)
+    after = clip.error(problem.predict(w, b), rows.wanted)
+    if not after < before:
+        return Fitted(weight, bias, float("inf"), before, before)
+    new_weight = np.where(asks, w / safe, weight)
+    new_bias = np.where(asks, (b - shift) / safe, bias[:, None])[:, 0]
+    return Fitted(new_weight, new_bias, damping, before, after)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The activation behind a layer, as far as it clips."""
+
+    low: float
+    high: float
+
+    @property
+    def bites(self) -> bool:
+        """Whether there is a bound at all."""
+        return bool(np.isfinite(self.low) or np.isfinite(self.high))
+
+    def nearest(self, now: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Return the values nearest to `now` that come out of the activation as `wanted` does."""
+        below, above = wanted <= self.low, wanted >= self.high
+        return np.where(
+            below, np.minimum(now, self.low), np.where(above, np.maximum(now, self.high), wanted)
+        ).astype(np.float32)
+
+    def error(self, now: np.ndarray, wanted: np.ndarray) -> float:
+        """Mean squared error behind the activation, relative to the variance there."""
+        wanted, now = (np.clip(a, self.low, self.high) for a in (wanted, now))
+        variance = np.var(wanted, axis=1, dtype=np.float64).sum()
+        error = np.square(now - wanted).mean(axis=1, dtype=np.float64).sum()
+        return float(error / variance) if variance > 0 else float(error)
+
+
+class _Problem:
+    """Least squares for changing targets on the same inputs."""
+
+    def __init__(self, rows: Rows, start: np.ndarray, backend: Backend) -> None:
+        self._rows, self._backend = rows, backend
+        self._x = backend.to_device(rows.x)
+        self._start = backend.to_device(start)
+        n, columns = rows.x.shape[1:]
+        self._dual = n < columns and columns > WIDEST
+        self._moments: Moments | None = None
+
+    def predict(self, w: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Return what stands behind the layer, (g, n, O) float32; b is (g, 1, O)."""
+        to_device = self._backend.to_device
+        y = self._x @ to_device(w.astype(np.float32)) + to_device(b.astype(np.float32))
+        y = self._backend.to_host(y)
+        return y if self._rows.addend is None else y + self._rows.addend
+
+    def choose(self, wanted: np.ndarray, dampings: Sequence[float]) -> float:
+        """Return the damping that does best on the held-out rows."""
+        held = self._rows.held_out
+        if held.all() or not held.any():
+            return dampings[len(dampings) // 2]
+        to_device, target = self._backend.to_device, self._target(wanted)
+        sides = [(to_device(self._rows.x[:, s]), to_device(target[:, s])) for s in (~held, held)]
+        if not self._dual:
+            fit, test = (_moments(x, y) for x, y in sides)
+            return refit(fit, test, self._start, dampings).damping
+        (x, y), (x_test, y_test) = sides
+        errors = {}
+        for damping in sorted(dampings, reverse=True):
+            w, b = ridge_rows(x, y, self._start, damping)
+            miss = self._backend.to_host(x_test @ w + b[..., None, :] - y_test)
+            errors[damping] = float(np.square(miss).mean())
+        return min(errors, key=errors.__getitem__)
+
+    def solve(self, wanted: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
+        """Fit to all rows; return (g, D, O) weights and (g, 1, O) biases."""
+        y = self._backend.to_device(self._target(wanted))
+        if self._dual:
+            w, b = ridge_rows(self._x, y, self._start, damping)
+        else:
+            known = self._moments
+            self._moments = _moments(self._x, y) if known is None else known.retargeted(self._x, y)
+            w, b = ridge(self._moments, self._start, damping)
+        to_host = self._backend.to_host
+        return to_host(w), to_host(b)[:, None, :]
+
+    def _target(self, wanted: np.ndarray) -> np.ndarray:
+        return wanted if self._rows.addend is None else wanted - self._rows.addend
+
+
+def _moments(x: Any, y: Any) -> Moments:
+    moments = Moments()
+    for at in range(0, x.shape[1], BLOCK):
+        moments.update(x[:, at : at + BLOCK, :], y[:, at : at + BLOCK, :])
+    return moments

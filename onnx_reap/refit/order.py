@@ -1,0 +1,81 @@
+"""Which layers are refitted, and in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..graph.model import Model, captured_tensors
+from ..graph.records import Linear
+from ..graph.tails import Tail
+
+
+@dataclass(frozen=True)
+class Job:
+    """One layer to refit.
+
+    Attributes
+    ----------
+    linear : Linear
+    tail : Tail
+        What follows it in the pruned model; `addend` is None where it could not be known in time.
+    """
+
+    linear: Linear
+    tail: Tail
+
+
+def affected_tensors(model: Model, changed: Set[str]) -> set[str]:
+    """Return all tensors that depend on the given ones, themselves included."""
+    affected = set(changed)
+    for node in model.nodes:
+        inputs = {t.name for t in node.inputs} | set(captured_tensors([node]))
+        if inputs & affected:
+            affected |= {t.name for t in node.outputs if t.name}
+    return affected
+
+
+def waves(model: Model, jobs: Sequence[Job]) -> list[list[Job]]:
+    """Group jobs into waves; a job's inputs depend on jobs of earlier waves alone.
+
+    A shortcut that is added to a layer's output must be final as well, unless it comes later in the
+    graph, in which case it is the other layer that makes up for this one.
+    """
+    behind = _jobs_behind(model, jobs)
+    place = {job.linear.node: i for i, job in enumerate(jobs)}
+    level: dict[str, int] = {}
+    result: list[list[Job]] = []
+    for job in jobs:
+        needs = set(behind.get(job.linear.x, ()))
+        tail = job.tail
+        if tail.addend is not None:
+            beside = behind.get(tail.addend, frozenset())
+            if all(place[name] < place[job.linear.node] for name in beside):
+                needs |= beside
+            else:
+                job = Job(job.linear, own_output(tail, job.linear))
+        at = max((level[name] + 1 for name in needs), default=0)
+        level[job.linear.node] = at
+        while len(result) <= at:
+            result.append([])
+        result[at].append(job)
+    return result
+
+
+def own_output(tail: Tail, linear: Linear) -> Tail:
+    """Aim at the layer's own output instead of what becomes of it."""
+    return Tail(np.ones_like(tail.scale), np.zeros_like(tail.shift), linear.y)
+
+
+def _jobs_behind(model: Model, jobs: Sequence[Job]) -> Mapping[str, frozenset[str]]:
+    """For every tensor, the jobs that it depends on."""
+    own = {job.linear.y: job.linear.node for job in jobs}
+    behind: dict[str, frozenset[str]] = {}
+    for node in model.nodes:
+        names = {t.name for t in node.inputs} | set(captured_tensors([node]))
+        found: frozenset[str] = frozenset().union(*(behind.get(name, frozenset()) for name in names))
+        for tensor in node.outputs:
+            behind[tensor.name] = found | ({own[tensor.name]} if tensor.name in own else set())
+    return behind

@@ -1,0 +1,1 @@
+"""Which channels go first: removal paths of all groups."""

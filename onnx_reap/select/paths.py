@@ -1,0 +1,120 @@
+"""From moments and weights to the removal path of every group.
+
+A consumer of a group is one of the independent maps of a linear node (a grouped convolution has
+several). Its weight is scaled by what the following BatchNormalization makes of each output, so that
+errors of consumers and of groups are in the same unit: that of the activations they are added to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..capture.moments import Tap
+from ..capture.rows import weight_to_matrix
+from ..graph.channels import Group
+from ..graph.model import Model
+from ..graph.records import Flow, Linear
+from ..graph.tails import find_tail
+from ..solve.moments import Moments
+from ..solve.removal import Consumer, RemovalPath, removal_path
+
+DAMPING = 1e-2  # of the mean diagonal
+WIDEST = 6000  # columns past which a channel's taps share one coefficient
+
+
+def find_taps(flow: Flow, groups: Sequence[Group]) -> list[Tap]:
+    """List the layers whose inputs must be observed to choose channels."""
+    wanted = {node for group in groups if group.width > group.step for node in group.consumers}
+    taps = []
+    for linear in flow.linears:
+        if linear.node in wanted:
+            channels = len(flow.units_along(linear.x, linear.x_axis))
+            columns = channels // linear.group * linear.taps
+            fold = _fold(flow, linear) if columns > WIDEST else None
+            taps.append(Tap(linear, columns, fold))
+    return taps
+
+
+def group_path(
+    group: Group,
+    flow: Flow,
+    model: Model,
+    taps: Mapping[str, Tap],
+    moments: Mapping[str, Moments],
+    to_device: Callable[[np.ndarray], Any],
+    *,
+    steps: int,
+    order: Sequence[int] | None = None,
+) -> RemovalPath:
+    """Return the order in which a group's units go, with the error after each.
+
+    Parameters
+    ----------
+    steps : int
+        Units to remove.
+    order : sequence of int, optional
+        Remove units in this order instead of the best one.
+    """
+    consumers = [
+        consumer
+        for node in group.consumers
+        for consumer in _consumers(taps[node], group, flow, model, moments[node], to_device)
+    ]
+    if not consumers:
+        first = np.arange(steps) if order is None else np.asarray(order[:steps])
+        return RemovalPath(first, np.zeros(steps))
+    return removal_path(consumers, steps=steps, damping=DAMPING, parts=group.parts, order=order)
+
+
+def _consumers(
+    tap: Tap,
+    group: Group,
+    flow: Flow,
+    model: Model,
+    moments: Moments,
+    to_device: Callable[[np.ndarray], Any],
+) -> list[Consumer]:
+    linear = tap.linear
+    weight = weight_to_matrix(linear, model.constants()[linear.weight].values)
+    outputs = weight.shape[2] * linear.group
+    scale = find_tail(model, linear, outputs).scale.reshape(linear.group, 1, -1)
+    weight = weight * scale
+    units = flow.units_along(linear.x, linear.x_axis)
+    if tap.fold is not None:
+        # Rows are means over a channel's columns; the error is meant for their sum.
+        weight = weight[:, tap.fold].reshape(1, len(tap.fold), -1) * tap.fold.shape[1] ** 0.5
+        units = units[tap.fold[:, 0] // linear.taps]
+    taps = 1 if tap.fold is not None else linear.taps
+    blocks = np.split(units, linear.group)
+    made = []
+    for g, block in enumerate(blocks):
+        columns = _columns(group, block, taps)
+        if (columns >= 0).any():
+            gram, w = moments.gram[g, ...], to_device(np.ascontiguousarray(weight[g]))
+            made.append(Consumer(gram, w, to_device(columns)))
+    return made
+
+
+def _columns(group: Group, units: np.ndarray, taps: int) -> np.ndarray:
+    """Return, for each of the group's units, its columns among those of `units`; -1 for none."""
+    channels = [np.flatnonzero(units == unit) for unit in group.units]
+    most = max(len(c) for c in channels)
+    columns = np.full((group.width, max(most, 1) * taps), -1, np.int64)
+    for row, c in zip(columns, channels, strict=True):
+        row[: len(c) * taps] = (c[:, None] * taps + np.arange(taps)).ravel()
+    return columns
+
+
+def _fold(flow: Flow, linear: Linear) -> np.ndarray | None:
+    """Group the columns of a very wide layer by channel, if all channels have equally many."""
+    if linear.group > 1:
+        return None
+    units = np.repeat(flow.units_along(linear.x, linear.x_axis), linear.taps)
+    names, counts = np.unique(units, return_counts=True)
+    if 0 in names or (counts != counts[0]).any():
+        return None
+    return np.argsort(units, kind="stable").reshape(len(names), -1)
+

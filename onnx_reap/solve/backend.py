@@ -1,0 +1,106 @@
+"""Where arrays live: NumPy on the host or CuPy on a GPU, chosen once and by name.
+
+Everything else in this package takes its namespace from the arrays that it is given and follows the
+array-API standard, so this is the only module that knows CuPy.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import array_api_compat as compat
+import array_api_compat.numpy
+import numpy as np
+
+from onnx_reap.errors import ReapError
+
+Array: TypeAlias = Any
+"""An array of any array-API namespace."""
+
+
+def namespace(device: Literal["auto", "cpu", "gpu"] = "auto") -> tuple[Any, Any]:
+    """Pick the array namespace and the device for a run.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "gpu"}
+        "auto" takes the GPU when CuPy is installed and sees a CUDA device.
+
+    Returns
+    -------
+    xp : module
+        `array_api_compat.cupy` or `array_api_compat.numpy`.
+    device : object
+        Valid for the `device=` argument of the functions of `xp`.
+
+    Raises
+    ------
+    ReapError
+        If "gpu" is asked for and there is none, or `device` is none of the three.
+    """
+    if device not in ("auto", "cpu", "gpu"):
+        raise ReapError(
+            "device is unknown", got=repr(device), expected="'auto', 'cpu' or 'gpu'", hint="'auto'"
+        )
+    found = None if device == "cpu" else _gpu()
+    if found is None and device == "gpu":
+        raise ReapError(
+            "device 'gpu' needs CuPy and a CUDA device",
+            got="none that CuPy can use",
+            hint="pip install 'onnx-reap[gpu]', or device 'cpu'",
+        )
+    return found or (array_api_compat.numpy, "cpu")
+
+
+def _gpu() -> tuple[Any, Any] | None:
+    """Return CuPy's namespace and first device, or None where either is missing."""
+    try:
+        import cupy
+    except ImportError:
+        return None
+    try:
+        if cupy.cuda.runtime.getDeviceCount() == 0:
+            return None
+    except cupy.cuda.runtime.CUDARuntimeError:  # CuPy without a driver
+        return None
+    import array_api_compat.cupy
+
+    return array_api_compat.cupy, cupy.cuda.Device(0)
+
+
+def to_host(x: Array) -> np.ndarray:
+    """Copy an array to the host: the only way in which data leaves a device.
+
+    Parameters
+    ----------
+    x : array of any shape, dtype and namespace
+
+    Returns
+    -------
+    ndarray
+        Same shape and dtype. A NumPy array is returned as it is.
+    """
+    if compat.is_numpy_array(x):
+        return x
+    return x.get() if compat.is_cupy_array(x) else np.from_dlpack(x)
+
+
+def on_device(x: Any, like: Array, dtype: Any = None) -> Array:
+    """Put host data or an array next to another array.
+
+    Parameters
+    ----------
+    x : array_like, any shape
+        Host data (NumPy array, list) or an array that is already there.
+    like : array
+        Gives the namespace and the device.
+    dtype : optional
+        A dtype of that namespace; None keeps the dtype of `x`.
+
+    Returns
+    -------
+    array
+        Not necessarily a copy.
+    """
+    xp = compat.array_namespace(like)
+    return xp.asarray(x, dtype=dtype, device=compat.device(like))

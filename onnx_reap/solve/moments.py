@@ -1,0 +1,160 @@
+"""Second moments of a stream of rows, in float64, without ever summing uncentred squares.
+
+A block is centred by its own mean; two sets of n_a and n_b rows merge by [1]_
+
+    S = S_a + S_b + (n_a n_b / n) d d^T,     d = mean_b - mean_a,
+
+so an offset however large costs no digits beyond those that the rows themselves have lost.
+
+References
+----------
+.. [1] T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating Formulae and a Pairwise Algorithm for
+       Computing Sample Variances", COMPSTAT 1982.
+"""
+
+from __future__ import annotations
+
+import array_api_compat as compat
+
+from onnx_reap.errors import ReapError
+from onnx_reap.solve.backend import Array
+from onnx_reap.solve.checks import check_finite, check_shape
+
+_ARRAYS = ("mean_x", "mean_y", "scatter_xx", "scatter_xy", "scatter_yy")
+
+
+class Moments:
+    """Moments of inputs x and targets y, accumulated block by block.
+
+    Leading axes `...` hold independent problems with equally many rows, such as the groups of a
+    grouped convolution. All arrays are float64, in the namespace and on the device of the blocks,
+    and exist once a block has been seen.
+
+    Attributes
+    ----------
+    count : int
+        Rows seen.
+    mean_x, mean_y : array, shape (..., D) and (..., O)
+        Means over the rows. O is 0 for a stream without targets.
+    scatter_xx, scatter_xy, scatter_yy : array, shape (..., D, D), (..., D, O) and (..., O)
+        Centred sums of products over the rows; of y, only the squares.
+    """
+
+    mean_x: Array
+    mean_y: Array
+    scatter_xx: Array
+    scatter_xy: Array
+    scatter_yy: Array
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def update(self, x: Array, y: Array | None = None) -> None:
+        """Add a block of rows.
+
+        Parameters
+        ----------
+        x : array, shape (..., n, D), float32 or float64
+            Inputs, one row per sample. D and the leading axes stay the same from block to block.
+        y : array, shape (..., n, O), float32 or float64, optional
+            Targets of the same rows; in every block or in none.
+
+        Raises
+        ------
+        ReapError
+            If the shapes don't fit each other or the blocks before, or a value isn't finite.
+        """
+        y = x[..., :0] if y is None else y
+        check_shape("y", y, (*x.shape[:-1], *y.shape[-1:]))
+        if x.shape[-2] > 0:
+            self._absorb(_of_block(x, y))
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of both sets of rows; neither of the two changes.
+
+        Parameters
+        ----------
+        other : Moments
+            Of arrays of the same shapes.
+
+        Raises
+        ------
+        ReapError
+            If the shapes differ.
+        """
+        merged = Moments()
+        for part in (self, other):
+            if part.count:
+                merged._absorb(part)
+        return merged
+
+    @property
+    def gram(self) -> Array:
+        """Centred second moment of x: array, shape (..., D, D), mean over the rows."""
+        return self._seen().scatter_xx / self.count
+
+    @property
+    def cross(self) -> Array:
+        """Centred second moment of x and y: array, shape (..., D, O), mean over the rows."""
+        return self._seen().scatter_xy / self.count
+
+    @property
+    def var_y(self) -> Array:
+        """Variance of y: array, shape (..., O), mean over the rows."""
+        return self._seen().scatter_yy / self.count
+
+    def _seen(self) -> Moments:
+        if self.count == 0:
+            raise ReapError("no rows were accumulated", hint="give calibration samples")
+        return self
+
+    def _absorb(self, other: Moments) -> None:
+        """Merge in place."""
+        if self.count == 0:
+            xp = compat.array_namespace(other.mean_x)
+            for name in _ARRAYS:
+                setattr(self, name, xp.zeros_like(getattr(other, name)))
+        check_shape("x", other.mean_x, tuple(self.mean_x.shape))
+        check_shape("y", other.mean_y, tuple(self.mean_y.shape))
+        n = self.count + other.count
+        dx, dy = other.mean_x - self.mean_x, other.mean_y - self.mean_y
+        shared = self.count * other.count / n
+        self.scatter_xx += other.scatter_xx + shared * dx[..., :, None] * dx[..., None, :]
+        self.scatter_xy += other.scatter_xy + shared * dx[..., :, None] * dy[..., None, :]
+        self.scatter_yy += other.scatter_yy + shared * dy * dy
+        self.mean_x = self.mean_x + dx * (other.count / n)
+        self.mean_y = self.mean_y + dy * (other.count / n)
+        self.count = n
+
+
+def _of_block(x: Array, y: Array) -> Moments:
+    """Return the moments of one block."""
+    xp = compat.array_namespace(x, y)
+    block = Moments()
+    block.count = x.shape[-2]
+    block.mean_x, x = centred(x)
+    block.mean_y, y = centred(y)
+    block.scatter_xx = x.mT @ x
+    block.scatter_xy = x.mT @ y
+    block.scatter_yy = xp.sum(y * y, axis=-2)
+    check_finite("x", block.scatter_xx)
+    check_finite("y", block.scatter_yy)
+    return block
+
+
+def centred(x: Array) -> tuple[Array, Array]:
+    """Split rows into their mean and what is left.
+
+    Parameters
+    ----------
+    x : array, shape (..., n, D), float32 or float64
+
+    Returns
+    -------
+    mean : array, shape (..., D), float64
+    rest : array, shape (..., n, D), float64
+    """
+    xp = compat.array_namespace(x)
+    x = xp.astype(x, xp.float64)
+    mean = xp.mean(x, axis=-2, keepdims=True)
+    return mean[..., 0, :], x - mean
