@@ -10,6 +10,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,6 +116,7 @@ def _show(report: Report, files: dict[Path, bytes]) -> None:
     from .report.text import print_report
 
     console = Console(markup=False, highlight=False, emoji=False)
-    print_report(report, console)
-    for path in files:
-        console.print(f"Wrote {path}", soft_wrap=True)
+    with suppress(BrokenPipeError, SystemExit):  # who reads has seen enough; the files are there
+        print_report(report, console)
+        for path in files:
+            console.print(f"Wrote {path}", soft_wrap=True)

@@ -18,7 +18,7 @@ import onnx_reap
 from onnx_reap import parsing
 from onnx_reap.cli import main
 from onnx_reap.errors import CheckError, ReapError, TargetError
-from onnx_reap.flags import FLAGS, _option, parse
+from onnx_reap.flags import FLAGS, option_of, parse
 from onnx_reap.settings import Settings
 
 
@@ -119,7 +119,7 @@ def test_help_names_every_flag_and_its_default(
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     for field in fields(Settings):
-        assert f"{_option(field.name)} " in text
+        assert f"{option_of(field.name)} " in text
     assert text.count("(default:") == len(FLAGS) - 1 + 1  # not --no-refit, but --data
     assert "--no-refit " in text and "--refit" not in text
 
