@@ -84,14 +84,14 @@ def _inputs(arguments: Arguments) -> dict[str, Path]:
 
 
 def _compute(arguments: Arguments) -> Result:
-    from . import pipeline
+    from .pipeline import reap, replay
     from .progress import for_terminal
 
     progress = for_terminal(quiet=arguments.quiet)
     if arguments.from_plan is not None:
         plan = arguments.from_plan
-        return pipeline.replay(arguments.model, plan, progress=progress, **arguments.settings)
-    return pipeline.reap(arguments.model, arguments.data, progress=progress, **arguments.settings)
+        return replay(arguments.model, plan, progress=progress, **arguments.settings)
+    return reap(arguments.model, arguments.data, progress=progress, **arguments.settings)
 
 
 def _model_bytes(model: onnx.ModelProto) -> bytes:
