@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from . import parsing
 from .errors import UsageError
-from .settings import Settings
+from .settings import DEFAULT_TARGET_MACS, Settings
 from .version import __version__
 
 BUDGETS = ("ratio", "target_macs", "target_params", "layer_ratios")
@@ -51,7 +51,7 @@ FLAGS = {
         "60%%) or a number per sample (1.2G, 500M)",
         parsing.target,
         "X",
-        default="0.6 if no budget is given",
+        default=f"{DEFAULT_TARGET_MACS:g} if no budget is given",
     ),
     "target_params": Flag(
         "budget",

@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+DEFAULT_TARGET_MACS = 0.6
+"""Fraction of the multiply-accumulates that is left where the user names no budget."""
+
 
 @dataclass(frozen=True)
 class Settings:

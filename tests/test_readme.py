@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from onnx_reap.flags import make_parser
+from onnx_reap.settings import DEFAULT_TARGET_MACS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,6 +84,10 @@ def test_python_examples_run(workplace: Path):
 def test_flags_that_the_text_names_exist():
     known = set(make_parser()._option_string_actions) | {"--refit"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) <= known
+
+
+def test_the_default_budget_is_the_one_that_the_text_names():
+    assert f"at most {100 * DEFAULT_TARGET_MACS:g} % of the multiply-accumulates" in TEXT
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT))

@@ -129,12 +129,14 @@ def _collapsed(names: Iterator[str]) -> str:
 
 
 def _remarks(report: Report) -> Iterator[str]:
-    yield f"Calibration: {report.calibration}."
+    measured = report.held_out is not None or report.fitted is not None
+    if measured:
+        yield f"Calibration: {report.calibration}."
     yield (
         f"Latency: {report.provider} on this machine, median ± half the interquartile range; "
         "both models by turns."
     )
-    if report.held_out is not None:
+    if measured:
         yield "Output error: squared error over the variance of the original output."
     gap = _gap(report)
     if gap >= WIDE_GAP:
