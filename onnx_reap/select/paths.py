@@ -7,9 +7,7 @@ errors of consumers and of groups are in the same unit: that of the activations 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
+from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..capture.moments import Tap
@@ -18,6 +16,7 @@ from ..graph.channels import Group
 from ..graph.model import Model
 from ..graph.records import Flow, Linear
 from ..graph.tails import find_tail
+from ..solve.backend import Backend
 from ..solve.moments import Moments
 from ..solve.removal import Consumer, RemovalPath, removal_path
 
@@ -44,12 +43,12 @@ def group_path(
     model: Model,
     taps: Mapping[str, Tap],
     moments: Mapping[str, Moments],
-    to_device: Callable[[np.ndarray], Any],
+    backend: Backend,
     *,
     steps: int,
     order: Sequence[int] | None = None,
-) -> RemovalPath:
-    """Return the order in which a group's units go, with the error after each.
+) -> tuple[RemovalPath, float]:
+    """Return the order in which a group's units go with the error after each, and a scale for it.
 
     Parameters
     ----------
@@ -57,16 +56,24 @@ def group_path(
         Units to remove.
     order : sequence of int, optional
         Remove units in this order instead of the best one.
+
+    Returns
+    -------
+    path : RemovalPath
+    variance : float
+        Of all consumers' outputs, in the unit of the errors.
     """
     consumers = [
         consumer
         for node in group.consumers
-        for consumer in _consumers(taps[node], group, flow, model, moments[node], to_device)
+        for consumer in _consumers(taps[node], group, flow, model, moments[node], backend)
     ]
     if not consumers:
         first = np.arange(steps) if order is None else np.asarray(order[:steps])
-        return RemovalPath(first, np.zeros(steps))
-    return removal_path(consumers, steps=steps, damping=DAMPING, parts=group.parts, order=order)
+        return RemovalPath(first, np.zeros(steps)), 0.0
+    path = removal_path(consumers, steps=steps, damping=DAMPING, parts=group.parts, order=order)
+    variance = sum(backend.xp.sum(c.weight * (c.gram @ c.weight)) for c in consumers)
+    return path, float(variance)
 
 
 def _consumers(
@@ -75,7 +82,7 @@ def _consumers(
     flow: Flow,
     model: Model,
     moments: Moments,
-    to_device: Callable[[np.ndarray], Any],
+    backend: Backend,
 ) -> list[Consumer]:
     linear = tap.linear
     weight = weight_to_matrix(linear, model.constants()[linear.weight].values)
@@ -93,8 +100,8 @@ def _consumers(
     for g, block in enumerate(blocks):
         columns = _columns(group, block, taps)
         if (columns >= 0).any():
-            gram, w = moments.gram[g, ...], to_device(np.ascontiguousarray(weight[g]))
-            made.append(Consumer(gram, w, to_device(columns)))
+            gram, w = moments.gram[g, ...], backend.to_device(np.ascontiguousarray(weight[g]))
+            made.append(Consumer(gram, w, backend.to_device(columns)))
     return made
 
 

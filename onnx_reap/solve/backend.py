@@ -6,6 +6,7 @@ array-API standard, so this is the only module that knows CuPy.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import array_api_compat as compat
@@ -104,3 +105,26 @@ def on_device(x: Any, like: Array, dtype: Any = None) -> Array:
     """
     xp = compat.array_namespace(like)
     return xp.asarray(x, dtype=dtype, device=compat.device(like))
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a run computes: a namespace and a device, and the way there and back.
+
+    Parameters
+    ----------
+    xp : module
+        Array-API namespace.
+    device : object
+    """
+
+    xp: Any
+    device: Any
+
+    def to_device(self, x: np.ndarray) -> Array:
+        """Return a host array where the run computes; same shape and dtype."""
+        return self.xp.asarray(x, device=self.device)
+
+    def to_host(self, x: Array) -> np.ndarray:
+        """Return an array of the run on the host; same shape and dtype."""
+        return to_host(x)

@@ -88,6 +88,26 @@ class Moments:
                 merged._absorb(part)
         return merged
 
+    def retargeted(self, x: Array, y: Array) -> Moments:
+        """Return the moments of the same inputs with other targets, which costs far less.
+
+        Parameters
+        ----------
+        x : array, shape (..., n, D)
+            All rows that were accumulated here.
+        y : array, shape (..., n, O)
+            Their new targets.
+        """
+        check_shape("y", y, (*x.shape[:-1], *y.shape[-1:]))
+        xp = compat.array_namespace(x, y)
+        new = Moments()
+        new.count, new.mean_x, new.scatter_xx = self.count, self.mean_x, self.scatter_xx
+        new.mean_y, residual = centred(y)
+        # Targets are centred, so inputs need not be; products stay in the rows' own precision.
+        new.scatter_xy = xp.astype(x.mT @ xp.astype(residual, x.dtype), xp.float64)
+        new.scatter_yy = xp.sum(residual * residual, axis=-2)
+        return new
+
     @property
     def gram(self) -> Array:
         """Centred second moment of x: array, shape (..., D, D), mean over the rows."""

@@ -1,0 +1,169 @@
+"""The first look at a model: inputs, one run, channel groups and costs."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from .data import Calibration, InputSpec
+from .errors import ReapError, UsageError
+from .graph.channels import FrozenChannels, Group, find_frozen, find_groups
+from .graph.cost import count_macs, count_params
+from .graph.flow import flow
+from .graph.model import Model
+from .graph.probe import Probe, fold_constants, probe
+from .graph.records import Flow
+from .plan.cost import Cost
+from .runtime import execution_providers
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is known of a model before any choice.
+
+    Attributes
+    ----------
+    proto : onnx.ModelProto
+        The model as given.
+    model : Model
+        Its graph with constants folded; not to be edited, see `copy`.
+    fixed_batch : int or None
+        The batch that the model insists on.
+    groups : tuple of Group
+    frozen : tuple of FrozenChannels
+    macs, params : Cost
+    """
+
+    proto: onnx.ModelProto
+    model: Model
+    probe: Probe
+    flow: Flow
+    groups: tuple[Group, ...]
+    frozen: tuple[FrozenChannels, ...]
+    macs: Cost
+    params: Cost
+    providers: list[str]
+    fixed_batch: int | None
+
+    def copy(self) -> Model:
+        """Return a graph of its own to edit, with the same node keys."""
+        fresh = Model(self.proto)
+        fold_constants(fresh, self.providers)
+        return fresh
+
+
+def model_inputs(
+    proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None
+) -> list[InputSpec]:
+    """Describe the inputs that must be fed, dynamic dimensions filled in from `shapes`.
+
+    The batch axis stays dynamic if the model leaves it open.
+
+    Raises
+    ------
+    UsageError
+        If `shapes` names an unknown input or contradicts the model.
+    """
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    specs = []
+    for value in proto.graph.input:
+        if value.name in initializers:
+            continue
+        if not value.type.HasField("tensor_type"):
+            raise ReapError(f"input {value.name}: not a tensor", expected="tensor inputs only")
+        tensor = value.type.tensor_type
+        dims: list[int | None] = [
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
+            for dim in tensor.shape.dim
+        ]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        given = (shapes or {}).get(value.name)
+        specs.append(InputSpec(value.name, np.dtype(dtype), _filled(value.name, dims, given)))
+    unknown = set(shapes or {}) - {spec.name for spec in specs}
+    if unknown:
+        raise UsageError(
+            "--input-shapes: no such input",
+            got=", ".join(sorted(unknown)),
+            expected=", ".join(spec.name for spec in specs),
+        )
+    return specs
+
+
+def _filled(
+    name: str, dims: Sequence[int | None], given: Sequence[int] | None
+) -> tuple[int | None, ...]:
+    if given is None:
+        return tuple(dims)
+    fits = not dims or len(given) == len(dims)
+    if not fits or any(d is not None and d != g for d, g in zip(dims, given, strict=False)):
+        raise UsageError(
+            f"--input-shapes: contradicts input {name}",
+            got=",".join(map(str, given)),
+            expected=",".join("?" if d is None else str(d) for d in dims),
+        )
+    return (dims[0] if dims else None, *given[1:])
+
+
+def analyse(
+    proto: onnx.ModelProto, inputs: Sequence[InputSpec], samples: Calibration, settings: Settings
+) -> Analysis:
+    """Run a model on a few samples and find its channel groups.
+
+    Raises
+    ------
+    ReapError
+        If onnxruntime can't run the model.
+    """
+    providers = execution_providers(settings.provider)
+    model = Model(proto)
+    fold_constants(model, providers)
+    seen, fixed = _probe(model, inputs, samples, providers)
+    found = flow(model, seen, _exclusion(settings))
+    groups = find_groups(found)
+    return Analysis(
+        proto,
+        model,
+        seen,
+        found,
+        groups,
+        find_frozen(found),
+        count_macs(model, seen, found, groups),
+        count_params(model, found, groups),
+        providers,
+        fixed,
+    )
+
+
+def _probe(
+    model: Model, inputs: Sequence[InputSpec], samples: Calibration, providers: Sequence[str]
+) -> tuple[Probe, int | None]:
+    fixed = [spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None]
+    if fixed:
+        return probe(model, [_feed(samples, fixed[0])], providers), fixed[0]
+    try:
+        return probe(model, [_feed(samples, 2), _feed(samples, 3)], providers), None
+    except ReapError:
+        # Some exports declare the batch dynamic, yet hold a batch of 1 inside.
+        return probe(model, [_feed(samples, 1)], providers), 1
+
+
+def _feed(samples: Calibration, batch: int) -> dict[str, np.ndarray]:
+    return next(iter(samples.batches(batch, pad=True)))
+
+
+def _exclusion(settings: Settings) -> Callable[[str], str | None]:
+    """Make the function that tells why a node's channels must stay by the user's wish."""
+
+    def why(key: str) -> str | None:
+        if any(fnmatch.fnmatchcase(key, pattern) for pattern in settings.exclude):
+            return "excluded by --exclude"
+        if settings.include and not any(fnmatch.fnmatchcase(key, p) for p in settings.include):
+            return "not among --include"
+        return None
+
+    return why

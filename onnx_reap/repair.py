@@ -1,0 +1,100 @@
+"""Refitting the layers behind a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from .analysis import Analysis
+from .capture.moments import batch_size
+from .data import Calibration
+from .graph.cut import kept_positions
+from .graph.model import Model
+from .graph.records import Linear
+from .graph.tails import Tail, find_tail
+from .progress import Progress
+from .refit.layer import Fitted
+from .refit.order import Job, affected_tensors, own_output
+from .refit.walk import Walk, refit_model
+from .settings import Settings
+from .solve.backend import Backend
+
+
+def repair(
+    analysis: Analysis,
+    pruned: Model,
+    removed: Iterable[int],
+    settings: Settings,
+    calibration: Calibration,
+    backend: Backend,
+    progress: Progress,
+) -> tuple[dict[str, Fitted], list[str]]:
+    """Refit a cut model in place; return what was fitted, and notes on layers that were not."""
+    kept = kept_positions(analysis.flow, removed)
+    jobs, notes = _jobs(analysis, pruned, kept)
+    original = analysis.model.to_proto()
+    names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
+    widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
+    walk = Walk(
+        kept=kept,
+        probe=analysis.probe,
+        calibration=calibration,
+        backend=backend,
+        providers=analysis.providers,
+        positions=settings.positions,
+        batch=batch_size(analysis.probe, [widest] * 3 if widest else [], analysis.fixed_batch),
+        pad=analysis.fixed_batch is not None,
+        seed=settings.seed,
+    )
+    with progress.stage("Refitting layers", len(jobs)) as step:
+        fitted = refit_model(original, pruned, jobs, walk, lambda node: step())
+    return fitted, notes
+
+
+def _jobs(
+    analysis: Analysis, pruned: Model, kept: dict[str, tuple[int, np.ndarray]]
+) -> tuple[list[Job], list[str]]:
+    """List the layers that receive something else than before, with what follows each."""
+    affected = affected_tensors(pruned, kept.keys())
+    users: dict[str, int] = {}
+    for node in pruned.nodes:
+        for tensor in node.inputs:
+            users[tensor.name] = users.get(tensor.name, 0) + 1
+    jobs, notes = [], []
+    for linear in analysis.flow.linears:
+        if linear.x not in affected:
+            continue
+        if users[linear.weight] > 1:
+            notes.append(f"{linear.node} was not refitted: other layers share its weights")
+        elif not _has_plain_bias(pruned, linear):
+            notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
+        else:
+            jobs.append(Job(linear, _tail(analysis, pruned, linear, kept)))
+    return jobs, notes
+
+
+def _has_plain_bias(pruned: Model, linear: Linear) -> bool:
+    if linear.bias is None:
+        return True
+    shape = pruned.constants()[linear.bias].shape
+    return linear.beta != 0 and len(shape) <= 2 and (len(shape) < 2 or shape[0] == 1)
+
+
+def _tail(
+    analysis: Analysis, pruned: Model, linear: Linear, kept: dict[str, tuple[int, np.ndarray]]
+) -> Tail:
+    shapes = analysis.probe.shapes
+    outputs = len(kept[linear.y][1]) if linear.y in kept else shapes[linear.y][linear.y_axis]
+    tail = find_tail(pruned, linear, outputs)
+    # Where sizes or channels differ (broadcasting, a tensor the original lacks), aim at y itself.
+    same = shapes.get(tail.tensor) == shapes[linear.y]
+    if not same or _differently_cut(tail.tensor, linear.y, kept):
+        return own_output(tail, linear)
+    return tail
+
+
+def _differently_cut(a: str, b: str, kept: dict[str, tuple[int, np.ndarray]]) -> bool:
+    if (a in kept) != (b in kept):
+        return True
+    return a in kept and (kept[a][0] != kept[b][0] or not np.array_equal(kept[a][1], kept[b][1]))
