@@ -10,6 +10,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,14 +84,14 @@ def _inputs(arguments: Arguments) -> dict[str, Path]:
 
 
 def _compute(arguments: Arguments) -> Result:
-    from . import pipeline
+    from .pipeline import reap, replay
     from .progress import for_terminal
 
     progress = for_terminal(quiet=arguments.quiet)
     if arguments.from_plan is not None:
         plan = arguments.from_plan
-        return pipeline.replay(arguments.model, plan, progress=progress, **arguments.settings)
-    return pipeline.reap(arguments.model, arguments.data, progress=progress, **arguments.settings)
+        return replay(arguments.model, plan, progress=progress, **arguments.settings)
+    return reap(arguments.model, arguments.data, progress=progress, **arguments.settings)
 
 
 def _model_bytes(model: onnx.ModelProto) -> bytes:
@@ -115,6 +116,7 @@ def _show(report: Report, files: dict[Path, bytes]) -> None:
     from .report.text import print_report
 
     console = Console(markup=False, highlight=False, emoji=False)
-    print_report(report, console)
-    for path in files:
-        console.print(f"Wrote {path}", soft_wrap=True)
+    with suppress(BrokenPipeError, SystemExit):  # who reads has seen enough; the files are there
+        print_report(report, console)
+        for path in files:
+            console.print(f"Wrote {path}", soft_wrap=True)

@@ -154,7 +154,7 @@ def extract(
     graph = model.graph
     maker = {name: node for node in graph.node for name in node.output if name}
     needed: set[str] = set()
-    todo = [name for name in outputs]
+    todo = list(outputs)
     wanted: set[int] = set()
     while todo:
         name = todo.pop()
