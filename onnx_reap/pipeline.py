@@ -38,6 +38,7 @@ Source = str | Path | onnx.ModelProto
 SYNTHETIC_SAMPLES = 256
 HELD_OUT = 0.1  # fraction of the samples kept aside to judge the result
 FEWEST_TO_SPLIT = 20
+LATENCY_SECONDS = 1.5
 
 
 @dataclass(frozen=True)
@@ -325,7 +326,9 @@ def _report(
 ) -> Report:
     batch = analysis.fixed_batch or 1
     feed = next(iter(samples.batches(batch, pad=True)))
-    before, after = compare_latency(analysis.proto, out, feed, analysis.providers)
+    before, after = compare_latency(
+        analysis.proto, out, feed, analysis.providers, seconds=LATENCY_SECONDS
+    )
     full = np.array([group.width for group in analysis.groups])
     return Report(
         version=__version__,

@@ -18,7 +18,9 @@ from .rows import input_rows, sample_positions
 
 BATCH_BYTES = 256 << 20  # activations that a batch may hand out
 GRAM_BYTES = 2 << 30  # moments held at a time
-MAX_WORK = 4e11  # multiplications per layer, past which fewer positions are taken
+ENTRIES = 2**24  # of a layer's rows, past which fewer positions are taken
+ROWS_PER_UNKNOWN = 8  # as long as rows are so many times as many as unknowns
+MOST_ENTRIES = 2**27  # of a layer's rows in any case
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,22 @@ def batch_size(probe: Probe, tensors: Sequence[str], fixed: int | None) -> int:
     return int(np.clip(BATCH_BYTES // max(each, 1), 1, 64))
 
 
-def positions_for(columns: int, samples: int, limit: int) -> int:
-    """Output positions per sample: `limit`, or fewer where the layer is very wide."""
-    rows = max(4 * columns, MAX_WORK / columns**2)
-    return int(np.clip(rows // max(samples, 1), 1, limit))
+def positions_for(columns: int, maps: int, samples: int, limit: int) -> int:
+    """Output positions per sample: `limit`, or fewer where they cost much and add little.
+
+    Parameters
+    ----------
+    columns : int
+        Unknowns of one map, which the rows must outnumber well.
+    maps : int
+        Maps side by side, which all have rows of their own.
+    samples : int
+    limit : int
+        What the user asked for at most.
+    """
+    rows = max(ENTRIES / (columns * maps), ROWS_PER_UNKNOWN * columns)
+    rows = min(rows, MOST_ENTRIES / (columns * maps))
+    return int(np.clip(np.ceil(rows / max(samples, 1)), 1, limit))
 
 
 def capture_moments(
@@ -130,7 +144,7 @@ def _rows(
         y_shape = (x.shape[0], *y_shape[1:])
     else:
         y_shape = (*x.shape[:-1], y_shape[-1])
-    limit = positions_for(tap.width, samples, positions)
+    limit = positions_for(tap.width, linear.group, samples, positions)
     rows = input_rows(linear, x, y_shape, sample_positions(linear, y_shape, limit, rng))
     if tap.fold is None:
         return rows

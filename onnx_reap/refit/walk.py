@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,6 @@ from .order import Job, waves
 from .stream import Stream
 from .write import current_bias, set_layer
 
-ROW_BYTES = 512 << 20  # input rows of a layer held at a time
 HELD_OUT = 5  # every fifth sample chooses the damping
 
 
@@ -88,11 +87,11 @@ def refit_model(
     frontier = Frontier(pruned, walk.probe, samples)
     with _stream(walk) as before, _stream(walk) as after:
         for wave in waves(pruned, jobs):
-            now = pruned.to_proto()
-            if (move := frontier.move(wave)) is not None:
-                before.advance(original, *move)
-                after.advance(now, *move)
-            for job, rows in _collect(wave, before, after, original, now, walk):
+            move = frontier.move(wave)
+            wanted = list(dict.fromkeys(job.tail.tensor for job in wave))
+            old = before.run(original, wanted, move)
+            new = after.run(pruned.to_proto(), _given(wave), move)
+            for job, rows in _collect(wave, old, new, walk):
                 fitted[job.linear.node] = _fit(job, rows, pruned, walk.backend)
                 on_layer(job.linear.node)
     return fitted
@@ -102,32 +101,40 @@ def _stream(walk: Walk) -> Stream:
     return Stream(walk.calibration, walk.batch, walk.pad, walk.providers)
 
 
+def _given(wave: Sequence[Job]) -> list[str]:
+    """List what a wave's layers receive in the pruned model."""
+    names = [job.linear.x for job in wave] + [job.tail.addend for job in wave if job.tail.addend]
+    return list(dict.fromkeys(names))
+
+
 def _collect(
     wave: Sequence[Job],
-    before: Stream,
-    after: Stream,
-    original: onnx.ModelProto,
-    pruned: onnx.ModelProto,
+    before: Iterable[Mapping[str, np.ndarray]],
+    after: Iterable[Mapping[str, np.ndarray]],
     walk: Walk,
-) -> Iterable[tuple[Job, Rows]]:
-    """Run both streams up to a wave's layers and sample rows."""
-    wanted = list(dict.fromkeys(job.tail.tensor for job in wave))
-    given = [job.linear.x for job in wave] + [job.tail.addend for job in wave if job.tail.addend]
-    given = list(dict.fromkeys(given))
-    parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in wave]
+) -> Iterator[tuple[Job, Rows]]:
+    """Sample rows for a wave's layers from both streams.
+
+    Every fifth sample judges; its rows come last.
+    """
+    learn, judge = ([[] for _ in wave] for _ in range(2))
     seen = 0
-    for old, new in zip(before.run(original, wanted), after.run(pruned, given), strict=True):
+    for old, new in zip(before, after, strict=True):
+        size = walk.batch if walk.pad else min(walk.batch, len(walk.calibration) - seen)
+        judges = (seen + np.arange(size)) % HELD_OUT == HELD_OUT - 1
         for number, job in enumerate(wave):
             rng = np.random.default_rng((walk.seed, seen, number))
-            parts[number].append(_rows(job, old, new, walk, rng))
-        seen += walk.batch if walk.pad else min(walk.batch, len(walk.calibration) - seen)
-    for job, batches in zip(wave, parts, strict=True):
-        columns = list(zip(*batches, strict=True))
-        x, target = (np.concatenate(c, axis=1) for c in columns[:2])
-        addend = np.concatenate(columns[2], axis=1) if job.tail.addend else None
-        per_sample = max(x.shape[1] // max(seen, 1), 1)
-        held_out = np.arange(x.shape[1]) // per_sample % HELD_OUT == HELD_OUT - 1
-        yield job, Rows(x, target, addend, held_out)
+            rows = _rows(job, old, new, walk, rng)
+            of_judges = judges[np.arange(rows[0].shape[1]) * size // rows[0].shape[1]]
+            learn[number].append([r[:, ~of_judges] for r in rows])
+            judge[number].append([r[:, of_judges] for r in rows])
+        seen += size
+    for number, job in enumerate(wave):
+        fit = sum(parts[0].shape[1] for parts in learn[number])
+        columns = zip(*learn[number], *judge[number], strict=True)
+        x, wanted, *addend = (np.concatenate(parts, axis=1) for parts in columns)
+        learn[number], judge[number] = [], []
+        yield job, Rows(x, wanted, addend[0] if addend else None, fit)
 
 
 def _rows(
@@ -136,26 +143,20 @@ def _rows(
     new: Mapping[str, np.ndarray],
     walk: Walk,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, ...]:
+) -> list[np.ndarray]:
     """Sample one batch: inputs now, what was wanted, and the addend now."""
     linear = job.linear
     wanted, x = old[job.tail.tensor], new[linear.x]
     if linear.y in walk.kept:
         wanted = np.take(wanted, walk.kept[linear.y][1], linear.y_axis)
     columns = x.shape[linear.x_axis] // linear.group * linear.taps
-    limit = _row_limit(columns * linear.group, columns, len(walk.calibration), walk.positions)
+    limit = positions_for(columns, linear.group, len(walk.calibration), walk.positions)
     at = sample_positions(linear, wanted.shape, limit, rng)
     rows = [input_rows(linear, x, wanted.shape, at), output_rows(linear, wanted, at)]
     if job.tail.addend:
         addend = np.broadcast_to(new[job.tail.addend], wanted.shape)
         rows.append(output_rows(linear, addend, at))
-    return tuple(np.ascontiguousarray(r, np.float32) for r in rows)
-
-
-def _row_limit(entries: int, columns: int, samples: int, positions: int) -> int:
-    """Positions per sample so that a layer's rows fit in memory and its fit in time."""
-    fits = ROW_BYTES // (4 * entries * max(samples, 1))
-    return int(np.clip(fits, 1, positions_for(columns, samples, positions)))
+    return [np.asarray(r, np.float32) for r in rows]
 
 
 def _fit(job: Job, rows: Rows, pruned: Model, backend: Backend) -> Fitted:
