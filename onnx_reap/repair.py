@@ -17,7 +17,8 @@ from .graph.tails import Tail, find_tail
 from .progress import Progress
 from .refit.layer import Fitted
 from .refit.order import Job, affected_tensors, own_output
-from .refit.walk import Walk, refit_model
+from .refit.sampling import Walk
+from .refit.walk import refit_model
 from .settings import Settings
 from .solve.backend import Backend
 

@@ -53,21 +53,21 @@ def batch_size(probe: Probe, tensors: Sequence[str], fixed: int | None) -> int:
     return int(np.clip(BATCH_BYTES // max(each, 1), 1, 64))
 
 
-def positions_for(columns: int, maps: int, samples: int, limit: int) -> int:
+def positions_for(columns: int, per_row: int, samples: int, limit: int) -> int:
     """Output positions per sample: `limit`, or fewer where they cost much and add little.
 
     Parameters
     ----------
     columns : int
         Unknowns of one map, which the rows must outnumber well.
-    maps : int
-        Maps side by side, which all have rows of their own.
+    per_row : int
+        Numbers that a row holds, over all maps.
     samples : int
     limit : int
         What the user asked for at most.
     """
-    rows = max(ENTRIES / (columns * maps), ROWS_PER_UNKNOWN * columns)
-    rows = min(rows, MOST_ENTRIES / (columns * maps))
+    rows = max(ENTRIES / per_row, ROWS_PER_UNKNOWN * columns)
+    rows = min(rows, MOST_ENTRIES / per_row)
     return int(np.clip(np.ceil(rows / max(samples, 1)), 1, limit))
 
 
@@ -144,7 +144,7 @@ def _rows(
         y_shape = (x.shape[0], *y_shape[1:])
     else:
         y_shape = (*x.shape[:-1], y_shape[-1])
-    limit = positions_for(tap.width, linear.group, samples, positions)
+    limit = positions_for(tap.width, tap.width * linear.group, samples, positions)
     rows = input_rows(linear, x, y_shape, sample_positions(linear, y_shape, limit, rng))
     if tap.fold is None:
         return rows

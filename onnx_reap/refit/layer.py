@@ -13,6 +13,7 @@ point nearest to the prediction among those that are as good as t (majorisation 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,7 @@ def fit_layer(
     damping = problem.choose(dampings)
     w, b = problem.solve(rows.wanted, damping)
     now = problem.predict(w, b)
-    for _ in range(ROUNDS if clip.bites else 0):
+    for _ in range(ROUNDS if clip.bites and math.isfinite(damping) else 0):
         w, b = problem.solve(clip.nearest(now), damping)
         now = problem.predict(w, b)
     after = clip.error(now)
