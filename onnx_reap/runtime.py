@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from .errors import ReapError
+from onnx_reap.errors import ReapError
 
 Feed = Mapping[str, np.ndarray]
 

@@ -4,8 +4,8 @@
     python scripts/benchmark.py --bench FOLDER     # and CIFAR-10 and ImageNet models in a folder
 
 The folder holds `resnet20_cifar10.onnx`, `resnet56_cifar10.onnx`, `mobilenet_v2_imagenet.onnx`,
-`cifar10_test.npz` (uint8 images `x`, N x 32 x 32 x 3, labels `y`) and `imagenet_even/NNNN.jpg` (NNNN is
-the class). Calibration and evaluation images are disjoint, and no label is used for pruning.
+`cifar10_test.npz` (uint8 images `x`, N x 32 x 32 x 3, labels `y`) and `imagenet_even/NNNN.jpg`
+(NNNN is the class). Calibration and evaluation images are disjoint; labels only judge.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Task:
         right = 0
         for at in range(0, len(self.images), 50):
             x = self.prepared(self.images[at : at + 50])
-            right += int((session.run(None, {name: x})[0].argmax(1) == self.labels[at : at + 50]).sum())
+            right += int(
+                (session.run(None, {name: x})[0].argmax(1) == self.labels[at : at + 50]).sum()
+            )
         return 100 * right / len(self.images)
 
     def prepared(self, images: np.ndarray) -> np.ndarray:
@@ -208,7 +210,9 @@ def main() -> None:
             command = [sys.executable, __file__, "--only", "run", "--bench", str(arguments.bench)]
             subprocess.run(command, check=True)
     if "removal" in parts:
-        subprocess.run([sys.executable, str(Path(__file__).with_name("time_removal.py"))], check=True)
+        subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("time_removal.py"))], check=True
+        )
     if "accuracy" in parts:
         tasks = [fashion()]
         if arguments.bench:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..capture.moments import positions_for
-from ..capture.rows import input_rows, output_rows, sample_positions
-from ..data import Calibration
-from ..graph.probe import Probe
-from ..solve.backend import Backend
-from .layer import Rows
-from .order import Job
+from onnx_reap.capture.moments import positions_for
+from onnx_reap.capture.rows import input_rows, output_rows, output_shape, sample_positions
+from onnx_reap.data import Calibration
+from onnx_reap.graph.probe import Probe
+from onnx_reap.refit.layer import Rows
+from onnx_reap.refit.order import Job
+from onnx_reap.solve.backend import Backend
 
 JUDGE_EVERY = 5  # every fifth sample chooses the damping
 
@@ -95,7 +95,9 @@ class Sampler:
             judges = (seen + np.arange(size)) % JUDGE_EVERY == JUDGE_EVERY - 1
             for job in jobs:
                 node = job.linear.node
-                taken = rows(job, tensors, np.random.default_rng((walk.seed, seen, self._number[node])))
+                taken = rows(
+                    job, tensors, np.random.default_rng((walk.seed, seen, self._number[node]))
+                )
                 count = taken[0].shape[1]
                 of_judges = judges[np.arange(count) * size // count]
                 learn[node].append([r[:, ~of_judges] for r in taken])
@@ -114,9 +116,9 @@ class Sampler:
     def input_rows(self, job: Job, tensors: Tensors, rng: np.random.Generator) -> list[np.ndarray]:
         """Sample what a layer receives in the pruned model, and what is added behind it."""
         linear, x = job.linear, tensors[job.linear.x]
-        spatial = self._walk.probe.shapes[linear.y][2:] if linear.kernel else ()
-        outputs = self._outputs(job)
-        shape = (len(x), outputs, *spatial) if linear.kernel else (*x.shape[:-1], outputs)
+        y_shape = list(self._walk.probe.shapes[linear.y])
+        y_shape[linear.y_axis] = self._outputs(job)
+        shape = output_shape(linear, x.shape, tuple(y_shape))
         at = sample_positions(linear, shape, self._positions(job), rng)
         rows = [input_rows(linear, x, shape, at)]
         if job.tail.addend:

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import onnx
 
-from ..capture.rows import matrix_to_weight, weight_to_matrix
-from ..graph.model import Model
-from ..graph.records import Linear
-from ..solve.backend import Backend
-from .frontier import Frontier
-from .layer import Fitted, Rows, fit_layer
-from .order import Job, waves
-from .sampling import Sampler, Walk
-from .stream import Stream
-from .write import current_bias, set_layer
+from onnx_reap.capture.rows import matrix_to_weight, weight_to_matrix
+from onnx_reap.graph.model import Model
+from onnx_reap.graph.records import Linear
+from onnx_reap.refit.frontier import Frontier
+from onnx_reap.refit.layer import Fitted, Rows, fit_layer
+from onnx_reap.refit.order import Job, waves
+from onnx_reap.refit.sampling import Sampler, Walk
+from onnx_reap.refit.stream import Stream
+from onnx_reap.refit.write import current_bias, set_layer
+from onnx_reap.solve.backend import Backend
 
 TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
 
@@ -70,9 +70,7 @@ def _stream(walk: Walk) -> Stream:
     return Stream(walk.calibration, walk.batch, walk.pad, walk.providers)
 
 
-def _stretches(
-    all_waves: Sequence[list[Job]], sampler: Sampler
-) -> Iterator[list[list[Job]]]:
+def _stretches(all_waves: Sequence[list[Job]], sampler: Sampler) -> Iterator[list[list[Job]]]:
     """Cut the walk into stretches whose targets fit in memory.
 
     The original never changes, so it is run once per stretch; the pruned model once per wave.
