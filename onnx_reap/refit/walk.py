@@ -17,7 +17,7 @@ from onnx_reap.refit.stream import Stream
 from onnx_reap.refit.write import current_bias, set_layer
 from onnx_reap.solve.backend import Backend
 
-TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
+TARGET_BYTES = 128 << 20  # what layers are wanted to give, held at a time
 
 
 def refit_model(
