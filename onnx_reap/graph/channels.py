@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .flow import joint_parts
-from .labels import FROZEN
-from .records import Flow
+from onnx_reap.graph.labels import FROZEN
+from onnx_reap.graph.parts import joint_parts
+from onnx_reap.graph.records import Flow
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def find_groups(flow: Flow) -> tuple[Group, ...]:
     """Collect units into groups.
 
     Units that occur in the same tensors form a group; every tensor then holds all of a group's
-    units or none, so keeping one unit of each group leaves nothing empty. Groups whose parts must
-    stay equally long are merged.
+    units or none, so keeping one unit of each group leaves nothing empty. Units that must be kept
+    in balance are a group of their own; every tensor that they alone fill holds a whole class.
     """
     occurs: dict[int, list[str]] = {}
     for tensor, axis in flow.axes.items():
@@ -71,10 +71,12 @@ def find_groups(flow: Flow) -> tuple[Group, ...]:
     occurs.pop(FROZEN, None)
     signature = {unit: "\0".join(tensors) for unit, tensors in occurs.items()}
     ties = [(flow.units_along(t.tensor, t.axis), t.parts) for t in flow.equal_counts]
-    parts = {unit: part for unit, part in joint_parts(ties).items() if part is not None}
-    for number in {part[0] for part in parts.values()}:
-        tied = {signature[unit] for unit, part in parts.items() if part[0] == number}
-        signature.update({unit: min(tied) for unit, sign in signature.items() if sign in tied})
+    balances, _ = joint_parts(ties)
+    parts: dict[int, int] = {}
+    for number, balance in enumerate(balances):
+        for part, members in enumerate(balance.classes):
+            parts.update(dict.fromkeys(members, part))
+        signature.update(dict.fromkeys(balance.units, f"\0balance {number}"))
     order = _channel_order(flow)
     collected: dict[str, list[int]] = {}
     for unit in sorted(signature, key=lambda u: order.get(u, (len(order), u))):
@@ -106,29 +108,17 @@ def _channel_order(flow: Flow) -> dict[int, tuple[int, int]]:
 
 
 def _group(
-    units: Sequence[int],
-    flow: Flow,
-    parts: dict[int, tuple[int, int]],
-    names: Counter[str],
+    units: Sequence[int], flow: Flow, parts: Mapping[int, int], names: Counter[str]
 ) -> Group:
     chosen = np.array(units)
     producers = [key for key, made in flow.makers.items() if np.isin(made, chosen).any()]
     consumers = [
         linear.node
         for linear in flow.linears
-        if not linear.depthwise
-        and np.isin(flow.units_along(linear.x, linear.x_axis), chosen).any()
+        if not linear.depthwise and np.isin(flow.units_along(linear.x, linear.x_axis), chosen).any()
     ]
     base = producers[0] if producers else "channels"
     names[base] += 1
     name = base if names[base] == 1 else f"{base}#{names[base]}"
-    of = [parts.get(unit) for unit in units]
-    known = [part for part in of if part is not None]
-    numbers = {part: i for i, part in enumerate(sorted(set(known)))}
-    return Group(
-        name,
-        tuple(units),
-        tuple(producers),
-        tuple(consumers),
-        tuple(numbers[part] for part in known) if known and len(known) == len(of) else None,
-    )
+    balanced = tuple(parts[unit] for unit in units if unit in parts)
+    return Group(name, tuple(units), tuple(producers), tuple(consumers), balanced or None)

@@ -80,7 +80,15 @@ class Net:
         return made[0] if len(made) == 1 else made
 
     def conv(
-        self, name: str, x: str, inputs: int, outputs: int, kernel: int = 3, *, rank: int = 2, **more
+        self,
+        name: str,
+        x: str,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        *,
+        rank: int = 2,
+        **more,
     ) -> str:
         """A convolution that keeps the size (odd kernels), with bias."""
         group = more.get("group", 1)

@@ -165,7 +165,7 @@ def _assert_close(name: str, want: np.ndarray, have: np.ndarray, tolerance: floa
 
 
 def assert_differs(a: onnx.ModelProto, b: onnx.ModelProto, dynamic: int = 8) -> None:
-    """The removal must show in some output, by far more than rounding, or the oracle sees nothing."""
+    """The removal must show in an output, by far more than rounding, or the oracle is blind."""
     batch = fixed_batch(a) or 1
     outputs = [
         run(session(m, CPU, optimize=False), None, feed(a, batch, seed=7, dynamic=dynamic))
@@ -196,9 +196,7 @@ def assert_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     """Law 6; initializers that are listed as inputs may change their shapes."""
     held = {tensor.name for tensor in before.graph.initializer}
     for kind in ("input", "output"):
-        a, b = (
-            [v for v in getattr(m.graph, kind) if v.name not in held] for m in (before, after)
-        )
+        a, b = ([v for v in getattr(m.graph, kind) if v.name not in held] for m in (before, after))
         assert a == b, kind
     assert list(before.opset_import) == list(after.opset_import)
     assert before.ir_version == after.ir_version

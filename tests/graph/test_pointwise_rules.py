@@ -10,14 +10,17 @@ ints = np.array
 
 def _check(middle, groups=None, frozen=None, felt=True, **options):
     groups = {"a": 8} if groups is None else groups
-    return assert_slice_is_mask(sandwich(middle, **options), groups=groups, frozen=frozen, felt=felt)
+    return assert_slice_is_mask(
+        sandwich(middle, **options), groups=groups, frozen=frozen, felt=felt
+    )
 
 
-ACTIVATIONS = """
-    Abs Atan Ceil Celu Clip Cos Elu Erf Exp Floor HardSigmoid HardSwish Identity LeakyRelu Neg
-    Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Tan Tanh ThresholdedRelu Dropout
-    Asinh Sinh Cosh Log Shrink
-""".split()
+ACTIVATIONS = [
+    "Abs", "Asinh", "Atan", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp",
+    "Floor", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Neg", "Reciprocal",
+    "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt",
+    "Tan", "Tanh", "ThresholdedRelu",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("op", ACTIVATIONS)
@@ -49,7 +52,11 @@ def test_truth_values(op):
     def middle(net, x):
         truth = net("Greater", x, np.float32(0.1)) if op == "Not" else x
         truth = net(op, truth)
-        return net("Mul", net("Cast", truth, to=1), x) if op == "Not" else net("Where", truth, x, net("Neg", x))
+        return (
+            net("Mul", net("Cast", truth, to=1), x)
+            if op == "Not"
+            else net("Where", truth, x, net("Neg", x))
+        )
 
     _check(middle)
 
@@ -92,7 +99,8 @@ def test_prelu_with_a_computed_slope_freezes():
 
 CONSTANTS = {
     "scalar": (), "one": (1,), "channels": (8, 1, 1), "with batch": (1, 8, 1, 1),
-    "full": (1, 8, 6, 6), "without batch": (8, 6, 6), "space": (6, 6), "row": (6,), "more axes": (1, 1, 1, 1),
+    "full": (1, 8, 6, 6), "without batch": (8, 6, 6), "space": (6, 6), "row": (6,),
+    "more axes": (1, 1, 1, 1),
 }  # fmt: skip
 JOINS = ["Add", "Sub", "Mul", "Div", "Sum", "Min", "Max", "Mean"]
 
@@ -197,8 +205,9 @@ def test_one_channel_that_grows_by_a_constant_freezes():
 def test_outer_product_of_channels_freezes():
     def middle(net, x):
         y = net("GlobalAveragePool", x)
-        rows, columns = net("Reshape", net.conv("r", y, 8, 6, 1), ints([0, 6, 1])), net(
-            "Reshape", net.conv("c", y, 8, 6, 1), ints([0, 1, 6])
+        rows, columns = (
+            net("Reshape", net.conv("r", y, 8, 6, 1), ints([0, 6, 1])),
+            net("Reshape", net.conv("c", y, 8, 6, 1), ints([0, 1, 6])),
         )
         return net("Unsqueeze", net("Mul", rows, columns), ints([1]))
 
@@ -245,7 +254,9 @@ def test_the_number_of_channels_as_a_parameter_freezes(op):
             return net("Clip", x, "", share)
         if op == "Pad":
             return net("Pad", x, ints([0, 0, 1, 1, 0, 0, 1, 1]), share)
-        scales = net("Concat", np.ones(2, np.float32), *[net("Unsqueeze", share, ints([0]))] * 2, axis=0)
+        scales = net(
+            "Concat", np.ones(2, np.float32), *[net("Unsqueeze", share, ints([0]))] * 2, axis=0
+        )
         return net("Resize", x, "", scales)
 
     _check(middle, {}, {"a": "their number enters"}, batch=1)
