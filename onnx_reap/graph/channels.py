@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_reap.graph.labels import FROZEN
-from onnx_reap.graph.parts import joint_parts
+from onnx_reap.graph.parts import joint_parts, occurrences
 from onnx_reap.graph.records import Flow
 
 
@@ -60,23 +60,18 @@ class FrozenChannels:
 def find_groups(flow: Flow) -> tuple[Group, ...]:
     """Collect units into groups.
 
-    Units that occur in the same tensors form a group; every tensor then holds all of a group's
-    units or none, so keeping one unit of each group leaves nothing empty. Units that must be kept
-    in balance are a group of their own; every tensor that they alone fill holds a whole class.
+    Units that occur in the same tensors, equally often, form a group; every tensor then holds all
+    of a group's units or none, so keeping one unit of each group leaves nothing empty. Units that
+    must be kept in balance are a group of their own, whose parts have that property.
     """
-    occurs: dict[int, list[str]] = {}
-    for tensor, axis in flow.axes.items():
-        for unit in np.unique(flow.units_along(tensor, axis)).tolist():
-            occurs.setdefault(unit, []).append(tensor)
-    occurs.pop(FROZEN, None)
-    signature = {unit: "\0".join(tensors) for unit, tensors in occurs.items()}
+    signature = occurrences({tensor: flow.labels[tensor] for tensor in flow.axes})
     ties = [(flow.units_along(t.tensor, t.axis), t.parts) for t in flow.equal_counts]
-    balances, _ = joint_parts(ties)
+    balances, _ = joint_parts(ties, signature)
     parts: dict[int, int] = {}
     for number, balance in enumerate(balances):
         for part, members in enumerate(balance.classes):
             parts.update(dict.fromkeys(members, part))
-        signature.update(dict.fromkeys(balance.units, f"\0balance {number}"))
+        signature.update(dict.fromkeys(balance.units, f"balance {number}"))
     order = _channel_order(flow)
     collected: dict[str, list[int]] = {}
     for unit in sorted(signature, key=lambda u: order.get(u, (len(order), u))):

@@ -22,7 +22,7 @@ from onnx_reap.graph.labels import (
     vector_along,
 )
 from onnx_reap.graph.model import captured_tensors
-from onnx_reap.graph.parts import Balance, anchors, joint_parts, part_of_units
+from onnx_reap.graph.parts import joint_parts, occurrences, part_of_units
 from onnx_reap.graph.records import Binding, EqualCounts
 from onnx_reap.graph.site import Findings
 
@@ -147,35 +147,16 @@ def _close_counts(tie: EqualCounts, findings: Findings, tensors: Tensors) -> boo
 
 
 def _close_balances(findings: Findings, tensors: Tensors) -> bool:
-    """Freeze units that grouped convolutions divide differently, and those that must not vanish."""
+    """Freeze units that grouped convolutions divide so that no classes serve them all."""
     ties = [tie for tie in findings.equal_counts if tie.tensor in tensors]
-    sets = findings.sets
-    vectors = [vector_along(sets.roots(tensors[tie.tensor]), tie.axis) for tie in ties]
-    balances, stuck = joint_parts([(v, tie.parts) for v, tie in zip(vectors, ties, strict=True)])
-    changed = False
-    if stuck:
-        node = next(t.node for v, t in zip(vectors, ties, strict=True) if np.isin(stuck, v).any())
-        reason = Reason(node, "grouped convolutions divide the channels differently")
-        changed = sets.freeze(np.array(stuck), reason)
-    if balances:
-        kinds = _exposed_tensors(balances, findings, tensors)
-        for balance in balances:
-            text = "some channels of each branch into a grouped convolution must stay"
-            for unit in anchors(balance, kinds):
-                reason = Reason(next(t.node for t in ties), text)
-                changed |= sets.freeze(np.array([unit]), reason)
-    return changed
-
-
-def _exposed_tensors(
-    balances: list[Balance], findings: Findings, tensors: Tensors
-) -> dict[int, frozenset[str]]:
-    """Return, for every balanced unit, the tensors that hold it and no frozen channel."""
-    found: dict[int, list[str]] = {unit: [] for balance in balances for unit in balance.units}
-    for name, labels in tensors.items():
-        units = np.unique(findings.sets.roots(collapse(labels)))
-        if units.size and units[0] != FROZEN:
-            for unit in units.tolist():
-                if unit in found:
-                    found[unit].append(name)
-    return {unit: frozenset(names) for unit, names in found.items()}
+    if not ties:
+        return False
+    roots = {name: findings.sets.roots(labels) for name, labels in tensors.items()}
+    vectors = [vector_along(roots[tie.tensor], tie.axis) for tie in ties]
+    counted = [(vector, tie.parts) for vector, tie in zip(vectors, ties, strict=True)]
+    _, stuck = joint_parts(counted, occurrences(roots))
+    if not stuck:
+        return False
+    node = next(t.node for v, t in zip(vectors, ties, strict=True) if np.isin(stuck, v).any())
+    text = "grouped convolutions divide the channels in ways that don't fit together"
+    return findings.sets.freeze(np.array(stuck), Reason(node, text))

@@ -77,6 +77,7 @@ class Correction(View):
 
     def set_input(self, index: int, value: np.ndarray) -> None:
         """Correct an input: a constant, or an override of those entries that are wrong."""
+        value = np.asarray(value)
         name = self._model.unused(f"{self.output_name()}_{self.op.lower()}_{index}")
         if not self.has_input(index) or self.is_constant(index):
             old = self.value(index)
@@ -90,7 +91,7 @@ class Correction(View):
     def _override(self, index: int, name: str, value: np.ndarray) -> gs.Variable:
         computed = self.value(index)
         assert computed is not None
-        wrong, right = np.asarray(value != computed), np.asarray(value).astype(computed.dtype)
+        wrong, right = np.asarray(value != computed), value.astype(computed.dtype)
         new = gs.Variable(name, computed.dtype)
         constants = [
             gs.Constant(self._model.unused(f"{name}_{role}"), values)

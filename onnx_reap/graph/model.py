@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from itertools import chain, count
@@ -80,8 +80,7 @@ class Model:
         if not self._names:
             self._names = {n for node in self.proto.graph.node for n in (*node.input, *node.output)}
             self._names |= set(self.graph.tensors()) | set(captured_tensors(self.graph.nodes))
-        numbered = (f"{name}_{number}" for number in count(2))
-        free = next(n for n in chain([name], numbered) if n not in self._names)
+        free = _free_name(name, self._names)
         self._names.add(free)
         return free
 
@@ -90,6 +89,7 @@ class Model:
         # Nodes compare by content, so list.index would be slow, and could find a twin.
         at = next(i for i, other in enumerate(self.graph.nodes) if other is place)
         self.graph.nodes.insert(at + behind, node)
+        node.name = _free_name(node.name, set(self.keys.values()))
         self.keys[id(node)] = node.name
 
     def _drop(self, nodes: list[gs.Node]) -> None:
@@ -275,6 +275,11 @@ def _unique_keys(nodes: Iterable[gs.Node]) -> dict[int, str]:
         seen[name] += 1
         keys[id(node)] = name if seen[name] == 1 else f"{name}#{seen[name]}"
     return keys
+
+
+def _free_name(name: str, taken: Set[str]) -> str:
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(n for n in chain([name], numbered) if n not in taken)
 
 
 def _without_content(proto: onnx.ModelProto) -> onnx.ModelProto:

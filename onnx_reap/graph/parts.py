@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_reap.graph.labels import LabelArray
+from onnx_reap.graph.labels import FROZEN, LabelArray, collapse
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,31 @@ def part_of_units(units: LabelArray, parts: int) -> dict[int, int] | None:
     return dict(zip(present[uneven].tolist(), which.ravel().tolist(), strict=True))
 
 
-def joint_parts(ties: Sequence[tuple[LabelArray, int]]) -> tuple[list[Balance], list[int]]:
+def occurrences(tensors: Mapping[str, LabelArray]) -> dict[int, str]:
+    """Tell, for every unit, which tensors hold it and how often.
+
+    Units that are alike in this can be counted instead of named: whichever of them go, shapes and
+    costs are the same, and as long as one of them stays no tensor loses all.
+    """
+    found: dict[int, list[str]] = {}
+    for name, labels in tensors.items():
+        units, counts = np.unique(collapse(labels), return_counts=True)
+        for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
+            if unit != FROZEN:
+                found.setdefault(unit, []).append(f"{count} {name}")
+    return {unit: "\0".join(where) for unit, where in found.items()}
+
+
+def joint_parts(
+    ties: Sequence[tuple[LabelArray, int]], kinds: Mapping[int, Hashable]
+) -> tuple[list[Balance], list[int]]:
     """Combine the balances that several nodes ask of the same units.
 
     Parameters
     ----------
     ties : list of (units along an axis, parts)
+    kinds : mapping of int to hashable
+        From `occurrences`; the units of a class are of one kind.
 
     Returns
     -------
@@ -76,49 +95,24 @@ def joint_parts(ties: Sequence[tuple[LabelArray, int]]) -> tuple[list[Balance], 
         for unit, part in (part_of_units(units, count) or {}).items():
             asked.setdefault(unit, {})[number] = part
     together: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
+    numbered = {kind: number for number, kind in enumerate(dict.fromkeys(kinds.values()))}
     for unit in sorted(asked):
         numbers, parts = tuple(asked[unit]), tuple(asked[unit].values())
-        together.setdefault(numbers, {}).setdefault(parts, []).append(unit)
+        key = (*parts, numbered[kinds[unit]])
+        together.setdefault(numbers, {}).setdefault(key, []).append(unit)
     balances, stuck = [], []
     for numbers, classes in together.items():
         alone = all(other == numbers or not {*other} & {*numbers} for other in together)
-        if alone and _balanced(classes):
-            members = (tuple(classes[parts]) for parts in sorted(classes))
-            balances.append(Balance(tuple(members)))
+        if alone and _balanced(classes, len(numbers)):
+            balances.append(Balance(tuple(tuple(classes[key]) for key in sorted(classes))))
         else:
             stuck += [unit for units in classes.values() for unit in units]
     return balances, stuck
 
 
-def _balanced(classes: Mapping[tuple[int, ...], Sequence[int]]) -> bool:
+def _balanced(classes: Mapping[tuple[int, ...], Sequence[int]], nodes: int) -> bool:
     """Whether classes are equally large and every node's parts hold equally many of them."""
     sizes = {len(units) for units in classes.values()}
-    per_node = (np.unique(parts, return_counts=True)[1] for parts in zip(*classes, strict=True))
+    part_columns = list(zip(*classes, strict=True))[:nodes]
+    per_node = (np.unique(parts, return_counts=True)[1] for parts in part_columns)
     return len(sizes) == 1 and all((counts == counts[0]).all() for counts in per_node)
-
-
-def anchors(balance: Balance, kinds: Mapping[int, Hashable]) -> list[int]:
-    """Choose units that must stay so that keeping one unit per class leaves no tensor empty.
-
-    Parameters
-    ----------
-    kinds : mapping of int to hashable
-        For every unit the tensors that hold it and could become empty.
-
-    Returns
-    -------
-    list of int
-        Equally many units of each class; none if every kind has a class to itself.
-    """
-    present = [{kinds[unit] for unit in members} for members in balance.classes]
-    safe = {next(iter(kind)) for kind in present if len(kind) == 1}
-    wanted = []
-    for members in balance.classes:
-        firsts = {kinds[unit]: unit for unit in reversed(members)}
-        wanted.append([unit for kind, unit in firsts.items() if kind not in safe])
-    count = max(len(units) for units in wanted)
-    return [
-        unit
-        for units, members in zip(wanted, balance.classes, strict=True)
-        for unit in [*units, *(m for m in members if m not in units)][:count]
-    ]

@@ -244,7 +244,8 @@ def assert_slice_is_mask(
     """
     given = proto.SerializeToString()
     studied = study(proto)
-    assert {group.name: group.width for group in studied.groups} == dict(groups), studied.frozen
+    found = {group.name: group.width for group in studied.groups}
+    assert found == dict(groups), studied.frozen
     for node, why in (frozen or {}).items():
         reasons = [f"{f.reason} ({f.cause})" for f in studied.frozen if f.node == node]
         assert any(why in reason for reason in reasons), f"{node}: {reasons}"
