@@ -22,7 +22,7 @@ from onnx_reap.graph.labels import (
     vector_along,
 )
 from onnx_reap.graph.model import captured_tensors
-from onnx_reap.graph.parts import joint_parts, occurrences, part_of_units
+from onnx_reap.graph.parts import joint_parts, occurrences, part_of_units, surplus
 from onnx_reap.graph.records import Binding, EqualCounts
 from onnx_reap.graph.site import Findings
 
@@ -136,14 +136,14 @@ def _slabs(roots: LabelArray, axis: int) -> int:
 
 
 def _close_counts(tie: EqualCounts, findings: Findings, tensors: Tensors) -> bool:
-    """Freeze the channels of a grouped convolution whose parts can't be kept equally long."""
+    """Freeze channels of a grouped convolution until its parts can be kept equally long."""
     if tie.tensor not in tensors:
         return False
     units = vector_along(findings.sets.roots(tensors[tie.tensor]), tie.axis)
     if part_of_units(units, tie.parts) is not None:
         return False
     text = f"its {tie.parts} groups could not keep equally many channels"
-    return findings.sets.freeze(units, Reason(tie.node, text))
+    return findings.sets.freeze(surplus(units, tie.parts), Reason(tie.node, text))
 
 
 def _close_balances(findings: Findings, tensors: Tensors) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from itertools import chain, count
 from pathlib import Path
@@ -12,10 +11,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnx_reap.errors import ReapError
+from onnx_reap.graph.export import (
+    Source,
+    node_proto,
+    tensor_proto,
+    without_content,
+    write_constants,
+)
 
 STANDARD_DOMAINS = ("", "ai.onnx", None)
 
@@ -42,7 +47,7 @@ class Model:
         self.graph = gs.import_onnx(proto)
         # Nodes are kept alive here, since their ids are keys.
         pairs = zip(self.graph.nodes, proto.graph.node, strict=True)
-        self._source = {id(node): _Source(node, dict(node.attrs), given) for node, given in pairs}
+        self._source = {id(node): Source(node, dict(node.attrs), given) for node, given in pairs}
         self._absorb_constant_nodes()
         self.graph.nodes = _in_order(self.graph.nodes)
         self.keys = _unique_keys(self.graph.nodes)
@@ -122,60 +127,19 @@ class Model:
 
     def to_proto(self) -> onnx.ModelProto:
         """Write the graph as a model with the interface and metadata of the original."""
-        out = onnx.ModelProto()
-        out.CopyFrom(_without_content(self.proto))
+        out = without_content(self.proto)
         out.graph.node.extend(self.node_proto(node) for node in self.graph.nodes)
-        out.graph.initializer.extend(
-            self.tensor_proto(tensor)
-            for tensor in self.constants().values()
-            if not isinstance(tensor._values, SparseValues)
-        )
-        out.graph.sparse_initializer.extend(
-            tensor._values.tensor
-            for tensor in self.constants().values()
-            if isinstance(tensor._values, SparseValues)
-        )
-        _declare_initializer_inputs(out, self.proto)
+        write_constants(out, self.constants().values(), self.proto)
         return out
 
     def node_proto(self, node: gs.Node) -> onnx.NodeProto:
         """Write a node; what nobody touched is as it was, byte for byte."""
         source = self._source.get(id(node))
-        return OnnxExporter.export_node(node) if source is None else source.rewritten()
+        return node_proto(node) if source is None else source.rewritten()
 
     def tensor_proto(self, tensor: gs.Constant) -> onnx.TensorProto:
         """Write a constant; one that nobody touched is as it was, byte for byte."""
-        return OnnxExporter.export_tensor_proto(tensor)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What a node was on arrival. Attributes are replaced, never edited, so identity tells."""
-
-    node: gs.Node
-    attributes: Mapping[str, object]
-    proto: onnx.NodeProto
-
-    def rewritten(self) -> onnx.NodeProto:
-        """Return the node's proto with what has changed since."""
-        inputs, outputs = ([t.name for t in side] for side in (self.node.inputs, self.node.outputs))
-        changed = {
-            name: value
-            for name, value in self.node.attrs.items()
-            if value is not self.attributes.get(name)
-        }
-        gone = self.attributes.keys() - self.node.attrs.keys()
-        if [inputs, outputs] == [self.proto.input, self.proto.output] and not changed and not gone:
-            return self.proto
-        out = onnx.NodeProto()
-        out.CopyFrom(self.proto)
-        del out.input[:], out.output[:], out.attribute[:]
-        out.input.extend(inputs)
-        out.output.extend(outputs)
-        untouched = (a for a in self.proto.attribute if a.name not in changed.keys() | gone)
-        out.attribute.extend(untouched)
-        out.attribute.extend(OnnxExporter.export_attributes(changed))
-        return out
+        return tensor_proto(tensor)
 
 
 def load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
@@ -280,43 +244,3 @@ def _unique_keys(nodes: Iterable[gs.Node]) -> dict[int, str]:
 def _free_name(name: str, taken: Set[str]) -> str:
     numbered = (f"{name}_{number}" for number in count(2))
     return next(n for n in chain([name], numbered) if n not in taken)
-
-
-def _without_content(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy a model without nodes and weights.
-
-    Left out are also shape annotations and training information, which describe the old sizes.
-    """
-    shell = onnx.ModelProto()
-    for field, value in proto.ListFields():
-        if field.name in ("graph", "training_info"):
-            continue
-        if field.is_repeated:
-            getattr(shell, field.name).extend(value)
-        else:
-            setattr(shell, field.name, value)
-    graph = proto.graph
-    shell.graph.name = graph.name
-    shell.graph.doc_string = graph.doc_string
-    for name in ("input", "output", "quantization_annotation", "metadata_props"):
-        getattr(shell.graph, name).extend(getattr(graph, name, ()))
-    return shell
-
-
-def _declare_initializer_inputs(out: onnx.ModelProto, original: onnx.ModelProto) -> None:
-    """Give initializers that are listed as inputs their new shapes; IR 3 lists every one."""
-    tensors = {tensor.name: tensor for tensor in out.graph.initializer}
-    was_initializer = {tensor.name for tensor in original.graph.initializer}
-    inputs = [i for i in out.graph.input if i.name in tensors or i.name not in was_initializer]
-    listed = {i.name for i in inputs}
-    if out.ir_version < 4:
-        inputs += [onnx.ValueInfoProto(name=name) for name in tensors if name not in listed]
-        listed |= set(tensors)
-    declared = [
-        onnx.helper.make_tensor_value_info(i.name, tensors[i.name].data_type, tensors[i.name].dims)
-        if i.name in tensors
-        else i
-        for i in inputs
-    ]
-    del out.graph.input[:]
-    out.graph.input.extend(declared)

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from onnx_reap.graph.labels import FROZEN, LabelArray, collapse
 
@@ -42,10 +43,7 @@ def part_of_units(units: LabelArray, parts: int) -> dict[int, int] | None:
         Unit to class; units that lie in all parts alike are left out, since they need no balance.
         None if removing equally many units from every class would not keep the parts equal.
     """
-    present, inverse = np.unique(units, return_inverse=True)
-    counts = np.zeros((len(present), parts), int)
-    np.add.at(counts, (inverse, np.arange(len(units)) // (len(units) // parts)), 1)
-    counts, present = counts[present != 0], present[present != 0]
+    counts, present = _counts(units, parts)
     uneven = (counts != counts[:, :1]).any(axis=1)
     if not uneven.any():
         return {}
@@ -55,6 +53,30 @@ def part_of_units(units: LabelArray, parts: int) -> dict[int, int] | None:
     if (per_pattern != per_pattern[0]).any() or (per_part != per_part[0]).any():
         return None
     return dict(zip(present[uneven].tolist(), which.ravel().tolist(), strict=True))
+
+
+def surplus(units: LabelArray, parts: int) -> LabelArray:
+    """Return units that must stay for the others to be balanced, see `part_of_units`.
+
+    Those that lie in several parts go first, then what some parts have more of than others.
+    """
+    counts, present = _counts(units, parts)
+    uneven = (counts != counts[:, :1]).any(axis=1)
+    inside = (counts > 0).sum(axis=1) == 1
+    if (straddling := present[uneven & ~inside]).size:
+        return straddling
+    members = [present[uneven & (counts[:, part] > 0)] for part in range(parts)]
+    fewest = min(len(units) for units in members)
+    over = np.concatenate([units[fewest:] for units in members])
+    return over if over.size else present[uneven]
+
+
+def _counts(units: LabelArray, parts: int) -> tuple[npt.NDArray[np.int64], LabelArray]:
+    """Count how often each unit lies in each part, (units, parts), frozen ones left out."""
+    present, inverse = np.unique(units, return_inverse=True)
+    counts = np.zeros((len(present), parts), np.int64)
+    np.add.at(counts, (inverse, np.arange(len(units)) // (len(units) // parts)), 1)
+    return counts[present != FROZEN], present[present != FROZEN]
 
 
 def occurrences(tensors: Mapping[str, LabelArray]) -> dict[int, str]:

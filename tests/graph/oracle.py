@@ -209,12 +209,10 @@ def assert_costs(studied: Studied, removed: Sequence[int], cut: onnx.ModelProto)
     left = widths_left(studied.groups, removed)
     assert studied.macs.at(left) == again.macs.at(again.widths)
     assert studied.params.at(left) == again.params.at(again.widths)
-    floats = [
-        tensor
-        for tensor in cut.graph.initializer
-        if numpy_helper.to_array(tensor).dtype.kind == "f"
-    ]
-    assert studied.params.at(left) == sum(int(np.prod(tensor.dims)) for tensor in floats)
+    tensors = [*cut.graph.initializer]
+    tensors += [a.t for n in cut.graph.node if n.op_type == "Constant" for a in n.attribute]
+    arrays = [numpy_helper.to_array(tensor) for tensor in tensors]
+    assert studied.params.at(left) == sum(a.size for a in arrays if a.dtype.kind == "f")
 
 
 def assert_slice_is_mask(
