@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import SparseValues
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,7 @@ def write_constants(
     known = {tensor.name for tensor in original.graph.initializer}
     made = []
     for constant in constants:
-        if isinstance(constant._values, SparseValues):
-            out.graph.sparse_initializer.append(constant._values.tensor)
-        elif constant.name in known or original.ir_version >= 4:
+        if constant.name in known or original.ir_version >= 4:
             out.graph.initializer.append(tensor_proto(constant))
         else:
             value = tensor_proto(constant)

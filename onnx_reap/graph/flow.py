@@ -36,8 +36,8 @@ def flow(
     read = outputs | set(captured_tensors(model.nodes))
     for node in model.nodes:
         _visit(node, findings, read)
-    for name in outputs & findings.data().keys():
-        findings.sets.freeze(findings.labels[name], Reason(name, "graph output"))
+    for name in outputs & findings.labels.keys():
+        findings.sets.freeze(findings.channels(name), Reason(name, "graph output"))
     for key, labels in findings.makers.items():
         if (why := excluded(key)) is not None:
             findings.sets.freeze(labels, Reason(key, why))
@@ -74,7 +74,7 @@ def _visit(node: gs.Node, findings: Findings, read: set[str]) -> None:
     known = [index for index in site.inputs() if site.name(index) in shapes]
     site.freeze_inputs(f"no rule for operator {name}", known)
     for name in captured_tensors([node]).keys() & findings.labels.keys():
-        site.freeze(findings.labels[name], f"used inside the body of {node.op}")
+        site.freeze(findings.channels(name), f"used inside the body of {node.op}")
 
 
 def _summary(findings: Findings) -> Flow:

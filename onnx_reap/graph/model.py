@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx import numpy_helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnx_reap.errors import ReapError
@@ -28,7 +29,7 @@ STANDARD_DOMAINS = ("", "ai.onnx", None)
 class Model:
     """A model and an editable graph of it.
 
-    The graph holds every constant as an initializer: Constant nodes are absorbed, and constant
+    The graph holds every constant as a dense initializer: Constant nodes are absorbed, and constant
     subgraphs can be replaced by their values (`set_constants`). Nodes that nobody touched are
     written back as they were, byte for byte.
 
@@ -49,6 +50,8 @@ class Model:
         pairs = zip(self.graph.nodes, proto.graph.node, strict=True)
         self._source = {id(node): Source(node, dict(node.attrs), given) for node, given in pairs}
         self._absorb_constant_nodes()
+        for sparse in proto.graph.sparse_initializer:
+            self.constants()[sparse.values.name].values = _dense(sparse)
         self.graph.nodes = _in_order(self.graph.nodes)
         self.keys = _unique_keys(self.graph.nodes)
         self._names: set[str] = set()
@@ -228,6 +231,17 @@ def _constant_values(node: gs.Node) -> np.ndarray | None:
             if key in node.attrs:
                 return np.asarray(node.attrs[key], dtype)
     return None
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
+    """Return a sparse tensor's values; its indices are flat, or one per axis."""
+    values, indices = (numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
+    dense = np.zeros(list(sparse.dims), values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return dense
 
 
 def _unique_keys(nodes: Iterable[gs.Node]) -> dict[int, str]:

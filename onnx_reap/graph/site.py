@@ -70,6 +70,11 @@ class Findings:
         behind = [self.sizes[number] for number in numbers if number < 0]
         return np.unique(np.concatenate([np.zeros(0, np.int64), *behind]))
 
+    def channels(self, name: str) -> LabelArray:
+        """Return the labels of a tensor, or of what it counts if it is computed from sizes."""
+        labels = self.labels[name]
+        return self.counted(labels) if name in self.of_sizes else labels
+
     def data(self) -> dict[str, LabelArray]:
         """Return the labels of all tensors that aren't computed from sizes."""
         return {name: x for name, x in self.labels.items() if name not in self.of_sizes}
