@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_reap.graph.labels import FROZEN
+from onnx_reap.graph.labels import FROZEN, LabelArray
 from onnx_reap.graph.parts import joint_parts, occurrences
 from onnx_reap.graph.records import Flow
 
@@ -76,9 +76,31 @@ def find_groups(flow: Flow) -> tuple[Group, ...]:
     collected: dict[str, list[int]] = {}
     for unit in sorted(signature, key=lambda u: order.get(u, (len(order), u))):
         collected.setdefault(signature[unit], []).append(unit)
+    members = list(collected.values())
+    mixers = (linear for linear in flow.linears if not linear.depthwise)
+    inputs = [(mixer.node, flow.units_along(mixer.x, mixer.x_axis)) for mixer in mixers]
+    makers, readers = _nodes_of(flow.makers.items(), members), _nodes_of(inputs, members)
     names: Counter[str] = Counter()
-    groups = [_group(units, flow, parts, names) for units in collected.values()]
+    groups = []
+    for units, producers, consumers in zip(members, makers, readers, strict=True):
+        base = producers[0] if producers else "channels"
+        names[base] += 1
+        name = base if names[base] == 1 else f"{base}#{names[base]}"
+        balanced = tuple(parts[unit] for unit in units if unit in parts)
+        groups.append(Group(name, tuple(units), producers, consumers, balanced or None))
     return tuple(groups)
+
+
+def _nodes_of(
+    nodes: Iterable[tuple[str, LabelArray]], members: Sequence[Sequence[int]]
+) -> list[tuple[str, ...]]:
+    """Return, for each group, the nodes whose units are among its members."""
+    group_of = {unit: number for number, units in enumerate(members) for unit in units}
+    found: list[list[str]] = [[] for _ in members]
+    for node, units in nodes:
+        for number in {group_of[unit] for unit in np.unique(units).tolist() if unit in group_of}:
+            found[number].append(node)
+    return [tuple(names) for names in found]
 
 
 def find_frozen(flow: Flow) -> tuple[FrozenChannels, ...]:
@@ -100,20 +122,3 @@ def _channel_order(flow: Flow) -> dict[int, tuple[int, int]]:
         for channel, unit in enumerate(units.tolist()):
             order.setdefault(unit, (place, channel))
     return order
-
-
-def _group(
-    units: Sequence[int], flow: Flow, parts: Mapping[int, int], names: Counter[str]
-) -> Group:
-    chosen = np.array(units)
-    producers = [key for key, made in flow.makers.items() if np.isin(made, chosen).any()]
-    consumers = [
-        linear.node
-        for linear in flow.linears
-        if not linear.depthwise and np.isin(flow.units_along(linear.x, linear.x_axis), chosen).any()
-    ]
-    base = producers[0] if producers else "channels"
-    names[base] += 1
-    name = base if names[base] == 1 else f"{base}#{names[base]}"
-    balanced = tuple(parts[unit] for unit in units if unit in parts)
-    return Group(name, tuple(units), tuple(producers), tuple(consumers), balanced or None)

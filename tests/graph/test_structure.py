@@ -46,7 +46,7 @@ def test_shape_as_graph_output_freezes_the_count():
         net.output(net("Shape", x))
         return net("Relu", x)
 
-    assert_slice_is_mask(sandwich(middle), groups={}, frozen={"a": "their number"})
+    assert_slice_is_mask(sandwich(middle), groups={}, frozen={"a": "graph output"})
 
 
 def test_unknown_operator_freezes():
