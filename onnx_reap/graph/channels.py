@@ -69,8 +69,8 @@ def find_groups(flow: Flow) -> tuple[Group, ...]:
     balances, _ = joint_parts(ties, signature)
     parts: dict[int, int] = {}
     for number, balance in enumerate(balances):
-        for part, members in enumerate(balance.classes):
-            parts.update(dict.fromkeys(members, part))
+        for part, units in enumerate(balance.classes):
+            parts.update(dict.fromkeys(units, part))
         signature.update(dict.fromkeys(balance.units, f"balance {number}"))
     order = _channel_order(flow)
     collected: dict[str, list[int]] = {}
@@ -82,12 +82,12 @@ def find_groups(flow: Flow) -> tuple[Group, ...]:
     makers, readers = _nodes_of(flow.makers.items(), members), _nodes_of(inputs, members)
     names: Counter[str] = Counter()
     groups = []
-    for units, producers, consumers in zip(members, makers, readers, strict=True):
+    for chosen, producers, consumers in zip(members, makers, readers, strict=True):
         base = producers[0] if producers else "channels"
         names[base] += 1
         name = base if names[base] == 1 else f"{base}#{names[base]}"
-        balanced = tuple(parts[unit] for unit in units if unit in parts)
-        groups.append(Group(name, tuple(units), producers, consumers, balanced or None))
+        balanced = tuple(parts[unit] for unit in chosen if unit in parts)
+        groups.append(Group(name, tuple(chosen), producers, consumers, balanced or None))
     return tuple(groups)
 
 
