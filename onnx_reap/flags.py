@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import parsing
-from .errors import UsageError
-from .settings import Settings
-from .version import __version__
+from onnx_reap import parsing
+from onnx_reap.errors import UsageError
+from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
+from onnx_reap.version import __version__
 
 BUDGETS = ("ratio", "target_macs", "target_params", "layer_ratios")
 """Settings of which at most one may be given."""
@@ -51,7 +51,7 @@ FLAGS = {
         "60%%) or a number per sample (1.2G, 500M)",
         parsing.target,
         "X",
-        default="0.6 if no budget is given",
+        default=f"{DEFAULT_TARGET_MACS:g} if no budget is given",
     ),
     "target_params": Flag(
         "budget",
@@ -191,7 +191,7 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     UsageError
         If it can't be understood, or contradicts itself.
     """
-    given = vars(_parser().parse_args(argv))
+    given = vars(make_parser().parse_args(argv))
     settings = {name: given.pop(name) for name in FLAGS if name in given}
     if "input_shapes" in settings:
         settings["input_shapes"] = _by_name(settings["input_shapes"])
@@ -200,12 +200,13 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
         idle = [name for name in settings if name not in REPLAYED]
         idle += ["data"] if arguments.data is not None else []
         if idle:
-            flags = ", ".join(_option(name) for name in idle)
+            flags = ", ".join(option_of(name) for name in idle)
             raise UsageError(f"--from-plan replays a cut as it was; it can't go with {flags}")
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line; it raises UsageError instead of exiting."""
     parser = _Parser(
         prog="onnx-reap",
         description="Prune channels of a trained ONNX model and repair the weights that stay by "
@@ -237,10 +238,10 @@ def _add(group: argparse._ActionsContainer, name: str, flag: Flag) -> None:
     default = getattr(Settings, name)
     options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
     if isinstance(default, bool):
-        group.add_argument(_option(name), action="store_false", help=flag.help, **options)
+        group.add_argument(option_of(name), action="store_false", help=flag.help, **options)
         return
     group.add_argument(
-        _option(name),
+        option_of(name),
         action="extend" if flag.nargs else "store",
         nargs=flag.nargs,
         type=flag.type,
@@ -260,7 +261,8 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
     add("--version", action="version", version=f"onnx-reap {__version__}")
 
 
-def _option(name: str) -> str:
+def option_of(name: str) -> str:
+    """Return the flag of a setting; one that is on by default has a flag that turns it off."""
     negated = getattr(Settings, name, None) is True
     return "--" + ("no_" * negated + name).replace("_", "-")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from .graph.tails import Tail, find_tail
 from .progress import Progress
 from .refit.layer import Fitted
 from .refit.order import Job, affected_tensors, own_output
-from .refit.walk import Walk, refit_model
+from .refit.sampling import Walk
+from .refit.walk import refit_model
 from .settings import Settings
 from .solve.backend import Backend
 
@@ -70,8 +72,16 @@ def _jobs(
         elif not _has_plain_bias(pruned, linear):
             notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
         else:
-            jobs.append(Job(linear, _tail(analysis, pruned, linear, kept)))
+            now = _as_cut(linear, kept)
+            jobs.append(Job(now, _tail(analysis, pruned, now, kept)))
     return jobs, notes
+
+
+def _as_cut(linear: Linear, kept: dict[str, tuple[int, np.ndarray]]) -> Linear:
+    """Describe a layer after the cut: a depthwise convolution has fewer groups."""
+    if linear.depthwise and linear.x in kept:
+        return replace(linear, group=len(kept[linear.x][1]))
+    return linear
 
 
 def _has_plain_bias(pruned: Model, linear: Linear) -> bool:

@@ -123,8 +123,8 @@ def _clipping(node: gs.Node | None) -> tuple[float, float]:
         if any(not isinstance(t, gs.Constant) for t in given):
             return -np.inf, np.inf
         if len(node.inputs) > 1 and node.inputs[1].name:
-            low = float(node.inputs[1].values)
+            low = node.inputs[1].values.item()
         if len(node.inputs) > 2 and node.inputs[2].name:
-            high = float(node.inputs[2].values)
+            high = node.inputs[2].values.item()
         return float(low), float(high)
     return -np.inf, np.inf

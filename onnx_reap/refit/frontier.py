@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..graph.model import Model, captured_tensors
-from ..graph.probe import Probe
-from .order import Job
+from onnx_reap.graph.model import Model, captured_tensors
+from onnx_reap.graph.probe import Probe
+from onnx_reap.refit.order import Job
+from onnx_reap.refit.stream import Move
 
 WORTH = 1.25  # a later start may take this much more memory than the smallest one on the way
 GROWTH = 4  # a start may take this much more than the present one
@@ -28,8 +29,8 @@ class Frontier:
         self._at = 0
         self._held = self._size(sorted(self._fed))
 
-    def move(self, wave: Sequence[Job]) -> tuple[list[str], int] | None:
-        """Return tensors to keep, and their size in bytes, before a wave is refitted.
+    def move(self, wave: Sequence[Job]) -> Move | None:
+        """Return where to start from now on, before a wave is refitted.
 
         None where staying is better. All nodes in front of the wave's first layer are final.
         """
@@ -45,14 +46,12 @@ class Frontier:
         if size > max(GROWTH * self._held, SMALL):
             return None
         self._at, self._held = best, size
-        return alive, size
+        return Move(alive, size)
 
     def _alive(self, spot: int) -> list[str]:
         """Tensors that nodes from `spot` on need and that are made before, or fed."""
         names = [*self._fed, *(name for name, place in self._place.items() if place < spot)]
-        return [
-            n for n in names if self._last_use.get(n, -1) >= spot and n in self._probe.shapes
-        ]
+        return [n for n in names if self._last_use.get(n, -1) >= spot and n in self._probe.shapes]
 
     def _size(self, names: Sequence[str]) -> int:
         each = sum(np.prod(self._probe.shapes[name]) * 4 / self._probe.batch for name in names)

@@ -1,18 +1,19 @@
 """Refit of one layer from sampled rows.
 
-The layer gives y = X W + b; behind it stand u = scale * y + shift, an addend s, and possibly a clipping
-activation. In the original model u + s was t. The least squares target for y is
+The layer gives y = X W + b; behind it stand u = scale * y + shift, an addend s, and possibly a
+clipping activation. In the original model u + s was t. The least squares target for y is
 
     (t - s - shift) / scale.
 
 Where t lay beyond a bound of the clipping activation, it does not matter how far beyond: there the
 target is the present prediction, if that lies beyond the bound too, or else the bound. Solving and
-setting targets in turns lowers the error behind the activation monotonically, since each target is the
-point nearest to the prediction among those that are as good as t (majorisation by a quadratic).
+setting targets in turns never raises the (damped) error behind the activation, since each target is
+the point nearest to the prediction among those that are as good as t: majorisation by a quadratic.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,13 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..graph.tails import Tail
-from ..solve.backend import Backend
-from ..solve.moments import Moments
-from ..solve.ridge import refit, ridge, ridge_rows
+from onnx_reap.graph.tails import Tail
+from onnx_reap.solve.backend import Backend
+from onnx_reap.solve.moments import Moments
+from onnx_reap.solve.ridge import best_damping, ridge, ridge_rows
 
-ROUNDS = 3  # of solving and setting targets, where an activation clips
-DAMPINGS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0, float("inf"))
+ROUNDS = 2  # of solving and setting targets, where an activation clips
+DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, float("inf"))
 WIDEST = 6000  # columns past which, with fewer rows, the dual form is solved
 BLOCK = 8192  # rows turned into float64 at a time
 WEAK = 1e-4  # outputs scaled less than this, relative to the largest, ask nothing of the layer
@@ -44,19 +45,19 @@ class Rows:
         What stood behind the layer (`Tail.tensor`) in the original.
     addend : (g, n, O) float32 array, optional
         What is added behind the layer in the pruned model.
-    held_out : (n,) bool array
-        Rows that choose the damping.
+    fit : int
+        So many rows come first and fit the layer when its damping is chosen; the others judge.
     """
 
     x: npt.NDArray[np.float32]
     wanted: npt.NDArray[np.float32]
     addend: npt.NDArray[np.float32] | None
-    held_out: npt.NDArray[np.bool_]
+    fit: int
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A layer's new weights, (g, D, O) and (g, O), and its error relative to the target's variance."""
+    """A layer's new weight (g, D, O) and bias (g, O); errors relative to the target's variance."""
 
     weight: npt.NDArray[np.float64]
     bias: npt.NDArray[np.float64]
@@ -93,15 +94,17 @@ def fit_layer(
     asks = np.abs(scale) > WEAK * np.abs(scale).max()
     safe = np.where(asks, scale, 1.0)
     start, offset = weight * safe, bias[:, None] * safe + shift
-    clip = Clip(tail.low, tail.high)
+    clip = Clip(tail.low, tail.high, rows.wanted)
     problem = _Problem(rows, start, backend)
 
-    before = clip.error(problem.predict(start, offset), rows.wanted)
-    damping = problem.choose(rows.wanted, dampings)
+    before = clip.error(problem.predict(start, offset))
+    damping = problem.choose(dampings)
     w, b = problem.solve(rows.wanted, damping)
-    for _ in range(ROUNDS if clip.bites else 0):
-        w, b = problem.solve(clip.nearest(problem.predict(w, b), rows.wanted), damping)
-    after = clip.error(problem.predict(w, b), rows.wanted)
+    now = problem.predict(w, b)
+    for _ in range(ROUNDS if clip.bites and math.isfinite(damping) else 0):
+        w, b = problem.solve(clip.nearest(now), damping)
+        now = problem.predict(w, b)
+    after = clip.error(now)
     if not after < before:
         return Fitted(weight, bias, float("inf"), before, before)
     new_weight = np.where(asks, w / safe, weight)
@@ -109,31 +112,43 @@ def fit_layer(
     return Fitted(new_weight, new_bias, damping, before, after)
 
 
-@dataclass(frozen=True)
 class Clip:
-    """The activation behind a layer, as far as it clips."""
+    """The activation behind a layer, as far as it clips, and what stood before it.
 
-    low: float
-    high: float
+    Parameters
+    ----------
+    low, high : float
+        Bounds of the activation, infinite where it has none.
+    wanted : (g, n, O) float32 array
+    """
+
+    def __init__(self, low: float, high: float, wanted: npt.NDArray[np.float32]) -> None:
+        self._low, self._high, self._wanted = low, high, wanted
+        self._behind = self._apply(wanted)
+        self._variance = float(np.var(self._behind, axis=1, dtype=np.float64).sum())
 
     @property
     def bites(self) -> bool:
         """Whether there is a bound at all."""
-        return bool(np.isfinite(self.low) or np.isfinite(self.high))
+        return bool(np.isfinite(self._low) or np.isfinite(self._high))
 
-    def nearest(self, now: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        """Return the values nearest to `now` that come out of the activation as `wanted` does."""
-        below, above = wanted <= self.low, wanted >= self.high
-        return np.where(
-            below, np.minimum(now, self.low), np.where(above, np.maximum(now, self.high), wanted)
-        ).astype(np.float32)
+    def nearest(self, now: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the values nearest to `now` that come out of the activation as wanted."""
+        target = self._wanted.copy()
+        np.minimum(now, self._low, out=target, where=self._wanted <= self._low, casting="same_kind")
+        np.maximum(
+            now, self._high, out=target, where=self._wanted >= self._high, casting="same_kind"
+        )
+        return target
 
-    def error(self, now: np.ndarray, wanted: np.ndarray) -> float:
+    def error(self, now: npt.NDArray[np.float32]) -> float:
         """Mean squared error behind the activation, relative to the variance there."""
-        wanted, now = (np.clip(a, self.low, self.high) for a in (wanted, now))
-        variance = np.var(wanted, axis=1, dtype=np.float64).sum()
-        error = np.square(now - wanted).mean(axis=1, dtype=np.float64).sum()
-        return float(error / variance) if variance > 0 else float(error)
+        miss = self._apply(now) - self._behind
+        error = float(np.einsum("gno,gno->", miss, miss, dtype=np.float64)) / miss.shape[1]
+        return error / self._variance if self._variance > 0 else error
+
+    def _apply(self, u: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return np.clip(u, self._low, self._high) if self.bites else u
 
 
 class _Problem:
@@ -154,16 +169,17 @@ class _Problem:
         y = self._backend.to_host(y)
         return y if self._rows.addend is None else y + self._rows.addend
 
-    def choose(self, wanted: np.ndarray, dampings: Sequence[float]) -> float:
-        """Return the damping that does best on the held-out rows."""
-        held = self._rows.held_out
-        if held.all() or not held.any():
+    def choose(self, dampings: Sequence[float]) -> float:
+        """Return the damping that does best on the rows that judge."""
+        fit, n = self._rows.fit, self._rows.x.shape[1]
+        if not 0 < fit < n:
             return dampings[len(dampings) // 2]
-        to_device, target = self._backend.to_device, self._target(wanted)
-        sides = [(to_device(self._rows.x[:, s]), to_device(target[:, s])) for s in (~held, held)]
+        y = self._backend.to_device(self._target(self._rows.wanted))
+        sides = [(self._x[:, s, :], y[:, s, :]) for s in (slice(0, fit), slice(fit, n))]
         if not self._dual:
-            fit, test = (_moments(x, y) for x, y in sides)
-            return refit(fit, test, self._start, dampings).damping
+            learn, judge = (_moments(*side) for side in sides)
+            self._moments = learn.merge(judge)
+            return best_damping(learn, judge, self._start, dampings)
         (x, y), (x_test, y_test) = sides
         errors = {}
         for damping in sorted(dampings, reverse=True):

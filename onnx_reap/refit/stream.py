@@ -8,17 +8,26 @@ at the model's input.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import onnx
 
-from ..data import Calibration
-from ..runtime import extract, run, session
+from onnx_reap.data import Calibration
+from onnx_reap.runtime import extract, run, session
 
 MEMORY = 512 << 20  # bytes of activations kept in memory, by stream
+
+
+@dataclass(frozen=True)
+class Move:
+    """A new frontier: tensors to keep, and their bytes over all samples."""
+
+    tensors: Sequence[str]
+    size: int
 
 
 class Store:
@@ -83,36 +92,52 @@ class Stream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._store is not None:
-            self._store.close()
+        self.close()
 
-    def run(self, model: onnx.ModelProto, outputs: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-        """Compute tensors from the frontier on, batch by batch."""
-        active, have = None, {}
+    def run(
+        self,
+        model: onnx.ModelProto,
+        outputs: Sequence[str],
+        move: Move | None = None,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Compute tensors from the frontier on, batch by batch, and move the frontier meanwhile.
+
+        Parameters
+        ----------
+        outputs : sequence of str
+        move : Move, optional
+            Once all batches are through, runs start there.
+        """
+        store = Store(on_disk=move.size > MEMORY) if move else None
+        names = [*outputs, *(move.tensors if move else ())]
+        compute = None
         for held in self._batches():
-            if active is None:
-                have = {name: array.dtype for name, array in held.items()}
-                wanted = [name for name in outputs if name not in have]
-                part = extract(model, have, wanted)
-                active = session(part, self._providers) if wanted else None
-                fed = {i.name for i in part.graph.input}
-            result = {name: held[name] for name in outputs if name in held}
-            if active is not None:
-                feed = {name: array for name, array in held.items() if name in fed}
-                result |= run(active, wanted, feed)
+            compute = compute or self._part(model, held, names)
+            result = {name: held[name] for name in names if name in held} | compute(held)
+            if store is not None and move is not None:
+                store.append({name: result[name] for name in move.tensors})
             yield result
+        if store is not None:
+            self.close()
+            self._store = store
 
-    def advance(self, model: onnx.ModelProto, frontier: Sequence[str], size: int) -> None:
-        """Move the frontier: from now on, runs start at these tensors (`size` bytes in all)."""
-        store = Store(on_disk=size > MEMORY)
-        for batch in self.run(model, frontier):
-            store.append(batch)
+    def close(self) -> None:
+        """Free what is kept at the frontier."""
         if self._store is not None:
             self._store.close()
-        self._store = store
+
+    def _part(
+        self, model: onnx.ModelProto, held: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+        """Make the function that computes tensors from what is held."""
+        wanted = list(dict.fromkeys(name for name in names if name not in held))
+        if not wanted:
+            return lambda held: {}
+        part = extract(model, {name: array.dtype for name, array in held.items()}, wanted)
+        active, fed = session(part, self._providers), [i.name for i in part.graph.input]
+        return lambda held: run(active, wanted, {name: held[name] for name in fed})
 
     def _batches(self) -> Iterator[dict[str, np.ndarray]]:
         if self._store is not None:
             return iter(self._store)
         return self._calibration.batches(self._batch, pad=self._pad)
-

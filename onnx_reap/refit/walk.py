@@ -2,60 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import onnx
 
-from ..capture.moments import positions_for
-from ..capture.rows import (
-    input_rows,
-    matrix_to_weight,
-    output_rows,
-    sample_positions,
-    weight_to_matrix,
-)
-from ..data import Calibration
-from ..graph.model import Model
-from ..graph.probe import Probe
-from ..graph.records import Linear
-from ..solve.backend import Backend
-from .frontier import Frontier
-from .layer import Fitted, Rows, fit_layer
-from .order import Job, waves
-from .stream import Stream
-from .write import current_bias, set_layer
+from onnx_reap.capture.rows import matrix_to_weight, weight_to_matrix
+from onnx_reap.graph.model import Model
+from onnx_reap.graph.records import Linear
+from onnx_reap.refit.frontier import Frontier
+from onnx_reap.refit.layer import Fitted, Rows, fit_layer
+from onnx_reap.refit.order import Job, waves
+from onnx_reap.refit.sampling import Sampler, Walk
+from onnx_reap.refit.stream import Stream
+from onnx_reap.refit.write import current_bias, set_layer
+from onnx_reap.solve.backend import Backend
 
-ROW_BYTES = 512 << 20  # input rows of a layer held at a time
-HELD_OUT = 5  # every fifth sample chooses the damping
-
-
-@dataclass(frozen=True)
-class Walk:
-    """What a walk needs besides the two models.
-
-    Attributes
-    ----------
-    kept : mapping of str to (int, array)
-        Axis and positions that stay, for tensors that were cut.
-    probe : Probe
-        Of the original.
-    positions : int
-        Output positions per sample at most.
-    batch : int
-        Samples per run; `pad` where the model insists on it.
-    """
-
-    kept: Mapping[str, tuple[int, np.ndarray]]
-    probe: Probe
-    calibration: Calibration
-    backend: Backend
-    providers: Sequence[str]
-    positions: int
-    batch: int
-    pad: bool
-    seed: int
+TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
 
 
 def refit_model(
@@ -84,17 +46,23 @@ def refit_model(
         By node, what was fitted.
     """
     fitted: dict[str, Fitted] = {}
+    sampler = Sampler(walk, jobs)
     samples = len(walk.calibration)
-    frontier = Frontier(pruned, walk.probe, samples)
+    place_before, place_after = (Frontier(pruned, walk.probe, samples) for _ in range(2))
     with _stream(walk) as before, _stream(walk) as after:
-        for wave in waves(pruned, jobs):
-            now = pruned.to_proto()
-            if (move := frontier.move(wave)) is not None:
-                before.advance(original, *move)
-                after.advance(now, *move)
-            for job, rows in _collect(wave, before, after, original, now, walk):
-                fitted[job.linear.node] = _fit(job, rows, pruned, walk.backend)
-                on_layer(job.linear.node)
+        for stretch in _stretches(waves(pruned, jobs), sampler):
+            ahead = [job for wave in stretch for job in wave]
+            tensors = list(dict.fromkeys(job.tail.tensor for job in ahead))
+            run = before.run(original, tensors, place_before.move(ahead))
+            targets = sampler.collect(run, ahead, sampler.target_rows)
+            for wave in stretch:
+                run = after.run(pruned.to_proto(), _given(wave), place_after.move(wave))
+                inputs = sampler.collect(run, wave, sampler.input_rows)
+                for job in wave:
+                    node = job.linear.node
+                    rows = sampler.join(inputs.pop(node), targets.pop(node))
+                    fitted[node] = _fit(job, rows, pruned, walk.backend)
+                    on_layer(node)
     return fitted
 
 
@@ -102,60 +70,28 @@ def _stream(walk: Walk) -> Stream:
     return Stream(walk.calibration, walk.batch, walk.pad, walk.providers)
 
 
-def _collect(
-    wave: Sequence[Job],
-    before: Stream,
-    after: Stream,
-    original: onnx.ModelProto,
-    pruned: onnx.ModelProto,
-    walk: Walk,
-) -> Iterable[tuple[Job, Rows]]:
-    """Run both streams up to a wave's layers and sample rows."""
-    wanted = list(dict.fromkeys(job.tail.tensor for job in wave))
-    given = [job.linear.x for job in wave] + [job.tail.addend for job in wave if job.tail.addend]
-    given = list(dict.fromkeys(given))
-    parts: list[list[tuple[np.ndarray, ...]]] = [[] for _ in wave]
-    seen = 0
-    for old, new in zip(before.run(original, wanted), after.run(pruned, given), strict=True):
-        for number, job in enumerate(wave):
-            rng = np.random.default_rng((walk.seed, seen, number))
-            parts[number].append(_rows(job, old, new, walk, rng))
-        seen += walk.batch if walk.pad else min(walk.batch, len(walk.calibration) - seen)
-    for job, batches in zip(wave, parts, strict=True):
-        columns = list(zip(*batches, strict=True))
-        x, target = (np.concatenate(c, axis=1) for c in columns[:2])
-        addend = np.concatenate(columns[2], axis=1) if job.tail.addend else None
-        per_sample = max(x.shape[1] // max(seen, 1), 1)
-        held_out = np.arange(x.shape[1]) // per_sample % HELD_OUT == HELD_OUT - 1
-        yield job, Rows(x, target, addend, held_out)
+def _stretches(all_waves: Sequence[list[Job]], sampler: Sampler) -> Iterator[list[list[Job]]]:
+    """Cut the walk into stretches whose targets fit in memory.
+
+    The original never changes, so it is run once per stretch; the pruned model once per wave.
+    """
+    stretch: list[list[Job]] = []
+    held = 0
+    for wave in all_waves:
+        size = sum(sampler.target_bytes(job) for job in wave)
+        if stretch and held + size > TARGET_BYTES:
+            yield stretch
+            stretch, held = [], 0
+        stretch.append(wave)
+        held += size
+    if stretch:
+        yield stretch
 
 
-def _rows(
-    job: Job,
-    old: Mapping[str, np.ndarray],
-    new: Mapping[str, np.ndarray],
-    walk: Walk,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, ...]:
-    """Sample one batch: inputs now, what was wanted, and the addend now."""
-    linear = job.linear
-    wanted, x = old[job.tail.tensor], new[linear.x]
-    if linear.y in walk.kept:
-        wanted = np.take(wanted, walk.kept[linear.y][1], linear.y_axis)
-    columns = x.shape[linear.x_axis] // linear.group * linear.taps
-    limit = _row_limit(columns * linear.group, columns, len(walk.calibration), walk.positions)
-    at = sample_positions(linear, wanted.shape, limit, rng)
-    rows = [input_rows(linear, x, wanted.shape, at), output_rows(linear, wanted, at)]
-    if job.tail.addend:
-        addend = np.broadcast_to(new[job.tail.addend], wanted.shape)
-        rows.append(output_rows(linear, addend, at))
-    return tuple(np.ascontiguousarray(r, np.float32) for r in rows)
-
-
-def _row_limit(entries: int, columns: int, samples: int, positions: int) -> int:
-    """Positions per sample so that a layer's rows fit in memory and its fit in time."""
-    fits = ROW_BYTES // (4 * entries * max(samples, 1))
-    return int(np.clip(fits, 1, positions_for(columns, samples, positions)))
+def _given(wave: Sequence[Job]) -> list[str]:
+    """List what a wave's layers receive in the pruned model."""
+    names = [job.linear.x for job in wave] + [job.tail.addend for job in wave if job.tail.addend]
+    return list(dict.fromkeys(names))
 
 
 def _fit(job: Job, rows: Rows, pruned: Model, backend: Backend) -> Fitted:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..graph.model import Model
-from ..graph.records import Linear
+from onnx_reap.graph.model import Model
+from onnx_reap.graph.records import Linear
 
 
 def current_bias(model: Model, linear: Linear, outputs: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .records import Figures, FrozenResult, Quality, Report
+from onnx_reap.report.records import Figures, FrozenResult, Quality, Report
 
 # A held-out error this many times the fitted one means that weights fit the samples, not the task.
 WIDE_GAP = 2.0
@@ -71,7 +71,8 @@ def _summary(report: Report) -> Table:
 
 
 def _latency(figures: Figures) -> str:
-    return f"{figures.latency_ms:.3g} ± {figures.latency_spread_ms / 2:.2g}"
+    median, half = f"{figures.latency_ms:#.3g}", f"{figures.latency_spread_ms / 2:#.2g}"
+    return f"{median.rstrip('.')} ± {half.rstrip('.')}"
 
 
 def _change(before: float, after: float) -> str:
@@ -101,7 +102,7 @@ def _agreement(quality: Quality) -> str:
 
 
 def _groups(report: Report) -> Table:
-    table = _table("Channels", "group", "before", "after", "error")
+    table = _table("Groups", "group", "before", "after", "error")
     for group in report.groups:
         error = "-" if group.error is None else f"{group.error:.2g}"
         table.add_row(Text(group.name), str(group.before), str(group.after), error)
@@ -128,12 +129,14 @@ def _collapsed(names: Iterator[str]) -> str:
 
 
 def _remarks(report: Report) -> Iterator[str]:
-    yield f"Calibration: {report.calibration}."
+    measured = report.held_out is not None or report.fitted is not None
+    if measured:
+        yield f"Calibration: {report.calibration}."
     yield (
         f"Latency: {report.provider} on this machine, median ± half the interquartile range; "
         "both models by turns."
     )
-    if report.held_out is not None:
+    if measured:
         yield "Output error: squared error over the variance of the original output."
     gap = _gap(report)
     if gap >= WIDE_GAP:

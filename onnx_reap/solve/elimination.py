@@ -48,7 +48,7 @@ class Elimination:
         diagonal = xp.linalg.diagonal(xp.permute_dims(xp.reshape(P, (S, B, S, B)), (1, 3, 0, 2)))
         self._P_jj = xp.asarray(xp.permute_dims(diagonal, (2, 0, 1)), copy=True)
         W_j = xp.reshape(W, (S, B, W.shape[1]))
-        self._M_jj = W_j @ W_j.mT
+        self._M_jj = W_j @ xp.matrix_transpose(W_j)
         self._L = xp.zeros((steps * B, S * B), dtype=P.dtype, device=compat.device(P))
         self._V = xp.zeros((steps * B, W.shape[1]), dtype=P.dtype, device=compat.device(P))
         self._filled = 0
@@ -56,6 +56,8 @@ class Elimination:
     def scores(self) -> Array:
         """Return e_j of every unit: array, shape (S,), float64; 0 for units that are gone."""
         xp = compat.array_namespace(self._P)
+        if self._P_jj.shape[-1] == 1:  # most layers; a batch of solves takes far longer
+            return (self._M_jj / self._P_jj)[:, 0, 0]
         return xp.linalg.trace(xp.linalg.solve(self._P_jj, self._M_jj))
 
     def remove(self, j: int) -> Array:
@@ -67,11 +69,11 @@ class Elimination:
         L, V = self._L[old, :], self._V[old, :]
         L_j = L[:, rows]
 
-        C = xp.linalg.cholesky(self._P_jj[j, ...])
-        v = xp.linalg.solve(C, self._W[rows, :] - L_j.T @ V)
+        C_inverse = xp.linalg.inv(xp.linalg.cholesky(self._P_jj[j, ...]))
+        v = C_inverse @ (self._W[rows, :] - L_j.T @ V)
         # One product, since reading L is what takes the time.
         from_P, from_W = _halves(xp.concat([L_j, V @ v.T], axis=1).T @ L)
-        p = xp.linalg.solve(C, self._P[rows, :] - from_P)  # p^T, shape (B, S * B)
+        p = C_inverse @ (self._P[rows, :] - from_P)  # p^T, shape (B, S * B)
         c = v @ self._W.T - from_W  # (W v^T)^T with W as it is now
         self._L[new, :], self._V[new, :] = p, v
         self._filled += B
@@ -80,9 +82,10 @@ class Elimination:
         q_u, p_u = (
             xp.permute_dims(xp.reshape(z, (B, S, B)), (1, 2, 0)) for z in (c - v @ v.T @ p / 2, p)
         )
-        qp = q_u @ p_u.mT
-        self._P_jj -= p_u @ p_u.mT
-        self._M_jj -= qp + qp.mT
+        p_t = xp.matrix_transpose(p_u)
+        qp = q_u @ p_t
+        self._P_jj -= p_u @ p_t
+        self._M_jj -= qp + xp.matrix_transpose(qp)
         self._P_jj[j, ...] = xp.eye(B, dtype=p.dtype, device=compat.device(p))
         self._M_jj[j, ...] = 0.0
         return xp.sum(v * v)

@@ -1,10 +1,10 @@
-"""Second moments of a stream of rows, in float64, without ever summing uncentred squares.
+"""Second moments of a stream of rows, summed in float64, without ever summing uncentred squares.
 
 A block is centred by its own mean; two sets of n_a and n_b rows merge by [1]_
 
     S = S_a + S_b + (n_a n_b / n) d d^T,     d = mean_b - mean_a,
 
-so an offset however large costs no digits beyond those that the rows themselves have lost.
+so a large offset costs no more digits than float32 rows have already lost to it.
 
 References
 ----------
@@ -105,7 +105,7 @@ class Moments:
         new.mean_y, residual = centred(y)
         # Targets are centred, so inputs need not be; products stay in the rows' own precision.
         new.scatter_xy = xp.astype(x.mT @ xp.astype(residual, x.dtype), xp.float64)
-        new.scatter_yy = xp.sum(residual * residual, axis=-2)
+        new.scatter_yy = xp.sum(residual * residual, axis=-2, dtype=xp.float64)
         return new
 
     @property
@@ -148,15 +148,16 @@ class Moments:
 
 
 def _of_block(x: Array, y: Array) -> Moments:
-    """Return the moments of one block."""
+    """Return the moments of one block; its products are taken in the precision of its rows."""
     xp = compat.array_namespace(x, y)
     block = Moments()
     block.count = x.shape[-2]
     block.mean_x, x = centred(x)
     block.mean_y, y = centred(y)
-    block.scatter_xx = x.mT @ x
-    block.scatter_xy = x.mT @ y
-    block.scatter_yy = xp.sum(y * y, axis=-2)
+    x_t = xp.matrix_transpose(x)
+    block.scatter_xx = xp.astype(x_t @ x, xp.float64)
+    block.scatter_xy = xp.astype(x_t @ xp.astype(y, x.dtype), xp.float64)
+    block.scatter_yy = xp.sum(y * y, axis=-2, dtype=xp.float64)
     check_finite("x", block.scatter_xx)
     check_finite("y", block.scatter_yy)
     return block
@@ -172,9 +173,8 @@ def centred(x: Array) -> tuple[Array, Array]:
     Returns
     -------
     mean : array, shape (..., D), float64
-    rest : array, shape (..., n, D), float64
+    rest : array, shape (..., n, D), dtype of `x`
     """
     xp = compat.array_namespace(x)
-    x = xp.astype(x, xp.float64)
-    mean = xp.mean(x, axis=-2, keepdims=True)
-    return mean[..., 0, :], x - mean
+    mean = xp.sum(x, axis=-2, keepdims=True, dtype=xp.float64) / x.shape[-2]
+    return mean[..., 0, :], x - xp.astype(mean, x.dtype)

@@ -75,7 +75,7 @@ def removal_path(
     consumers: Sequence[Consumer],
     *,
     steps: int,
-    damping: float = 1e-3,
+    damping: float = 1e-2,
     parts: Sequence[int] | None = None,
     order: Sequence[int] | None = None,
 ) -> RemovalPath:
@@ -88,7 +88,8 @@ def removal_path(
     steps : int
         Number of removals, 1 to U.
     damping : float
-        Added to each Gram matrix's diagonal, relative to its mean; at least 1e-9.
+        Added to each Gram matrix's diagonal, relative to its mean; at least 1e-9. Which
+        units go hardly depends on it between 1e-6 and 1e-1.
     parts : sequence of int, shape (U,), optional
         Label of the partition of each unit (the groups of a grouped convolution), all equally
         large. Removal then visits the parts in rounds, so that after every round all parts have

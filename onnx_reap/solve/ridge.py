@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import array_api_compat as compat
 
@@ -99,8 +98,9 @@ def ridge_rows(x: Array, y: Array, weight: Array, damping: float) -> tuple[Array
     W = xp.astype(weight, xp.float64)
     if math.isfinite(damping):
         # damped() scales by trace / n; the Gram matrix has the same trace but D columns.
-        K = damped(X @ X.mT, damping * n / D)
-        W = W + X.mT @ xp.linalg.solve(K, Y - X @ W)
+        X_t = xp.matrix_transpose(X)
+        K = damped(X @ X_t, damping * n / D)
+        W = W + X_t @ xp.linalg.solve(K, Y - X @ W)
     return W, mean_y - _apply(mean_x, W)
 
 
@@ -135,31 +135,10 @@ def residual(moments: Moments, weight: Array, bias: Array | None = None) -> floa
     return max(float(to_host(xp.sum(error))), 0.0)  # a perfect fit may round below zero
 
 
-@dataclass(frozen=True)
-class Refit:
-    """A refitted linear map.
-
-    Parameters
-    ----------
-    weight : array, shape (..., D, O), float64
-    bias : array, shape (..., O), float64
-    damping : float
-        The strength chosen.
-    error_before, error_after : float
-        Mean squared error on the held-out rows, of the old weight re-centred and of the refit at
-        this strength, both fitted without these rows; an honest estimate, in squared units of the
-        targets.
-    """
-
-    weight: Array
-    bias: Array
-    damping: float
-    error_before: float
-    error_after: float
-
-
-def refit(fit: Moments, held_out: Moments, weight: Array, dampings: Sequence[float]) -> Refit:
-    """Refit at the strength that does best on held-out rows, then on all rows.
+def best_damping(
+    fit: Moments, held_out: Moments, weight: Array, dampings: Sequence[float]
+) -> float:
+    """Return the strength whose refit on some rows does best on others.
 
     Parameters
     ----------
@@ -170,10 +149,6 @@ def refit(fit: Moments, held_out: Moments, weight: Array, dampings: Sequence[flo
     dampings : sequence of float
         Strengths to choose from, as for `ridge`; among equals the largest wins.
 
-    Returns
-    -------
-    Refit
-
     Raises
     ------
     ReapError
@@ -182,9 +157,7 @@ def refit(fit: Moments, held_out: Moments, weight: Array, dampings: Sequence[flo
     if not dampings:
         raise ReapError("dampings is empty", expected="at least one strength")
     errors = {d: residual(held_out, *ridge(fit, weight, d)) for d in sorted(dampings, reverse=True)}
-    best = min(errors, key=errors.__getitem__)
-    before = residual(held_out, *ridge(fit, weight, math.inf))
-    return Refit(*ridge(fit.merge(held_out), weight, best), best, before, errors[best])
+    return min(errors, key=errors.__getitem__)
 
 
 def _as_weight(moments: Moments, weight: Array) -> Array:

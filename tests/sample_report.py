@@ -1,0 +1,36 @@
+"""A report that looks like a real one."""
+
+from onnx_reap.report.records import (
+    Figures,
+    FrozenResult,
+    GroupResult,
+    LayerRefit,
+    Quality,
+    Report,
+)
+
+
+def sample_report(**changes) -> Report:
+    values = {
+        "version": "0.1.0",
+        "settings": {"ratio": 0.5, "exclude": ("/head/*",)},
+        "calibration": "calib.npz (512 samples)",
+        "provider": "CPUExecutionProvider",
+        "before": Figures(40_812_544, 272_474, 1_095_743, 1.234, 0.2),
+        "after": Figures(20_400_000, 140_000, 600_123, 0.8, 0.1),
+        "fitted": Quality(448, {"logits": 0.0123}, 0.981),
+        "held_out": Quality(64, {"logits": 0.0451}, 0.953),
+        "groups": (
+            GroupResult("/layer1/conv1/Conv", 16, 8, ("/layer1/conv1/Conv",), ("c2",), 0.0123),
+            GroupResult("[bold]odd/name", 64, 64, ("a", "b"), ("c",), None),
+        ),
+        "frozen": (
+            FrozenResult("/fc/Gemm", 10, "graph output", "logits"),
+            FrozenResult("/attention/MatMul", 64, "Foo is not in the rule table", "/foo_1"),
+            FrozenResult("/attention/MatMul_1", 32, "Foo is not in the rule table", "/foo_2"),
+        ),
+        "refits": (LayerRefit("c2", 0.01, 0.3, 0.1),),
+        "seconds": {"capture": 1.5},
+        "notes": ("5 samples are few",),
+    }
+    return Report(**(values | changes))

@@ -1,0 +1,97 @@
+"""The README's examples run; its set-up commands, which install, are left to .ci/run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onnx_reap.flags import make_parser
+from onnx_reap.settings import DEFAULT_TARGET_MACS
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+SETUP = [code.strip() for kind, code in BLOCKS if code.startswith("pip install")]
+SHELL = [code for kind, code in BLOCKS if kind == "bash" and not code.startswith("pip install")]
+PYTHON = "".join(code for kind, code in BLOCKS if kind == "python")
+
+with_models = pytest.mark.skipif(
+    not (ROOT / "models" / "fashion_resnet.onnx").exists(),
+    reason="models/ is missing; scripts/train_fashion_mnist.py makes it",
+)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder like the repository's root; later examples find what earlier ones wrote."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "models").symlink_to(ROOT / "models")
+    (folder / "bin").mkdir()
+    script = folder / "bin" / "onnx-reap"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m onnx_reap "$@"\n')
+    script.chmod(0o755)
+    return folder
+
+
+def run(command: list[str], workplace: Path) -> str:
+    path = os.pathsep.join([str(workplace / "bin"), os.environ["PATH"]])
+    modules = os.pathsep.join(filter(None, sys.path))
+    ran = subprocess.run(
+        command,
+        cwd=workplace,
+        env=os.environ | {"PATH": path, "PYTHONPATH": modules},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Traceback" not in ran.stderr
+    return ran.stdout
+
+
+def test_the_two_commands_are_there():
+    assert SETUP == [
+        'pip install ".[cpu]" && onnx-reap models/fashion_resnet.onnx pruned.onnx '
+        "--data models/fashion_calib.npz",
+        'pip install ".[cpu,test]" && pytest',
+    ]
+
+
+def test_every_block_is_of_a_known_kind():
+    assert {kind for kind, _ in BLOCKS} <= {"bash", "python", "console"}
+    assert len(BLOCKS) == TEXT.count("```") // 2
+    assert len(SHELL) > 2 and PYTHON
+
+
+@with_models
+def test_shell_examples_run(workplace: Path):
+    for code in SHELL:  # in order: a plan is written, then replayed
+        output = run(["bash", "-euo", "pipefail", "-c", code], workplace)
+        assert "Wrote " in output
+
+
+@with_models
+def test_python_examples_run(workplace: Path):
+    output = run([sys.executable, "-c", PYTHON], workplace)
+    assert "->" in output
+
+
+def test_flags_that_the_text_names_exist():
+    known = set(make_parser()._option_string_actions) | {"--refit"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) <= known
+
+
+def test_the_default_budget_is_the_one_that_the_text_names():
+    assert f"at most {100 * DEFAULT_TARGET_MACS:g} % of the multiply-accumulates" in TEXT
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT))
+def test_links_lead_somewhere(target: str):
+    if target.startswith("models/") and not (ROOT / "models" / "fashion_resnet.onnx").exists():
+        pytest.skip("models/ is missing; scripts/train_fashion_mnist.py makes it")
+    assert (ROOT / target).exists()
