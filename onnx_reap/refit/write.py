@@ -41,8 +41,9 @@ def set_layer(model: Model, linear: Linear, weight: np.ndarray, bias: np.ndarray
     if linear.bias is not None:
         node.inputs[2] = _constant(model, node.inputs[2], bias)
     else:
-        del node.inputs[2:]  # an empty name stood for the bias
-        node.inputs.append(gs.Constant(model.unused(f"{linear.y}_bias"), bias))
+        # An empty name may stand for the bias.
+        constant = gs.Constant(model.unused(f"{linear.y}_bias"), bias)
+        node.inputs = [*node.inputs[:2], constant]
 
 
 def _constant(model: Model, old: gs.Constant, values: np.ndarray) -> gs.Constant:
