@@ -23,9 +23,9 @@ def with_weights(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> o
     left = dict(weights)
     for tensor in out.graph.initializer:
         if tensor.name in left:
-            new = onnx.numpy_helper.from_array(left.pop(tensor.name), tensor.name)
-            new.doc_string = tensor.doc_string
-            tensor.CopyFrom(new)
+            filled = onnx.numpy_helper.from_array(left.pop(tensor.name), tensor.name)
+            filled.doc_string = tensor.doc_string
+            tensor.CopyFrom(filled)
     for node in out.graph.node:
         if node.op_type == "Constant" and node.output[0] in left:
             value = onnx.numpy_helper.from_array(left.pop(node.output[0]))
