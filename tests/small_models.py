@@ -77,7 +77,11 @@ class Net:
         ]
         tensors = [onnx.numpy_helper.from_array(v, n) for n, v in self.weights.items()]
         graph = oh.make_graph(self.nodes, "net", ends, outs, tensors)
-        return oh.make_model(graph, opset_imports=[oh.make_opsetid("", opset)], ir_version=ir)
+        made = oh.make_model(graph, opset_imports=[oh.make_opsetid("", opset)], ir_version=ir)
+        inferred = onnx.shape_inference.infer_shapes(made).graph.output
+        for output, known in zip(made.graph.output, inferred, strict=True):
+            output.CopyFrom(known)
+        return made
 
 
 def chain(channels: int = 16, seed: int = 0, batch: int | str = "N", size: int | str = 8, **net):
@@ -87,7 +91,7 @@ def chain(channels: int = 16, seed: int = 0, batch: int | str = "N", size: int |
     h = n.block(h, channels, channels)
     h = n.block(h, channels, channels)
     y = n.head(h, channels, 5)
-    return n.model(y, shapes={y: (batch, 5)})
+    return n.model(y)
 
 
 def images(count: int = 24, size: int = 8, seed: int = 1, channels: int = 3) -> np.ndarray:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -22,14 +22,12 @@ SEEDS = range(40)
 
 
 def chain_cost(rng: np.random.Generator, widths: list[int]) -> Cost:
-    """Cost of layers in a row: from 3 inputs through groups to 10 outputs, some with fixed parts."""
+    """Cost of layers in a row, from 3 inputs through the groups to 10 outputs."""
     extents = [Extent(3, {})]
     extents += [Extent(int(rng.integers(0, 3)), {g: 1.0}) for g in range(len(widths))]
     extents += [Extent(10, {})]
     factors = rng.integers(1, 50, len(extents) - 1)
-    terms = [
-        Term(float(f), pair) for f, pair in zip(factors, zip(extents, extents[1:]), strict=False)
-    ]
+    terms = [Term(float(f), pair) for f, pair in zip(factors, pairwise(extents), strict=True)]
     return Cost(terms, len(widths))
 
 

@@ -20,7 +20,7 @@ def residual(group: int = 1):
     a = n.conv("x", 3, 8)
     b = n.conv(n.node("Relu", a), 8, 8, group=group)
     both = n.node("Add", a, b)
-    return n.model(n.head(both, 8, 3), shapes={})
+    return n.model(n.head(both, 8, 3))
 
 
 def test_l1_adds_up_the_weights_of_all_producers():
@@ -46,7 +46,7 @@ def test_l1_of_dense_layers_and_transposed_convolutions(transposed):
         h = n.node("Gemm", n.node("Flatten", "x"), weight, transB=1, alpha=0.5)
         y = n.gemm(h, 8, 3)
         norms = np.abs(n.weights[weight]).sum(axis=1)
-    analysis = analysed(n.model(y, shapes={}))
+    analysis = analysed(n.model(y))
     (group,) = analysis.groups
     order = l1_order(group, analysis.flow, analysis.model)
     assert order.tolist() == np.argsort(norms).tolist()

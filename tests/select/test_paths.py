@@ -77,7 +77,7 @@ def branches():
     h = n.node("Relu", n.conv("x", 3, 6))
     a = n.norm(n.conv(h, 6, 5, 3, bias=False), 5)
     b = n.conv(h, 6, 5, 1)
-    return n.model(n.node("GlobalAveragePool", n.node("Add", a, b)), shapes={})
+    return n.model(n.node("GlobalAveragePool", n.node("Add", a, b)))
 
 
 def test_errors_are_those_of_least_squares_summed_over_consumers():
@@ -86,7 +86,7 @@ def test_errors_are_those_of_least_squares_summed_over_consumers():
     assert group.consumers == ("conv2", "conv4")
     path, variance = path_of(analysis, samples, steps=5)
     weights = weights_of(analysis.proto)
-    gamma, beta, mean, var = (weights[n] for n in analysis.proto.graph.node[3].input[1:])
+    gamma, _, _, var = (weights[n] for n in analysis.proto.graph.node[3].input[1:])
     scales = {"conv2": gamma / np.sqrt(var + 1e-5), "conv4": np.ones(5)}
     total = 0.0
     for node, taps in (("conv2", 9), ("conv4", 1)):
@@ -113,7 +113,7 @@ def test_a_given_order_is_followed_and_the_best_one_costs_no_more_at_first():
 def test_a_duplicate_channel_goes_first_and_free():
     n = Net({"x": ("N", 3, 6, 6)})
     h = n.node("Relu", n.conv("x", 3, 6))
-    model = n.model(n.head(n.conv(h, 6, 4), 4, 3), shapes={})
+    model = n.model(n.head(n.conv(h, 6, 4), 4, 3))
     weight, bias = n.weights["c0"], n.weights["c1"]
     weight[4], bias[4] = weight[1] * 2, bias[1] * 2
     for tensor in model.graph.initializer:
@@ -128,7 +128,7 @@ def test_a_duplicate_channel_goes_first_and_free():
 def test_each_part_of_a_grouped_consumer_is_a_consumer_of_its_own():
     n = Net({"x": ("N", 3, 6, 6)})
     h = n.node("Relu", n.conv("x", 3, 6))
-    model = n.model(n.head(n.conv(h, 6, 4, group=2), 4, 3), shapes={})
+    model = n.model(n.head(n.conv(h, 6, 4, group=2), 4, 3))
     analysis, samples = analysed(model, images(40, 6))
     group = analysis.groups[0]
     assert group.step == 2
@@ -165,7 +165,7 @@ def wide(taps_independent: bool):
     """Flatten 6 channels of 2 x 2 into a Gemm: 24 columns, 4 a channel."""
     n = Net({"x": ("N", 6, 2, 2)})
     h = n.conv("x", 6, 6, 1, bias=False)
-    model = n.model(n.gemm(n.node("Flatten", h), 24, 5), shapes={})
+    model = n.model(n.gemm(n.node("Flatten", h), 24, 5))
     rng = np.random.default_rng(5)
     mixing = rng.standard_normal((6, 6))
     x = rng.standard_normal((3000, 6, 2, 2 if taps_independent else 1))
@@ -200,6 +200,6 @@ def test_layers_with_frozen_columns_are_not_folded(monkeypatch):
     monkeypatch.setattr(paths, "WIDEST", 3)
     n = Net({"x": ("N", 3, 6, 6)})
     both = n.node("Concat", n.conv("x", 3, 6), "x", axis=1)
-    analysis, _ = analysed(n.model(n.head(n.conv(both, 9, 4), 4, 3), shapes={}), images(4, 6))
+    analysis, _ = analysed(n.model(n.head(n.conv(both, 9, 4), 4, 3)), images(4, 6))
     taps = {tap.linear.node: tap for tap in paths.find_taps(analysis.flow, analysis.groups)}
     assert taps["conv2"].fold is None and taps["conv2"].columns == 81
