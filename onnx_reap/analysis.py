@@ -9,17 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from .data import Calibration, InputSpec
-from .errors import ReapError, UsageError
-from .graph.channels import FrozenChannels, Group, find_frozen, find_groups
-from .graph.cost import count_macs, count_params
-from .graph.flow import flow
-from .graph.model import Model
-from .graph.probe import Probe, fold_constants, probe
-from .graph.records import Flow
-from .plan.cost import Cost
-from .runtime import execution_providers
-from .settings import Settings
+from onnx_reap.data import Calibration, InputSpec
+from onnx_reap.data.spec import is_float
+from onnx_reap.errors import ReapError, UsageError
+from onnx_reap.graph.channels import FrozenChannels, Group, find_frozen, find_groups
+from onnx_reap.graph.cost import count_macs, count_params
+from onnx_reap.graph.flow import flow
+from onnx_reap.graph.model import Model
+from onnx_reap.graph.probe import Probe, fold_constants, probe
+from onnx_reap.graph.records import Flow
+from onnx_reap.plan.cost import Cost
+from onnx_reap.runtime import execution_providers
+from onnx_reap.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ class Analysis:
         fresh = Model(self.proto)
         fold_constants(fresh, self.providers)
         return fresh
+
+
+def count_parameters(proto: onnx.ModelProto) -> int:
+    """Count the elements of a model's floating-point constants, as `Analysis.params` does."""
+    constants = Model(proto).constants().values()
+    return sum(int(np.prod(c.shape)) for c in constants if is_float(np.dtype(c.dtype)))
 
 
 def model_inputs(

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import fnmatch
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .analysis import Analysis
-from .errors import ReapError, UsageError
-from .graph.channels import Group
-from .plan.allocate import Budget, allowed_widths, check_reachable
-from .plan.cost import Cost
-from .settings import DEFAULT_TARGET_MACS, Settings
+from onnx_reap.analysis import Analysis
+from onnx_reap.errors import ReapError, TargetError
+from onnx_reap.graph.channels import Group
+from onnx_reap.plan.allocate import Budget, Choices, allowed_widths, check_reachable, uniform
+from onnx_reap.plan.cost import Cost, Extent, Term
+from onnx_reap.refit.order import affected_tensors
+from onnx_reap.repair import has_bias
+from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
+from onnx_reap.validation import flag
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,14 @@ def read_goal(analysis: Analysis, settings: Settings) -> Goal:
 
     Raises
     ------
-    UsageError
-        If settings contradict each other or make no sense.
     ReapError
-        If no channel may be removed.
+        If no channel may be removed, or a glob matches nothing.
     TargetError
-        If a budget is out of reach.
+        If a budget is out of reach, or no width is allowed but the present ones.
     """
-    _check(settings)
+    _check_globs(analysis, settings)
+    if not analysis.groups:
+        raise _nothing_to_prune(analysis)
     widths = tuple(
         allowed_widths(
             group.width,
@@ -58,54 +62,94 @@ def read_goal(analysis: Analysis, settings: Settings) -> Goal:
         )
         for group in analysis.groups
     )
-    if not any(len(choices) > 1 for choices in widths):
-        raise _nothing_to_prune(analysis)
+    if all(len(choices) == 1 for choices in widths):
+        raise _no_width(analysis, settings)
     ratios = _ratios(analysis.groups, settings)
     if ratios is not None:
+        _check_ratios(widths, ratios)
         return Goal(widths, ratios, ())
-    full = np.array([group.width for group in analysis.groups])
-    targets = {
-        "--target-macs": (analysis.macs, settings.target_macs),
-        "--target-params": (analysis.params, settings.target_params),
-    }
-    asked = {name: (cost, wish) for name, (cost, wish) in targets.items() if wish is not None}
-    asked = asked or {"--target-macs": (analysis.macs, DEFAULT_TARGET_MACS)}
-    budgets = tuple(_budget(name, cost, wish, full) for name, (cost, wish) in asked.items())
+    budgets = _budgets(analysis, settings)
     check_reachable(widths, budgets)
     return Goal(widths, None, budgets)
 
 
-def _check(settings: Settings) -> None:
-    positive = ("min_channels", "positions", "round_to", "samples")
-    for name in positive:
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise UsageError(f"{_flag(name)}: too small", got=str(value), expected="1 or more")
-    for name in ("target_macs", "target_params"):
-        value = getattr(settings, name)
-        if value is not None and not value > 0:
-            raise UsageError(f"{_flag(name)}: too small", got=str(value), expected="more than 0")
-    if settings.ratio is not None and not 0 < settings.ratio < 1:
-        raise UsageError("--ratio: out of range", got=str(settings.ratio), expected="between 0 and 1")
-    given = [n for n in ("ratio", "layer_ratios") if getattr(settings, n) is not None]
-    targets = [n for n in ("target_macs", "target_params") if getattr(settings, n) is not None]
-    if len(given) > 1 or (given and targets):
-        raise UsageError(
-            "several budgets that contradict each other",
-            got=" and ".join(_flag(name) for name in given + targets),
-            expected="a ratio, ratios by layer, or targets",
-        )
-    if settings.criterion not in ("reap", "l1", "random"):
-        raise UsageError("--criterion: unknown", got=settings.criterion, expected="reap, l1, random")
+def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
+    full = np.array([group.width for group in analysis.groups])
+    wishes = {"--target-macs": settings.target_macs, "--target-params": settings.target_params}
+    if all(wish is None for wish in wishes.values()):
+        wishes["--target-macs"] = DEFAULT_TARGET_MACS
+    budgets = []
+    for name, wish in wishes.items():
+        if wish is None:
+            continue
+        cost = analysis.macs if name == "--target-macs" else analysis.params
+        now = cost.at(full)
+        limit = int(wish * now if wish <= 1 else wish)  # 1 or less is a fraction
+        if settings.refit and name == "--target-params" and now > limit:
+            cost += added_biases(analysis)
+        budgets.append(Budget(name, cost, limit))
+    return tuple(budgets)
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def added_biases(analysis: Analysis) -> Cost:
+    """Count the parameters that a refit adds: biases of layers behind a cut that have none."""
+    flow, groups = analysis.flow, analysis.groups
+    of_unit = {unit: g for g, group in enumerate(groups) for unit in group.units}
+    behind = affected_tensors(analysis.model, set(flow.axes))
+    terms = []
+    for linear in flow.linears:
+        if linear.x in behind and not has_bias(analysis.model, linear):
+            units = flow.units_along(linear.y, linear.y_axis)
+            owners = Counter(of_unit.get(int(unit), -1) for unit in units)
+            fixed = owners.pop(-1, 0)
+            per_unit = {g: n / groups[g].width for g, n in owners.items()}
+            terms.append(Term(1.0, (Extent(fixed, per_unit),)))
+    return Cost(terms, len(groups))
 
 
-def _budget(name: str, cost: Cost, wish: float, full: np.ndarray) -> Budget:
-    """A wish of 1 or less is a fraction of the original."""
-    return Budget(name, cost, int(wish * cost.at(full) if wish <= 1 else wish))
+def _check_globs(analysis: Analysis, settings: Settings) -> None:
+    """Refuse globs that match no node: a slip of the pen would go unnoticed."""
+    keys = [analysis.model.keys[id(node)] for node in analysis.model.nodes]
+    for name in ("include", "exclude"):
+        for pattern in getattr(settings, name):
+            if not fnmatch.filter(keys, pattern):
+                raise ReapError(
+                    f"{flag(name)}: matches no node",
+                    got=pattern,
+                    expected="globs on names such as "
+                    + ", ".join(sorted(analysis.flow.makers)[:3]),
+                )
+
+
+def _no_width(analysis: Analysis, settings: Settings) -> TargetError:
+    widest = max(analysis.groups, key=lambda group: group.width)
+    rounding = settings.round_to or "auto"
+    return TargetError(
+        "no group may become narrower",
+        got=f"--min-channels {settings.min_channels}, --round-to {rounding}",
+        expected=f"less than the {widest.width} channels of the widest group, {widest.name}",
+        hint="lower --min-channels or --round-to",
+    )
+
+
+def _check_ratios(widths: Sequence[np.ndarray], ratios: Sequence[float]) -> None:
+    """Refuse ratios that all round to nothing."""
+    choices = [Choices(w, np.zeros(len(w))) for w in widths]
+    full = np.array([w[-1] for w in widths])
+    if not any(ratios) or (uniform(choices, ratios) < full).any():
+        return
+    # The nearest width is the next one from the middle between the two on.
+    least = [
+        (1 - w[-2] / w[-1]) / 2
+        for w, ratio in zip(widths, ratios, strict=True)
+        if len(w) > 1 and ratio
+    ]
+    raise TargetError(
+        "the ratio removes nothing: all widths round to those that they are",
+        got=f"{max(ratios):g}",
+        expected=f"at least {np.ceil(min(least) * 1e4) / 1e4:g}" if least else "other groups",
+        hint="raise the ratio, or lower --round-to or --min-channels",
+    )
 
 
 def _ratios(groups: Sequence[Group], settings: Settings) -> tuple[float, ...] | None:
@@ -156,5 +200,5 @@ def _nothing_to_prune(analysis: Analysis) -> ReapError:
         "the model has no channel that may be removed",
         got="; ".join(reasons) or "no layer with a constant weight",
         expected="convolutions or dense layers whose outputs other layers read",
-        hint="loosen --exclude, --include, --min-channels or --round-to if you set them",
+        hint="loosen --exclude or --include if you set them",
     )

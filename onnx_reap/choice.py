@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .analysis import Analysis
-from .budget import Goal
-from .capture.moments import capture_moments
-from .data import Calibration
-from .graph.channels import Group
-from .plan.allocate import Choices, global_threshold, uniform, uniform_within
-from .progress import Progress
-from .select.order import l1_order, random_order
-from .select.paths import find_taps, group_path
-from .settings import Settings
-from .solve.backend import Backend
-from .solve.removal import RemovalPath
+from onnx_reap.analysis import Analysis
+from onnx_reap.budget import Goal
+from onnx_reap.capture.moments import capture_moments
+from onnx_reap.data import Calibration
+from onnx_reap.graph.channels import Group
+from onnx_reap.plan.allocate import Choices, fits, global_threshold, uniform, uniform_within
+from onnx_reap.progress import Progress
+from onnx_reap.select.order import l1_order, random_order
+from onnx_reap.select.paths import find_taps, group_path
+from onnx_reap.settings import Settings
+from onnx_reap.solve.backend import Backend
+from onnx_reap.solve.removal import RemovalPath
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,14 @@ class Choice:
         Units.
     errors : tuple of float or None
         By group, error of its removal relative to the variance of its consumers' outputs.
+    notes : tuple of str
+        Warnings.
     """
 
     widths: np.ndarray
     removed: tuple[int, ...]
     errors: tuple[float | None, ...]
+    notes: tuple[str, ...] = ()
 
 
 def choose(
@@ -54,16 +57,16 @@ def choose(
         None if nothing is to be estimated; groups then shrink alike.
     """
     groups = analysis.groups
+    blank = [Choices(w, np.zeros(len(w))) for w in goal.widths]
     fixed = None
     if goal.ratios is not None:
-        blank = [Choices(w, np.zeros(len(w))) for w in goal.widths]
         fixed = uniform(blank, goal.ratios)
-    elif calibration is None:
-        fixed = uniform_within([Choices(w, np.zeros(len(w))) for w in goal.widths], goal.budgets)
+    elif calibration is None or fits(np.array([g.width for g in groups]), goal.budgets):
+        fixed = uniform_within(blank, goal.budgets)
     narrowest = [int(w[0]) for w in goal.widths] if fixed is None else fixed.tolist()
     orders = [_order(group, analysis, settings) for group in groups]
     if calibration is None:
-        paths = [RemovalPath(np.asarray(order), np.zeros(g.width)) for order, g in zip(orders, groups, strict=True)]
+        paths = [RemovalPath(np.asarray(order), np.zeros(len(order or ()))) for order in orders]
         variances: list[float | None] = [None] * len(groups)
     else:
         paths, variances = _paths(
@@ -78,20 +81,43 @@ def choose(
         removed += [group.units[int(unit)] for unit in path.order[:gone]]
         error = float(path.errors[gone - 1]) if gone else 0.0
         errors.append(error / variance if variance else None)
-    return Choice(fixed, tuple(removed), tuple(errors))
+    notes = [] if removed else ["the model is as small as was asked for: nothing was removed"]
+    if removed and calibration is not None:
+        notes += _too_few_samples(analysis, narrowest, settings, calibration)
+    return Choice(fixed, tuple(removed), tuple(errors), tuple(notes))
 
 
-def _order(group: Group, analysis: Analysis, settings: Settings) -> np.ndarray | None:
+def _too_few_samples(
+    analysis: Analysis, narrowest: list[int], settings: Settings, calibration: Calibration
+) -> list[str]:
+    """Warn if some layer has more unknowns than samples give it equations."""
+    shrinking = [g for g, least in zip(analysis.groups, narrowest, strict=True) if g.width > least]
+    needs = {}
+    for tap in find_taps(analysis.flow, shrinking):
+        linear, shape = tap.linear, analysis.probe.shapes[tap.linear.y]
+        places = np.prod(shape) / analysis.probe.batch / shape[linear.y_axis]
+        needs[linear.node] = tap.columns / max(min(places, settings.positions), 1)
+    node, samples = max(needs.items(), key=lambda item: item[1], default=("", 0.0))
+    if len(calibration) >= samples:
+        return []
+    return [
+        f"{len(calibration)} samples are fewer than the unknowns of {node}: it takes "
+        f"{int(np.ceil(samples)):,} to have as many equations, and some times as many for a "
+        "repair that holds on other inputs"
+    ]
+
+
+def _order(group: Group, analysis: Analysis, settings: Settings) -> list[int] | None:
     if settings.criterion == "l1":
-        return l1_order(group, analysis.flow, analysis.model)
+        return l1_order(group, analysis.flow, analysis.model).tolist()
     if settings.criterion == "random":
-        return random_order(group, settings.seed)
+        return random_order(group, settings.seed).tolist()
     return None
 
 
 def _paths(
     analysis: Analysis,
-    orders: list[np.ndarray | None],
+    orders: list[list[int] | None],
     narrowest: list[int],
     settings: Settings,
     calibration: Calibration,

@@ -1,45 +1,45 @@
-"""The whole line in reading order: load, channels, moments, paths, plan, cut, refit, verify, report."""
+"""The whole line: load, channels, moments, paths, plan, cut, refit, verify, report."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
-from .analysis import Analysis, analyse, model_inputs
-from .budget import read_goal
-from .capture.moments import batch_size
-from .choice import Choice, choose
-from .data import Calibration, Preprocess, open_calibration, synthetic_calibration
-from .errors import ReapError, UsageError
-from .graph.cut import cut_graph, kept_positions
-from .graph.mask import mask_graph
-from .graph.model import Model, load
-from .plan.plan import FrozenPlan, GroupPlan, Plan
-from .progress import NoProgress, Progress
-from .refit.layer import Fitted
-from .repair import repair
-from .report.latency import compare_latency
-from .report.records import Figures, FrozenResult, GroupResult, LayerRefit, Quality, Report
-from .settings import Settings
-from .solve.backend import Backend, namespace
-from .verify import check_cut, check_file, measure_quality
-from .version import __version__
+from onnx_reap.analysis import Analysis, analyse, model_inputs
+from onnx_reap.budget import read_goal
+from onnx_reap.capture.moments import batch_size
+from onnx_reap.choice import Choice, choose
+from onnx_reap.data import Calibration
+from onnx_reap.equivalence import check_cut
+from onnx_reap.errors import UsageError
+from onnx_reap.graph.cut import cut_graph, kept_positions
+from onnx_reap.graph.mask import mask_graph
+from onnx_reap.graph.model import Model
+from onnx_reap.loading import load
+from onnx_reap.masking import with_weights
+from onnx_reap.plan.plan import Plan
+from onnx_reap.planning import make_plan, removed_by, widths_left
+from onnx_reap.progress import NoProgress, Progress
+from onnx_reap.refit.layer import Fitted
+from onnx_reap.repair import repair
+from onnx_reap.report.records import Quality, Report
+from onnx_reap.reporting import Clock, make_report
+from onnx_reap.samples import open_samples
+from onnx_reap.settings import Settings
+from onnx_reap.solve.backend import Backend, namespace
+from onnx_reap.validation import check_settings
+from onnx_reap.verify import check_file, measure_quality
+from onnx_reap.version import __version__
 
 Source = str | Path | onnx.ModelProto
+Shapes = Mapping[str, Sequence[int]]
 
-SYNTHETIC_SAMPLES = 256
-HELD_OUT = 0.1  # fraction of the samples kept aside to judge the result
-FEWEST_TO_SPLIT = 20
-LATENCY_SECONDS = 1.5
-JUDGES = 100  # samples among the fitted ones whose outputs are compared
+JUDGES = 100  # of the fitted samples, whose outputs are compared too
 
 
 @dataclass(frozen=True)
@@ -84,36 +84,47 @@ def reap(
     ReapError
         If the request can't be honoured; the message says why and what to try.
     """
-    progress, chosen, clock = progress or NoProgress(), _settings(settings), _Clock()
+    progress, chosen, clock = progress or NoProgress(), _settings(settings), Clock()
     with clock("load"):
         proto = load(model)
-        samples, notes = _samples(proto, data, chosen)
+        inputs = model_inputs(proto, chosen.input_shapes)
+        samples = open_samples(inputs, data, chosen)
     with clock("analyse"):
-        analysis = analyse(proto, model_inputs(proto, chosen.input_shapes), samples, chosen)
+        analysis = analyse(proto, inputs, samples.every, chosen)
         goal = read_goal(analysis, chosen)
-    estimates = chosen.criterion == "reap" or chosen.refit
-    fitted_on, held_out = _split(samples, chosen) if estimates else (None, None)
     backend = Backend(*namespace("cpu" if chosen.provider == "cpu" else "auto"))
     with clock("choose"):
-        choice = choose(analysis, goal, chosen, fitted_on, backend, progress)
+        choice = choose(analysis, goal, chosen, samples.fit, backend, progress)
+    notes = [*samples.notes, *choice.notes]
     with clock("cut"):
-        pruned = _cut(analysis, choice.removed, samples)
-    fitted: dict[str, Fitted] = {}
-    if chosen.refit and fitted_on is not None and choice.removed:
+        pruned, doubts = _cut(analysis, choice.removed, samples.every)
+        notes += doubts
+    refits: dict[str, Fitted] = {}
+    if chosen.refit and samples.fit is not None and choice.removed:
         with clock("refit"):
-            fitted, more = repair(
-                analysis, pruned, choice.removed, chosen, fitted_on, backend, progress
+            refits, unfitted = repair(
+                analysis, pruned, choice.removed, chosen, samples.fit, backend, progress
             )
-            notes += more
+            notes += unfitted
     out = _finish(pruned, chosen)
     with clock("verify"), progress.stage("Verifying") as step:
-        check_file(proto, out)
-        seen = fitted_on and fitted_on.take(JUDGES, chosen.seed)
-        quality = [_quality(analysis, out, part) for part in (seen, held_out)]
+        notes += check_file(proto, out)
+        seen = samples.fit and samples.fit.take(JUDGES, chosen.seed)
+        fitted, held_out = (_quality(analysis, out, s) for s in (seen, samples.held_out))
         step()
-    plan = _plan(analysis, choice.removed, chosen)
-    report = _report(analysis, choice, out, samples, quality, fitted, clock, chosen, notes)
-    return Result(out, report, plan)
+    report = make_report(
+        analysis,
+        choice,
+        out,
+        samples.every,
+        chosen,
+        clock,
+        fitted=fitted,
+        held_out=held_out,
+        refits=refits,
+        notes=notes,
+    )
+    return Result(out, report, make_plan(analysis, choice.removed, chosen))
 
 
 def replay(
@@ -125,51 +136,93 @@ def replay(
 ) -> Result:
     """Make the cut that a plan describes, without data and without a refit.
 
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Never modified.
+    plan : Plan or path
+    progress : Progress, optional
+        Told how far each stage is.
+    **settings
+        Fields of `Settings`, of which `input_shapes` and `provider` mean something here.
+
     Raises
     ------
     ReapError
         If the plan doesn't fit the model.
     """
-    chosen, clock = _settings({**settings, "refit": False}), _Clock()
-    with clock("analyse"):
-        analysis, samples = _analysed(model, chosen)
-        removed = _removed_by(plan, analysis)
-    with clock("cut"):
-        pruned = _cut(analysis, removed, samples)
-    out = _finish(pruned, chosen)
-    with clock("verify"):
-        check_file(analysis.proto, out)
-    widths = _widths(analysis, removed)
+    progress, clock = progress or NoProgress(), Clock()
+    chosen = _settings({**settings, "refit": False})
+    with progress.stage("Cutting") as step:
+        with clock("analyse"):
+            analysis, samples = _analysed(model, chosen)
+            removed = removed_by(plan, analysis)
+        with clock("cut"):
+            pruned, notes = _cut(analysis, removed, samples)
+            out = _finish(pruned, chosen)
+        with clock("verify"):
+            notes += check_file(analysis.proto, out)
+        step()
+    widths = widths_left(analysis, removed)
     choice = Choice(widths, removed, (None,) * len(widths))
-    report = _report(analysis, choice, out, samples, [None, None], {}, clock, chosen, [])
-    return Result(out, report, _plan(analysis, removed, chosen))
+    report = make_report(analysis, choice, out, samples, chosen, clock, notes=notes)
+    return Result(out, report, make_plan(analysis, removed, chosen))
 
 
-def cut(model: Source, plan: Plan | str | Path) -> onnx.ModelProto:
+def cut(
+    model: Source, plan: Plan | str | Path, *, input_shapes: Shapes | None = None
+) -> onnx.ModelProto:
     """Return the model without the channels that a plan removes; weights are sliced, not refitted.
 
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Never modified.
+    plan : Plan or path
+    input_shapes : mapping of str to sequence of int, optional
+        Shapes for inputs with dynamic dimensions, batch included.
+
     Raises
     ------
     ReapError
         If the plan doesn't fit the model.
     """
-    return replay(model, plan).model
+    chosen = _settings({"input_shapes": input_shapes, "refit": False})
+    analysis, samples = _analysed(model, chosen)
+    pruned, _ = _cut(analysis, removed_by(plan, analysis), samples)
+    out = _finish(pruned, chosen)
+    check_file(analysis.proto, out)
+    return out
 
 
-def mask(model: Source, plan: Plan | str | Path) -> onnx.ModelProto:
+def mask(
+    model: Source, plan: Plan | str | Path, *, input_shapes: Shapes | None = None
+) -> onnx.ModelProto:
     """Return the original graph with removed channels' entries zeroed in their consumers' weights.
 
     All nodes and shapes stay; the function is that of `cut`.
 
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Never modified.
+    plan : Plan or path
+    input_shapes : mapping of str to sequence of int, optional
+        Shapes for inputs with dynamic dimensions, batch included.
+
     Raises
     ------
     ReapError
         If the plan doesn't fit the model.
     """
-    analysis, _ = _analysed(model, Settings())
+    chosen = _settings({"input_shapes": input_shapes, "refit": False})
+    analysis, _ = _analysed(model, chosen)
     masked = analysis.copy()
-    mask_graph(masked, analysis.flow, _removed_by(plan, analysis))
-    return masked.to_proto()
+    before = {name: constant.values for name, constant in masked.constants().items()}
+    mask_graph(masked, analysis.flow, removed_by(plan, analysis))
+    after = {name: constant.values for name, constant in masked.constants().items()}
+    changed = {name: values for name, values in after.items() if values is not before[name]}
+    return with_weights(analysis.proto, changed)
 
 
 def _settings(given: Mapping[str, Any]) -> Settings:
@@ -180,49 +233,31 @@ def _settings(given: Mapping[str, Any]) -> Settings:
             got=", ".join(sorted(unknown)),
             expected=", ".join(Settings.__dataclass_fields__),
         )
-    return Settings(**given)
-
-
-def _preprocess(settings: Settings) -> Preprocess:
-    names = ("resize", "crop", "mean", "std", "scale", "color")
-    return Preprocess(**{name: getattr(settings, name) for name in names})
-
-
-def _samples(
-    proto: onnx.ModelProto, data: Any, settings: Settings
-) -> tuple[Calibration, list[str]]:
-    inputs, preprocess = model_inputs(proto, settings.input_shapes), _preprocess(settings)
-    if data is not None:
-        samples = open_calibration(
-            data, inputs, preprocess, samples=settings.samples, seed=settings.seed
-        )
-    else:
-        count = settings.samples or SYNTHETIC_SAMPLES
-        samples = synthetic_calibration(inputs, preprocess, samples=count, seed=settings.seed)
-    return samples, list(samples.notes)
+    settings = Settings(**given)
+    check_settings(settings)
+    return settings
 
 
 def _analysed(model: Source, settings: Settings) -> tuple[Analysis, Calibration]:
+    """Analyse a model on samples that only serve to run it."""
     proto = load(model)
-    samples, _ = _samples(proto, None, settings)
-    return analyse(proto, model_inputs(proto, settings.input_shapes), samples, settings), samples
+    inputs = model_inputs(proto, settings.input_shapes)
+    samples = open_samples(inputs, None, settings).every
+    return analyse(proto, inputs, samples, settings), samples
 
 
-def _split(samples: Calibration, settings: Settings) -> tuple[Calibration, Calibration | None]:
-    if len(samples) < FEWEST_TO_SPLIT:
-        return samples, None
-    return samples.split(HELD_OUT, settings.seed)
-
-
-def _cut(analysis: Analysis, removed: tuple[int, ...], samples: Calibration) -> Model:
+def _cut(
+    analysis: Analysis, removed: tuple[int, ...], samples: Calibration
+) -> tuple[Model, list[str]]:
     """Cut, and compare with the masked original, which must be the same function."""
     pruned, masked = analysis.copy(), analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed)
     mask_graph(masked, analysis.flow, removed)
     sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]
     feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
-    check_cut(masked.to_proto(), pruned.to_proto(), feeds, analysis.providers)
-    return pruned
+    kept = kept_positions(analysis.flow, removed)
+    notes = check_cut(masked.to_proto(), pruned.to_proto(), feeds, kept, analysis.providers)
+    return pruned, notes
 
 
 def _finish(pruned: Model, settings: Settings) -> onnx.ModelProto:
@@ -245,135 +280,11 @@ def _quality(
     if samples is None:
         return None
     names = [tensor.name for tensor in analysis.model.graph.outputs]
-    size = batch_size(analysis.probe, names, analysis.fixed_batch)
     return measure_quality(
         analysis.proto,
         out,
         samples,
-        size,
+        batch_size(analysis.probe, names, analysis.fixed_batch),
         pad=analysis.fixed_batch is not None,
         providers=analysis.providers,
     )
-
-
-def _removed_by(plan: Plan | str | Path, analysis: Analysis) -> tuple[int, ...]:
-    """Look the plan's channels up in the model."""
-    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    groups = {group.name: group for group in analysis.groups}
-    removed: list[int] = []
-    for entry in plan.groups:
-        group = groups.get(entry.name)
-        if group is None or group.width != entry.width:
-            raise ReapError(
-                f"plan: group {entry.name} doesn't fit the model",
-                got=f"{entry.width} channels",
-                expected="no such group" if group is None else f"{group.width} channels",
-                hint="replay a plan on the model that it was made for",
-            )
-        if not entry.kept or not set(entry.kept) <= set(range(group.width)):
-            raise ReapError(
-                f"plan: group {entry.name} keeps channels that don't exist, or none",
-                got=str(list(entry.kept))[:80],
-                expected=f"some of 0 to {group.width - 1}",
-            )
-        if group.parts is not None:
-            counts = np.bincount(np.asarray(group.parts)[list(entry.kept)], minlength=group.step)
-            if (counts != counts[0]).any():
-                raise ReapError(
-                    f"plan: group {entry.name} must keep equally many channels in each part",
-                    got=str(counts.tolist()),
-                )
-        removed += [u for i, u in enumerate(group.units) if i not in set(entry.kept)]
-    return tuple(removed)
-
-
-def _widths(analysis: Analysis, removed: tuple[int, ...]) -> np.ndarray:
-    gone = set(removed)
-    return np.array([sum(u not in gone for u in group.units) for group in analysis.groups])
-
-
-def _plan(analysis: Analysis, removed: tuple[int, ...], settings: Settings) -> Plan:
-    gone = set(removed)
-    kept = kept_positions(analysis.flow, removed)
-    constants: dict[str, dict[str, list[int]]] = {}
-    for binding in analysis.flow.bindings:
-        cut = kept.get(binding.tensor)
-        if cut is not None and cut[0] == binding.tensor_axis and binding.blocks == 1:
-            axes = constants.setdefault(binding.constant, {})
-            axes[str(binding.constant_axis)] = cut[1].tolist()
-    groups = tuple(
-        GroupPlan(
-            group.name,
-            group.width,
-            tuple(i for i, unit in enumerate(group.units) if unit not in gone),
-            group.producers,
-            group.consumers,
-        )
-        for group in analysis.groups
-    )
-    frozen = tuple(FrozenPlan(f.node, f.channels, f.reason, f.cause) for f in analysis.frozen)
-    return Plan(settings.chosen(), groups, constants, frozen)
-
-
-def _report(
-    analysis: Analysis,
-    choice: Choice,
-    out: onnx.ModelProto,
-    samples: Calibration,
-    quality: list[Quality | None],
-    fitted: Mapping[str, Fitted],
-    clock: _Clock,
-    settings: Settings,
-    notes: list[str],
-) -> Report:
-    batch = analysis.fixed_batch or 1
-    feed = next(iter(samples.batches(batch, pad=True)))
-    before, after = compare_latency(
-        analysis.proto, out, feed, analysis.providers, seconds=LATENCY_SECONDS
-    )
-    full = np.array([group.width for group in analysis.groups])
-    return Report(
-        version=__version__,
-        settings=settings.chosen(),
-        calibration=samples.origin,
-        provider=before.provider,
-        before=_figures(analysis, analysis.proto, full, before),
-        after=_figures(analysis, out, choice.widths, after),
-        fitted=quality[0],
-        held_out=quality[1],
-        groups=tuple(
-            GroupResult(g.name, g.width, int(w), g.producers, g.consumers, e)
-            for g, w, e in zip(analysis.groups, choice.widths, choice.errors, strict=True)
-        ),
-        frozen=tuple(FrozenResult(f.node, f.channels, f.reason, f.cause) for f in analysis.frozen),
-        refits=tuple(
-            LayerRefit(node, f.damping, f.error_before, f.error_after) for node, f in fitted.items()
-        ),
-        seconds=clock.seconds,
-        notes=tuple(notes),
-    )
-
-
-def _figures(
-    analysis: Analysis, model: onnx.ModelProto, widths: np.ndarray, timing: Any
-) -> Figures:
-    return Figures(
-        analysis.macs.at(widths),
-        analysis.params.at(widths),
-        model.ByteSize(),
-        timing.median_ms,
-        timing.spread_ms,
-    )
-
-
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start

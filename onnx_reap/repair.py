@@ -6,21 +6,22 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
-from .analysis import Analysis
-from .capture.moments import batch_size
-from .data import Calibration
-from .graph.cut import kept_positions
-from .graph.model import Model
-from .graph.records import Linear
-from .graph.tails import Tail, find_tail
-from .progress import Progress
-from .refit.layer import Fitted
-from .refit.order import Job, affected_tensors, own_output
-from .refit.sampling import Walk
-from .refit.walk import refit_model
-from .settings import Settings
-from .solve.backend import Backend
+from onnx_reap.analysis import Analysis
+from onnx_reap.capture.moments import batch_size
+from onnx_reap.data import Calibration
+from onnx_reap.graph.cut import kept_positions
+from onnx_reap.graph.model import Model
+from onnx_reap.graph.records import Linear
+from onnx_reap.graph.tails import Tail, find_tail
+from onnx_reap.progress import Progress
+from onnx_reap.refit.layer import Fitted
+from onnx_reap.refit.order import Job, affected_tensors, own_output
+from onnx_reap.refit.sampling import Walk
+from onnx_reap.refit.walk import refit_model
+from onnx_reap.settings import Settings
+from onnx_reap.solve.backend import Backend
 
 
 def repair(
@@ -52,6 +53,18 @@ def repair(
     with progress.stage("Refitting layers", len(jobs)) as step:
         fitted = refit_model(original, pruned, jobs, walk, lambda node: step())
     return fitted, notes
+
+
+def has_bias(model: Model, linear: Linear) -> bool:
+    """Whether a refit finds a place for the intercept: a bias, or a constant added to a MatMul."""
+    if linear.bias is not None or linear.op != "MatMul":
+        return linear.bias is not None
+    node = next(n for n in model.nodes if model.keys[id(n)] == linear.node)
+    result = node.outputs[0]
+    reader = result.outputs[0] if len(result.outputs) == 1 else None
+    if reader is None or reader.op != "Add":
+        return False
+    return any(len(t.shape or ()) == 1 for t in reader.inputs if isinstance(t, gs.Constant))
 
 
 def _jobs(

@@ -163,7 +163,7 @@ def extract(
         if node is not None and id(node) not in wanted:
             wanted.add(id(node))
             todo += [n for n in node.input if n]
-            todo += _names_in_subgraphs(node)
+            todo += names_in_subgraphs(node)
     part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     part.functions.extend(model.functions)
     part.graph.name = graph.name or "part"
@@ -180,12 +180,13 @@ def extract(
     return part
 
 
-def _names_in_subgraphs(node: onnx.NodeProto) -> list[str]:
+def names_in_subgraphs(node: onnx.NodeProto) -> list[str]:
+    """Return the tensors that the bodies of a node (If, Loop, Scan) read, at any depth."""
     bodies = [a.g for a in node.attribute if a.HasField("g")]
     bodies += [g for a in node.attribute for g in a.graphs]
     names = []
     for body in bodies:
         for inner in body.node:
-            names += [n for n in inner.input if n] + _names_in_subgraphs(inner)
+            names += [n for n in inner.input if n] + names_in_subgraphs(inner)
         names += [o.name for o in body.output]
     return names

@@ -16,9 +16,9 @@ from onnx_reap.graph.records import Linear
 from onnx_reap.runtime import run, session, with_outputs
 from onnx_reap.solve.moments import Moments
 
-BATCH_BYTES = 256 << 20  # activations that a batch may hand out
+BATCH_BYTES = 128 << 20  # activations that a batch may hand out
 GRAM_BYTES = 2 << 30  # moments held at a time
-ENTRIES = 2**24  # of a layer's rows, past which fewer positions are taken
+ENTRIES = 2**23  # of a layer's rows, past which fewer positions are taken
 ROWS_PER_UNKNOWN = 8  # as long as rows are so many times as many as unknowns
 MOST_ENTRIES = 2**27  # of a layer's rows in any case
 
@@ -53,7 +53,9 @@ def batch_size(probe: Probe, tensors: Sequence[str], fixed: int | None) -> int:
     return int(np.clip(BATCH_BYTES // max(each, 1), 1, 64))
 
 
-def positions_for(columns: int, per_row: int, samples: int, limit: int) -> int:
+def positions_for(
+    columns: int, per_row: int, samples: int, limit: int, entries: int = ENTRIES
+) -> int:
     """Output positions per sample: `limit`, or fewer where they cost much and add little.
 
     Parameters
@@ -65,8 +67,10 @@ def positions_for(columns: int, per_row: int, samples: int, limit: int) -> int:
     samples : int
     limit : int
         What the user asked for at most.
+    entries : int
+        Numbers in all rows, past which positions are saved.
     """
-    rows = max(ENTRIES / per_row, ROWS_PER_UNKNOWN * columns)
+    rows = max(entries / per_row, ROWS_PER_UNKNOWN * columns)
     rows = min(rows, MOST_ENTRIES / per_row)
     return int(np.clip(np.ceil(rows / max(samples, 1)), 1, limit))
 

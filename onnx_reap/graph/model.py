@@ -66,6 +66,10 @@ class Model:
         """The graph's nodes, in topological order."""
         return list(self.graph.nodes)
 
+    def node(self, key: str) -> gs.Node:
+        """Return the node of that name in `keys`."""
+        return next(node for node in self.graph.nodes if self.keys[id(node)] == key)
+
     def constants(self) -> dict[str, gs.Constant]:
         """Return the constants that nodes or outputs use, by name."""
         tensors = self.graph.tensors() | captured_tensors(self.graph.nodes)

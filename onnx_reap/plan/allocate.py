@@ -9,8 +9,8 @@ from math import lcm
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import TargetError
-from .cost import Cost, Widths
+from onnx_reap.errors import TargetError
+from onnx_reap.plan.cost import Cost, Widths
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def uniform_within(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Wid
     low, high = 0, len(ratios) - 1
     while low < high:
         middle = (low + high) // 2
-        fits = _fits(uniform(choices, [ratios[middle]] * len(choices)), budgets)
-        low, high = (low, middle) if fits else (middle + 1, high)
+        enough = fits(uniform(choices, [ratios[middle]] * len(choices)), budgets)
+        low, high = (low, middle) if enough else (middle + 1, high)
     return _widen(uniform(choices, [ratios[low]] * len(choices)), choices, budgets)
 
 
@@ -120,14 +120,14 @@ def global_threshold(choices: Sequence[Choices], budgets: Sequence[Budget]) -> W
     """
     _check_reachable(choices, budgets)
     full = np.array([c.widths[-1] for c in choices], np.int64)
-    if _fits(full, budgets):
+    if fits(full, budgets):
         return full
     low, high = -30.0, 30.0
     best = np.array([c.widths[0] for c in choices], np.int64)
     for _ in range(50):
         price = (low + high) / 2
         widths = _at_price(np.exp(price), choices, budgets)
-        if _fits(widths, budgets):
+        if fits(widths, budgets):
             best, high = widths, price
         else:
             low = price
@@ -163,7 +163,7 @@ def _widen(widths: Widths, choices: Sequence[Choices], budgets: Sequence[Budget]
                 continue
             wider = widths.copy()
             wider[g] = c.widths[here + 1]
-            if not _fits(wider, budgets):
+            if not fits(wider, budgets):
                 continue
             more = sum((b.cost.at(wider) - b.cost.at(widths)) / b.limit for b in budgets)
             gain = (c.errors[here] - c.errors[here + 1] + 1e-30) / max(more, 1e-12)
@@ -174,7 +174,8 @@ def _widen(widths: Widths, choices: Sequence[Choices], budgets: Sequence[Budget]
         widths = best_step
 
 
-def _fits(widths: Widths, budgets: Sequence[Budget]) -> bool:
+def fits(widths: Widths, budgets: Sequence[Budget]) -> bool:
+    """Whether widths, shape (groups,), meet all budgets."""
     return all(budget.cost.at(widths) <= budget.limit for budget in budgets)
 
 

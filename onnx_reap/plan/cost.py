@@ -51,13 +51,21 @@ class Cost:
                 for g, each in extent.per_unit.items():
                     self._slope[i, j, g] = each
 
+    def __add__(self, other: Cost) -> Cost:
+        """Return the sum of two costs of the same groups."""
+        total = Cost((), self._slope.shape[2])
+        total._factor = np.concatenate([self._factor, other._factor])
+        total._fixed = np.concatenate([self._fixed, other._fixed])
+        total._slope = np.concatenate([self._slope, other._slope])
+        return total
+
     def at(self, widths: Widths) -> int:
         """Total cost when group g keeps `widths[g]` units; widths has shape (groups,)."""
         lengths = self._lengths(widths)
         return round(float((self._factor * lengths[:, 0] * lengths[:, 1]).sum()))
 
     def per_unit(self, widths: Widths) -> npt.NDArray[np.float64]:
-        """Derivative of the cost by each width, shape (groups,)."""
+        """Return the derivative of the cost by each width, shape (groups,)."""
         lengths = self._lengths(widths) * self._factor[:, None]
         # Product rule: each axis' slope times the other axis' length.
         first = np.einsum("t,tg->g", lengths[:, 1], self._slope[:, 0])

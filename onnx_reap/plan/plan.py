@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ReapError
+from onnx_reap.errors import ReapError
 
 SCHEMA = 1
+
+Constants = Mapping[str, Mapping[str, list[int] | list[list[int]]]]
+"""By constant and axis, the indices that stay; a list for each group where groups differ."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,15 @@ class Plan:
     settings : mapping of str to object
         For the record; replaying does not read them.
     groups : tuple of GroupPlan
-    constants : mapping of str to mapping of str to list of int
-        By constant and axis, the indices that stay. For other tools; replaying derives them.
+    constants : mapping of str to mapping of str to list of int, or of lists of int
+        By constant and axis, the indices that stay; for the axis of a grouped convolution's weight
+        that lies within its groups, a list for each group. For other tools; replaying derives them.
     frozen : tuple of FrozenPlan
     """
 
     settings: Mapping[str, Any]
     groups: tuple[GroupPlan, ...]
-    constants: Mapping[str, Mapping[str, list[int]]]
+    constants: Constants
     frozen: tuple[FrozenPlan, ...]
 
     def to_json(self) -> str:
@@ -87,24 +91,16 @@ class Plan:
                 raise ReapError(
                     f"{source}: another schema", got=str(content["schema"]), expected=str(SCHEMA)
                 )
-            groups = tuple(
-                GroupPlan(
-                    g["name"],
-                    int(g["width"]),
-                    tuple(sorted({int(k) for k in g["kept"]})),
-                    tuple(g.get("producers", ())),
-                    tuple(g.get("consumers", ())),
-                )
-                for g in content["groups"]
-            )
+            groups = tuple(_group(g) for g in content["groups"])
             frozen = tuple(FrozenPlan(**f) for f in content.get("frozen", ()))
-        except (KeyError, TypeError, ValueError) as error:
+            settings, constants = dict(content["settings"]), dict(content["constants"])
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ReapError(
                 f"{source}: not a plan",
                 got=f"{type(error).__name__}: {error}",
                 expected="a file written by --plan",
             ) from None
-        return Plan(content.get("settings", {}), groups, content.get("constants", {}), frozen)
+        return Plan(settings, groups, constants, frozen)
 
     @staticmethod
     def load(path: str | Path) -> Plan:
@@ -120,3 +116,16 @@ class Plan:
         except (OSError, UnicodeDecodeError) as error:
             raise ReapError(f"plan {path}: can't be read", got=str(error)) from None
         return Plan.from_json(text, f"plan {path}")
+
+
+def _group(entry: Mapping[str, Any]) -> GroupPlan:
+    kept = entry["kept"]
+    if not isinstance(kept, list) or any(type(index) is not int for index in kept):
+        raise TypeError(f"kept of group {entry['name']} is not a list of whole numbers")
+    return GroupPlan(
+        str(entry["name"]),
+        int(entry["width"]),
+        tuple(sorted(set(kept))),
+        tuple(entry.get("producers", ())),
+        tuple(entry.get("consumers", ())),
+    )

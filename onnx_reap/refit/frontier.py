@@ -13,8 +13,8 @@ from onnx_reap.refit.order import Job
 from onnx_reap.refit.stream import Move
 
 WORTH = 1.25  # a later start may take this much more memory than the smallest one on the way
-GROWTH = 4  # a start may take this much more than the present one
-SMALL = 256 << 20  # or up to this many bytes
+GROWTH = 2  # a start may take this much more than the present one
+SMALL = 128 << 20  # or up to this many bytes
 
 
 class Frontier:

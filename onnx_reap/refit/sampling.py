@@ -16,6 +16,7 @@ from onnx_reap.refit.order import Job
 from onnx_reap.solve.backend import Backend
 
 JUDGE_EVERY = 5  # every fifth sample chooses the damping
+ENTRIES = 2**24  # of a layer's rows, past which fewer positions are taken
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -149,7 +150,8 @@ class Sampler:
         linear = job.linear
         inputs = self._length(linear.x, linear.x_axis) * linear.taps
         samples, limit = len(self._walk.calibration), self._walk.positions
-        return positions_for(inputs // linear.group, inputs + self._outputs(job), samples, limit)
+        columns, per_row = inputs // linear.group, inputs + self._outputs(job)
+        return positions_for(columns, per_row, samples, limit, ENTRIES)
 
 
 def _joined(learn: list[list[np.ndarray]], judge: list[list[np.ndarray]]) -> Sampled:

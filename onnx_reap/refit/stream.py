@@ -19,7 +19,7 @@ import onnx
 from onnx_reap.data import Calibration
 from onnx_reap.runtime import extract, run, session
 
-MEMORY = 512 << 20  # bytes of activations kept in memory, by stream
+MEMORY = 128 << 20  # bytes of activations kept in memory, by stream
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import onnx
 
 from onnx_reap.capture.rows import matrix_to_weight, weight_to_matrix
 from onnx_reap.graph.model import Model
-from onnx_reap.graph.records import Linear
 from onnx_reap.refit.frontier import Frontier
 from onnx_reap.refit.layer import Fitted, Rows, fit_layer
 from onnx_reap.refit.order import Job, waves
 from onnx_reap.refit.sampling import Sampler, Walk
 from onnx_reap.refit.stream import Stream
-from onnx_reap.refit.write import current_bias, set_layer
+from onnx_reap.refit.write import layer_weights, set_layer
 from onnx_reap.solve.backend import Backend
 
-TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
+TARGET_BYTES = 128 << 20  # what layers are wanted to give, held at a time
 
 
 def refit_model(
@@ -95,11 +95,11 @@ def _given(wave: Sequence[Job]) -> list[str]:
 
 
 def _fit(job: Job, rows: Rows, pruned: Model, backend: Backend) -> Fitted:
-    linear: Linear = job.linear
-    constants = pruned.constants()
-    weight = weight_to_matrix(linear, constants[linear.weight].values)
-    bias = current_bias(pruned, linear, weight.shape[0] * weight.shape[2])
-    fitted = fit_layer(rows, weight, bias.reshape(len(weight), -1), job.tail, backend)
-    new = matrix_to_weight(linear, fitted.weight, constants[linear.weight].values)
-    set_layer(pruned, linear, new, fitted.bias.ravel())
+    stored, bias = layer_weights(pruned, job.linear)
+    weight = weight_to_matrix(job.linear, stored)
+    groups, _, outputs = weight.shape
+    bias = np.broadcast_to(bias, groups * outputs).reshape(groups, outputs)
+    fitted = fit_layer(rows, weight, bias, job.tail, backend)
+    new = matrix_to_weight(job.linear, fitted.weight, stored)
+    set_layer(pruned, job.linear, new, fitted.bias.ravel())
     return fitted

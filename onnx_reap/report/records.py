@@ -22,7 +22,8 @@ class Figures:
     bytes : int
         Size of the serialized model.
     latency_ms : float
-        Median time of one run on one sample, in milliseconds.
+        Median time of one run, in milliseconds: of one sample, or of one batch where the model's
+        batch size is fixed.
     latency_spread_ms : float
         Interquartile range of that time.
     """

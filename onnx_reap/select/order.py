@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..capture.rows import weight_to_matrix
-from ..graph.channels import Group
-from ..graph.model import Model
-from ..graph.records import Flow
+from onnx_reap.capture.rows import weight_to_matrix
+from onnx_reap.graph.channels import Group
+from onnx_reap.graph.model import Model
+from onnx_reap.graph.records import Flow
 
 
 def l1_order(group: Group, flow: Flow, model: Model) -> np.ndarray:
@@ -32,7 +32,9 @@ def l1_order(group: Group, flow: Flow, model: Model) -> np.ndarray:
             continue
         weight = weight_to_matrix(linear, constants[linear.weight].values)
         norms = np.abs(weight).sum(axis=1).ravel()
-        for unit, norm in zip(flow.units_along(linear.y, linear.y_axis).tolist(), norms, strict=True):
+        for unit, norm in zip(
+            flow.units_along(linear.y, linear.y_axis).tolist(), norms, strict=True
+        ):
             if unit in place:
                 scores[place[unit]] += norm
     return balanced(np.argsort(scores, kind="stable"), group.parts)

@@ -1,24 +1,26 @@
 """From moments and weights to the removal path of every group.
 
 A consumer of a group is one of the independent maps of a linear node (a grouped convolution has
-several). Its weight is scaled by what the following BatchNormalization makes of each output, so that
-errors of consumers and of groups are in the same unit: that of the activations they are added to.
+several). Its weight is scaled by what the following BatchNormalization makes of each output, so
+that errors of consumers and of groups are in the same unit: that of the activations they are added
+to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+
 import numpy as np
 
-from ..capture.moments import Tap
-from ..capture.rows import weight_to_matrix
-from ..graph.channels import Group
-from ..graph.model import Model
-from ..graph.records import Flow, Linear
-from ..graph.tails import find_tail
-from ..solve.backend import Backend
-from ..solve.moments import Moments
-from ..solve.removal import Consumer, RemovalPath, removal_path
+from onnx_reap.capture.moments import Tap
+from onnx_reap.capture.rows import weight_to_matrix
+from onnx_reap.graph.channels import Group
+from onnx_reap.graph.model import Model
+from onnx_reap.graph.records import Flow, Linear
+from onnx_reap.graph.tails import find_tail
+from onnx_reap.solve.backend import Backend
+from onnx_reap.solve.moments import Moments
+from onnx_reap.solve.removal import Consumer, RemovalPath, removal_path
 
 DAMPING = 1e-2  # of the mean diagonal
 WIDEST = 6000  # columns past which a channel's taps share one coefficient
@@ -91,8 +93,8 @@ def _consumers(
     weight = weight * scale
     units = flow.units_along(linear.x, linear.x_axis)
     if tap.fold is not None:
-        # Rows are means over a channel's columns; the error is meant for their sum.
-        weight = weight[:, tap.fold].reshape(1, len(tap.fold), -1) * tap.fold.shape[1] ** 0.5
+        # Each column of a channel has outputs of its own: the errors of all are summed.
+        weight = weight[:, tap.fold].reshape(1, len(tap.fold), -1)
         units = units[tap.fold[:, 0] // linear.taps]
     taps = 1 if tap.fold is not None else linear.taps
     blocks = np.split(units, linear.group)
@@ -124,4 +126,3 @@ def _fold(flow: Flow, linear: Linear) -> np.ndarray | None:
     if 0 in names or (counts != counts[0]).any():
         return None
     return np.argsort(units, kind="stable").reshape(len(names), -1)
-

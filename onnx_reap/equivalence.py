@@ -1,0 +1,158 @@
+"""Is the cut model the masked one? Before any refit the two are the same function.
+
+Some operators jump: ArgMax, TopK, NonMaxSuppression or a comparison turn a difference of rounding
+into another result, or into another number of results. What lies behind such a jump may differ, but
+then what goes into the jumps must agree, and the difference is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_reap.data.spec import is_float
+from onnx_reap.errors import CheckError
+from onnx_reap.runtime import Feed, names_in_subgraphs, run, session, with_outputs
+
+TOLERANCE = {"float16": 5e-2, "bfloat16": 2e-1}  # relative to the largest entry
+FLOAT_TOLERANCE = 2e-3
+
+_JUMPS = {
+    "ArgMax", "ArgMin", "Ceil", "Compress", "DynamicQuantizeLinear", "Equal", "Floor", "Greater",
+    "GreaterOrEqual", "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual", "Mod",
+    "NonMaxSuppression", "NonZero", "QuantizeLinear", "Round", "Sign", "TopK", "Unique",
+}  # fmt: skip
+_RANDOM = {
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
+}  # fmt: skip
+_FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
+
+
+def check_cut(
+    masked: onnx.ModelProto,
+    cut: onnx.ModelProto,
+    feeds: Iterable[Feed],
+    kept: Mapping[str, tuple[int, np.ndarray]],
+    providers: Sequence[str],
+) -> list[str]:
+    """Compare a cut model with the original whose removed channels are zeroed in their consumers.
+
+    Parameters
+    ----------
+    masked, cut : onnx.ModelProto
+        With tensors of the same names.
+    feeds : iterable of feeds
+        What both are run on.
+    kept : mapping of str to (int, array)
+        For every tensor that was cut, its axis and the positions that stay.
+
+    Returns
+    -------
+    list of str
+        Outputs that differ behind a jump though all that goes into jumps agrees.
+
+    Raises
+    ------
+    CheckError
+        If an output, or what goes into a jump, differs by more than rounding.
+    """
+    causes, witnesses = find_jumps(masked.graph)
+    made = {name for node in cut.graph.node for name in node.output}
+    outputs = [value.name for value in masked.graph.output]
+    inner = [name for name in witnesses if name in made and name not in outputs]
+    names = [*outputs, *inner]
+    sessions = [session(with_outputs(m, names), providers) for m in (masked, cut)]
+    doubts: dict[str, str] = {}
+    for feed in feeds:
+        expected, got = (run(active, names, feed) for active in sessions)
+        for name in names:
+            want = expected[name]
+            if name in inner and (not isinstance(want, np.ndarray) or not is_float(want.dtype)):
+                continue  # numbers that count channels differ by right
+            if name in inner and name in kept:
+                want = np.take(want, kept[name][1], kept[name][0])
+            problem = _difference(name, want, got[name])
+            if problem is not None and name not in causes:
+                raise problem
+            if problem is not None:
+                doubts[name] = causes[name]
+    return [
+        f"output {name} could not be verified: {cause} turns differences of rounding into others; "
+        "all that goes into such choices agrees"
+        for name, cause in doubts.items()
+    ]
+
+
+def find_jumps(graph: onnx.GraphProto) -> tuple[dict[str, str], list[str]]:
+    """Find what lies behind jumps, and what goes into them.
+
+    Parameters
+    ----------
+    graph : onnx.GraphProto
+        Sorted topologically.
+
+    Returns
+    -------
+    causes : dict of str to str
+        For every tensor behind a jump, the operator that jumps.
+    witnesses : list of str
+        Tensors that nodes compute in front of all jumps, and that jumps or what follows them read.
+    """
+    causes: dict[str, str] = {}
+    witnesses: dict[str, None] = {}
+    smooth: set[str] = set()
+    for node in graph.node:
+        names = [name for name in node.input if name] + names_in_subgraphs(node)
+        cause = next((causes[name] for name in names if name in causes), None)
+        if cause is None and _jumps(node):
+            cause = node.op_type
+        if cause is None:
+            smooth.update(node.output)
+            continue
+        causes.update((name, cause) for name in node.output if name)
+        witnesses.update((name, None) for name in names if name in smooth)
+    return causes, list(witnesses)
+
+
+def _jumps(node: onnx.NodeProto) -> bool:
+    if node.op_type == "Cast":
+        to = next((a.i for a in node.attribute if a.name == "to"), onnx.TensorProto.FLOAT)
+        return onnx.TensorProto.DataType.Name(to) not in _FLOATS
+    return node.op_type in _JUMPS | _RANDOM
+
+
+def _difference(name: str, want: Any, got: Any) -> CheckError | None:
+    """Return what is wrong with a value, None if nothing is."""
+    if isinstance(want, (list, tuple)) and isinstance(got, (list, tuple)):  # a sequence
+        if len(want) != len(got):
+            return _unequal(name, f"{len(got)} elements", f"{len(want)} elements")
+        pairs = zip(want, got, strict=True)
+        return next((d for a, b in pairs if (d := _difference(name, a, b)) is not None), None)
+    if not isinstance(want, np.ndarray):
+        return None if want == got else _unequal(name, str(got)[:80], str(want)[:80])
+    if want.shape != got.shape:
+        return _unequal(name, f"shape {got.shape}", f"shape {want.shape}")
+    if not is_float(want.dtype):
+        same = np.array_equal(want, got)
+        return None if same else _unequal(name, "other integers or texts", "the same")
+    finite = np.isfinite(want)
+    a, b = want.astype(np.float64), got.astype(np.float64)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return _unequal(name, "NaN or infinity in other places", "in the same places")
+    scale = np.abs(a[finite]).max(initial=0.0)
+    bound = TOLERANCE.get(want.dtype.name, FLOAT_TOLERANCE) * scale + 1e-12
+    error = np.abs(a[finite] - b[finite]).max(initial=0.0)
+    return None if error <= bound else _unequal(name, f"{error:.3g} apart", f"at most {bound:.3g}")
+
+
+def _unequal(name: str, got: str, expected: str) -> CheckError:
+    return CheckError(
+        f"tensor {name}: the cut model is not the masked model",
+        got=got,
+        expected=expected,
+        hint="report the model's structure as a bug; --exclude the layers before that tensor",
+    )

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+
+from onnx_reap.errors import TargetError
+from onnx_reap.plan.allocate import (
+    Budget,
+    Choices,
+    allowed_widths,
+    check_reachable,
+    fits,
+    global_threshold,
+    uniform,
+    uniform_within,
+)
+from onnx_reap.plan.cost import Cost, Extent, Term
+
+SEEDS = range(40)
+
+
+def chain_cost(rng: np.random.Generator, widths: list[int]) -> Cost:
+    """Cost of layers in a row, from 3 inputs through the groups to 10 outputs."""
+    extents = [Extent(3, {})]
+    extents += [Extent(int(rng.integers(0, 3)), {g: 1.0}) for g in range(len(widths))]
+    extents += [Extent(10, {})]
+    factors = rng.integers(1, 50, len(extents) - 1)
+    terms = [Term(float(f), pair) for f, pair in zip(factors, pairwise(extents), strict=True)]
+    return Cost(terms, len(widths))
+
+
+def instance(seed: int, *, convex: bool) -> tuple[list[Choices], list[Budget]]:
+    rng = np.random.default_rng(seed)
+    full = rng.integers(3, 7, 4).tolist()
+    choices = []
+    for width in full:
+        steps = rng.uniform(0.01, 1, width - 1) * 10.0 ** rng.integers(-1, 2)
+        steps = np.sort(steps)[::-1] if convex else steps
+        errors = np.append(np.cumsum(steps[::-1])[::-1], 0)
+        choices.append(Choices(np.arange(1, width + 1), errors))
+    budgets = []
+    for number in range(1 + seed % 2):
+        cost = chain_cost(rng, full)
+        low, high = cost.at(np.ones(4, int)), cost.at(np.array(full))
+        budgets.append(
+            Budget(f"--b{number}", cost, int(low + (high - low) * rng.uniform(0.3, 0.9)))
+        )
+    return choices, budgets
+
+
+def error_of(widths: np.ndarray, choices: list[Choices]) -> float:
+    pairs = zip(widths, choices, strict=True)
+    return float(sum(c.errors[np.searchsorted(c.widths, w)] for w, c in pairs))
+
+
+def best_error(choices: list[Choices], budgets: list[Budget]) -> float:
+    every = (np.array(w) for w in product(*(c.widths for c in choices)))
+    return min(error_of(w, choices) for w in every if fits(w, budgets))
+
+
+def one_step_wider(widths: np.ndarray, choices: list[Choices]) -> list[np.ndarray]:
+    wider = []
+    for g, c in enumerate(choices):
+        if widths[g] < c.widths[-1]:
+            wider.append(widths.copy())
+            wider[-1][g] = c.widths[np.searchsorted(c.widths, widths[g]) + 1]
+    return wider
+
+
+@pytest.mark.parametrize("convex", [True, False])
+@pytest.mark.parametrize("allocate", [global_threshold, uniform_within])
+def test_budgets_hold_and_no_group_could_be_one_step_wider(allocate, convex):
+    for seed in SEEDS:
+        choices, budgets = instance(seed, convex=convex)
+        widths = allocate(choices, budgets)
+        assert fits(widths, budgets)
+        assert all(w in c.widths for w, c in zip(widths, choices, strict=True))
+        assert not any(fits(w, budgets) for w in one_step_wider(widths, choices))
+
+
+@pytest.mark.parametrize(("convex", "worst", "typical"), [(True, 1.5, 1.05), (False, 2.0, 1.05)])
+def test_threshold_is_no_optimum_but_within_a_factor_of_it(convex, worst, typical):
+    """A price finds only widths on the convex hull; what these factors guard is its quality."""
+    ratios = []
+    for seed in SEEDS:
+        choices, budgets = instance(seed, convex=convex)
+        found = error_of(global_threshold(choices, budgets), choices)
+        ratios.append((found + 1e-9) / (best_error(choices, budgets) + 1e-9))
+    assert min(ratios) >= 1 - 1e-9  # the oracle is the optimum
+    assert max(ratios) <= worst
+    assert np.median(ratios) <= typical
+
+
+def test_threshold_beats_equal_ratios():
+    better = 0
+    for seed in SEEDS:
+        choices, budgets = instance(seed, convex=True)
+        by_error = error_of(global_threshold(choices, budgets), choices)
+        better += by_error <= error_of(uniform_within(choices, budgets), choices) + 1e-12
+    assert better >= 0.9 * len(SEEDS)
+
+
+def test_a_budget_that_the_model_meets_removes_nothing():
+    choices, budgets = instance(0, convex=True)
+    full = np.array([c.widths[-1] for c in choices])
+    enough = [Budget(b.name, b.cost, b.cost.at(full)) for b in budgets]
+    assert np.array_equal(global_threshold(choices, enough), full)
+    assert np.array_equal(uniform_within(choices, enough), full)
+
+
+@pytest.mark.parametrize("allocate", [global_threshold, uniform_within])
+def test_the_narrowest_widths_just_fit_or_are_refused_with_the_numbers(allocate):
+    choices, budgets = instance(0, convex=True)
+    narrowest = np.array([c.widths[0] for c in choices])
+    cost = budgets[0].cost
+    least = cost.at(narrowest)
+    assert np.array_equal(allocate(choices, [Budget("--b", cost, least)]), narrowest)
+    with pytest.raises(TargetError, match=f"--b: .* got: {least - 1:,} .* at least {least:,}"):
+        allocate(choices, [Budget("--b", cost, least - 1)])
+    with pytest.raises(TargetError):
+        check_reachable([c.widths for c in choices], [Budget("--b", cost, least - 1)])
+
+
+def test_uniform_takes_the_nearest_width_and_of_two_the_narrower():
+    choices = [Choices(np.array([8, 16, 24, 32]), np.zeros(4))] * 4
+    assert uniform(choices, [0.0, 0.5, 0.37, 0.375]).tolist() == [32, 16, 24, 16]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "widths"),
+    [
+        ((64, 1, None, 1), [8, 16, 24, 32, 40, 48, 56, 64]),
+        ((63, 1, None, 1), [*range(4, 61, 4), 63]),
+        ((16, 1, None, 1), [4, 8, 12, 16]),
+        ((15, 1, None, 1), list(range(1, 16))),
+        ((1, 1, None, 1), [1]),
+        ((20, 1, 8, 1), [8, 16, 20]),
+        ((20, 1, 8, 9), [16, 20]),
+        ((20, 1, 1, 18), [18, 19, 20]),
+        ((20, 1, 1, 20), [20]),
+        ((20, 1, 1, 99), [20]),
+        ((8, 1, 16, 1), list(range(1, 9))),  # too narrow for a multiple
+        ((24, 6, None, 1), [12, 24]),  # lcm(4, 6)
+        ((24, 6, 1, 1), [6, 12, 18, 24]),
+        ((24, 6, 1, 7), [12, 18, 24]),
+        ((12, 12, None, 1), [12]),
+    ],
+)
+def test_allowed_widths(arguments, widths):
+    width, step, round_to, least = arguments
+    found = allowed_widths(width, step=step, round_to=round_to, min_channels=least)
+    assert found.tolist() == widths
