@@ -29,7 +29,10 @@ def test_cut_of_a_zoo_model(zoo_model: Path):
     studied = study(proto, dynamic=32)
     assert all(frozen.reason and frozen.cause for frozen in studied.frozen)
     assert studied.groups or studied.frozen
-    assert studied.macs.at(studied.widths) == _entry(zoo_model).get("macs")
+    entry = _entry(zoo_model)
+    sized_by_data = entry["macs_from"] == "run"  # detectors: as many boxes as there are
+    if not sized_by_data:
+        assert studied.macs.at(studied.widths) == entry["macs"]
     removed = choose(studied.groups, 0.5)
     masked, cut = studied.mask(removed), studied.cut(removed)
     batches = (1,) if studied.probe.batch == 1 else (1, 3)
@@ -39,7 +42,7 @@ def test_cut_of_a_zoo_model(zoo_model: Path):
     assert_interface(proto, cut)
     again = study(cut, dynamic=32)
     left = widths_left(studied.groups, removed)
-    assert studied.macs.at(left) == again.macs.at(again.widths)
+    assert sized_by_data or studied.macs.at(left) == again.macs.at(again.widths)
     assert studied.params.at(left) == again.params.at(again.widths)
 
 
@@ -52,4 +55,4 @@ def _materialize(path: Path) -> onnx.ModelProto:
 
 def _entry(path: Path) -> dict:
     listed = json.loads((path.parent / "index.json").read_text())["files"]
-    return next((e for e in listed if path.name.startswith(e["name"])), {})
+    return next(entry for entry in listed if entry["file"] == path.name)

@@ -147,16 +147,32 @@ def _close_counts(tie: EqualCounts, findings: Findings, tensors: Tensors) -> boo
 
 
 def _close_balances(findings: Findings, tensors: Tensors) -> bool:
-    """Freeze units that grouped convolutions divide so that no classes serve them all."""
+    """Unite channels across the groups of a convolution where no free choice in each would do.
+
+    That is where several convolutions divide the same channels in ways that don't fit together, or
+    where a group takes channels of several branches. A set of one channel from each group leaves
+    the groups equally long when it goes.
+    """
     ties = [tie for tie in findings.equal_counts if tie.tensor in tensors]
     if not ties:
         return False
     roots = {name: findings.sets.roots(labels) for name, labels in tensors.items()}
-    vectors = [vector_along(roots[tie.tensor], tie.axis) for tie in ties]
-    counted = [(vector, tie.parts) for vector, tie in zip(vectors, ties, strict=True)]
-    _, stuck = joint_parts(counted, occurrences(roots))
-    if not stuck:
-        return False
-    node = next(t.node for v, t in zip(vectors, ties, strict=True) if np.isin(stuck, v).any())
-    text = "grouped convolutions divide the channels in ways that don't fit together"
-    return findings.sets.freeze(np.array(stuck), Reason(node, text))
+    counted = [(vector_along(roots[tie.tensor], tie.axis), tie.parts) for tie in ties]
+    kinds = occurrences(roots)
+    _, stuck = joint_parts(counted, kinds)
+    for (units, parts), tie in zip(counted, ties, strict=True):
+        if np.isin(units, stuck).any() and (of := part_of_units(units, parts)):
+            first, *others = _aligned_parts(of, kinds)
+            reason = Reason(tie.node, f"its {parts} groups lose channels together")
+            for part in others:
+                findings.sets.unite(part, first, reason)
+            return True
+    return False
+
+
+def _aligned_parts(of: Mapping[int, int], kinds: Mapping[int, str]) -> list[LabelArray]:
+    """Return the units of each part, those of one kind side by side."""
+    parts: dict[int, list[int]] = {}
+    for unit in sorted(of, key=lambda unit: (kinds[unit], unit)):
+        parts.setdefault(of[unit], []).append(unit)
+    return [np.array(parts[part]) for part in sorted(parts)]

@@ -42,7 +42,7 @@ class Probe:
     values : mapping of str to numpy.ndarray
         Values of small tensors that nodes compute.
     batch : int
-        Samples in the run (the leading dimension of the first input).
+        Samples in the run.
     dynamic : mapping of str to frozenset of int
         Axes whose size depends on the batch, for tensors that have any.
     """
@@ -93,9 +93,17 @@ def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Prob
     }
     for name, constant in model.constants().items():
         shapes[name] = tuple(int(size) for size in constant.shape)
-    lead = next(iter(feeds[0].values())) if feeds[0] else np.zeros(1)
-    batch = int(lead.shape[0]) if lead.ndim else 1
-    return Probe(shapes, dtypes, values, batch, dynamic)
+    return Probe(shapes, dtypes, values, _samples(model, feeds[0], shapes), dynamic)
+
+
+def _samples(model: Model, feed: Feed, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the leading size of the first input, if some output has it too; else 1.
+
+    Detectors, for instance, take a single image without a batch axis.
+    """
+    lead = next((array.shape[0] for array in feed.values() if array.ndim), 1)
+    results = (shapes.get(tensor.name) for tensor in model.graph.outputs)
+    return int(lead) if any(shape and shape[0] == lead for shape in results) else 1
 
 
 def _shapes_and_values(

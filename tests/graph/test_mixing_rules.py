@@ -63,15 +63,15 @@ def test_two_grouped_convs_of_different_division():
     assert [g.step for g in studied.groups] == [2, 4, 4]
 
 
-def test_grouped_convs_that_divide_differently_freeze():
+def test_grouped_convs_that_divide_differently():
+    """Thirds and halves of 12 channels: units are sets of three, one from each third."""
+
     def middle(net, x):
-        x = net.conv("b", x, 3, 12)
+        x = net.conv("b", x, 8, 12)
         return net("Add", net.conv("c", x, 12, 12, group=3), net.conv("d", x, 12, 12, group=2))
 
-    net = Net()
-    net.output(middle(net, net.input("x", "N", 3, 6, 6)))
-    frozen = {"b": "don't fit together"}
-    assert_slice_is_mask(net.model(), groups={}, frozen=frozen)
+    studied = assert_slice_is_mask(sandwich(middle, out=12), groups={"a": 8, "b": 4, "c": 4})
+    assert [group.step for group in studied.groups] == [1, 2, 2]
 
 
 def test_grouped_conv_of_branches_that_fill_a_group_each():
@@ -83,15 +83,30 @@ def test_grouped_conv_of_branches_that_fill_a_group_each():
     assert studied.groups[0].producers == ("a", "b")
 
 
-def test_grouped_conv_of_branches_that_share_a_group_freezes():
-    """Any counts per branch could be taken, but then no width tells the cost; one could vanish."""
+def test_grouped_conv_of_branches_that_share_a_group():
+    """Six channels of one branch, two and four of another: pairs, one from each group."""
 
     def middle(net, x):
         x = net("Concat", x, net.conv("b", x, 8, 4), axis=1)
         return net.conv("c", x, 12, 8, group=2)
 
-    frozen = {"a": "don't fit together", "b": "don't fit together"}
-    assert_slice_is_mask(sandwich(middle), groups={"c": 8}, frozen=frozen)
+    studied = assert_slice_is_mask(sandwich(middle), groups={"a": 2, "a#2": 4, "c": 8})
+    assert [group.producers for group in studied.groups] == [("a",), ("a", "b"), ("c",)]
+
+
+def test_grouped_conv_that_straddles_units():
+    """Units of 3 channels in groups of 10: what lies in two groups stays, and what is over."""
+
+    def middle(net, x):
+        x = net("Reshape", net.conv("b", x, 8, 30, 1), np.array([0, 3, 10, 6, 6]))
+        x = net("Reshape", net("Transpose", x, perm=[0, 2, 1, 3, 4]), np.array([0, 30, 6, 6]))
+        return net.conv("c", x, 30, 9, 1, group=3)
+
+    frozen = {"b": "its 3 groups could not keep equally many"}
+    studied = assert_slice_is_mask(
+        sandwich(middle, out=9), groups={"a": 8, "b": 6, "c": 9}, frozen=frozen
+    )
+    assert [group.step for group in studied.groups] == [1, 3, 3]
 
 
 def test_depthwise():

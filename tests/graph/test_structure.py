@@ -178,6 +178,22 @@ def test_dynamic_image_size():
     assert studied.probe.shapes["a_y0"][2:] == (8, 8)
 
 
+def test_an_image_without_a_batch_axis():
+    """The channels of the image are no samples: costs are those of the whole run."""
+    net = Net()
+    x = net("Unsqueeze", net.input("x", 3, 6, 6), ints([0]))
+    net.output(net("Flatten", net.conv("z", net.conv("a", x, 3, 8), 8, 5)))
+    studied = assert_slice_is_mask(net.model(), groups={"a": 8})
+    assert studied.macs.at([8]) == 36 * 9 * (3 * 8 + 8 * 5)
+
+
+def test_macs_and_parameters_are_those_of_one_sample():
+    proto = sandwich(lambda net, x: net("Flatten", x), out=288, head="gemm", batch=2)
+    studied = assert_slice_is_mask(proto, groups={"a": 8})
+    assert studied.macs.at([8]) == 36 * 9 * 3 * 8 + 288 * 5
+    assert studied.params.at([4]) == 9 * 3 * 4 + 4 + 144 * 5 + 5
+
+
 def test_a_batch_of_one_inside_of_a_dynamic_model():
     """Exported with a batch of 1 baked into a Reshape."""
 
