@@ -206,6 +206,8 @@ class _Problem:
 
 def _moments(x: Any, y: Any) -> Moments:
     moments = Moments()
-    for at in range(0, x.shape[1], BLOCK):
-        moments.update(x[:, at : at + BLOCK, :], y[:, at : at + BLOCK, :])
+    rows = x.shape[1]
+    for at in range(0, rows, BLOCK):
+        end = min(at + BLOCK, rows)
+        moments.update(x[:, at:end, :], y[:, at:end, :])
     return moments
