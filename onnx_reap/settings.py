@@ -1,4 +1,4 @@
-"""What a user can ask for. The command's flags and the Python keywords are made from these fields."""
+"""What a user can ask for; the command's flags and the Python keywords are these fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole line computes in the namespace that it is given, without implicit copies to the host."""
+"""The whole line computes in the namespace that it is given, without implicit host copies."""
 
 from pathlib import Path
 
