@@ -19,6 +19,8 @@ from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.removal import RemovalPath
 
+DEEPEST = 0.25  # of the fraction that is to stay on average: narrower groups are not tried
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -63,7 +65,8 @@ def choose(
         fixed = uniform(blank, goal.ratios)
     elif calibration is None or fits(np.array([g.width for g in groups]), goal.budgets):
         fixed = uniform_within(blank, goal.budgets)
-    narrowest = [int(w[0]) for w in goal.widths] if fixed is None else fixed.tolist()
+    widths = _worth_following(goal)
+    narrowest = [int(w[0]) for w in widths] if fixed is None else fixed.tolist()
     orders = [_order(group, analysis, settings) for group in groups]
     if calibration is None:
         paths = [RemovalPath(np.asarray(order), np.zeros(len(order or ()))) for order in orders]
@@ -73,7 +76,7 @@ def choose(
             analysis, orders, narrowest, settings, calibration, backend, progress
         )
     if fixed is None:
-        choices = [_choices(w, path) for w, path in zip(goal.widths, paths, strict=True)]
+        choices = [_choices(w, path) for w, path in zip(widths, paths, strict=True)]
         fixed = global_threshold(choices, goal.budgets)
     removed, errors = [], []
     for group, path, width, variance in zip(groups, paths, fixed.tolist(), variances, strict=True):
@@ -85,6 +88,15 @@ def choose(
     if removed and calibration is not None:
         notes += _too_few_samples(analysis, narrowest, settings, calibration)
     return Choice(fixed, tuple(removed), tuple(errors), tuple(notes))
+
+
+def _worth_following(goal: Goal) -> list[np.ndarray]:
+    """Leave out widths far below what the budgets ask for on average: long paths take time."""
+    full = np.array([w[-1] for w in goal.widths])
+    asked = min((b.limit / max(b.cost.at(full), 1) for b in goal.budgets), default=1.0)
+    widths = [w[w >= min(asked * DEEPEST, 1.0) * w[-1]] for w in goal.widths]
+    reachable = fits(np.array([w[0] for w in widths]), goal.budgets)
+    return widths if reachable else list(goal.widths)
 
 
 def _too_few_samples(

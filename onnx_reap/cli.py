@@ -14,14 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ReapError
-from .flags import Arguments, parse
+from onnx_reap.errors import ReapError
+from onnx_reap.flags import Arguments, parse
 
 if TYPE_CHECKING:
     import onnx
 
-    from .pipeline import Result
-    from .report.records import Report
+    from onnx_reap.pipeline import Result
+    from onnx_reap.report.records import Report
 
 INTERRUPTED = 130
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Arguments) -> None:
-    from .files import check_outputs, write_all
+    from onnx_reap.files import check_outputs, write_all
 
     check_outputs(_outputs(arguments), _inputs(arguments))
     result = _compute(arguments)
@@ -84,8 +84,8 @@ def _inputs(arguments: Arguments) -> dict[str, Path]:
 
 
 def _compute(arguments: Arguments) -> Result:
-    from .pipeline import reap, replay
-    from .progress import for_terminal
+    from onnx_reap.pipeline import reap, replay
+    from onnx_reap.progress import for_terminal
 
     progress = for_terminal(quiet=arguments.quiet)
     if arguments.from_plan is not None:
@@ -113,7 +113,7 @@ def _report_bytes(report: Report) -> bytes:
 def _show(report: Report, files: dict[Path, bytes]) -> None:
     from rich.console import Console
 
-    from .report.text import print_report
+    from onnx_reap.report.text import print_report
 
     console = Console(markup=False, highlight=False, emoji=False)
     with suppress(BrokenPipeError, SystemExit):  # who reads has seen enough; the files are there

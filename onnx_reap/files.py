@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .errors import ReapError
+from onnx_reap.errors import ReapError
 
 
 def check_outputs(

@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import parsing
-from .errors import UsageError
-from .settings import DEFAULT_TARGET_MACS, Settings
-from .version import __version__
+from onnx_reap import parsing
+from onnx_reap.errors import UsageError
+from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
+from onnx_reap.version import __version__
 
 BUDGETS = ("ratio", "target_macs", "target_params", "layer_ratios")
 """Settings of which at most one may be given."""

@@ -18,7 +18,8 @@ from onnx_reap.graph.tails import Tail, find_tail
 from onnx_reap.progress import Progress
 from onnx_reap.refit.layer import Fitted
 from onnx_reap.refit.order import Job, affected_tensors, own_output
-from onnx_reap.refit.walk import Walk, refit_model
+from onnx_reap.refit.sampling import Walk
+from onnx_reap.refit.walk import refit_model
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
 

@@ -13,6 +13,9 @@ from onnx_reap.errors import ReapError
 
 Feed = Mapping[str, np.ndarray]
 
+WORKING = {"session.intra_op.allow_spinning": "0"}
+"""Threads that wait give way to other sessions and to the solver, which have work."""
+
 
 def onnxruntime() -> Any:
     """Import onnxruntime.
@@ -67,8 +70,7 @@ def session(
     providers: Sequence[str],
     *,
     optimize: bool = True,
-    threads: int | None = None,
-    config: Mapping[str, str] | None = None,
+    config: Mapping[str, str] = WORKING,
 ) -> Any:
     """Make an inference session of a model.
 
@@ -79,10 +81,8 @@ def session(
         Execution providers, best first.
     optimize : bool
         Whether onnxruntime may rewrite the graph.
-    threads : int, optional
-        Threads inside of an operator; onnxruntime chooses by default.
-    config : mapping of str to str, optional
-        Further entries of onnxruntime's session configuration.
+    config : mapping of str to str
+        Entries of onnxruntime's session configuration.
 
     Raises
     ------
@@ -94,9 +94,7 @@ def session(
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    for key, value in (config or {}).items():
+    for key, value in config.items():
         options.add_session_config_entry(key, value)
     try:
         return runtime.InferenceSession(

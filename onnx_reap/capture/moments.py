@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..data import Calibration
-from ..graph.probe import Probe
-from ..graph.records import Linear
-from ..runtime import run, session, with_outputs
-from ..solve.moments import Moments
-from .rows import input_rows, sample_positions
+from onnx_reap.capture.rows import input_rows, output_shape, sample_positions
+from onnx_reap.data import Calibration
+from onnx_reap.graph.probe import Probe
+from onnx_reap.graph.records import Linear
+from onnx_reap.runtime import run, session, with_outputs
+from onnx_reap.solve.moments import Moments
 
-BATCH_BYTES = 256 << 20  # activations that a batch may hand out
+BATCH_BYTES = 128 << 20  # activations that a batch may hand out
 GRAM_BYTES = 2 << 30  # moments held at a time
-ENTRIES = 2**24  # of a layer's rows, past which fewer positions are taken
+ENTRIES = 2**23  # of a layer's rows, past which fewer positions are taken
 ROWS_PER_UNKNOWN = 8  # as long as rows are so many times as many as unknowns
 MOST_ENTRIES = 2**27  # of a layer's rows in any case
 
@@ -46,28 +46,32 @@ class Tap:
 
 
 def batch_size(probe: Probe, tensors: Sequence[str], fixed: int | None) -> int:
-    """Samples per run, so that the named tensors fit the memory for a batch."""
+    """Choose samples per run, so that the named tensors fit the memory for a batch."""
     if fixed is not None:
         return fixed
     each = sum(np.prod(probe.shapes[name]) * 4 / probe.batch for name in tensors)
     return int(np.clip(BATCH_BYTES // max(each, 1), 1, 64))
 
 
-def positions_for(columns: int, maps: int, samples: int, limit: int) -> int:
+def positions_for(
+    columns: int, per_row: int, samples: int, limit: int, entries: int = ENTRIES
+) -> int:
     """Output positions per sample: `limit`, or fewer where they cost much and add little.
 
     Parameters
     ----------
     columns : int
         Unknowns of one map, which the rows must outnumber well.
-    maps : int
-        Maps side by side, which all have rows of their own.
+    per_row : int
+        Numbers that a row holds, over all maps.
     samples : int
     limit : int
         What the user asked for at most.
+    entries : int
+        Numbers in all rows, past which positions are saved.
     """
-    rows = max(ENTRIES / (columns * maps), ROWS_PER_UNKNOWN * columns)
-    rows = min(rows, MOST_ENTRIES / (columns * maps))
+    rows = max(entries / per_row, ROWS_PER_UNKNOWN * columns)
+    rows = min(rows, MOST_ENTRIES / per_row)
     return int(np.clip(np.ceil(rows / max(samples, 1)), 1, limit))
 
 
@@ -139,16 +143,10 @@ def _rows(
     tap: Tap, x: np.ndarray, probe: Probe, positions: int, samples: int, rng: np.random.Generator
 ) -> np.ndarray:
     linear = tap.linear
-    y_shape = probe.shapes[linear.y]
-    if linear.kernel:
-        y_shape = (x.shape[0], *y_shape[1:])
-    else:
-        y_shape = (*x.shape[:-1], y_shape[-1])
-    limit = positions_for(tap.width, linear.group, samples, positions)
+    y_shape = output_shape(linear, x.shape, probe.shapes[linear.y])
+    limit = positions_for(tap.width, tap.width * linear.group, samples, positions)
     rows = input_rows(linear, x, y_shape, sample_positions(linear, y_shape, limit, rng))
     if tap.fold is None:
         return rows
     folded = rows[0][:, tap.fold]  # (n, U, B)
     return folded.transpose(0, 2, 1).reshape(1, -1, len(tap.fold))
-
-

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..graph.records import Linear
+from onnx_reap.graph.records import Linear
 
 Rows = npt.NDArray[np.floating]
 
@@ -41,6 +41,21 @@ def sample_positions(
     if total <= limit:
         return np.broadcast_to(np.arange(total), (samples, total))
     return np.sort(np.argpartition(rng.random((samples, total)), limit, axis=1)[:, :limit], axis=1)
+
+
+def output_shape(
+    linear: Linear, x_shape: tuple[int, ...], y_shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Return the shape of a node's output for another batch.
+
+    Parameters
+    ----------
+    x_shape : tuple of int
+        Of the input in that batch.
+    y_shape : tuple of int
+        Of the output in some batch.
+    """
+    return (x_shape[0], *y_shape[1:]) if linear.kernel else (*x_shape[:-1], y_shape[-1])
 
 
 def input_rows(linear: Linear, x: np.ndarray, y_shape: tuple[int, ...], at: np.ndarray) -> Rows:
@@ -94,8 +109,11 @@ def _patch_geometry(
         taps = np.array(reach)[:, None] - taps
     else:
         low = list(begin)
-        last = [(o - 1) * s + r - b for o, s, r, b in zip(out, linear.strides, reach, begin, strict=True)]
-    high = [max(l - (size - 1), 0) for l, size in zip(last, x.shape[2:], strict=True)]
+        last = [
+            (o - 1) * s + r - b
+            for o, s, r, b in zip(out, linear.strides, reach, begin, strict=True)
+        ]
+    high = [max(end - (size - 1), 0) for end, size in zip(last, x.shape[2:], strict=True)]
     crop = tuple(slice(max(-amount, 0), None) for amount in low)
     x = x[(slice(None), slice(None), *crop)]
     widths = [(0, 0), (0, 0), *((max(a, 0), b) for a, b in zip(low, high, strict=True))]
@@ -131,9 +149,7 @@ def weight_to_matrix(linear: Linear, weight: np.ndarray) -> npt.NDArray[np.float
     return blocks.reshape(linear.group, -1, blocks.shape[-1])
 
 
-def matrix_to_weight(
-    linear: Linear, matrix: np.ndarray, like: np.ndarray
-) -> np.ndarray:
+def matrix_to_weight(linear: Linear, matrix: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Undo `weight_to_matrix`; the result has the shape and dtype of `like`."""
     matrix = matrix / linear.alpha
     if not linear.kernel:

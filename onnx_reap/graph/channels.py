@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .flow import joint_parts
-from .labels import FROZEN
-from .records import Flow
+from onnx_reap.graph.labels import FROZEN, LabelArray
+from onnx_reap.graph.parts import joint_parts, occurrences
+from onnx_reap.graph.records import Flow
 
 
 @dataclass(frozen=True)
@@ -60,28 +60,47 @@ class FrozenChannels:
 def find_groups(flow: Flow) -> tuple[Group, ...]:
     """Collect units into groups.
 
-    Units that occur in the same tensors form a group; every tensor then holds all of a group's
-    units or none, so keeping one unit of each group leaves nothing empty. Groups whose parts must
-    stay equally long are merged.
+    Units that occur in the same tensors, equally often, form a group; every tensor then holds all
+    of a group's units or none, so keeping one unit of each group leaves nothing empty. Units that
+    must be kept in balance are a group of their own, whose parts have that property.
     """
-    occurs: dict[int, list[str]] = {}
-    for tensor, axis in flow.axes.items():
-        for unit in np.unique(flow.units_along(tensor, axis)).tolist():
-            occurs.setdefault(unit, []).append(tensor)
-    occurs.pop(FROZEN, None)
-    signature = {unit: "\0".join(tensors) for unit, tensors in occurs.items()}
+    signature = occurrences({tensor: flow.labels[tensor] for tensor in flow.axes})
     ties = [(flow.units_along(t.tensor, t.axis), t.parts) for t in flow.equal_counts]
-    parts = {unit: part for unit, part in joint_parts(ties).items() if part is not None}
-    for number in {part[0] for part in parts.values()}:
-        tied = {signature[unit] for unit, part in parts.items() if part[0] == number}
-        signature.update({unit: min(tied) for unit, sign in signature.items() if sign in tied})
+    balances, _ = joint_parts(ties, signature)
+    parts: dict[int, int] = {}
+    for number, balance in enumerate(balances):
+        for part, units in enumerate(balance.classes):
+            parts.update(dict.fromkeys(units, part))
+        signature.update(dict.fromkeys(balance.units, f"balance {number}"))
     order = _channel_order(flow)
     collected: dict[str, list[int]] = {}
     for unit in sorted(signature, key=lambda u: order.get(u, (len(order), u))):
         collected.setdefault(signature[unit], []).append(unit)
+    members = list(collected.values())
+    mixers = (linear for linear in flow.linears if not linear.depthwise)
+    inputs = [(mixer.node, flow.units_along(mixer.x, mixer.x_axis)) for mixer in mixers]
+    makers, readers = _nodes_of(flow.makers.items(), members), _nodes_of(inputs, members)
     names: Counter[str] = Counter()
-    groups = [_group(units, flow, parts, names) for units in collected.values()]
+    groups = []
+    for chosen, producers, consumers in zip(members, makers, readers, strict=True):
+        base = producers[0] if producers else "channels"
+        names[base] += 1
+        name = base if names[base] == 1 else f"{base}#{names[base]}"
+        balanced = tuple(parts[unit] for unit in chosen if unit in parts)
+        groups.append(Group(name, tuple(chosen), producers, consumers, balanced or None))
     return tuple(groups)
+
+
+def _nodes_of(
+    nodes: Iterable[tuple[str, LabelArray]], members: Sequence[Sequence[int]]
+) -> list[tuple[str, ...]]:
+    """Return, for each group, the nodes whose units are among its members."""
+    group_of = {unit: number for number, units in enumerate(members) for unit in units}
+    found: list[list[str]] = [[] for _ in members]
+    for node, units in nodes:
+        for number in {group_of[unit] for unit in np.unique(units).tolist() if unit in group_of}:
+            found[number].append(node)
+    return [tuple(names) for names in found]
 
 
 def find_frozen(flow: Flow) -> tuple[FrozenChannels, ...]:
@@ -103,32 +122,3 @@ def _channel_order(flow: Flow) -> dict[int, tuple[int, int]]:
         for channel, unit in enumerate(units.tolist()):
             order.setdefault(unit, (place, channel))
     return order
-
-
-def _group(
-    units: Sequence[int],
-    flow: Flow,
-    parts: dict[int, tuple[int, int]],
-    names: Counter[str],
-) -> Group:
-    chosen = np.array(units)
-    producers = [key for key, made in flow.makers.items() if np.isin(made, chosen).any()]
-    consumers = [
-        linear.node
-        for linear in flow.linears
-        if not linear.depthwise
-        and np.isin(flow.units_along(linear.x, linear.x_axis), chosen).any()
-    ]
-    base = producers[0] if producers else "channels"
-    names[base] += 1
-    name = base if names[base] == 1 else f"{base}#{names[base]}"
-    of = [parts.get(unit) for unit in units]
-    known = [part for part in of if part is not None]
-    numbers = {part: i for i, part in enumerate(sorted(set(known)))}
-    return Group(
-        name,
-        tuple(units),
-        tuple(producers),
-        tuple(consumers),
-        tuple(numbers[part] for part in known) if known and len(known) == len(of) else None,
-    )

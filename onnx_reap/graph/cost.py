@@ -10,17 +10,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..plan.cost import Cost, Extent, Term
-from .channels import Group
-from .model import Model
-from .probe import Probe
-from .records import Flow, Linear
+from onnx_reap.graph.channels import Group
+from onnx_reap.graph.model import Model, is_floating
+from onnx_reap.graph.probe import Probe
+from onnx_reap.graph.records import Binding, Flow, Linear, Product
+from onnx_reap.plan.cost import Cost, Extent, Term
 
 
 def count_macs(model: Model, probe: Probe, flow: Flow, groups: Sequence[Group]) -> Cost:
     """Multiply-accumulates per sample."""
     group_of = _group_of(groups)
     terms = [_linear_macs(linear, probe, flow, group_of, groups) for linear in flow.linears]
+    terms += [_product_macs(product, probe, flow, group_of, groups) for product in flow.products]
     return Cost(terms, len(groups))
 
 
@@ -33,9 +34,7 @@ def _group_of(groups: Sequence[Group]) -> dict[int, int]:
     return {unit: g for g, group in enumerate(groups) for unit in group.units}
 
 
-def _extent(
-    units: np.ndarray, group_of: Mapping[int, int], groups: Sequence[Group]
-) -> Extent:
+def _extent(units: np.ndarray, group_of: Mapping[int, int], groups: Sequence[Group]) -> Extent:
     counts = np.bincount([group_of.get(int(unit), -1) + 1 for unit in units], minlength=1)
     per_unit = {g - 1: int(n) / groups[g - 1].width for g, n in enumerate(counts) if g and n}
     return Extent(int(counts[0]), per_unit)
@@ -55,28 +54,43 @@ def _linear_macs(
     positions = np.prod(probe.shapes[side]) / probe.shapes[side][axis] / probe.batch
     x, y = _extent(inputs, group_of, groups), _extent(outputs, group_of, groups)
     if linear.depthwise:
-        return Term(positions * linear.taps, (x if linear.transposed else y,))
+        return Term(positions * linear.taps, (y,))
     return Term(positions * linear.taps / linear.group, (x, y))
+
+
+def _product_macs(
+    product: Product,
+    probe: Probe,
+    flow: Flow,
+    group_of: Mapping[int, int],
+    groups: Sequence[Group],
+) -> Term:
+    entries = np.prod(probe.shapes[product.y]) / probe.batch
+    axis = flow.axes.get(product.y)
+    if axis is None:
+        return Term(entries * product.terms, ())
+    units = flow.units_along(product.y, axis)
+    return Term(entries / len(units) * product.terms, (_extent(units, group_of, groups),))
 
 
 def _parameters(
     model: Model, flow: Flow, group_of: Mapping[int, int], groups: Sequence[Group]
 ) -> list[Term]:
-    bound: dict[str, dict[int, tuple[np.ndarray, int]]] = {}
+    bound: dict[str, dict[int, Binding]] = {}
     for binding in flow.bindings:
-        units = flow.units_along(binding.tensor, binding.tensor_axis)
-        bound.setdefault(binding.constant, {})[binding.constant_axis] = (units, binding.blocks)
+        bound.setdefault(binding.constant, {})[binding.constant_axis] = binding
     terms = []
     for name, constant in model.constants().items():
-        if not np.issubdtype(np.dtype(constant.dtype), np.floating) and "float" not in str(constant.dtype):
+        if not is_floating(constant):
             continue
         factor, extents = 1.0, []
         for axis, size in enumerate(constant.shape):
-            units, blocks = bound.get(name, {}).get(axis, (None, 1))
-            if units is None:
+            follows = bound.get(name, {}).get(axis)
+            if follows is None or flow.axes.get(follows.tensor) != follows.tensor_axis:
                 factor *= size
             else:
-                factor /= blocks
+                factor /= follows.blocks
+                units = flow.units_along(follows.tensor, follows.tensor_axis)
                 extents.append(_extent(units, group_of, groups))
         terms.append(Term(factor, tuple(extents)))
     return terms

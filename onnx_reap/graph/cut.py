@@ -7,21 +7,16 @@ node, run on what is left of its input, gives what is left of its output.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
-import onnx
-import onnx_graphsurgeon as gs
-from onnx.reference import ReferenceEvaluator
 
-from .model import STANDARD_DOMAINS, Model
-from .probe import Probe
-from .records import Binding, Flow, Linear
-from .rules import RULES
-from .labels import Labels
-from .site import Findings, Resize, Site
-
-Kept = Mapping[str, tuple[int, np.ndarray]]
+from onnx_reap.graph.correction import Correction, Kept
+from onnx_reap.graph.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.probe import Probe
+from onnx_reap.graph.records import Binding, Flow, Linear
+from onnx_reap.graph.rules import RULES
+from onnx_reap.graph.sizes import corrections_needed, sizes_after
 
 
 def kept_positions(flow: Flow, removed: Iterable[int]) -> dict[str, tuple[int, np.ndarray]]:
@@ -36,22 +31,23 @@ def kept_positions(flow: Flow, removed: Iterable[int]) -> dict[str, tuple[int, n
 
 
 def cut_graph(model: Model, probe: Probe, flow: Flow, removed: Iterable[int]) -> None:
-    """Remove units from the graph of `model`, in place."""
+    """Remove units from the graph of `model`, in place.
+
+    Parameters
+    ----------
+    removed : iterable of int
+        Units of `flow`. At least one of every group must stay, and equally many of its parts.
+    """
     kept = kept_positions(flow, removed)
-    values = _new_values(model, probe, flow, kept)
+    values = sizes_after(model, probe, flow.of_sizes, kept)
+    constants = model.constants()
     for name, array in cut_constants(model, flow, kept).items():
-        model.constants()[name].values = array
+        constants[name].values = array
     for node in model.nodes:
-        if node.domain not in STANDARD_DOMAINS or node.op not in RULES:
+        rule = RULES.get(node.op) if node.domain in STANDARD_DOMAINS else None
+        if rule is None or rule.correct is None or not corrections_needed(node, kept, values):
             continue
-        resize = RULES[node.op].resize
-        tensors = [t.name for t in (*node.inputs, *node.outputs)]
-        if resize is None or not any(name in kept or name in values for name in tensors):
-            continue
-        site = Site(node, model.keys[id(node)], model.opset, probe, Labels(), Findings())
-        correction = Resize(site, kept, values)
-        resize(correction)
-        _apply(correction, model, probe)
+        rule.correct(Correction(node, model, probe, flow.of_sizes, kept, values))
 
 
 def cut_constants(model: Model, flow: Flow, kept: Kept) -> dict[str, np.ndarray]:
@@ -104,76 +100,11 @@ def _cut_grouped(weight: np.ndarray, linear: Linear, kept: Kept) -> np.ndarray:
     """Slice the weight of a grouped convolution group by group."""
     g = linear.group
     blocks = np.stack(np.split(weight, g, axis=0))  # (groups, first axis, second axis, taps)
-    transposed = linear.transposed
-    shape = blocks.shape
-    inputs, outputs = (shape[1], shape[2]) if transposed else (shape[2], shape[1])
+    first, second = blocks.shape[1:3]
+    inputs, outputs = (first, second) if linear.transposed else (second, first)
     positions = group_positions(linear, kept, inputs * g, outputs * g)
     pieces = [
-        block[np.ix_(i, o) if transposed else np.ix_(o, i)]
+        block[np.ix_(i, o) if linear.transposed else np.ix_(o, i)]
         for block, (i, o) in zip(blocks, positions, strict=True)
     ]
     return np.ascontiguousarray(np.concatenate(pieces, axis=0))
-
-
-def _new_values(model: Model, probe: Probe, flow: Flow, kept: Kept) -> dict[str, np.ndarray]:
-    """Recompute tensors that are made of sizes, with the sizes after the cut."""
-    new: dict[str, np.ndarray] = {}
-    for node in model.nodes:
-        names = [t.name for t in node.outputs if t.name]
-        if node.op == "Shape" and node.inputs[0].name in kept:
-            axis, stays = kept[node.inputs[0].name]
-            shape = list(probe.shapes[node.inputs[0].name])
-            shape[axis] = len(stays)
-            start, end = node.attrs.get("start", 0), node.attrs.get("end", len(shape))
-            new[names[0]] = np.array(shape[start:end], np.int64)
-        elif node.op == "Size" and node.inputs[0].name in kept:
-            axis, stays = kept[node.inputs[0].name]
-            shape = probe.shapes[node.inputs[0].name]
-            new[names[0]] = np.array(np.prod(shape) // shape[axis] * len(stays), np.int64)
-        elif flow.of_sizes.issuperset(names) and any(t.name in new for t in node.inputs):
-            new.update(_evaluate(node, model, new, probe))
-    return {name: value for name, value in new.items() if not np.array_equal(value, probe.values[name])}
-
-
-def _evaluate(
-    node: gs.Node, model: Model, new: Mapping[str, np.ndarray], probe: Probe
-) -> dict[str, np.ndarray]:
-    """Run one node of shape arithmetic on new sizes."""
-    feed = {t.name: new.get(t.name, probe.values[t.name]) for t in node.inputs if t.name}
-    proto = gs.exporters.onnx_exporter.OnnxExporter.export_node(node)
-    names = [t.name for t in node.outputs if t.name]
-    graph = onnx.helper.make_graph(
-        [proto],
-        "sizes",
-        [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in feed.items()],
-        [onnx.ValueInfoProto(name=name) for name in names],
-    )
-    single = onnx.helper.make_model(graph, opset_imports=model.proto.opset_import)
-    return dict(zip(names, map(np.asarray, ReferenceEvaluator(single).run(names, feed)), strict=True))
-
-
-def _apply(correction: Resize, model: Model, probe: Probe) -> None:
-    """Put corrected parameters in front of a node: a constant, or an override of what is computed."""
-    node = correction.node
-    place = model.graph.nodes.index(node)
-    for index, value in correction.inputs.items():
-        name = f"{correction.site.output_name()}_{correction.site.op.lower()}_{index}"
-        old = node.inputs[index] if index < len(node.inputs) else None
-        if old is None or not old.name or isinstance(old, gs.Constant):
-            dtype = np.int64 if old is None or not old.name else old.values.dtype
-            new: gs.Tensor = gs.Constant(name, np.asarray(value).astype(dtype))
-        else:
-            was = correction.value(index)
-            assert was is not None
-            mask, fixed = np.asarray(value != was), np.asarray(value).astype(was.dtype)
-            new = gs.Variable(name, was.dtype)
-            inputs = [gs.Constant(f"{name}_where", mask), gs.Constant(f"{name}_fixed", fixed), old]
-            model.graph.nodes.insert(place, gs.Node("Where", f"{name}_override", {}, inputs, [new]))
-            place += 1
-        while len(node.inputs) <= index:
-            node.inputs.append(gs.Variable.empty())
-        node.inputs[index] = new
-    for extra in correction.before:
-        model.graph.nodes.insert(model.graph.nodes.index(node), extra)
-    for added in model.graph.nodes:
-        model.keys.setdefault(id(added), added.name)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .cut import kept_positions
-from .model import Model
-from .records import Flow, Linear
+from onnx_reap.graph.cut import kept_positions
+from onnx_reap.graph.model import Model
+from onnx_reap.graph.records import Flow, Linear
 
 
 def mask_graph(model: Model, flow: Flow, removed: Iterable[int]) -> None:
@@ -17,7 +17,7 @@ def mask_graph(model: Model, flow: Flow, removed: Iterable[int]) -> None:
     constants = model.constants()
     for linear in flow.linears:
         cut = kept.get(linear.x)
-        if linear.depthwise or cut is None:
+        if linear.depthwise or cut is None or cut[0] != linear.x_axis:
             continue
         constant = constants[linear.weight]
         gone = np.ones(flow.labels[linear.x].shape[linear.x_axis], bool)

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from graphlib import TopologicalSorter
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx import numpy_helper
+from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from ..errors import ReapError
+from onnx_reap.errors import ReapError
+from onnx_reap.graph.export import (
+    Source,
+    node_proto,
+    tensor_proto,
+    without_content,
+    write_constants,
+)
 
 STANDARD_DOMAINS = ("", "ai.onnx", None)
 
@@ -20,9 +29,9 @@ STANDARD_DOMAINS = ("", "ai.onnx", None)
 class Model:
     """A model and an editable graph of it.
 
-    The graph holds every constant as an initializer: Constant nodes are absorbed, and constant
-    subgraphs can be replaced by their values (`set_constant`). Nodes that nobody touched are written
-    back as they were, byte for byte.
+    The graph holds every constant as a dense initializer: Constant nodes are absorbed, and constant
+    subgraphs can be replaced by their values (`set_constants`). Nodes that nobody touched are
+    written back as they were, byte for byte.
 
     Attributes
     ----------
@@ -37,11 +46,15 @@ class Model:
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
         self.graph = gs.import_onnx(proto)
-        self._source = {id(n): p for n, p in zip(self.graph.nodes, proto.graph.node, strict=True)}
-        self._pristine = {id(node): _Snapshot(node) for node in self.graph.nodes}
+        # Nodes are kept alive here, since their ids are keys.
+        pairs = zip(self.graph.nodes, proto.graph.node, strict=True)
+        self._source = {id(node): Source(node, dict(node.attrs), given) for node, given in pairs}
         self._absorb_constant_nodes()
+        for sparse in proto.graph.sparse_initializer:
+            self.constants()[sparse.values.name].values = _dense(sparse)
         self.graph.nodes = _in_order(self.graph.nodes)
         self.keys = _unique_keys(self.graph.nodes)
+        self._names: set[str] = set()
 
     @property
     def opset(self) -> int:
@@ -53,62 +66,87 @@ class Model:
         """The graph's nodes, in topological order."""
         return list(self.graph.nodes)
 
+    def node(self, key: str) -> gs.Node:
+        """Return the node of that name in `keys`."""
+        return next(node for node in self.graph.nodes if self.keys[id(node)] == key)
+
     def constants(self) -> dict[str, gs.Constant]:
         """Return the constants that nodes or outputs use, by name."""
         tensors = self.graph.tensors() | captured_tensors(self.graph.nodes)
         return {name: t for name, t in tensors.items() if isinstance(t, gs.Constant)}
 
-    def set_constant(self, name: str, values: np.ndarray) -> None:
-        """Make the tensor called `name` a constant; nodes that only served it disappear."""
-        old = self.graph.tensors()[name]
-        new = gs.Constant(name, np.array(values, order="C"))
-        for node in list(old.outputs):
-            node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
-        self._drop(list(old.inputs))
+    def set_constants(self, values: Mapping[str, np.ndarray]) -> None:
+        """Make tensors constants; nodes that only served them disappear."""
+        tensors = self.graph.tensors()
+        unread = []
+        for name, array in values.items():
+            old = tensors[name]
+            new = gs.Constant(name, np.array(array, order="C"))
+            for node in list(old.outputs):
+                node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
+            unread += list(old.inputs)
+        self._drop(unread)
+
+    def unused(self, name: str) -> str:
+        """Return a name for a new tensor, `name` if it is free; it counts as taken from now on."""
+        if not self._names:
+            self._names = {n for node in self.proto.graph.node for n in (*node.input, *node.output)}
+            self._names |= set(self.graph.tensors()) | set(captured_tensors(self.graph.nodes))
+        free = _free_name(name, self._names)
+        self._names.add(free)
+        return free
+
+    def insert(self, node: gs.Node, place: gs.Node, *, behind: bool = False) -> None:
+        """Put a node in front of another one, or behind it."""
+        # Nodes compare by content, so list.index would be slow, and could find a twin.
+        at = next(i for i, other in enumerate(self.graph.nodes) if other is place)
+        self.graph.nodes.insert(at + behind, node)
+        node.name = _free_name(node.name, set(self.keys.values()))
+        self.keys[id(node)] = node.name
 
     def _drop(self, nodes: list[gs.Node]) -> None:
         """Remove nodes whose outputs nobody reads, and what served only them."""
         keep = {id(tensor) for tensor in self.graph.outputs}
         captured = captured_tensors(self.graph.nodes)
+        dropped = set()
         while nodes:
             node = nodes.pop()
             read = any(t.outputs or id(t) in keep or t.name in captured for t in node.outputs)
-            if read or not node.outputs:
+            if read or id(node) in dropped:
                 continue
             nodes += [maker for tensor in node.inputs for maker in tensor.inputs]
-            self.graph.nodes.remove(node)
+            dropped.add(id(node))
             node.inputs.clear()
             node.outputs.clear()
+        self.graph.nodes = [node for node in self.graph.nodes if id(node) not in dropped]
 
     def _absorb_constant_nodes(self) -> None:
         captured = captured_tensors(self.graph.nodes)
         outputs = {tensor.name for tensor in self.graph.outputs}
-        for node in [n for n in self.graph.nodes if n.op == "Constant" and n.domain in STANDARD_DOMAINS]:
-            values = _constant_values(node)
-            name = node.outputs[0].name
+        absorbed = {}
+        for node in self.graph.nodes:
+            if node.op != "Constant" or node.domain not in STANDARD_DOMAINS:
+                continue
+            values, name = _constant_values(node), node.outputs[0].name
             if values is not None and name not in captured and name not in outputs:
-                self.set_constant(name, values)
+                absorbed[name] = values
+        self.set_constants(absorbed)
 
     def to_proto(self) -> onnx.ModelProto:
         """Write the graph as a model with the interface and metadata of the original."""
-        out = onnx.ModelProto()
-        out.CopyFrom(_without_content(self.proto))
-        out.graph.node.extend(self._export_nodes())
-        tensors = self.constants()
-        out.graph.initializer.extend(
-            OnnxExporter.export_tensor_proto(tensor)
-            for tensor in tensors.values()
-            if not isinstance(tensor._values, gs.ir.tensor.SparseValues)
-        )
-        out.graph.sparse_initializer.extend(self.proto.graph.sparse_initializer)
-        _declare_initializer_inputs(out, self.proto)
+        out = without_content(self.proto)
+        out.graph.node.extend(self.node_proto(node) for node in self.graph.nodes)
+        write_constants(out, self.constants().values(), self.proto)
         return out
 
-    def _export_nodes(self) -> Iterable[onnx.NodeProto]:
-        for node in self.graph.nodes:
-            snapshot = self._pristine.get(id(node))
-            same = snapshot is not None and snapshot.matches(node)
-            yield self._source[id(node)] if same else OnnxExporter.export_node(node)
+    def node_proto(self, node: gs.Node) -> onnx.NodeProto:
+        """Write a node; what nobody touched is as it was, byte for byte."""
+        source = self._source.get(id(node))
+        return node_proto(node) if source is None else source.rewritten()
+
+    def tensor_proto(self, tensor: gs.Constant) -> onnx.TensorProto:
+        """Write a constant; one that nobody touched is as it was, byte for byte."""
+        return tensor_proto(tensor)
 
 
 def load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
@@ -117,9 +155,16 @@ def load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
     Raises
     ------
     ReapError
-        If the file is missing, unreadable or not an ONNX model.
+        If the file is missing, unreadable or not an ONNX model, or weights are missing.
     """
     if isinstance(source, onnx.ModelProto):
+        for tensor in source.graph.initializer:
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                raise ReapError(
+                    "model: its weights lie in other files",
+                    got=f"a ModelProto without the data of {tensor.name}",
+                    expected="a path, or a ModelProto from onnx.load(path)",
+                )
         return source
     path = Path(source)
     try:
@@ -143,6 +188,14 @@ def load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
             expected="an ONNX model",
         )
     return proto
+
+
+def is_floating(constant: gs.Constant) -> bool:
+    """Whether a constant holds floating-point numbers, of any width."""
+    if isinstance(constant.dtype, int):  # types that NumPy lacks are given as in onnx
+        return "FLOAT" in onnx.TensorProto.DataType.Name(constant.dtype)
+    dtype = np.dtype(constant.dtype)
+    return dtype.kind == "f" or "float" in dtype.name
 
 
 def captured_tensors(nodes: Iterable[gs.Node]) -> dict[str, gs.Tensor]:
@@ -174,34 +227,25 @@ def _makers(node: gs.Node) -> list[gs.Node]:
     return [maker for tensor in tensors for maker in tensor.inputs]
 
 
-class _Snapshot:
-    """What a node was on arrival; attributes are replaced, never edited, so identity tells."""
-
-    def __init__(self, node: gs.Node) -> None:
-        self._names = _wiring(node)
-        self._attributes = dict(node.attrs)
-
-    def matches(self, node: gs.Node) -> bool:
-        """Tell whether the node still is what it was."""
-        return (
-            self._names == _wiring(node)
-            and self._attributes.keys() == node.attrs.keys()
-            and all(value is node.attrs[name] for name, value in self._attributes.items())
-        )
-
-
-def _wiring(node: gs.Node) -> tuple[object, ...]:
-    return (node.op, [t.name for t in node.inputs], [t.name for t in node.outputs])
-
-
 def _constant_values(node: gs.Node) -> np.ndarray | None:
     if isinstance(tensor := node.attrs.get("value"), gs.Constant):
-        return None if isinstance(tensor._values, gs.ir.tensor.SparseValues) else tensor.values
+        return None if isinstance(tensor._values, SparseValues) else tensor.values
     for name, dtype in (("value_float", np.float32), ("value_int", np.int64)):
         for key in (name, name + "s"):
             if key in node.attrs:
                 return np.asarray(node.attrs[key], dtype)
     return None
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
+    """Return a sparse tensor's values; its indices are flat, or one per axis."""
+    values, indices = (numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
+    dense = np.zeros(list(sparse.dims), values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return dense
 
 
 def _unique_keys(nodes: Iterable[gs.Node]) -> dict[int, str]:
@@ -215,39 +259,6 @@ def _unique_keys(nodes: Iterable[gs.Node]) -> dict[int, str]:
     return keys
 
 
-def _without_content(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy a model without nodes, weights and shape annotations (these would be stale)."""
-    shell = onnx.ModelProto()
-    for field, value in proto.ListFields():
-        if field.name == "graph":
-            continue
-        if field.is_repeated:
-            getattr(shell, field.name).extend(value)
-        else:
-            setattr(shell, field.name, value)
-    graph = proto.graph
-    shell.graph.name = graph.name
-    shell.graph.doc_string = graph.doc_string
-    shell.graph.input.extend(graph.input)
-    shell.graph.output.extend(graph.output)
-    shell.graph.metadata_props.extend(graph.metadata_props)
-    return shell
-
-
-def _declare_initializer_inputs(out: onnx.ModelProto, original: onnx.ModelProto) -> None:
-    """Give initializers that are listed as inputs their new shapes; IR 3 lists every one."""
-    tensors = {tensor.name: tensor for tensor in out.graph.initializer}
-    was_initializer = {tensor.name for tensor in original.graph.initializer}
-    inputs = [i for i in out.graph.input if i.name in tensors or i.name not in was_initializer]
-    listed = {i.name for i in inputs}
-    if out.ir_version < 4:
-        inputs += [onnx.ValueInfoProto(name=name) for name in tensors if name not in listed]
-        listed |= set(tensors)
-    declared = [
-        onnx.helper.make_tensor_value_info(i.name, tensors[i.name].data_type, tensors[i.name].dims)
-        if i.name in tensors
-        else i
-        for i in inputs
-    ]
-    del out.graph.input[:]
-    out.graph.input.extend(declared)
+def _free_name(name: str, taken: Set[str]) -> str:
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(n for n in chain([name], numbered) if n not in taken)

@@ -11,16 +11,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..runtime import Feed, extract, run, session, with_outputs
-from .model import STANDARD_DOMAINS, Model, captured_tensors
+from onnx_reap.graph.model import STANDARD_DOMAINS, Model, captured_tensors
+from onnx_reap.runtime import Feed, extract, run, session, with_outputs
 
 SMALL = 4096  # values of tensors up to this many elements are kept: shapes, indices, scales
 
 # Operators whose result on constants is not the same every time, or must stay visible.
-_NEVER_FOLDED = {
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
-    "Bernoulli", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear",
-}  # fmt: skip
+RANDOM = frozenset(
+    (
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+    )
+)
+_NEVER_FOLDED = RANDOM | {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"}
 
 
 @dataclass(frozen=True)
@@ -33,9 +40,9 @@ class Probe:
         Shape of every tensor, constants included.
     dtypes : mapping of str to numpy.dtype
     values : mapping of str to numpy.ndarray
-        Values of small tensors.
+        Values of small tensors that nodes compute.
     batch : int
-        Samples in the run (the leading dimension of the first input).
+        Samples in the run.
     dynamic : mapping of str to frozenset of int
         Axes whose size depends on the batch, for tensors that have any.
     """
@@ -62,8 +69,7 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
     if not wanted:
         return
     part = extract(model.to_proto(), {}, wanted)
-    for name, values in run(session(part, providers, optimize=False), wanted, {}).items():
-        model.set_constant(name, values)
+    model.set_constants(run(session(part, providers, optimize=False), wanted, {}))
 
 
 def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Probe:
@@ -87,11 +93,17 @@ def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Prob
     }
     for name, constant in model.constants().items():
         shapes[name] = tuple(int(size) for size in constant.shape)
-        if constant.dtype is not None and np.prod(shapes[name]) <= SMALL:
-            values[name] = np.asarray(constant.values)
-    lead = next(iter(feeds[0].values())) if feeds[0] else np.zeros(1)
-    batch = int(lead.shape[0]) if lead.ndim else 1
-    return Probe(shapes, dtypes, values, batch, dynamic)
+    return Probe(shapes, dtypes, values, _samples(model, feeds[0], shapes), dynamic)
+
+
+def _samples(model: Model, feed: Feed, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the leading size of the first input, if some output has it too; else 1.
+
+    Detectors, for instance, take a single image without a batch axis.
+    """
+    lead = next((array.shape[0] for array in feed.values() if array.ndim), 1)
+    results = (shapes.get(tensor.name) for tensor in model.graph.outputs)
+    return int(lead) if any(shape and shape[0] == lead for shape in results) else 1
 
 
 def _shapes_and_values(
@@ -118,4 +130,3 @@ def _constant_tensors(model: Model) -> set[str]:
         if foldable and all(name in constant or name in computed for name in inputs):
             computed |= {t.name for t in node.outputs if t.name}
     return computed
-

@@ -1,11 +1,13 @@
-"""What the label flow finds: how constants follow tensors, which nodes are linear, which counts tie."""
+"""What the label flow finds: which constants follow tensors, which nodes are linear, what ties."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .labels import LabelArray, Reason
+import numpy as np
+
+from onnx_reap.graph.labels import LabelArray, Reason, vector_along
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,17 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Product:
+    """A product with a constant that isn't a `Linear`: counted in the cost, never refitted.
+
+    Every entry of the tensor `y` is a sum of `terms` products.
+    """
+
+    y: str
+    terms: int
+
+
+@dataclass(frozen=True)
 class Flow:
     """The labels of every tensor, and all that the rules declared.
 
@@ -106,6 +119,7 @@ class Flow:
         The one axis along which a tensor's units vary, for tensors that have any.
     linears : tuple of Linear
         In topological order.
+    products : tuple of Product
     bindings : tuple of Binding
     equal_counts : tuple of EqualCounts
     makers : mapping of str to LabelArray
@@ -121,6 +135,7 @@ class Flow:
     labels: Mapping[str, LabelArray]
     axes: Mapping[str, int]
     linears: tuple[Linear, ...]
+    products: tuple[Product, ...]
     bindings: tuple[Binding, ...]
     equal_counts: tuple[EqualCounts, ...]
     makers: Mapping[str, LabelArray]
@@ -132,6 +147,5 @@ class Flow:
         """Return the units at each position along an axis, zero where the axis holds none."""
         labels = self.labels[tensor]
         if self.axes.get(tensor) != axis:
-            return labels.ravel()[:1].repeat(labels.shape[axis]) * 0
-        index = tuple(slice(None) if i == axis else 0 for i in range(labels.ndim))
-        return labels[index]
+            return np.zeros(labels.shape[axis], np.int64)
+        return vector_along(labels, axis)

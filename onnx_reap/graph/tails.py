@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from .model import STANDARD_DOMAINS, Model
-from .records import Linear
+from onnx_reap.graph.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.records import Linear
 
 Vector = npt.NDArray[np.float64]
 
@@ -50,9 +50,8 @@ def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
     outputs : int
         Output channels of the layer in this model.
     """
-    node = next(n for n in model.nodes if model.keys[id(n)] == linear.node)
     kept_names = {t.name for t in model.graph.outputs}
-    tensor = node.outputs[0]
+    tensor = model.node(linear.node).outputs[0]
     scale, shift = np.ones(outputs), np.zeros(outputs)
     while (reader := _only_reader(tensor, kept_names)) is not None:
         affine = _affine(reader, tensor, linear, outputs)

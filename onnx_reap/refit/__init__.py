@@ -1,1 +1,1 @@
-"""Repair: every layer behind a cut learns to give what it used to give, from what it now receives."""
+"""Repair: layers behind a cut give what they used to give, from what they now receive."""

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..graph.model import Model, captured_tensors
-from ..graph.probe import Probe
-from .order import Job
-from .stream import Move
+from onnx_reap.graph.model import Model, captured_tensors
+from onnx_reap.graph.probe import Probe
+from onnx_reap.refit.order import Job
+from onnx_reap.refit.stream import Move
 
 WORTH = 1.25  # a later start may take this much more memory than the smallest one on the way
-GROWTH = 4  # a start may take this much more than the present one
-SMALL = 256 << 20  # or up to this many bytes
+GROWTH = 2  # a start may take this much more than the present one
+SMALL = 128 << 20  # or up to this many bytes
 
 
 class Frontier:
@@ -51,9 +51,7 @@ class Frontier:
     def _alive(self, spot: int) -> list[str]:
         """Tensors that nodes from `spot` on need and that are made before, or fed."""
         names = [*self._fed, *(name for name, place in self._place.items() if place < spot)]
-        return [
-            n for n in names if self._last_use.get(n, -1) >= spot and n in self._probe.shapes
-        ]
+        return [n for n in names if self._last_use.get(n, -1) >= spot and n in self._probe.shapes]
 
     def _size(self, names: Sequence[str]) -> int:
         each = sum(np.prod(self._probe.shapes[name]) * 4 / self._probe.batch for name in names)

@@ -1,18 +1,19 @@
 """Refit of one layer from sampled rows.
 
-The layer gives y = X W + b; behind it stand u = scale * y + shift, an addend s, and possibly a clipping
-activation. In the original model u + s was t. The least squares target for y is
+The layer gives y = X W + b; behind it stand u = scale * y + shift, an addend s, and possibly a
+clipping activation. In the original model u + s was t. The least squares target for y is
 
     (t - s - shift) / scale.
 
 Where t lay beyond a bound of the clipping activation, it does not matter how far beyond: there the
 target is the present prediction, if that lies beyond the bound too, or else the bound. Solving and
-setting targets in turns lowers the error behind the activation monotonically, since each target is the
-point nearest to the prediction among those that are as good as t (majorisation by a quadratic).
+setting targets in turns never raises the (damped) error behind the activation, since each target is
+the point nearest to the prediction among those that are as good as t: majorisation by a quadratic.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..graph.tails import Tail
-from ..solve.backend import Backend
-from ..solve.moments import Moments
-from ..solve.ridge import best_damping, ridge, ridge_rows
+from onnx_reap.graph.tails import Tail
+from onnx_reap.solve.backend import Backend
+from onnx_reap.solve.moments import Moments
+from onnx_reap.solve.ridge import best_damping, ridge, ridge_rows
 
 ROUNDS = 2  # of solving and setting targets, where an activation clips
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, float("inf"))
@@ -56,7 +57,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A layer's new weights, (g, D, O) and (g, O), and its error relative to the target's variance."""
+    """A layer's new weight (g, D, O) and bias (g, O); errors relative to the target's variance."""
 
     weight: npt.NDArray[np.float64]
     bias: npt.NDArray[np.float64]
@@ -100,7 +101,7 @@ def fit_layer(
     damping = problem.choose(dampings)
     w, b = problem.solve(rows.wanted, damping)
     now = problem.predict(w, b)
-    for _ in range(ROUNDS if clip.bites else 0):
+    for _ in range(ROUNDS if clip.bites and math.isfinite(damping) else 0):
         w, b = problem.solve(clip.nearest(now), damping)
         now = problem.predict(w, b)
     after = clip.error(now)
@@ -135,7 +136,9 @@ class Clip:
         """Return the values nearest to `now` that come out of the activation as wanted."""
         target = self._wanted.copy()
         np.minimum(now, self._low, out=target, where=self._wanted <= self._low, casting="same_kind")
-        np.maximum(now, self._high, out=target, where=self._wanted >= self._high, casting="same_kind")
+        np.maximum(
+            now, self._high, out=target, where=self._wanted >= self._high, casting="same_kind"
+        )
         return target
 
     def error(self, now: npt.NDArray[np.float32]) -> float:
@@ -203,6 +206,8 @@ class _Problem:
 
 def _moments(x: Any, y: Any) -> Moments:
     moments = Moments()
-    for at in range(0, x.shape[1], BLOCK):
-        moments.update(x[:, at : at + BLOCK, :], y[:, at : at + BLOCK, :])
+    rows = x.shape[1]
+    for at in range(0, rows, BLOCK):
+        end = min(at + BLOCK, rows)
+        moments.update(x[:, at:end, :], y[:, at:end, :])
     return moments

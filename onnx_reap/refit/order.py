@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..graph.model import Model, captured_tensors
-from ..graph.records import Linear
-from ..graph.tails import Tail
+from onnx_reap.graph.model import Model, captured_tensors
+from onnx_reap.graph.records import Linear
+from onnx_reap.graph.tails import Tail
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,9 @@ def _jobs_behind(model: Model, jobs: Sequence[Job]) -> Mapping[str, frozenset[st
     behind: dict[str, frozenset[str]] = {}
     for node in model.nodes:
         names = {t.name for t in node.inputs} | set(captured_tensors([node]))
-        found: frozenset[str] = frozenset().union(*(behind.get(name, frozenset()) for name in names))
+        found: frozenset[str] = frozenset().union(
+            *(behind.get(name, frozenset()) for name in names)
+        )
         for tensor in node.outputs:
             behind[tensor.name] = found | ({own[tensor.name]} if tensor.name in own else set())
     return behind

@@ -16,10 +16,10 @@ from types import TracebackType
 import numpy as np
 import onnx
 
-from ..data import Calibration
-from ..runtime import extract, run, session
+from onnx_reap.data import Calibration
+from onnx_reap.runtime import extract, run, session
 
-MEMORY = 512 << 20  # bytes of activations kept in memory, by stream
+MEMORY = 128 << 20  # bytes of activations kept in memory, by stream
 
 
 @dataclass(frozen=True)
@@ -141,4 +141,3 @@ class Stream:
         if self._store is not None:
             return iter(self._store)
         return self._calibration.batches(self._batch, pad=self._pad)
-

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..errors import ReapError
-from ..runtime import Feed, run, session
+from onnx_reap.errors import ReapError
+from onnx_reap.runtime import Feed, run, session
 
 # A session's threads spin for a while after a run, which would slow the other session down: 1.5
 # times on two cores, for MobileNetV2.

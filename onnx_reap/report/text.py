@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .records import Figures, FrozenResult, Quality, Report
+from onnx_reap.report.records import Figures, FrozenResult, Quality, Report
 
 # A held-out error this many times the fitted one means that weights fit the samples, not the task.
 WIDE_GAP = 2.0

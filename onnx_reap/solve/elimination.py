@@ -56,6 +56,8 @@ class Elimination:
     def scores(self) -> Array:
         """Return e_j of every unit: array, shape (S,), float64; 0 for units that are gone."""
         xp = compat.array_namespace(self._P)
+        if self._P_jj.shape[-1] == 1:  # most layers; a batch of solves takes far longer
+            return (self._M_jj / self._P_jj)[:, 0, 0]
         return xp.linalg.trace(xp.linalg.solve(self._P_jj, self._M_jj))
 
     def remove(self, j: int) -> Array:

@@ -28,19 +28,44 @@ CASES = {
     "one": ("Conv", (2, 1, 9, 8), (3, 1, 3, 3), {}),
     "1d": ("Conv", (2, 6, 20), (4, 6, 5), {"strides": [2], "pads": [2, 2]}),
     "3d": ("Conv", (1, 3, 5, 6, 7), (4, 3, 3, 2, 1), {"pads": [1, 0, 0, 1, 1, 0]}),
-    "same upper": ("Conv", (1, 3, 8, 9), (4, 3, 3, 2), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+    "same upper": (
+        "Conv",
+        (1, 3, 8, 9),
+        (4, 3, 3, 2),
+        {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+    ),
     "same lower": ("Conv", (1, 3, 8, 9), (4, 3, 3, 2), {"auto_pad": "SAME_LOWER"}),
-    "transposed": ("ConvTranspose", (2, 6, 5, 4), (6, 4, 3, 2), {"strides": [2, 3], "pads": [1, 0, 1, 1]}),
+    "transposed": (
+        "ConvTranspose",
+        (2, 6, 5, 4),
+        (6, 4, 3, 2),
+        {"strides": [2, 3], "pads": [1, 0, 1, 1]},
+    ),
     "transposed dilated": ("ConvTranspose", (1, 6, 5, 4), (6, 4, 3, 2), {"dilations": [2, 3]}),
-    "transposed grouped": ("ConvTranspose", (1, 6, 5, 4), (6, 2, 3, 3), {"group": 3, "strides": [2, 2], "output_padding": [1, 0], "pads": [2, 2, 2, 2]}),
+    "transposed grouped": (
+        "ConvTranspose",
+        (1, 6, 5, 4),
+        (6, 2, 3, 3),
+        {"group": 3, "strides": [2, 2], "output_padding": [1, 0], "pads": [2, 2, 2, 2]},
+    ),
     "transposed 1d": ("ConvTranspose", (1, 6, 7), (6, 2, 4), {"strides": [4]}),
     "transposed depthwise": ("ConvTranspose", (1, 6, 5, 4), (6, 1, 3, 3), {"group": 6}),
-    "transposed sized": ("ConvTranspose", (1, 6, 5, 4), (6, 2, 3, 3), {"strides": [2, 2], "output_shape": [10, 8]}),
-    "transposed same": ("ConvTranspose", (1, 6, 5, 4), (6, 2, 3, 3), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    "transposed sized": (
+        "ConvTranspose",
+        (1, 6, 5, 4),
+        (6, 2, 3, 3),
+        {"strides": [2, 2], "output_shape": [10, 8]},
+    ),
+    "transposed same": (
+        "ConvTranspose",
+        (1, 6, 5, 4),
+        (6, 2, 3, 3),
+        {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
+    ),
     "gemm": ("Gemm", (5, 6), (6, 4), {"alpha": 0.5}),
     "gemm transposed": ("Gemm", (5, 6), (4, 6), {"transB": 1}),
     "matmul": ("MatMul", (2, 3, 6), (6, 4), {}),
-}  # fmt: skip
+}
 
 
 def one_node(op, x_shape, w_shape, attributes):

@@ -68,11 +68,13 @@ def test_a_huge_offset_costs_no_more_than_the_rounding_of_the_mean(put):
     assert not np.allclose(uncentred, truth["gram"], rtol=0, atol=1e-6)  # the test can tell
 
 
-def test_float32_blocks_accumulate_in_float64(put):
+def test_float32_rows_give_float64_moments(put):
     x = np.random.default_rng(2).normal(100, 1, (1000, 3)).astype(np.float32)
     moments = stream((put(x), put(x[:, :1])))
     assert moments.gram.dtype == put.xp.float64
-    assert_moments(moments, expected(x.astype(float), x[:, :1].astype(float)), rtol=1e-11)
+    # Products within a block are taken in float32, sums over blocks in float64.
+    truth = expected(x.astype(float), x[:, :1].astype(float))
+    assert_moments(moments, truth, rtol=1e-5, atol=1e-5)
 
 
 def test_targets_are_optional(put):

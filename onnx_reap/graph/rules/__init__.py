@@ -1,11 +1,11 @@
 """One rule per operator, by family."""
 
-from .mixing import MIXING
-from .movement import MOVEMENT
-from .perchannel import PER_CHANNEL
-from .pointwise import POINTWISE
-from .rule import Rule
-from .selection import SELECTION
+from onnx_reap.graph.rules.mixing import MIXING
+from onnx_reap.graph.rules.movement import MOVEMENT
+from onnx_reap.graph.rules.perchannel import PER_CHANNEL
+from onnx_reap.graph.rules.pointwise import POINTWISE
+from onnx_reap.graph.rules.rule import Rule
+from onnx_reap.graph.rules.selection import SELECTION
 
 RULES: dict[str, Rule] = {**MIXING, **MOVEMENT, **SELECTION, **POINTWISE, **PER_CHANNEL}
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..records import Linear
-from ..site import Resize, Site
-from .rule import Rule
+from onnx_reap.graph.correction import Correction
+from onnx_reap.graph.labels import first_along
+from onnx_reap.graph.records import Linear
+from onnx_reap.graph.rules.rule import Rule
+from onnx_reap.graph.site import Site
 
 
 def _conv(site: Site) -> None:
     labels = site.labels(0)
     if not site.is_constant(1) or (site.has_input(2) and not site.is_constant(2)):
-        site.freeze(labels, f"{site.op} with a computed weight")
+        site.freeze_inputs(f"{site.op} with a computed weight or bias")
+        site.product(int(np.prod(site.shape(1)[1:])))
         return
     transposed = site.op == "ConvTranspose"
     group = int(site.attribute("group", 1))
@@ -42,8 +45,6 @@ def _conv(site: Site) -> None:
         # Every output belongs to the channel that it is made of.
         site.set_labels(np.repeat(thin, outputs // inputs, axis=1))
         site.bind(1, 0, *((linear.x, 1) if transposed else (linear.y, 1)))
-        if transposed and outputs != inputs:
-            site.freeze(labels, "ConvTranspose with a depth multiplier")
     else:
         site.fresh(axis=1)
         y_blocks, x_blocks = (group, 1) if transposed else (1, group)
@@ -69,7 +70,9 @@ def _pads(site: Site, kernel: tuple[int, ...]) -> tuple[int, ...]:
     if automatic == "NOTSET" and not (transposed and site.attribute("output_shape")):
         return tuple(site.attribute("pads", [0] * (2 * rank)))
     before, after = [], []
-    sizes = (site.output_shape(), site.shape(0)) if transposed else (site.shape(0), site.output_shape())
+    sizes = (
+        (site.output_shape(), site.shape(0)) if transposed else (site.shape(0), site.output_shape())
+    )
     extra = site.attribute("output_padding", [0] * rank) if transposed else [0] * rank
     for i in range(rank):
         large, small = sizes[0][2 + i], sizes[1][2 + i]
@@ -83,19 +86,22 @@ def _pads(site: Site, kernel: tuple[int, ...]) -> tuple[int, ...]:
     return (*before, *after)
 
 
-def _resize_conv(site: Resize) -> None:
-    group = int(site.site.attribute("group", 1))
-    if 1 < group == site.site.shape(0)[1]:
-        site.node.attrs["group"] = site.new_shape(site.site.name(0))[1]
+def _correct_conv(node: Correction) -> None:
+    """Count the groups of a depthwise convolution: one per channel."""
+    if 1 < node.attribute("group", 1) == node.before.shape()[1] != node.shape()[1]:
+        node.node.attrs["group"] = node.shape()[1]
 
 
 def _gemm(site: Site) -> None:
     transposed_a, transposed_b = (bool(site.attribute(f"trans{x}", 0)) for x in "AB")
     if not site.is_constant(1) or (site.has_input(2) and not site.is_constant(2)):
         site.freeze_inputs("Gemm with a computed weight or bias")
+        if site.is_constant(0) or site.is_constant(1):
+            site.product(site.shape(0)[0 if transposed_a else 1])
         return
     if transposed_a:
         site.freeze(site.labels(0), "Gemm that transposes its input")
+        site.product(site.shape(0)[0])
         return
     weight_in, weight_out = (1, 0) if transposed_b else (0, 1)
     linear = Linear(
@@ -114,10 +120,7 @@ def _gemm(site: Site) -> None:
     )
     _dense(site, linear)
     if linear.bias:
-        shape = site.shape(2)
-        for axis, size in enumerate(shape):
-            if size > 1:
-                site.bind(2, axis, linear.y, 2 - len(shape) + axis)
+        site.bind_aligned(2)
 
 
 def _matmul(site: Site) -> None:
@@ -152,6 +155,7 @@ def _dense(site: Site, linear: Linear) -> None:
         site.set_labels(thin)
         site.bind(1, linear.weight_in, linear.x, linear.x_axis)
         site.bind(1, linear.weight_out, linear.y, linear.y_axis)
+        site.product(labels.shape[linear.x_axis])
         return
     site.uniform(labels, [a for a in range(labels.ndim) if a != linear.x_axis])
     site.fresh(axis=linear.y_axis)
@@ -165,11 +169,12 @@ def _matmul_elsewhere(site: Site, data: int) -> None:
     labels = site.labels(data)
     rank, out_rank = labels.ndim, len(site.output_shape())
     summed = rank - 1 if data == 0 else max(rank - 2, 0)
+    site.ignore(1 - data)
+    site.product(labels.shape[summed])
     if summed in site.varying(labels) or rank != out_rank or len(site.shape(1 - data)) > 2:
         site.freeze(labels, "MatMul with a constant of this form")
         return
-    thin = labels[tuple(slice(1) if i == summed else slice(None) for i in range(rank))]
-    site.set_labels(thin)
+    site.set_labels(first_along(labels, [summed]))
 
 
 def _matmul_of_two(site: Site) -> None:
@@ -192,8 +197,8 @@ def _matmul_of_two(site: Site) -> None:
 
 
 MIXING: dict[str, Rule] = {
-    "Conv": Rule(_conv, _resize_conv),
-    "ConvTranspose": Rule(_conv, _resize_conv),
+    "Conv": Rule(_conv, _correct_conv),
+    "ConvTranspose": Rule(_conv, _correct_conv),
     "Gemm": Rule(_gemm),
     "MatMul": Rule(_matmul),
 }

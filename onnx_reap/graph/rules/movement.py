@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..labels import LabelArray, collapse
-from ..site import Resize, Site
-from .rule import Rule, movement
+from onnx_reap.graph.correction import Correction
+from onnx_reap.graph.labels import LabelArray, collapse, first_along, raise_rank
+from onnx_reap.graph.rules.rule import Correct, Rule, movement
+from onnx_reap.graph.site import Site
 
 
 def _identity(site: Site, labels: LabelArray) -> LabelArray:
@@ -40,7 +41,7 @@ def _space_to_depth(site: Site, labels: LabelArray) -> LabelArray:
 
 def _expand(site: Site, labels: LabelArray) -> LabelArray:
     shape = site.output_shape()
-    labels = labels.reshape((1,) * (len(shape) - labels.ndim) + labels.shape)
+    labels = raise_rank(labels, len(shape))
     if not site.varying(labels):
         # One channel spread over an axis is no longer a channel that could go.
         site.freeze(labels, f"{site.op} repeats a single channel")
@@ -49,9 +50,8 @@ def _expand(site: Site, labels: LabelArray) -> LabelArray:
 
 def _tile(site: Site, labels: LabelArray) -> LabelArray:
     repeats = site.value(1)
+    assert repeats is not None
     core = collapse(labels)
-    if repeats is None:
-        return np.broadcast_to(np.int64(0), site.output_shape())
     inner = [int(r) if size > 1 else 1 for r, size in zip(repeats, core.shape, strict=True)]
     return np.broadcast_to(np.tile(core, inner), site.output_shape())
 
@@ -59,52 +59,55 @@ def _tile(site: Site, labels: LabelArray) -> LabelArray:
 # Reshape, Expand and Resize name sizes; those along a cut axis are corrected.
 
 
-def resize_shape_input(index: int, attribute: str = "shape", offset: int = 0) -> object:
-    """Make a resize function for an input that lists the output's sizes."""
+def correct_sizes(index: int, axes: str | None = None) -> Correct:
+    """Make the correction of an input that lists the output's sizes, the last ones if not all.
 
-    def resize(site: Resize) -> None:
-        output = site.site.output_name()
-        cut = site.kept(output)
-        listed = site.parameter(index, attribute)
+    Parameters
+    ----------
+    axes : str, optional
+        Attribute that tells which axes are listed.
+    """
+
+    def correct(node: Correction) -> None:
+        cut, listed = node.kept(node.output_name()), node.value(index)
         if cut is None or listed is None or not listed.size:
             return
-        new = site.new_shape(output)
-        position = cut[0] - (len(new) - len(listed))
-        if position >= 0 and listed[position] not in (-1, new[cut[0]]):
+        new = node.output_shape()
+        named = node.attribute(axes) if axes else None
+        last = range(len(new) - len(listed), len(new))
+        places = [axis % len(new) for axis in (last if named is None else named)]
+        if cut[0] in places and listed[place := places.index(cut[0])] not in (1, new[cut[0]]):
             listed = np.array(listed)
-            listed[position] = new[cut[0]]
-            site.set_parameter(index, attribute, listed)
+            listed[place] = new[cut[0]]
+            node.set_input(index, listed)
 
-    return resize
+    return correct
 
 
-def _resize_reshape(site: Resize) -> None:
-    output = site.site.output_name()
-    cut = site.kept(output)
-    listed = site.parameter(1, "shape")
-    if listed is None:
-        return
-    old = site.new_shape(site.site.name(0))
-    new = site.new_shape(output)
-    if _resolve(listed, old, bool(site.site.attribute("allowzero", 0))) == new:
+def _correct_reshape(node: Correction) -> None:
+    cut, listed = node.kept(node.output_name()), node.parameter(1, "shape")
+    assert listed is not None
+    zero_copies = not node.attribute("allowzero", 0)
+    old, new = node.shape(), node.output_shape()
+    if _resolve(listed, old, zero_copies) == new:
         return
     corrected = np.array(listed)
     if cut is not None:
         corrected[cut[0]] = new[cut[0]]
-    if _resolve(corrected, old, bool(site.site.attribute("allowzero", 0))) != new:
+    if _resolve(corrected, old, zero_copies) != new:
         # A size of 0 copies from an axis that may have been cut while this one was not.
         zero = np.flatnonzero(corrected == 0)
         changed = [i for i in zero if i < len(old) and old[i] != new[i]]
         corrected[changed] = [new[i] for i in changed]
-    if _resolve(corrected, old, bool(site.site.attribute("allowzero", 0))) != new:
-        raise AssertionError(f"{site.site.key}: no target shape gives {new} from {old}")
-    site.set_parameter(1, "shape", corrected)
+    if _resolve(corrected, old, zero_copies) != new:
+        raise AssertionError(f"{node.key}: no target shape gives {new} from {old}")
+    node.set_parameter(1, "shape", corrected)
 
 
-def _resolve(listed: np.ndarray, shape: tuple[int, ...], allow_zero: bool) -> tuple[int, ...]:
+def _resolve(listed: np.ndarray, shape: tuple[int, ...], zero_copies: bool) -> tuple[int, ...]:
     """Return the shape that a Reshape target means."""
     sizes = [
-        shape[i] if size == 0 and not allow_zero and i < len(shape) else int(size)
+        shape[i] if size == 0 and zero_copies and i < len(shape) else int(size)
         for i, size in enumerate(listed)
     ]
     if -1 in sizes:
@@ -114,41 +117,42 @@ def _resolve(listed: np.ndarray, shape: tuple[int, ...], allow_zero: bool) -> tu
     return tuple(sizes)
 
 
-def _resize_squeeze(site: Resize) -> None:
+def _correct_squeeze(node: Correction) -> None:
     """Name the axes: a cut to one channel must not make one more axis vanish."""
-    if site.parameter(1, "axes") is None:
-        shape = site.site.shape(0)
-        axes = np.array([axis for axis, size in enumerate(shape) if size == 1], np.int64)
-        if site.site.opset < 13:
-            site.node.attrs["axes"] = axes.tolist()
-        else:
-            site.set_parameter(1, "axes", axes)
+    if node.parameter(1, "axes") is not None:
+        return
+    axes = np.flatnonzero(np.array(node.before.shape()) == 1)
+    if node.opset < 13:
+        node.node.attrs["axes"] = axes.tolist()
+    else:
+        node.set_input(1, axes)
 
 
 def _concat(site: Site) -> None:
     axis = site.axis(site.attribute("axis", 1))
-    parts = [site.labels(i) for i in range(len(site.node.inputs)) if site.has_input(i)]
-    rank = parts[0].ndim
+    parts = [site.labels(index) for index in site.inputs()]
     # Axes along which no part varies stay views.
-    flat = [i for i in range(rank) if i != axis and all(p.strides[i] == 0 for p in parts)]
-    thin = [
-        part[tuple(slice(1) if i in flat else slice(None) for i in range(rank))] for part in parts
-    ]
-    site.set_labels(np.concatenate(thin, axis))
+    flat = [i for i in range(parts[0].ndim) if i != axis and all(p.strides[i] == 0 for p in parts)]
+    site.set_labels(np.concatenate([first_along(part, flat) for part in parts], axis))
+
+
+def _cast_like(site: Site) -> None:
+    site.ignore(1)
+    site.set_labels(site.labels())
 
 
 MOVEMENT: dict[str, Rule] = {
     "Identity": movement(_identity),
     "Cast": movement(_identity),
-    "CastLike": movement(_identity),
-    "Reshape": movement(_to_output_shape, _resize_reshape),
+    "CastLike": Rule(_cast_like, moves=True),
+    "Reshape": movement(_to_output_shape, _correct_reshape),
     "Flatten": movement(_to_output_shape),
-    "Squeeze": movement(_to_output_shape, _resize_squeeze),
+    "Squeeze": movement(_to_output_shape, _correct_squeeze),
     "Unsqueeze": movement(_to_output_shape),
     "Transpose": movement(_transpose),
     "DepthToSpace": movement(_depth_to_space),
     "SpaceToDepth": movement(_space_to_depth),
-    "Expand": movement(_expand, resize_shape_input(1)),  # type: ignore[arg-type]
+    "Expand": movement(_expand, correct_sizes(1)),
     "Tile": movement(_tile),
     "Concat": Rule(_concat, moves=True),
 }

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..site import Site
-from .movement import resize_shape_input
-from .rule import Rule
+from onnx_reap.graph.correction import Correction
+from onnx_reap.graph.labels import first_along
+from onnx_reap.graph.rules.movement import correct_sizes
+from onnx_reap.graph.rules.rule import Rule
+from onnx_reap.graph.site import Site
 
 
 def _windowed(site: Site) -> None:
     """Pooling: channels pass, space shrinks; every position of a channel must be alike."""
-    labels = site.labels(0)
-    if site.has_output(1) and site.node.outputs[1].outputs:
-        site.freeze(labels, f"{site.op} returns indices that count channels")
+    labels = site.labels()
     site.set_labels(site.uniform(labels, range(2, labels.ndim)))
 
 
@@ -23,11 +23,8 @@ def _per_channel(parameters: Sequence[int]) -> Callable[[Site], None]:
     """Make the flow of a normalisation whose parameters have one entry per channel."""
 
     def flow(site: Site) -> None:
-        labels = site.labels(0)
-        if not all(site.is_constant(index) for index in parameters):
-            site.freeze(labels, f"{site.op} with computed parameters")
-        thin = site.uniform(labels, range(2, labels.ndim))
-        site.set_labels(thin)
+        labels = site.labels()
+        site.set_labels(site.uniform(labels, range(2, labels.ndim)))
         for index in parameters:
             if site.is_constant(index):
                 site.bind(index, 0, site.output_name(), 1)
@@ -43,10 +40,14 @@ def _batch_normalization(site: Site) -> None:
 
 def _scaled(site: Site) -> None:
     """Resize: axes that change length must carry equal labels."""
-    labels = site.labels(0)
-    before, after = site.shape(0), site.output_shape()
+    labels = site.labels()
+    for index in site.inputs()[1:]:
+        if index == 3:
+            site.value(index)  # sizes, which may count channels: they are corrected after a cut
+        else:
+            site.labels(index)
+    before, after = site.shape(), site.output_shape()
     changed = [axis for axis, size in enumerate(before) if size != after[axis]]
-    # A coordinate map may also move samples along an axis that keeps its length: not along channels.
     site.set_labels(site.uniform(labels, changed))
 
 
@@ -60,7 +61,7 @@ def _coupled(axes: Callable[[Site], Sequence[int]], *, keeps_shape: bool) -> Cal
             site.freeze(labels, f"{site.op} runs across channels")
             return
         if not keeps_shape:
-            labels = labels[tuple(slice(1) if i in coupled else slice(None) for i in range(labels.ndim))]
+            labels = first_along(labels, coupled)
             if not site.attribute("keepdims", 1):
                 labels = labels.reshape([s for i, s in enumerate(labels.shape) if i not in coupled])
         site.set_labels(labels)
@@ -94,12 +95,19 @@ def _from_axis(site: Site) -> Sequence[int]:
 def _layer_normalization(site: Site) -> None:
     _coupled(_from_axis, keeps_shape=True)(site)
     for index in (1, 2):
-        if site.has_input(index) and site.is_constant(index):
-            rank, shape = len(site.output_shape()), site.shape(index)
-            for axis, size in enumerate(shape):
-                if size > 1:
-                    site.bind(index, axis, site.output_name(), rank - len(shape) + axis)
+        if site.is_constant(index):
+            site.bind_aligned(index)
 
+
+def _lrn(site: Site) -> None:
+    """Each channel needs its neighbours, but what comes out can be picked from."""
+    site.freeze(site.labels(), "LRN runs across channels")
+    site.fresh(axis=1)
+
+
+def _correct_lrn(node: Correction) -> None:
+    if (cut := node.kept(node.output_name())) is not None:
+        node.pick_output(*cut)
 
 
 def _cumsum_axes(site: Site) -> Sequence[int]:
@@ -107,23 +115,27 @@ def _cumsum_axes(site: Site) -> Sequence[int]:
     return range(len(site.shape(0))) if axis is None else [int(np.ravel(axis)[0])]
 
 
-_POOLS = "MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool".split()
-_REDUCTIONS = """
-    ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare
-    ReduceLogSum ReduceLogSumExp
-""".split()
+_POOLS = (
+    "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool",
+)  # fmt: skip
+_REDUCTIONS = (
+    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
+    "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp",
+)  # fmt: skip
 
 PER_CHANNEL: dict[str, Rule] = {
     **dict.fromkeys(_POOLS, Rule(_windowed)),
     **dict.fromkeys(_REDUCTIONS, Rule(_coupled(_reduced_axes, keeps_shape=False))),
-    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), Rule(_coupled(_softmax_axes, keeps_shape=True))),
+    **dict.fromkeys(
+        ("Softmax", "LogSoftmax", "Hardmax"), Rule(_coupled(_softmax_axes, keeps_shape=True))
+    ),
     **dict.fromkeys(("ArgMax", "ArgMin"), Rule(_coupled(_one_axis(0), keeps_shape=False))),
     "LpNormalization": Rule(_coupled(_one_axis(-1), keeps_shape=True)),
-    "LRN": Rule(_coupled(lambda site: [1], keeps_shape=True)),
+    "LRN": Rule(_lrn, _correct_lrn),
     "CumSum": Rule(_coupled(_cumsum_axes, keeps_shape=True)),
     "LayerNormalization": Rule(_layer_normalization),
     "BatchNormalization": Rule(_batch_normalization),
     "InstanceNormalization": Rule(_per_channel((1, 2))),
-    "Resize": Rule(_scaled, resize_shape_input(3)),  # type: ignore[arg-type]
+    "Resize": Rule(_scaled, correct_sizes(3, axes="axes")),
     "Upsample": Rule(_scaled),
 }

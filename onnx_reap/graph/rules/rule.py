@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..labels import LabelArray
-from ..site import Resize, Site
+from onnx_reap.graph.correction import Correction
+from onnx_reap.graph.labels import LabelArray
+from onnx_reap.graph.site import Site
+
+Correct = Callable[[Correction], None]
 
 
 @dataclass(frozen=True)
@@ -17,25 +20,33 @@ class Rule:
     ----------
     flow : callable
         Reads the labels of the inputs, declares what the node does with them and sets the labels
-        of the outputs. What it leaves unset is frozen.
-    resize : callable, optional
+        of the outputs. Inputs that it leaves unread and outputs that it leaves unset are frozen.
+    correct : callable, optional
         Corrects the node's own numbers (shapes, bounds, group counts) after a cut.
     moves : bool
         Whether the node only moves data, so that it can be executed on labels themselves.
     """
 
     flow: Callable[[Site], None]
-    resize: Callable[[Resize], None] | None = None
+    correct: Correct | None = None
     moves: bool = False
 
 
 def movement(
-    move: Callable[[Site, LabelArray], LabelArray],
-    resize: Callable[[Resize], None] | None = None,
+    move: Callable[[Site, LabelArray], LabelArray], correct: Correct | None = None
 ) -> Rule:
-    """Make the rule of an operator with one data input, from what it does to an array."""
+    """Make the rule of an operator with one data input, from what it does to an array.
+
+    Its other inputs (axes, sizes, indices) must be the same in every run, or follow from sizes.
+    """
 
     def flow(site: Site) -> None:
-        site.set_labels(move(site, site.labels(0)))
+        labels = site.labels()
+        if any(site.value(index) is None for index in site.inputs() if index):
+            site.freeze(labels, f"{site.op} with parameters that depend on data")
+            labels = site.no_labels()
+        else:
+            labels = move(site, labels)
+        site.set_labels(labels)
 
-    return Rule(flow, resize, moves=True)
+    return Rule(flow, correct, moves=True)

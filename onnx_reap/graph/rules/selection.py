@@ -1,70 +1,61 @@
-"""Parts of a tensor: Slice, Split, Gather, Pad. Their bounds follow from the labels that are left."""
+"""Parts of a tensor: Slice, Split, Gather, Pad; their bounds follow from the labels left."""
 
 from __future__ import annotations
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from ..labels import LabelArray, collapse
-from ..site import Resize, Site
-from .rule import Rule, movement
+from onnx_reap.graph.correction import Correction
+from onnx_reap.graph.labels import LabelArray, collapse, first_along
+from onnx_reap.graph.rules.rule import Rule, movement
+from onnx_reap.graph.site import Site
+from onnx_reap.graph.view import View
 
 
-def _slices(site: Site | Resize) -> dict[int, slice]:
+def _slices(node: View) -> dict[int, slice]:
     """Read a Slice node's bounds: axis -> slice."""
-    rank = len((site if isinstance(site, Site) else site.site).shape(0))
-    starts, ends = site.parameter(1, "starts"), site.parameter(2, "ends")
-    axes, steps = site.parameter(3, "axes"), site.parameter(4, "steps")
+    starts, ends = node.parameter(1, "starts"), node.parameter(2, "ends")
+    axes, steps = node.parameter(3, "axes"), node.parameter(4, "steps")
     assert starts is not None
     assert ends is not None
     axes = np.arange(len(starts)) if axes is None else axes
     steps = np.ones(len(starts), int) if steps is None else steps
     return {
-        int(axis) % rank: _python_slice(int(start), int(end), int(step))
+        node.axis(axis): _python_slice(int(start), int(end), int(step))
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
     }
 
 
 def _python_slice(start: int, end: int, step: int) -> slice:
-    # A negative step runs down to the first entry with a very negative end, where Python wants None.
+    # A negative step runs down to the first entry by a very negative end; Python wants None.
     return slice(start, None if step < 0 and end < -(2**31) + 1 else end, step)
 
 
 def _slice(site: Site, labels: LabelArray) -> LabelArray:
-    if site.parameter(1, "starts") is None or site.parameter(2, "ends") is None:
-        site.freeze(labels, "Slice with bounds that depend on data")
-        return np.broadcast_to(np.int64(0), site.output_shape())
     bounds = _slices(site)
     return labels[tuple(bounds.get(axis, slice(None)) for axis in range(labels.ndim))]
 
 
-def _resize_slice(site: Resize) -> None:
-    cut = site.kept(site.site.name(0))
-    if cut is None:
+def _correct_slice(node: Correction) -> None:
+    cut, before = node.kept(node.name()), _slices(node.before)
+    if cut is None or cut[0] not in before:
         return
     axis, kept = cut
-    before = _slices(site.site)
-    if axis not in before:
-        return
-    size = site.site.shape(0)[axis]
-    chosen = np.arange(size)[before[axis]]
+    chosen = np.arange(node.before.shape()[axis])[before[axis]]
     wanted = np.searchsorted(kept, chosen[np.isin(chosen, kept)])
-    if np.array_equal(np.arange(len(kept))[_slices(site)[axis]], wanted):
+    if np.array_equal(np.arange(len(kept))[_slices(node)[axis]], wanted):
         return
     bounds = _as_slice(wanted)
-    order = list(before)
     if bounds is None:
-        _gather_instead(site, axis, wanted)
+        node.pick_input(axis, wanted)
         bounds = slice(0, 2**31 - 1, 1)
-    place = order.index(axis)
-    for index, name, new in ((1, "starts", bounds.start), (2, "ends", bounds.stop)):
-        listed = np.array(site.parameter(index, name))
-        listed[place] = new
-        site.set_parameter(index, name, listed)
-    if (steps := site.parameter(4, "steps")) is not None and steps[place] != bounds.step:
-        steps = np.array(steps)
-        steps[place] = bounds.step
-        site.set_parameter(4, "steps", steps)
+    place = list(before).index(axis)
+    new = {"starts": bounds.start, "ends": bounds.stop, "steps": bounds.step}
+    for index, name in ((1, "starts"), (2, "ends"), (4, "steps")):
+        listed = node.parameter(index, name)
+        if listed is not None and listed[place] != new[name]:
+            listed = np.array(listed)
+            listed[place] = new[name]
+            node.set_parameter(index, name, listed)
 
 
 def _as_slice(positions: np.ndarray) -> slice | None:
@@ -81,46 +72,39 @@ def _as_slice(positions: np.ndarray) -> slice | None:
     return slice(start, -(2**31), step)
 
 
-def _gather_instead(site: Resize, axis: int, positions: np.ndarray) -> None:
-    """Pick positions that no bounds express, in front of the node."""
-    source = site.node.inputs[0]
-    picked = gs.Variable(f"{site.site.output_name()}_picked_from", source.dtype)
-    indices = gs.Constant(f"{picked.name}_indices", positions.astype(np.int64))
-    site.insert_before(gs.Node("Gather", f"{site.site.key}_pick", {"axis": axis}, [source, indices], [picked]))
-    site.node.inputs[0] = picked
-
-
 def _split(site: Site) -> None:
-    labels = site.labels(0)
-    axis = site.axis(site.attribute("axis", 0))
+    """Divide the labels; outputs tell the lengths."""
+    labels, axis = site.labels(), site.axis(site.attribute("axis", 0))
+    site.value(1)
+    if not all(site.has_output(index) for index in range(len(site.node.outputs))):
+        site.freeze(labels, "Split with an output that has no name")
+        return
     start = 0
     for index in range(len(site.node.outputs)):
-        if not site.node.outputs[index].name:
-            raise AssertionError(f"{site.key}: a Split output has no name")
         size = site.output_shape(index)[axis]
-        part = (slice(None),) * axis + (slice(start, start + size),)
-        site.set_labels(labels[part], index)
+        site.set_labels(labels[(slice(None),) * axis + (slice(start, start + size),)], index)
         start += size
 
 
-def _resize_split(site: Resize) -> None:
-    axis = site.site.axis(site.site.attribute("axis", 0))
-    cut = site.kept(site.site.name(0))
+def _correct_split(node: Correction) -> None:
+    axis = node.axis(node.attribute("axis", 0))
+    cut = node.kept(node.name())
     if cut is None or cut[0] != axis:
         return
-    sizes = [site.new_shape(t.name)[axis] for t in site.node.outputs]
-    if site.site.opset < 13:
-        site.node.attrs["split"] = sizes
+    sizes = [node.output_shape(index)[axis] for index in range(len(node.node.outputs))]
+    if node.opset < 13:
+        node.node.attrs["split"] = sizes
     else:
-        site.node.attrs.pop("num_outputs", None)
-        site.set_parameter(1, "split", np.array(sizes, np.int64))
+        node.node.attrs.pop("num_outputs", None)
+        node.set_input(1, np.array(sizes))
 
 
 def _gather(site: Site, labels: LabelArray) -> LabelArray:
     axis, indices = site.axis(site.attribute("axis", 0)), site.value(1)
-    if indices is None or (axis in site.varying(labels) and not site.is_constant(1)):
-        site.freeze(labels, "Gather with indices that depend on data")
-        return np.broadcast_to(np.int64(0), site.output_shape())
+    assert indices is not None
+    if axis in site.varying(labels) and not site.is_constant(1):
+        site.freeze(labels, "Gather with indices that follow from sizes")
+        return site.no_labels()
     if labels.strides[axis] == 0:
         core = labels[(slice(None),) * axis + (0,)]
         core = np.expand_dims(core, tuple(range(axis, axis + indices.ndim)))
@@ -130,40 +114,44 @@ def _gather(site: Site, labels: LabelArray) -> LabelArray:
 
 def _thin(labels: LabelArray, axis: int) -> LabelArray:
     """Collapse all stride-0 axes but one."""
-    index = [slice(1) if step == 0 and i != axis else slice(None) for i, step in enumerate(labels.strides)]
+    index = [
+        slice(1) if step == 0 and i != axis else slice(None)
+        for i, step in enumerate(labels.strides)
+    ]
     return labels[tuple(index)]
 
 
-def _resize_gather(site: Resize) -> None:
-    axis = site.site.axis(site.site.attribute("axis", 0))
-    cut = site.kept(site.site.name(0))
-    indices = site.value(1)
+def _correct_gather(node: Correction) -> None:
+    axis = node.axis(node.attribute("axis", 0))
+    cut, indices = node.kept(node.name()), node.value(1)
     if cut is None or cut[0] != axis or indices is None:
         return
-    size = site.site.shape(0)[axis]
-    indices = indices % size
-    if indices.ndim == 1:
-        indices = indices[np.isin(indices, cut[1])]
-    site.inputs[1] = np.searchsorted(cut[1], indices).astype(np.int64)
+    indices = indices % node.before.shape()[axis]
+    left = node.kept(node.output_name())
+    if left is not None:
+        indices = np.take(indices, left[1], left[0] - axis)
+    node.set_input(1, np.searchsorted(cut[1], indices))
 
 
-def _pads(site: Site | Resize) -> tuple[np.ndarray, np.ndarray] | None:
+def _pads(node: View) -> tuple[np.ndarray, np.ndarray] | None:
     """Read the amounts of a Pad node: entries before and after each axis."""
-    node = site if isinstance(site, Site) else site.site
-    amounts = site.parameter(1, "pads")
-    if amounts is None:
+    amounts = node.parameter(1, "pads")
+    if amounts is None or (node.has_input(3) and node.value(3) is None):
         return None
-    rank = len(node.shape(0))
-    before, after = np.zeros((2, rank), int)
-    axes = node.value(3)
-    axes = np.arange(rank) if axes is None else axes % rank
+    before, after = np.zeros((2, len(node.shape())), int)
+    axes = _padded_axes(node)
     before[axes], after[axes] = np.split(amounts, 2)
     return before, after
 
 
+def _padded_axes(node: View) -> np.ndarray:
+    axes = node.value(3)
+    return np.arange(len(node.shape())) if axes is None else axes % len(node.shape())
+
+
 def _pad(site: Site) -> None:
     """Extend labels; along an axis where they vary, constant entries are channels of their own."""
-    labels = site.labels(0)
+    labels = site.labels()
     amounts = _pads(site)
     axes = site.varying(labels)
     constant = site.attribute("mode", "constant") == "constant"
@@ -181,7 +169,7 @@ def _pad(site: Site) -> None:
     axis = grown[0]
     before, after = int(amounts[0][axis]), int(amounts[1][axis])
     new = site.new_channels(before + after)
-    flat = labels[tuple(slice(None) if i in axes else slice(1) for i in range(labels.ndim))]
+    flat = first_along(labels, set(range(labels.ndim)) - set(axes))
     shape = [1] * labels.ndim
     shape[axis] = -1
     pieces = [new[:before].reshape(shape), flat, new[before:].reshape(shape)]
@@ -195,29 +183,24 @@ def _stretched(core: tuple[int, ...], full: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(f if c == 1 else c for c, f in zip(core, full, strict=True))
 
 
-def _resize_pad(site: Resize) -> None:
-    cut = site.kept(site.site.output_name())
-    amounts = _pads(site.site)
+def _correct_pad(node: Correction) -> None:
+    cut, amounts = node.kept(node.output_name()), _pads(node.before)
     if cut is None or amounts is None:
         return
     axis, kept = cut
-    before, after = (int(a[axis]) for a in amounts)
+    before, after = (int(amount[axis]) for amount in amounts)
     if not before and not after:
         return
-    size = site.site.shape(0)[axis]
-    new_before = int((kept < before).sum())
-    new_after = int((kept >= before + size).sum())
-    listed = np.array(site.parameter(1, "pads"))
-    axes = site.site.value(3)
-    rank = len(site.site.shape(0))
-    place = axis if axes is None else int(np.flatnonzero(axes % rank == axis)[0])
-    listed[place], listed[place + len(listed) // 2] = new_before, new_after
-    site.set_parameter(1, "pads", listed)
+    listed = np.array(node.parameter(1, "pads"))
+    place = int(np.flatnonzero(_padded_axes(node) == axis)[0])
+    listed[place] = (kept < before).sum()
+    listed[place + len(listed) // 2] = (kept >= before + node.before.shape()[axis]).sum()
+    node.set_parameter(1, "pads", listed)
 
 
 SELECTION: dict[str, Rule] = {
-    "Slice": movement(_slice, _resize_slice),
-    "Split": Rule(_split, _resize_split, moves=True),
-    "Gather": movement(_gather, _resize_gather),
-    "Pad": Rule(_pad, _resize_pad),
+    "Slice": movement(_slice, _correct_slice),
+    "Split": Rule(_split, _correct_split, moves=True),
+    "Gather": movement(_gather, _correct_gather),
+    "Pad": Rule(_pad, _correct_pad),
 }

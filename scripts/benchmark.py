@@ -1,0 +1,226 @@
+"""Measure what the tool promises: accuracy kept, time and memory.
+
+    python scripts/benchmark.py                    # the shipped model
+    python scripts/benchmark.py --bench FOLDER     # and CIFAR-10 and ImageNet models in a folder
+
+The folder holds `resnet20_cifar10.onnx`, `resnet56_cifar10.onnx`, `mobilenet_v2_imagenet.onnx`,
+`cifar10_test.npz` (uint8 images `x`, N x 32 x 32 x 3, labels `y`) and `imagenet_even/NNNN.jpg`
+(NNNN is the class). Calibration and evaluation images are disjoint; labels only judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from rich.console import Console
+from rich.table import Table
+
+import onnx_reap
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CONSOLE = Console()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model with calibration images, labelled images and preprocessing.
+
+    Attributes
+    ----------
+    calibration, images : (N, C, H, W) uint8 arrays
+    labels : (N,) int array
+        Of `images`.
+    macs : float
+        Fraction of the multiply-accumulates to keep.
+    goal : float
+        Accuracy to reach, in percent.
+    """
+
+    name: str
+    model: Path
+    calibration: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+    macs: float
+    goal: float
+    preprocess: dict[str, Any]
+
+    def accuracy(self, model: onnx.ModelProto | Path) -> float:
+        """Top-1 accuracy on the labelled images, in percent."""
+        source = str(model) if isinstance(model, Path) else model.SerializeToString()
+        session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        right = 0
+        for at in range(0, len(self.images), 50):
+            x = self.prepared(self.images[at : at + 50])
+            right += int(
+                (session.run(None, {name: x})[0].argmax(1) == self.labels[at : at + 50]).sum()
+            )
+        return 100 * right / len(self.images)
+
+    def prepared(self, images: np.ndarray) -> np.ndarray:
+        """Apply the preprocessing, written out once more and apart from the tool's."""
+        x = images.astype(np.float32)
+        if self.preprocess:
+            x = x * np.float32(self.preprocess["scale"])
+            mean, std = (np.array(self.preprocess[k], np.float32) for k in ("mean", "std"))
+            x = (x - mean[:, None, None]) / std[:, None, None]
+        return x
+
+
+def fashion() -> Task:
+    """Return the shipped model at half its MACs."""
+    labelled = np.load(MODELS / "fashion_eval.npz")
+    calibration = np.load(MODELS / "fashion_calib.npz")["input"]
+    model = MODELS / "fashion_resnet.onnx"
+    task = Task(
+        "Fashion ResNet", model, calibration, labelled["input"], labelled["labels"], 0.5, 0.0, {}
+    )
+    return Task(**{**vars(task), "goal": task.accuracy(model) - 1.5})
+
+
+def cifar(folder: Path, name: str, goal: float) -> Task:
+    """Return a CIFAR-10 model, with 1,000 calibration images."""
+    data = np.load(folder / "cifar10_test.npz")
+    order = np.random.default_rng(0).permutation(10_000)
+    images = data["x"].transpose(0, 3, 1, 2)
+    return Task(
+        name,
+        folder / f"{name}_cifar10.onnx",
+        images[order[:1000]],
+        images[order[5000:]],
+        data["y"].ravel()[order[5000:]],
+        0.6,
+        goal,
+        {"scale": 1 / 255, "mean": MEAN, "std": STD},
+    )
+
+
+def imagenet(folder: Path) -> Task:
+    """Return MobileNetV2; classes divisible by 4 calibrate, the others judge."""
+    from PIL import Image
+
+    def crop(path: Path) -> np.ndarray:
+        image = Image.open(path).convert("RGB")
+        left, top = (image.width - 224) // 2, (image.height - 224) // 2
+        box = (left, top, left + 224, top + 224)
+        return np.asarray(image.crop(box)).transpose(2, 0, 1)
+
+    paths = sorted((folder / "imagenet_even").glob("*.jpg"))
+    classes = np.array([int(path.stem) for path in paths])
+    images = np.stack([crop(path) for path in paths])
+    calibrates = classes % 4 == 0
+    return Task(
+        "mobilenet_v2",
+        folder / "mobilenet_v2_imagenet.onnx",
+        images[calibrates],
+        images[~calibrates],
+        classes[~calibrates],
+        0.85,
+        74.0,
+        {"scale": 1 / 255, "mean": MEAN, "std": STD},
+    )
+
+
+def accuracies(tasks: list[Task], seeds: int) -> None:
+    """Prune every model with REAP and with L1, same refit, and print accuracies."""
+    table = Table(title="Accuracy on labelled images, %")
+    for title in ("model", "criterion", "seed", "MACs off", "before", "after", "goal", "seconds"):
+        table.add_column(title, justify="right")
+    for task in tasks:
+        before = task.accuracy(task.model)
+        for criterion in ("reap", "l1"):
+            for seed in range(seeds):
+                start = time.perf_counter()
+                result = onnx_reap.reap(
+                    task.model,
+                    task.calibration,
+                    target_macs=task.macs,
+                    criterion=criterion,
+                    seed=seed,
+                    **task.preprocess,
+                )
+                seconds = time.perf_counter() - start
+                report = result.report
+                off = 1 - report.after.macs / report.before.macs
+                table.add_row(
+                    task.name,
+                    criterion,
+                    str(seed),
+                    f"{off:.1%}",
+                    f"{before:.2f}",
+                    f"{task.accuracy(result.model):.2f}",
+                    f"{task.goal:.2f}",
+                    f"{seconds:.1f}",
+                )
+    CONSOLE.print(table)
+
+
+def whole_run(folder: Path) -> None:
+    """Time a run on MobileNetV2 against two forward passes, in a process of its own."""
+    task = imagenet(folder)
+    images = np.concatenate([task.calibration, task.images])[:256]
+    x = task.prepared(images)
+    session = onnxruntime.InferenceSession(str(task.model), providers=["CPUExecutionProvider"])
+
+    def passes() -> None:
+        for at in range(0, 512, 32):
+            session.run(None, {"input": x[at % 256 : at % 256 + 32]})
+
+    plain = min(_seconds(passes) for _ in range(3))
+    run = _seconds(
+        lambda: onnx_reap.reap(task.model, images, target_macs=task.macs, **task.preprocess)
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    CONSOLE.print(
+        f"MobileNetV2, 256 images: two forward passes {plain:.2f} s, whole run {run:.2f} s "
+        f"({run / plain:.1f} times), peak memory {peak:.2f} GiB"
+    )
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bench", type=Path, help="folder of further models and images")
+    parser.add_argument("--seeds", type=int, default=1, help="runs per model and criterion")
+    parser.add_argument("--only", choices=("accuracy", "run", "removal"), help="one part alone")
+    arguments = parser.parse_args()
+    parts = {arguments.only} if arguments.only else {"accuracy", "run", "removal"}
+    if "run" in parts and arguments.bench:
+        if arguments.only == "run":
+            whole_run(arguments.bench)
+        else:  # in a process of its own, for its own peak of memory
+            command = [sys.executable, __file__, "--only", "run", "--bench", str(arguments.bench)]
+            subprocess.run(command, check=True)
+    if "removal" in parts:
+        subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("time_removal.py"))], check=True
+        )
+    if "accuracy" in parts:
+        tasks = [fashion()]
+        if arguments.bench:
+            tasks.append(cifar(arguments.bench, "resnet20", 76.5))
+            tasks.append(cifar(arguments.bench, "resnet56", 80.0))
+            tasks.append(imagenet(arguments.bench))
+        accuracies(tasks, arguments.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Options for tests that need more than this repository holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--zoo", metavar="DIR", help="folder of structure-only exports to cut")
+    parser.addoption(
+        "--zoo-all", action="store_true", help="all models of the zoo instead of a quick tenth"
+    )
+
+
+def zoo_folder(config: pytest.Config) -> Path | None:
+    """The folder given by --zoo or ONNX_REAP_ZOO."""
+    given = config.getoption("--zoo") or os.environ.get("ONNX_REAP_ZOO")
+    return Path(given) if given else None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "zoo_model" not in metafunc.fixturenames:
+        return
+    folder = zoo_folder(metafunc.config)
+    if folder is None:
+        skip = pytest.mark.skip(reason="needs --zoo DIR or ONNX_REAP_ZOO")
+        metafunc.parametrize("zoo_model", [pytest.param(None, marks=skip)], ids=["none"])
+        return
+    files = sorted(folder.glob("*.onnx.xz"), key=lambda path: path.stat().st_size)
+    if not metafunc.config.getoption("--zoo-all"):
+        files = files[: 3 * len(files) // 5 : 6]  # every sixth of the smaller three fifths
+    metafunc.parametrize("zoo_model", files, ids=[path.name.split(".onnx")[0] for path in files])

@@ -1,0 +1,142 @@
+"""Loading and writing models, apart from any cut."""
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from net import Net, sandwich
+from onnx import helper, numpy_helper
+from oracle import CPU, study
+
+from onnx_reap.errors import ReapError
+from onnx_reap.graph.export import tensor_proto
+from onnx_reap.graph.model import Model, is_floating, load
+from onnx_reap.graph.probe import fold_constants
+
+
+def _plain() -> onnx.ModelProto:
+    return sandwich(lambda net, x: net("Relu", x))
+
+
+def test_writing_back_is_the_same_model():
+    proto = _plain()
+    again = Model(proto).to_proto()
+    assert again.graph.node == proto.graph.node
+    assert {t.name: t for t in again.graph.initializer} == {
+        t.name: t for t in proto.graph.initializer
+    }
+    assert again.SerializeToString() == Model(proto).to_proto().SerializeToString()
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_load(tmp_path, external):
+    path = tmp_path / "model.onnx"
+    onnx.save(_plain(), path, save_as_external_data=external, size_threshold=0)
+    written = Model(load(path)).to_proto()
+    assert all(t.data_location == onnx.TensorProto.DEFAULT for t in written.graph.initializer)
+    assert numpy_helper.to_array(written.graph.initializer[0]).size
+
+
+def test_load_refuses_a_proto_without_its_weights(tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(_plain(), path, save_as_external_data=True, size_threshold=0)
+    with pytest.raises(ReapError, match="weights lie in other files"):
+        load(onnx.load(path, load_external_data=False))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no model at all"])
+def test_load_refuses_what_is_no_model(tmp_path, content):
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ReapError, match="model file"):
+        load(path)
+
+
+def test_training_information_is_dropped():
+    """It would initialise weights of the old shapes."""
+    proto = _plain()
+    proto.training_info.add()
+    assert not Model(proto).to_proto().training_info
+
+
+def test_keys_are_unique():
+    proto = _plain()
+    for node, name in zip(proto.graph.node, ("x", "", "x"), strict=True):
+        node.name = name
+    model = Model(proto)
+    assert [model.keys[id(node)] for node in model.nodes] == ["x", "Relu_1", "x#2"]
+
+
+def test_unused_names():
+    model = Model(_plain())
+    assert model.unused("new") == "new"
+    assert model.unused("new") == "new_2"
+    assert model.unused("a_y0") == "a_y0_2"
+
+
+def test_insert_in_front_and_behind():
+    model = Model(_plain())
+    relu = model.nodes[1]
+    for behind in (False, True):
+        model.insert(gs.Node("Neg", "a", {}, [], []), relu, behind=behind)
+    assert [node.op for node in model.nodes] == ["Conv", "Neg", "Relu", "Neg", "Conv"]
+    assert [node.name for node in model.nodes] == ["a", "a_2", "", "a_3", "z"]
+
+
+def test_constants_are_folded_once_and_for_all():
+    net = Net()
+    x = net.input("x", "N", 3, 6, 6)
+    weight = net("Mul", net("Transpose", net.weight(8, 3, 1, 1), perm=[0, 1, 3, 2]), np.float32(2))
+    shape = net("Concat", net("Shape", net.weight(8, 1)), np.array([1, 1]), axis=0)
+    y = net("Add", net("Conv", x, weight, name="a"), net("Expand", np.float32(1), shape))
+    net.output(y)
+    model = Model(net.model(check=False))
+    fold_constants(model, CPU)
+    assert [node.op for node in model.nodes] == ["Conv", "Add"]
+
+
+def test_random_numbers_are_not_folded():
+    net = Net()
+    x = net.input("x", "N", 3, 6, 6)
+    net.output(net("Add", x, net("RandomNormal", shape=[3, 1, 1])))
+    model = Model(net.model())
+    fold_constants(model, CPU)
+    assert [node.op for node in model.nodes] == ["RandomNormal", "Add"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "floating"),
+    [
+        (onnx.TensorProto.FLOAT16, True),
+        (onnx.TensorProto.BFLOAT16, True),
+        (onnx.TensorProto.DOUBLE, True),
+        (onnx.TensorProto.FLOAT8E4M3FN, True),
+        (onnx.TensorProto.INT64, False),
+        (onnx.TensorProto.BOOL, False),
+    ],
+)
+def test_floating_types(kind, floating):
+    net = Net()
+    x = net.input("x", "N", 3, 6, 6)
+    net.output(net("Add", x, net("Cast", "t", to=1)))
+    net.initializers.append(helper.make_tensor("t", kind, [1], [1]))
+    model = Model(net.model(check=False))
+    constant = model.constants()["t"]
+    assert is_floating(constant) is floating
+    assert tensor_proto(constant).data_type == kind
+
+
+def test_half_precision():
+    proto = sandwich(lambda net, x: net("Cast", net("Relu", x), to=1))
+    for tensor in proto.graph.initializer:
+        if tensor.name.startswith("a_"):
+            half = numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    studied = study(proto)
+    assert [(g.name, g.width) for g in studied.groups] == [("a", 8)]
+    cut = studied.cut(studied.groups[0].units[:4])
+    types = {t.name: t.data_type for t in cut.graph.initializer}
+    assert types["a_1"] == types["a_2"] == onnx.TensorProto.FLOAT16
+    assert types["z_1"] == onnx.TensorProto.FLOAT
