@@ -168,7 +168,7 @@ def test_refitting_helps_and_reap_beats_chance():
         "reap, cut only": {"refit": False},
         "l1, cut only": BASELINE,
     }.items():
-        report = reap(chain(24, seed=3), data, ratio=0.5, positions=16, **settings).report
+        report = reap(chain(16, seed=3), data, ratio=0.5, positions=16, **settings).report
         assert bool(report.refits) == settings.get("refit", True)
         errors[name] = report.held_out.output_error["gemm11_y"]
     assert errors["reap"] < 0.5 * errors["reap, cut only"]
@@ -634,16 +634,16 @@ def test_the_shipped_model_with_few_samples(tmp_path: Path):
     result = reap(
         model,
         SHIPPED / "fashion_calib.npz",
-        target_macs=0.8,
+        target_macs=0.95,
         samples=24,
         positions=8,
-        exclude=["*blocks.[34]*"],
+        include=["*blocks.4*"],
     )
     report = result.report
-    assert report.after.macs <= 0.8 * report.before.macs
+    assert report.after.macs <= 0.95 * report.before.macs
     assert (report.after.macs, report.after.params, report.after.bytes) == figures(result.model)
     assert report.held_out.samples == 2
-    assert len(report.refits) > 4
+    assert len(report.refits) == 2
     original = onnx.load(model)
     assert list(result.model.graph.input) == list(original.graph.input)
     assert list(result.model.graph.output) == list(original.graph.output)
