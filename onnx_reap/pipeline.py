@@ -39,7 +39,7 @@ from onnx_reap.version import __version__
 Source = str | Path | onnx.ModelProto
 Shapes = Mapping[str, Sequence[int]]
 
-JUDGES = 100  # of the fitted samples, whose outputs are compared too
+JUDGES = 64  # of the fitted samples, whose outputs are compared too
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from onnx_reap.report.records import (
 from onnx_reap.settings import Settings
 from onnx_reap.version import __version__
 
-LATENCY_SECONDS = 1.5
+LATENCY_SECONDS = 1.0
 
 
 class Clock:

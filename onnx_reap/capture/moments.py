@@ -18,8 +18,10 @@ from onnx_reap.solve.moments import Moments
 
 BATCH_BYTES = 128 << 20  # activations that a batch may hand out
 GRAM_BYTES = 2 << 30  # moments held at a time
-ENTRIES = 2**23  # of a layer's rows, past which fewer positions are taken
-ROWS_PER_UNKNOWN = 8  # as long as rows are so many times as many as unknowns
+ENTRIES = 2**22  # of a layer's rows, past which fewer positions are taken
+FEWEST_ROWS = 8  # by unknown, before rows are saved
+MOST_ROWS = 64  # by unknown: more add little,
+ENOUGH = 16  # once there are so many positions of every sample
 MOST_ENTRIES = 2**27  # of a layer's rows in any case
 
 
@@ -70,9 +72,10 @@ def positions_for(
     entries : int
         Numbers in all rows, past which positions are saved.
     """
-    rows = max(entries / per_row, ROWS_PER_UNKNOWN * columns)
-    rows = min(rows, MOST_ENTRIES / per_row)
-    return int(np.clip(np.ceil(rows / max(samples, 1)), 1, limit))
+    samples = max(samples, 1)
+    rows = max(entries / per_row, FEWEST_ROWS * columns)
+    rows = min(rows, MOST_ENTRIES / per_row, max(MOST_ROWS * columns, ENOUGH * samples))
+    return int(np.clip(np.ceil(rows / samples), 1, limit))
 
 
 def capture_moments(

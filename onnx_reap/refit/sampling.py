@@ -16,7 +16,7 @@ from onnx_reap.refit.order import Job
 from onnx_reap.solve.backend import Backend
 
 JUDGE_EVERY = 5  # every fifth sample chooses the damping
-ENTRIES = 2**24  # of a layer's rows, past which fewer positions are taken
+ENTRIES = 2**24  # numbers in a layer's rows, past which fewer positions are taken
 
 Tensors = Mapping[str, np.ndarray]
 
