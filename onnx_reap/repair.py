@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnx_reap.analysis import Analysis
 from onnx_reap.capture.moments import batch_size
@@ -20,6 +19,7 @@ from onnx_reap.refit.layer import Fitted
 from onnx_reap.refit.order import Job, affected_tensors, own_output
 from onnx_reap.refit.sampling import Walk
 from onnx_reap.refit.walk import refit_model
+from onnx_reap.refit.write import bias_behind
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
 
@@ -59,12 +59,7 @@ def has_bias(model: Model, linear: Linear) -> bool:
     """Whether a refit finds a place for the intercept: a bias, or a constant added to a MatMul."""
     if linear.bias is not None or linear.op != "MatMul":
         return linear.bias is not None
-    node = next(n for n in model.nodes if model.keys[id(n)] == linear.node)
-    result = node.outputs[0]
-    reader = result.outputs[0] if len(result.outputs) == 1 else None
-    if reader is None or reader.op != "Add":
-        return False
-    return any(len(t.shape or ()) == 1 for t in reader.inputs if isinstance(t, gs.Constant))
+    return bias_behind(model, model.node(linear.node)) is not None
 
 
 def _jobs(

@@ -150,7 +150,7 @@ def extract(
         Tensors to compute.
     """
     graph = model.graph
-    maker = {name: node for node in graph.node for name in node.output if name}
+    place = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
     needed: set[str] = set()
     todo = list(outputs)
     wanted: set[int] = set()
@@ -159,23 +159,24 @@ def extract(
         if name in needed or name in inputs:
             continue
         needed.add(name)
-        node = maker.get(name)
-        if node is not None and id(node) not in wanted:
-            wanted.add(id(node))
+        if name in place and place[name] not in wanted:
+            wanted.add(place[name])
+            node = graph.node[place[name]]
             todo += [n for n in node.input if n]
             todo += names_in_subgraphs(node)
     part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     part.functions.extend(model.functions)
     part.graph.name = graph.name or "part"
-    part.graph.node.extend(node for node in graph.node if id(maker.get(node.output[0])) in wanted)
+    part.graph.node.extend(graph.node[i] for i in sorted(wanted))
     part.graph.initializer.extend(t for t in graph.initializer if t.name in needed)
+    constant = {t.name for t in part.graph.initializer} if model.ir_version >= 4 else set()
     part.graph.input.extend(
         onnx.helper.make_tensor_value_info(
             name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None
         )
         for name, dtype in inputs.items()
     )
-    part.graph.input.extend(i for i in graph.input if i.name in needed)
+    part.graph.input.extend(i for i in graph.input if i.name in needed and i.name not in constant)
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     return part
 

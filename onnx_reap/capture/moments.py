@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 
-from onnx_reap.capture.rows import input_rows, output_shape, sample_positions
+from onnx_reap.capture.rows import (
+    finite,
+    input_rows,
+    output_shape,
+    own_samples,
+    sample_positions,
+)
 from onnx_reap.data import Calibration
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Linear
@@ -17,7 +23,6 @@ from onnx_reap.runtime import run, session, with_outputs
 from onnx_reap.solve.moments import Moments
 
 BATCH_BYTES = 128 << 20  # activations that a batch may hand out
-GRAM_BYTES = 2 << 30  # moments held at a time
 ENTRIES = 2**22  # of a layer's rows, past which fewer positions are taken
 FEWEST_ROWS = 8  # by unknown, before rows are saved
 MOST_ROWS = 64  # by unknown: more add little,
@@ -113,33 +118,23 @@ def capture_moments(
         By node: moments of input patches, shape (g, D, D).
     """
     result: dict[str, Moments] = {tap.linear.node: Moments() for tap in taps}
-    for chunk in _chunks(taps):
-        names = list(dict.fromkeys(tap.linear.x for tap in chunk))
-        active = session(with_outputs(model, names), providers)
-        size = batch_size(probe, names, fixed_batch)
-        rng = np.random.default_rng(seed)
-        for feed in calibration.batches(size, pad=fixed_batch is not None):
-            values = run(active, names, feed)
-            for tap in chunk:
-                rows = _rows(tap, values[tap.linear.x], probe, positions, len(calibration), rng)
-                result[tap.linear.node].update(to_device(rows))
-            on_batch(size)
+    names = list(dict.fromkeys(tap.linear.x for tap in taps))
+    if not names:
+        return result
+    active = session(with_outputs(model, names), providers)
+    size = batch_size(probe, names, fixed_batch)
+    rng = np.random.default_rng(seed)
+    seen = 0
+    for feed in calibration.batches(size, pad=fixed_batch is not None):
+        own = min(size, len(calibration) - seen)
+        values = run(active, names, feed)
+        for tap in taps:
+            x = own_samples(values[tap.linear.x], own, size)
+            rows = _rows(tap, x, probe, positions, len(calibration), rng)
+            result[tap.linear.node].update(to_device(rows))
+        seen += own
+        on_batch(own)
     return result
-
-
-def _chunks(taps: Sequence[Tap]) -> Iterator[list[Tap]]:
-    """Split layers so that their moments fit in memory."""
-    chunk: list[Tap] = []
-    held = 0
-    for tap in taps:
-        size = tap.width**2 * 8 * tap.linear.group
-        if chunk and held + size > GRAM_BYTES:
-            yield chunk
-            chunk, held = [], 0
-        chunk.append(tap)
-        held += size
-    if chunk:
-        yield chunk
 
 
 def _rows(
@@ -148,7 +143,8 @@ def _rows(
     linear = tap.linear
     y_shape = output_shape(linear, x.shape, probe.shapes[linear.y])
     limit = positions_for(tap.width, tap.width * linear.group, samples, positions)
-    rows = input_rows(linear, x, y_shape, sample_positions(linear, y_shape, limit, rng))
+    at = sample_positions(linear, y_shape, limit, rng)
+    rows = finite(linear, input_rows(linear, x, y_shape, at))
     if tap.fold is None:
         return rows
     folded = rows[0][:, tap.fold]  # (n, U, B)

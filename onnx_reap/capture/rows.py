@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from onnx_reap.errors import ReapError
 from onnx_reap.graph.records import Linear
 
 Rows = npt.NDArray[np.floating]
@@ -56,6 +57,37 @@ def output_shape(
         Of the output in some batch.
     """
     return (x_shape[0], *y_shape[1:]) if linear.kernel else (*x_shape[:-1], y_shape[-1])
+
+
+def own_samples(x: np.ndarray, own: int, batch: int) -> np.ndarray:
+    """Leave out what fills up the last batch of a model with a fixed batch.
+
+    Parameters
+    ----------
+    x : array
+        Activations of a batch; the leading axis holds its samples, or a multiple of them.
+    own : int
+        Samples of the batch that are real.
+    batch : int
+    """
+    whole = own == batch or x.ndim == 0 or len(x) % batch
+    return x if whole else x[: len(x) // batch * own]
+
+
+def finite(linear: Linear, rows: Rows) -> Rows:
+    """Return rows as float32 (float64 stays), refusing any that hold NaN or infinity.
+
+    Raises
+    ------
+    ReapError
+    """
+    if not np.isfinite(rows).all():
+        raise ReapError(
+            f"{linear.node}: NaN or infinite values at this layer",
+            expected="finite activations on all calibration samples",
+            hint="check the data's range (--scale, --mean, --std) and the model's weights",
+        )
+    return rows if rows.dtype == np.float64 else rows.astype(np.float32, copy=False)
 
 
 def input_rows(linear: Linear, x: np.ndarray, y_shape: tuple[int, ...], at: np.ndarray) -> Rows:

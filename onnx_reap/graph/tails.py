@@ -50,27 +50,27 @@ def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
     outputs : int
         Output channels of the layer in this model.
     """
-    kept_names = {t.name for t in model.graph.outputs}
     tensor = model.node(linear.node).outputs[0]
     scale, shift = np.ones(outputs), np.zeros(outputs)
-    while (reader := _only_reader(tensor, kept_names)) is not None:
+    while (reader := only_reader(model, tensor)) is not None:
         affine = _affine(reader, tensor, linear, outputs)
         if affine is None:
             break
         scale, shift = scale * affine[0], shift * affine[0] + affine[1]
         tensor = reader.outputs[0]
     addend = None
-    if reader is not None and reader.op == "Add" and tensor.name != linear.x:
+    if reader is not None and reader.op in ("Add", "Sum") and tensor.name != linear.x:
         other = [t for t in reader.inputs if t is not tensor]
         if len(other) == 1 and not isinstance(other[0], gs.Constant):
             addend, tensor = other[0].name, reader.outputs[0]
-            reader = _only_reader(tensor, kept_names)
+            reader = only_reader(model, tensor)
     low, high = _clipping(reader)
     return Tail(scale, shift, tensor.name, addend, low, high)
 
 
-def _only_reader(tensor: gs.Tensor, kept: set[str]) -> gs.Node | None:
-    if tensor.name in kept or len(tensor.outputs) != 1:
+def only_reader(model: Model, tensor: gs.Tensor) -> gs.Node | None:
+    """Return the node that reads a tensor, if it is a single one that we know."""
+    if len(tensor.outputs) != 1 or any(tensor is t for t in model.graph.outputs):
         return None
     reader = tensor.outputs[0]
     return reader if reader.domain in STANDARD_DOMAINS else None
@@ -93,7 +93,7 @@ def _affine(
         if constant is None or (node.op in ("Sub", "Div") and constant is node.inputs[0]):
             return None
         values = _per_channel(constant.values, linear, outputs)
-        if values is None:
+        if values is None or (node.op == "Div" and not values.all()):
             return None
         zeros, ones = np.zeros(outputs), np.ones(outputs)
         by_op = {"Add": (ones, values), "Sub": (ones, -values), "Mul": (values, zeros)}

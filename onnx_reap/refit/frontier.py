@@ -14,7 +14,8 @@ from onnx_reap.refit.stream import Move
 
 WORTH = 1.25  # a later start may take this much more memory than the smallest one on the way
 GROWTH = 2  # a start may take this much more than the present one
-SMALL = 128 << 20  # or up to this many bytes
+SMALL = 128 << 20  # or up to this many bytes,
+PATIENCE = 4  # unless so many waves have passed, each of which had to start further back
 
 
 class Frontier:
@@ -28,6 +29,7 @@ class Frontier:
         self._fed = {t.name for t in model.graph.inputs}
         self._at = 0
         self._held = self._size(sorted(self._fed))
+        self._waited = 0
 
     def move(self, wave: Sequence[Job]) -> Move | None:
         """Return where to start from now on, before a wave is refitted.
@@ -37,25 +39,30 @@ class Frontier:
         limit = min(self._place[job.linear.y] for job in wave)
         spots = range(self._at + 1, limit + 1)
         sizes = [self._size(self._alive(spot)) for spot in spots]
-        if not sizes:
+        least = min(sizes, default=np.inf)
+        self._waited += 1
+        if not np.isfinite(least):
             return None
-        least = min(sizes)
         best = max(spot for spot, size in zip(spots, sizes, strict=True) if size <= WORTH * least)
         alive = self._alive(best)
         size = self._size(alive)
-        if size > max(GROWTH * self._held, SMALL):
+        if size > max(GROWTH * self._held, SMALL) and self._waited < PATIENCE:
             return None
-        self._at, self._held = best, size
-        return Move(alive, size)
+        self._at, self._held, self._waited = best, size, 0
+        return Move(alive, int(size))
 
     def _alive(self, spot: int) -> list[str]:
         """Tensors that nodes from `spot` on need and that are made before, or fed."""
         names = [*self._fed, *(name for name, place in self._place.items() if place < spot)]
-        return [n for n in names if self._last_use.get(n, -1) >= spot and n in self._probe.shapes]
+        return [name for name in names if self._last_use.get(name, -1) >= spot]
 
-    def _size(self, names: Sequence[str]) -> int:
-        each = sum(np.prod(self._probe.shapes[name]) * 4 / self._probe.batch for name in names)
-        return int(each * self._samples)
+    def _size(self, names: Sequence[str]) -> float:
+        """Bytes over all samples; infinite where a tensor is none of the original's."""
+        shapes = self._probe.shapes
+        if any(name not in shapes for name in names):
+            return np.inf
+        each = sum(np.prod(shapes[name]) * 4 / self._probe.batch for name in names)
+        return float(each * self._samples)
 
 
 def _last_uses(nodes: Sequence[gs.Node], outputs: Sequence[gs.Tensor]) -> dict[str, int]:

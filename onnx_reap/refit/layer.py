@@ -54,6 +54,13 @@ class Rows:
     addend: npt.NDArray[np.float32] | None
     fit: int
 
+    def of_outputs(self, asks: npt.NDArray[np.bool_]) -> Rows:
+        """Set outputs that ask nothing, (g, 1, O), to zero, where they cost nothing either."""
+        if asks.all():
+            return self
+        addend = None if self.addend is None else self.addend * asks
+        return Rows(self.x, self.wanted * asks, addend, self.fit)
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -93,7 +100,8 @@ def fit_layer(
     scale, shift = (v.reshape(groups, 1, -1) for v in (tail.scale, tail.shift))
     asks = np.abs(scale) > WEAK * np.abs(scale).max()
     safe = np.where(asks, scale, 1.0)
-    start, offset = weight * safe, bias[:, None] * safe + shift
+    start, offset = weight * scale * asks, (bias[:, None] * scale + shift) * asks
+    rows = rows.of_outputs(asks)
     clip = Clip(tail.low, tail.high, rows.wanted)
     problem = _Problem(rows, start, backend)
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_reap.capture.moments import positions_for
-from onnx_reap.capture.rows import input_rows, output_rows, output_shape, sample_positions
+from onnx_reap.capture.rows import (
+    finite,
+    input_rows,
+    output_rows,
+    output_shape,
+    own_samples,
+    sample_positions,
+)
 from onnx_reap.data import Calibration
 from onnx_reap.graph.probe import Probe
 from onnx_reap.refit.layer import Rows
@@ -91,8 +98,11 @@ class Sampler:
         walk, seen = self._walk, 0
         learn: dict[str, list[list[np.ndarray]]] = {job.linear.node: [] for job in jobs}
         judge: dict[str, list[list[np.ndarray]]] = {job.linear.node: [] for job in jobs}
-        for tensors in batches:
-            size = walk.batch if walk.pad else min(walk.batch, len(walk.calibration) - seen)
+        for batch in batches:
+            size = min(walk.batch, len(walk.calibration) - seen)
+            tensors = batch
+            if walk.pad:
+                tensors = {name: own_samples(x, size, walk.batch) for name, x in batch.items()}
             judges = (seen + np.arange(size)) % JUDGE_EVERY == JUDGE_EVERY - 1
             for job in jobs:
                 node = job.linear.node
@@ -112,7 +122,7 @@ class Sampler:
         at = sample_positions(linear, wanted.shape, self._positions(job), rng)
         if linear.y in self._walk.kept:
             wanted = np.take(wanted, self._walk.kept[linear.y][1], linear.y_axis)
-        return [np.asarray(output_rows(linear, wanted, at), np.float32)]
+        return [finite(linear, output_rows(linear, wanted, at))]
 
     def input_rows(self, job: Job, tensors: Tensors, rng: np.random.Generator) -> list[np.ndarray]:
         """Sample what a layer receives in the pruned model, and what is added behind it."""
@@ -124,7 +134,7 @@ class Sampler:
         rows = [input_rows(linear, x, shape, at)]
         if job.tail.addend:
             rows.append(output_rows(linear, np.broadcast_to(tensors[job.tail.addend], shape), at))
-        return [np.asarray(r, np.float32) for r in rows]
+        return [finite(linear, r) for r in rows]
 
     def target_bytes(self, job: Job) -> int:
         """Bytes that a layer's targets take, at most."""

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from onnx_reap.data import Calibration
+from onnx_reap.errors import ReapError
 from onnx_reap.runtime import extract, run, session
 
 MEMORY = 128 << 20  # bytes of activations kept in memory, by stream
@@ -43,8 +44,15 @@ class Store:
             self._batches.append(batch)
             return
         path = Path(self._folder.name) / f"{len(self._batches)}.npz"
-        # Names of tensors may hold slashes, so arrays are stored by number.
-        np.savez(path, np.array(list(batch)), *batch.values())
+        try:
+            # Names of tensors may hold slashes, so arrays are stored by number.
+            np.savez(path, np.array(list(batch)), *batch.values())
+        except OSError as error:
+            raise ReapError(
+                "activations can't be kept on disk",
+                got=f"{path}: {error.strerror or error}",
+                hint="set TMPDIR to a folder with more space, or use fewer --samples",
+            ) from error
         self._batches.append(path)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -134,7 +142,8 @@ class Stream:
         if not wanted:
             return lambda held: {}
         part = extract(model, {name: array.dtype for name, array in held.items()}, wanted)
-        active, fed = session(part, self._providers), [i.name for i in part.graph.input]
+        active = session(part, self._providers)
+        fed = [i.name for i in active.get_inputs()]  # initializers may be listed, but aren't fed
         return lambda held: run(active, wanted, {name: held[name] for name in fed})
 
     def _batches(self) -> Iterator[dict[str, np.ndarray]]:

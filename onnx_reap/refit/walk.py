@@ -100,6 +100,7 @@ def _fit(job: Job, rows: Rows, pruned: Model, backend: Backend) -> Fitted:
     groups, _, outputs = weight.shape
     bias = np.broadcast_to(bias, groups * outputs).reshape(groups, outputs)
     fitted = fit_layer(rows, weight, bias, job.tail, backend)
-    new = matrix_to_weight(job.linear, fitted.weight, stored)
-    set_layer(pruned, job.linear, new, fitted.bias.ravel())
+    if fitted.weight is not weight:
+        new = matrix_to_weight(job.linear, fitted.weight, stored)
+        set_layer(pruned, job.linear, new, fitted.bias.ravel())
     return fitted

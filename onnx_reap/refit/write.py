@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.records import Linear
+from onnx_reap.graph.tails import only_reader
 
 
 def layer_weights(model: Model, linear: Linear) -> tuple[np.ndarray, np.ndarray]:
@@ -46,6 +47,19 @@ def set_layer(model: Model, linear: Linear, weight: np.ndarray, bias: np.ndarray
         node.inputs = [*node.inputs[:2], constant]
 
 
+def bias_behind(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
+    """Find the constant vector that is added to a MatMul's result: the Add node and its input."""
+    result = node.outputs[0]
+    reader = only_reader(model, result)
+    if reader is None or reader.op != "Add":
+        return None
+    place, other = next(((i, t) for i, t in enumerate(reader.inputs) if t is not result), (0, None))
+    if not isinstance(other, gs.Constant) or len(other.shape) != 1:
+        return None
+    same = other.shape[0] == node.inputs[1].shape[-1]
+    return (reader, place) if same else None
+
+
 def _constant(model: Model, old: gs.Constant, values: np.ndarray) -> gs.Constant:
     """Return a constant to use instead of `old`: itself, unless other nodes read it too."""
     if len(old.outputs) == 1:
@@ -57,13 +71,12 @@ def _constant(model: Model, old: gs.Constant, values: np.ndarray) -> gs.Constant
 def _add_behind(model: Model, node: gs.Node, bias: np.ndarray) -> None:
     """Give a MatMul a bias: in the constant that is added to it, or by a new Add node."""
     result = node.outputs[0]
-    reader = result.outputs[0] if len(result.outputs) == 1 else None
-    if reader is not None and reader.op == "Add":
-        place, other = next((i, t) for i, t in enumerate(reader.inputs) if t is not result)
-        if isinstance(other, gs.Constant) and tuple(other.shape) == bias.shape:
-            values = (other.values.astype(np.float64) + bias).astype(other.values.dtype)
-            reader.inputs[place] = _constant(model, other, values)
-            return
+    if (found := bias_behind(model, node)) is not None:
+        reader, place = found
+        old = reader.inputs[place]
+        values = (old.values.astype(np.float64) + bias).astype(old.values.dtype)
+        reader.inputs[place] = _constant(model, old, values)
+        return
     raw = gs.Variable(model.unused(f"{result.name}_without_bias"), result.dtype)
     dtype = node.inputs[1].values.dtype
     constant = gs.Constant(model.unused(f"{result.name}_bias"), bias.astype(dtype))

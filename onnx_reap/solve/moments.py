@@ -104,7 +104,9 @@ class Moments:
         new.count, new.mean_x, new.scatter_xx = self.count, self.mean_x, self.scatter_xx
         new.mean_y, residual = centred(y)
         # Targets are centred, so inputs need not be; products stay in the rows' own precision.
-        new.scatter_xy = xp.astype(x.mT @ xp.astype(residual, x.dtype), xp.float64)
+        new.scatter_xy = xp.astype(
+            xp.matrix_transpose(x) @ xp.astype(residual, x.dtype), xp.float64
+        )
         new.scatter_yy = xp.sum(residual * residual, axis=-2, dtype=xp.float64)
         return new
 

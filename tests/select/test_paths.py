@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small_models import Net, images, run, weights_of
 
+import onnx_reap.capture.moments as moments
 import onnx_reap.select.paths as paths
 from onnx_reap.analysis import Analysis, analyse, model_inputs
 from onnx_reap.capture.moments import capture_moments
@@ -69,6 +70,7 @@ def refit_error(x: np.ndarray, weight: np.ndarray, columns: np.ndarray) -> float
 @pytest.fixture(autouse=True)
 def weak_damping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "DAMPING", TINY)
+    monkeypatch.setattr(moments, "MOST_ROWS", 10**9)  # every position, to compare with all rows
 
 
 def branches():
