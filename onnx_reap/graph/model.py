@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from graphlib import TopologicalSorter
 from itertools import chain, count
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,11 +13,9 @@ import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from onnx_reap.errors import ReapError
 from onnx_reap.graph.export import (
     Source,
     node_proto,
-    tensor_proto,
     without_content,
     write_constants,
 )
@@ -143,51 +140,6 @@ class Model:
         """Write a node; what nobody touched is as it was, byte for byte."""
         source = self._source.get(id(node))
         return node_proto(node) if source is None else source.rewritten()
-
-    def tensor_proto(self, tensor: gs.Constant) -> onnx.TensorProto:
-        """Write a constant; one that nobody touched is as it was, byte for byte."""
-        return tensor_proto(tensor)
-
-
-def load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
-    """Read a model; a path is read with its external data, a proto is taken as it is.
-
-    Raises
-    ------
-    ReapError
-        If the file is missing, unreadable or not an ONNX model, or weights are missing.
-    """
-    if isinstance(source, onnx.ModelProto):
-        for tensor in source.graph.initializer:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                raise ReapError(
-                    "model: its weights lie in other files",
-                    got=f"a ModelProto without the data of {tensor.name}",
-                    expected="a path, or a ModelProto from onnx.load(path)",
-                )
-        return source
-    path = Path(source)
-    try:
-        proto = onnx.load(path)
-    except FileNotFoundError as error:
-        raise ReapError(
-            f"model file {path}: not found", hint=f"check {error.filename or path}"
-        ) from None
-    except OSError as error:
-        raise ReapError(f"model file {path}: can't be read", got=str(error.strerror)) from None
-    except Exception as error:  # protobuf's DecodeError has no public home
-        raise ReapError(
-            f"model file {path}: not an ONNX model",
-            got=f"{type(error).__name__}: {error}",
-            expected="a file that onnx.load reads",
-        ) from None
-    if not proto.graph.node:
-        raise ReapError(
-            f"model file {path}: holds no nodes",
-            got=f"{path.stat().st_size} bytes without a graph",
-            expected="an ONNX model",
-        )
-    return proto
 
 
 def is_floating(constant: gs.Constant) -> bool:

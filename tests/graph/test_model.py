@@ -10,8 +10,9 @@ from oracle import CPU, study
 
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.export import tensor_proto
-from onnx_reap.graph.model import Model, is_floating, load
+from onnx_reap.graph.model import Model, is_floating
 from onnx_reap.graph.probe import fold_constants
+from onnx_reap.loading import load
 
 
 def _plain() -> onnx.ModelProto:
