@@ -93,17 +93,24 @@ def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Prob
     }
     for name, constant in model.constants().items():
         shapes[name] = tuple(int(size) for size in constant.shape)
-    return Probe(shapes, dtypes, values, _samples(model, feeds[0], shapes), dynamic)
+    return Probe(shapes, dtypes, values, _samples(model, feeds[0], shapes, dynamic), dynamic)
 
 
-def _samples(model: Model, feed: Feed, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return the leading size of the first input, if some output has it too; else 1.
+def _samples(
+    model: Model,
+    feed: Feed,
+    shapes: Mapping[str, tuple[int, ...]],
+    dynamic: Mapping[str, frozenset[int]],
+) -> int:
+    """Return the leading size of the first input, if an output grows with it or has it too; else 1.
 
-    Detectors, for instance, take a single image without a batch axis.
+    Detectors, for instance, take a single image without a batch axis; text recognisers return the
+    batch as the second axis.
     """
     lead = next((array.shape[0] for array in feed.values() if array.ndim), 1)
-    results = (shapes.get(tensor.name) for tensor in model.graph.outputs)
-    return int(lead) if any(shape and shape[0] == lead for shape in results) else 1
+    names = [tensor.name for tensor in model.graph.outputs]
+    grows = any(dynamic.get(name) for name in names)
+    return int(lead) if grows or any(shapes.get(name, ())[:1] == (lead,) for name in names) else 1
 
 
 def _shapes_and_values(

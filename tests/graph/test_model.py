@@ -141,3 +141,14 @@ def test_half_precision():
     types = {t.name: t.data_type for t in cut.graph.initializer}
     assert types["a_1"] == types["a_2"] == onnx.TensorProto.FLOAT16
     assert types["z_1"] == onnx.TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_samples_are_counted_wherever_outputs_have_the_batch(order):
+    """Text recognisers return (steps, batch, classes)."""
+    net = Net()
+    x = net("Conv", net.input("x", "N", 3, 8), net.weight(4, 3, 1), name="a")
+    net.output(net("Transpose", x, perm=[*order, 2]))
+    studied = study(net.model())
+    assert studied.probe.batch == 2
+    assert studied.macs.at(studied.widths) == 4 * 3 * 8
