@@ -22,12 +22,21 @@ from onnx_reap.graph.export import (
 
 STANDARD_DOMAINS = ("", "ai.onnx", None)
 
+# Inputs that are vectors with an entry per channel.
+_PARAMETERS = {
+    "Conv": (2,),
+    "ConvTranspose": (2,),
+    "Gemm": (2,),
+    "BatchNormalization": (1, 2, 3, 4),
+}
+
 
 class Model:
     """A model and an editable graph of it.
 
     The graph holds every constant as a dense initializer: Constant nodes are absorbed, and constant
-    subgraphs can be replaced by their values (`set_constants`). Nodes that nobody touched are
+    subgraphs can be replaced by their values (`set_constants`). Layers that an exporter gave one
+    vector of biases, all zero for instance, get a copy each. Nodes that nobody touched are
     written back as they were, byte for byte.
 
     Attributes
@@ -52,6 +61,7 @@ class Model:
         self.graph.nodes = _in_order(self.graph.nodes)
         self.keys = _unique_keys(self.graph.nodes)
         self._names: set[str] = set()
+        self._unshare_parameters()
 
     @property
     def opset(self) -> int:
@@ -128,6 +138,23 @@ class Model:
             if values is not None and name not in captured and name not in outputs:
                 absorbed[name] = values
         self.set_constants(absorbed)
+
+    def _unshare_parameters(self) -> None:
+        """Give layers with other weights their own biases, lest equal values tie them together."""
+        taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
+        copies: dict[tuple[str, ...], gs.Constant] = {}
+        for node in self.graph.nodes:
+            places = _PARAMETERS.get(node.op, ()) if node.domain in STANDARD_DOMAINS else ()
+            layer = tuple(tensor.name for tensor in node.inputs[1:])
+            for index in (place for place in places if place < len(node.inputs)):
+                shared = node.inputs[index]
+                if not isinstance(shared, gs.Constant) or len(shared.shape) != 1:
+                    continue
+                use = (shared.name, *layer)
+                if use not in copies and shared.name in taken:
+                    copies[use] = gs.Constant(self.unused(shared.name), shared.values)
+                taken.add(shared.name)
+                node.inputs[index] = copies.setdefault(use, shared)
 
     def to_proto(self) -> onnx.ModelProto:
         """Write the graph as a model with the interface and metadata of the original."""
