@@ -130,6 +130,15 @@ def test_weights_shared_by_a_grouped_and_a_plain_conv_freeze():
     _check(middle, {"b": 8}, {"a": "shared", "c": "shared"})
 
 
+def test_expanded_mask_stays_and_ties_nothing():
+    def middle(net, x):
+        mask = net("Expand", np.float32(0.5), ints([1, 1, 70, 70]), name="mask")
+        return net("Mul", x, mask)
+
+    studied = _check(middle, {"a": 8}, size=(70, 70))
+    assert "Expand" in [node.op for node in studied.model.nodes]
+
+
 @pytest.mark.parametrize("store", [Net.initializer, _constant_node])
 def test_bias_shared_by_layers_of_different_groups(store):
     """One tensor of biases (zeros, often) doesn't tie the channels of two layers."""

@@ -152,3 +152,38 @@ def test_samples_are_counted_wherever_outputs_have_the_batch(order):
     studied = study(net.model())
     assert studied.probe.batch == 2
     assert studied.macs.at(studied.widths) == 4 * 3 * 8
+
+
+def _folded(net, y):
+    net.output(y)
+    model = Model(net.model(check=False))
+    fold_constants(model, CPU)
+    return model
+
+
+def test_what_grows_is_not_folded():
+    """An expanded scalar stays one; the shape that it is expanded to is still folded."""
+    net = Net()
+    x = net.input("x", "N", 3, 64, 64)
+    size = net("Shape", net.weight(64, 64, 9), end=2)
+    shape = net("Concat", np.array([1, 3]), size, axis=0)
+    large = net("Expand", np.float32(1), shape)
+    model = _folded(net, net("Add", x, large))
+    assert [node.op for node in model.nodes] == ["Expand", "Add"]
+    assert sum(constant.values.nbytes for constant in model.constants().values()) < 100
+
+
+def test_expanded_weights_are_folded():
+    net = Net()
+    x = net.input("x", "N", 64, 6, 6)
+    weight = net("Expand", net.weight(1, 1, 3, 3), np.array([64, 64, 3, 3]))
+    model = _folded(net, net("Conv", x, weight))
+    assert [node.op for node in model.nodes] == ["Conv"]
+
+
+def test_sequences_are_not_folded():
+    net = Net()
+    x = net.input("x", "N", 3, 6, 6)
+    inserted = net("SequenceInsert", net("SequenceEmpty"), x)
+    model = _folded(net, net("ConcatFromSequence", inserted, axis=0))
+    assert [node.op for node in model.nodes][:2] == ["SequenceEmpty", "SequenceInsert"]
