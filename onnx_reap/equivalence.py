@@ -15,6 +15,7 @@ import onnx
 
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import CheckError
+from onnx_reap.graph.probe import RANDOM
 from onnx_reap.runtime import Feed, names_in_subgraphs, run, session, with_outputs
 
 TOLERANCE = {"float16": 5e-2, "bfloat16": 2e-1}  # relative to the largest entry
@@ -24,10 +25,6 @@ _JUMPS = {
     "ArgMax", "ArgMin", "Ceil", "Compress", "DynamicQuantizeLinear", "Equal", "Floor", "Greater",
     "GreaterOrEqual", "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual", "Mod",
     "NonMaxSuppression", "NonZero", "QuantizeLinear", "Round", "Sign", "TopK", "Unique",
-}  # fmt: skip
-_RANDOM = {
-    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
-    "RandomUniformLike",
 }  # fmt: skip
 _FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
 
@@ -122,7 +119,7 @@ def _jumps(node: onnx.NodeProto) -> bool:
     if node.op_type == "Cast":
         to = next((a.i for a in node.attribute if a.name == "to"), onnx.TensorProto.FLOAT)
         return onnx.TensorProto.DataType.Name(to) not in _FLOATS
-    return node.op_type in _JUMPS | _RANDOM
+    return node.op_type in _JUMPS | RANDOM
 
 
 def _difference(name: str, want: Any, got: Any) -> CheckError | None:

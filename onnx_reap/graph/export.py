@@ -46,7 +46,7 @@ def node_proto(node: gs.Node) -> onnx.NodeProto:
 
 
 def tensor_proto(tensor: gs.Constant) -> onnx.TensorProto:
-    """Write a constant; one that nobody touched is as it was, byte for byte."""
+    """Write a constant: its name, type, shape and values; documentation is left out."""
     return OnnxExporter.export_tensor_proto(tensor)
 
 

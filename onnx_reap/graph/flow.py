@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.closing import close
-from onnx_reap.graph.labels import Reason, varying_axes
+from onnx_reap.graph.labels import LabelArray, Reason, collapse, varying_axes
 from onnx_reap.graph.model import STANDARD_DOMAINS, Model, captured_tensors
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Flow
@@ -66,6 +66,8 @@ def _visit(node: gs.Node, findings: Findings, read: set[str]) -> None:
         if not all(np.prod(site.shape(index)) == 1 for index in unseen):
             unseen = site.inputs()
         site.freeze_inputs(f"{node.op} takes a parameter that is computed", unseen)
+        if not rule.moves:
+            _freeze_lost(site, findings)
         for tensor in node.outputs:
             if tensor.name not in findings.labels and (tensor.outputs or tensor.name in read):
                 site.freeze_inputs(f"no rule for output {tensor.name} of {node.op}")
@@ -75,6 +77,29 @@ def _visit(node: gs.Node, findings: Findings, read: set[str]) -> None:
     site.freeze_inputs(f"no rule for operator {name}", known)
     for name in captured_tensors([node]).keys() & findings.labels.keys():
         site.freeze(findings.channels(name), f"used inside the body of {node.op}")
+
+
+def _freeze_lost(site: Site, findings: Findings) -> None:
+    """Freeze channels that arrive along an axis which the node neither mixes nor passes on."""
+    arriving, leaving = (
+        {
+            tensor.name: findings.sets.roots(findings.labels[tensor.name])
+            for tensor in side
+            if tensor.name in findings.labels and tensor.name not in findings.of_sizes
+        }
+        for side in (site.node.inputs, site.node.outputs)
+    )
+    mixed = {(each.x, each.x_axis) for each in findings.linears[-1:] if each.node == site.key}
+    lost = [x for name, x in arriving.items() if {(name, a) for a in varying_axes(x)} - mixed]
+    if lost:
+        gone = np.setdiff1d(_distinct(lost), _distinct(leaving.values()))
+        site.freeze(gone, f"{site.op} neither mixes nor passes channels along this axis")
+
+
+def _distinct(arrays: Iterable[LabelArray]) -> LabelArray:
+    return np.unique(
+        np.concatenate([np.zeros(0, np.int64), *(collapse(x).ravel() for x in arrays)])
+    )
 
 
 def _summary(findings: Findings) -> Flow:

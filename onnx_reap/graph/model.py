@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from graphlib import TopologicalSorter
 from itertools import chain, count
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,23 +13,30 @@ import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
-from onnx_reap.errors import ReapError
 from onnx_reap.graph.export import (
     Source,
     node_proto,
-    tensor_proto,
     without_content,
     write_constants,
 )
 
 STANDARD_DOMAINS = ("", "ai.onnx", None)
 
+# Inputs that are vectors with an entry per channel.
+_PARAMETERS = {
+    "Conv": (2,),
+    "ConvTranspose": (2,),
+    "Gemm": (2,),
+    "BatchNormalization": (1, 2, 3, 4),
+}
+
 
 class Model:
     """A model and an editable graph of it.
 
     The graph holds every constant as a dense initializer: Constant nodes are absorbed, and constant
-    subgraphs can be replaced by their values (`set_constants`). Nodes that nobody touched are
+    subgraphs can be replaced by their values (`set_constants`). Layers that an exporter gave one
+    vector of biases, all zero for instance, get a copy each. Nodes that nobody touched are
     written back as they were, byte for byte.
 
     Attributes
@@ -55,6 +61,7 @@ class Model:
         self.graph.nodes = _in_order(self.graph.nodes)
         self.keys = _unique_keys(self.graph.nodes)
         self._names: set[str] = set()
+        self._unshare_parameters()
 
     @property
     def opset(self) -> int:
@@ -132,6 +139,23 @@ class Model:
                 absorbed[name] = values
         self.set_constants(absorbed)
 
+    def _unshare_parameters(self) -> None:
+        """Give layers with other weights their own biases, lest equal values tie them together."""
+        taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
+        copies: dict[tuple[str, ...], gs.Constant] = {}
+        for node in self.graph.nodes:
+            places = _PARAMETERS.get(node.op, ()) if node.domain in STANDARD_DOMAINS else ()
+            layer = tuple(tensor.name for tensor in node.inputs[1:])
+            for index in (place for place in places if place < len(node.inputs)):
+                shared = node.inputs[index]
+                if not isinstance(shared, gs.Constant) or len(shared.shape) != 1:
+                    continue
+                use = (shared.name, *layer)
+                if use not in copies and shared.name in taken:
+                    copies[use] = gs.Constant(self.unused(shared.name), shared.values)
+                taken.add(shared.name)
+                node.inputs[index] = copies.setdefault(use, shared)
+
     def to_proto(self) -> onnx.ModelProto:
         """Write the graph as a model with the interface and metadata of the original."""
         out = without_content(self.proto)
@@ -143,51 +167,6 @@ class Model:
         """Write a node; what nobody touched is as it was, byte for byte."""
         source = self._source.get(id(node))
         return node_proto(node) if source is None else source.rewritten()
-
-    def tensor_proto(self, tensor: gs.Constant) -> onnx.TensorProto:
-        """Write a constant; one that nobody touched is as it was, byte for byte."""
-        return tensor_proto(tensor)
-
-
-def load(source: str | Path | onnx.ModelProto) -> onnx.ModelProto:
-    """Read a model; a path is read with its external data, a proto is taken as it is.
-
-    Raises
-    ------
-    ReapError
-        If the file is missing, unreadable or not an ONNX model, or weights are missing.
-    """
-    if isinstance(source, onnx.ModelProto):
-        for tensor in source.graph.initializer:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                raise ReapError(
-                    "model: its weights lie in other files",
-                    got=f"a ModelProto without the data of {tensor.name}",
-                    expected="a path, or a ModelProto from onnx.load(path)",
-                )
-        return source
-    path = Path(source)
-    try:
-        proto = onnx.load(path)
-    except FileNotFoundError as error:
-        raise ReapError(
-            f"model file {path}: not found", hint=f"check {error.filename or path}"
-        ) from None
-    except OSError as error:
-        raise ReapError(f"model file {path}: can't be read", got=str(error.strerror)) from None
-    except Exception as error:  # protobuf's DecodeError has no public home
-        raise ReapError(
-            f"model file {path}: not an ONNX model",
-            got=f"{type(error).__name__}: {error}",
-            expected="a file that onnx.load reads",
-        ) from None
-    if not proto.graph.node:
-        raise ReapError(
-            f"model file {path}: holds no nodes",
-            got=f"{path.stat().st_size} bytes without a graph",
-            expected="an ONNX model",
-        )
-    return proto
 
 
 def is_floating(constant: gs.Constant) -> bool:

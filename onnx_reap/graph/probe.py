@@ -6,7 +6,7 @@ run at two batch sizes, which tells the dimensions that depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,7 @@ RANDOM = frozenset(
         "Bernoulli",
     )
 )
+_WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 _NEVER_FOLDED = RANDOM | {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"}
 
 
@@ -55,9 +56,32 @@ class Probe:
 
 
 def fold_constants(model: Model, providers: Sequence[str]) -> None:
-    """Replace every tensor that depends on constants alone by its value."""
-    computed = _constant_tensors(model)
-    wanted = [
+    """Replace tensors that depend on constants alone by their values.
+
+    What is larger than all that it is made of, an expanded scalar for instance, stays computed
+    unless it is small or a layer's weight. So do sequences.
+    """
+    behind = _constants_behind(model)
+    sizes = {name: constant.values.nbytes for name, constant in model.constants().items()}
+    weights = {t.name for node in model.nodes if node.op in _WEIGHTED for t in node.inputs}
+    proto = model.to_proto()
+    values: dict[str, np.ndarray] = {}
+    while new := [name for name in _read(model, behind) if name not in values]:
+        part = extract(proto, {}, new)
+        for name, value in run(session(part, providers, optimize=False), new, {}).items():
+            limit = sum(sizes[source] for source in behind[name])
+            if isinstance(value, np.ndarray) and (
+                value.size <= SMALL or name in weights or value.nbytes <= limit
+            ):
+                values[name] = value
+            else:
+                del behind[name]
+    model.set_constants(values)
+
+
+def _read(model: Model, computed: Collection[str]) -> list[str]:
+    """Return the computed tensors that other nodes read, but for those that must keep a maker."""
+    read = [
         t.name
         for node in model.nodes
         if not all(t.name in computed for t in node.outputs if t.name)
@@ -65,11 +89,7 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
         if t.name in computed
     ]
     outputs = {t.name for t in model.graph.outputs} | set(captured_tensors(model.nodes))
-    wanted = [name for name in dict.fromkeys(wanted) if name not in outputs]
-    if not wanted:
-        return
-    part = extract(model.to_proto(), {}, wanted)
-    model.set_constants(run(session(part, providers, optimize=False), wanted, {}))
+    return [name for name in dict.fromkeys(read) if name not in outputs]
 
 
 def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Probe:
@@ -93,17 +113,24 @@ def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Prob
     }
     for name, constant in model.constants().items():
         shapes[name] = tuple(int(size) for size in constant.shape)
-    return Probe(shapes, dtypes, values, _samples(model, feeds[0], shapes), dynamic)
+    return Probe(shapes, dtypes, values, _samples(model, feeds[0], shapes, dynamic), dynamic)
 
 
-def _samples(model: Model, feed: Feed, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Return the leading size of the first input, if some output has it too; else 1.
+def _samples(
+    model: Model,
+    feed: Feed,
+    shapes: Mapping[str, tuple[int, ...]],
+    dynamic: Mapping[str, frozenset[int]],
+) -> int:
+    """Return the leading size of the first input, if an output grows with it or has it too; else 1.
 
-    Detectors, for instance, take a single image without a batch axis.
+    Detectors, for instance, take a single image without a batch axis; text recognisers return the
+    batch as the second axis.
     """
     lead = next((array.shape[0] for array in feed.values() if array.ndim), 1)
-    results = (shapes.get(tensor.name) for tensor in model.graph.outputs)
-    return int(lead) if any(shape and shape[0] == lead for shape in results) else 1
+    names = [tensor.name for tensor in model.graph.outputs]
+    grows = any(dynamic.get(name) for name in names)
+    return int(lead) if grows or any(shapes.get(name, ())[:1] == (lead,) for name in names) else 1
 
 
 def _shapes_and_values(
@@ -116,9 +143,10 @@ def _shapes_and_values(
     return shapes, dtypes, values
 
 
-def _constant_tensors(model: Model) -> set[str]:
-    constant = set(model.constants())
-    computed: set[str] = set()
+def _constants_behind(model: Model) -> dict[str, frozenset[str]]:
+    """Return the constants that each tensor is computed from, if it is from constants alone."""
+    behind = {name: frozenset([name]) for name in model.constants()}
+    given = set(behind)
     for node in model.nodes:
         inputs = [t.name for t in node.inputs if t.name]
         foldable = (
@@ -127,6 +155,8 @@ def _constant_tensors(model: Model) -> set[str]:
             and not captured_tensors([node])
             and not any(hasattr(value, "nodes") for value in node.attrs.values())
         )
-        if foldable and all(name in constant or name in computed for name in inputs):
-            computed |= {t.name for t in node.outputs if t.name}
-    return computed
+        if foldable and all(name in behind for name in inputs):
+            read = [] if node.op in ("Shape", "Size") else inputs
+            sources = frozenset[str]().union(*(behind[name] for name in read))
+            behind.update((t.name, sources) for t in node.outputs if t.name)
+    return {name: sources for name, sources in behind.items() if name not in given}

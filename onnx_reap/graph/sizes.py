@@ -9,6 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.correction import Kept
+from onnx_reap.graph.export import tensor_proto
 from onnx_reap.graph.labels import LabelArray, collapse, varying_axes
 from onnx_reap.graph.model import STANDARD_DOMAINS, Model
 from onnx_reap.graph.probe import RANDOM, Probe
@@ -83,7 +84,7 @@ def sizes_after(
     part.graph.name = "sizes"
     part.graph.node.extend(model.node_proto(node) for node in nodes)
     constants = {t.name: t for n in nodes for t in n.inputs if isinstance(t, gs.Constant)}
-    part.graph.initializer.extend(model.tensor_proto(tensor) for tensor in constants.values())
+    part.graph.initializer.extend(tensor_proto(tensor) for tensor in constants.values())
     used = {t.name for node in nodes for t in node.inputs}
     given = {name: value for name, value in given.items() if name in used}
     part.graph.input.extend(

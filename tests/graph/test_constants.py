@@ -130,16 +130,37 @@ def test_weights_shared_by_a_grouped_and_a_plain_conv_freeze():
     _check(middle, {"b": 8}, {"a": "shared", "c": "shared"})
 
 
-def test_bias_shared_by_layers_of_different_groups():
-    """One tensor of biases (zeros, often) ties the channels of two layers."""
+def test_expanded_mask_stays_and_ties_nothing():
+    def middle(net, x):
+        mask = net("Expand", np.float32(0.5), ints([1, 1, 70, 70]), name="mask")
+        return net("Mul", x, mask)
+
+    studied = _check(middle, {"a": 8}, size=(70, 70))
+    assert "Expand" in [node.op for node in studied.model.nodes]
+
+
+@pytest.mark.parametrize("store", [Net.initializer, _constant_node])
+def test_bias_shared_by_layers_of_different_groups(store):
+    """One tensor of biases (zeros, often) doesn't tie the channels of two layers."""
 
     def middle(net, x):
-        bias = net.initializer("shared", net.weight(6))
+        bias = store(net, "shared", net.weight(6))
         x = net("Relu", net("Conv", x, net.weight(6, 8, 1, 1), bias, name="b"))
         return net("Conv", x, net.weight(6, 6, 1, 1), bias, name="c")
 
-    studied = _check(middle, {"a": 8, "b": 6}, out=6)
-    assert studied.groups[1].producers == ("b", "c")
+    _check(middle, {"a": 8, "b": 6, "c": 6}, out=6)
+
+
+def test_statistics_shared_by_normalisations():
+    """Ones for scale and variance, zeros for shift and mean, the same in two layers."""
+
+    def middle(net, x):
+        ones, zeros = (net.initializer(str(v), np.full(8, v, np.float32)) for v in (1, 0))
+        x = net("BatchNormalization", x, ones, zeros, zeros, ones)
+        x = net("Relu", net.conv("b", x, 8, 8))
+        return net("BatchNormalization", x, net.weight(8), zeros, zeros, ones)
+
+    _check(middle, {"a": 8, "b": 8})
 
 
 def test_weights_used_otherwise_freeze():

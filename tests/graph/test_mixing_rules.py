@@ -347,3 +347,38 @@ def test_computed_bias_freezes(index):
 
     proto = sandwich(middle, out=6)
     assert_slice_is_mask(proto, groups={}, frozen={"s": "Conv", "a": ""}, felt=False)
+
+
+def _folded_into_batch(op):
+    """A filter over single channels, which lie along the batch axis for it."""
+
+    def middle(net, x):
+        x = net("Reshape", x, np.array([16, 1, 6, 6]))
+        x = net(op, x, net.weight(1, 1, 3, 3), name="blur", pads=[1, 1, 1, 1])
+        return net("Reshape", x, np.array([2, 8, 6, 6]))
+
+    return sandwich(middle, batch=2)
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_channels_in_the_batch_of_a_conv_freeze(op):
+    frozen = {"a": f"{op} neither mixes nor passes"}
+    assert_slice_is_mask(_folded_into_batch(op), groups={}, frozen=frozen)
+
+
+def test_channels_in_the_batch_of_a_pool_pass():
+    def middle(net, x):
+        x = net("Reshape", x, np.array([16, 1, 6, 6]))
+        x = net("MaxPool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        return net("Reshape", x, np.array([2, 8, 6, 6]))
+
+    assert_slice_is_mask(sandwich(middle, batch=2), groups={"a": 8})
+
+
+def test_channels_in_the_rows_of_a_gemm_pass():
+    def middle(net, x):
+        x = net("Reshape", x, np.array([8, 36]))
+        x = net("Gemm", x, net.weight(36, 36), net.weight(36), name="rows")
+        return net("Reshape", x, np.array([1, 8, 6, 6]))
+
+    assert_slice_is_mask(sandwich(middle, batch=1), groups={"a": 8})

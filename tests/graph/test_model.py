@@ -10,8 +10,9 @@ from oracle import CPU, study
 
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.export import tensor_proto
-from onnx_reap.graph.model import Model, is_floating, load
+from onnx_reap.graph.model import Model, is_floating
 from onnx_reap.graph.probe import fold_constants
+from onnx_reap.loading import load
 
 
 def _plain() -> onnx.ModelProto:
@@ -140,3 +141,49 @@ def test_half_precision():
     types = {t.name: t.data_type for t in cut.graph.initializer}
     assert types["a_1"] == types["a_2"] == onnx.TensorProto.FLOAT16
     assert types["z_1"] == onnx.TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_samples_are_counted_wherever_outputs_have_the_batch(order):
+    """Text recognisers return (steps, batch, classes)."""
+    net = Net()
+    x = net("Conv", net.input("x", "N", 3, 8), net.weight(4, 3, 1), name="a")
+    net.output(net("Transpose", x, perm=[*order, 2]))
+    studied = study(net.model())
+    assert studied.probe.batch == 2
+    assert studied.macs.at(studied.widths) == 4 * 3 * 8
+
+
+def _folded(net, y):
+    net.output(y)
+    model = Model(net.model(check=False))
+    fold_constants(model, CPU)
+    return model
+
+
+def test_what_grows_is_not_folded():
+    """An expanded scalar stays one; the shape that it is expanded to is still folded."""
+    net = Net()
+    x = net.input("x", "N", 3, 64, 64)
+    size = net("Shape", net.weight(64, 64, 9), end=2)
+    shape = net("Concat", np.array([1, 3]), size, axis=0)
+    large = net("Expand", np.float32(1), shape)
+    model = _folded(net, net("Add", x, large))
+    assert [node.op for node in model.nodes] == ["Expand", "Add"]
+    assert sum(constant.values.nbytes for constant in model.constants().values()) < 100
+
+
+def test_expanded_weights_are_folded():
+    net = Net()
+    x = net.input("x", "N", 64, 6, 6)
+    weight = net("Expand", net.weight(1, 1, 3, 3), np.array([64, 64, 3, 3]))
+    model = _folded(net, net("Conv", x, weight))
+    assert [node.op for node in model.nodes] == ["Conv"]
+
+
+def test_sequences_are_not_folded():
+    net = Net()
+    x = net.input("x", "N", 3, 6, 6)
+    inserted = net("SequenceInsert", net("SequenceEmpty"), x)
+    model = _folded(net, net("ConcatFromSequence", inserted, axis=0))
+    assert [node.op for node in model.nodes][:2] == ["SequenceEmpty", "SequenceInsert"]
