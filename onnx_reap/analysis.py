@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -71,6 +71,11 @@ def model_inputs(
 
     The batch axis stays dynamic if the model leaves it open.
 
+    Parameters
+    ----------
+    shapes : mapping of str to sequence of int, optional
+        What the user says, by input.
+
     Raises
     ------
     UsageError
@@ -99,6 +104,20 @@ def model_inputs(
             expected=", ".join(spec.name for spec in specs),
         )
     return specs
+
+
+def with_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> list[InputSpec]:
+    """Fill in dimensions that are still dynamic, where `shapes` knows them; the batch stays."""
+    filled = []
+    for spec in inputs:
+        known = shapes.get(spec.name, ())
+        open_ = spec.shape or (None,) * len(known)
+        if len(known) == len(open_):
+            pairs = zip(open_[1:], known[1:], strict=True)
+            sizes = (*open_[:1], *(size if want is None else want for want, size in pairs))
+            spec = replace(spec, shape=sizes)
+        filled.append(spec)
+    return filled
 
 
 def _filled(

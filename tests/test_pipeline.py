@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx_reap.analysis import Analysis, analyse, count_parameters, model_inputs
 from onnx_reap.data import Calibration, synthetic_calibration
 from onnx_reap.errors import CheckError, TargetError, UsageError
 from onnx_reap.pipeline import replay
+from onnx_reap.plan.plan import Plan
 from onnx_reap.settings import Settings
 
 SHIPPED = Path(__file__).parents[1] / "models"
@@ -368,8 +370,8 @@ def test_dynamic_sizes_come_from_the_data_or_from_input_shapes():
     a, b = cut(model, plan, input_shapes=shapes), mask(model, plan, input_shapes=shapes)
     x = {"x": images(2, 10)}
     assert close(run(a, x)[0], run(b, x)[0])
-    with pytest.raises(ReapError, match="dynamic"):
-        cut(model, plan)
+    with pytest.raises(ReapError, match=r"dynamic.* --input-shapes"):
+        cut(model, replace(plan, input_shapes={}))
 
 
 def test_half_precision():
@@ -495,11 +497,47 @@ def test_a_plan_names_the_slices_of_every_constant():
     assert changed == set(plan.constants)
 
 
+def test_sizes_that_the_model_leaves_open_are_those_of_the_plan():
+    plan = reap(chain(size="S"), DATA).plan
+    assert plan.input_shapes["x"][1:] == (3, 8, 8)
+    again = Plan.from_json(plan.to_json())
+    for model in (chain(size="S"), chain(size=12), chain(size="S", batch=4)):
+        a, b = cut(model, again), mask(model, again)
+        x = {"x": images(4, 12)}
+        assert close(run(a, x)[0], run(b, x)[0])
+    assert replay(chain(size="S"), again).plan.input_shapes == again.input_shapes
+
+
+def halves() -> onnx.ModelProto:
+    """A convolution split in two; one half is added to what another convolution makes."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    first, second = n.node("Split", n.conv("x", 3, 16), outputs=2, axis=1, name="split")
+    joined = n.node("Add", first, n.conv("x", 3, 8, name="other"))
+    both = n.node("Concat", n.node("Relu", joined), n.node("Tanh", second), axis=1)
+    return n.model(n.head(n.conv(both, 16, 8, name="last"), 8, 5))
+
+
+@pytest.mark.parametrize("settings", [{"exclude": ["other"]}, {"include": ["conv0", "last"]}])
+def test_a_plan_with_exclusions_is_replayed_with_them(settings):
+    model = halves()
+    result = reap(model, ratio=0.5, round_to=1, **settings, **BASELINE)
+    plan = Plan.from_json(result.plan.to_json())
+    assert bare(cut(model, plan)) == bare(result.model)
+    again = replay(model, plan)
+    assert (again.plan.groups, again.plan.frozen) == (plan.groups, plan.frozen)
+    assert bare(cut(model, again.plan)) == bare(result.model)
+    for call in (cut, mask, replay):  # as the groups are without exclusions
+        with pytest.raises(ReapError, match=r"group conv[0-9] doesn't fit the model .* to "):
+            call(model, replace(plan, settings={}))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"producers": ["conv3"]}, "got: 16 channels from conv3 to conv3 | expected: 16 channels"),
+        ({"consumers": ["conv0"]}, "got: 16 channels from conv0 to conv0 | expected: 16 channels"),
         ({"name": "nobody"}, "group nobody doesn't fit the model"),
-        ({"width": 5}, "doesn't fit the model | got: 5 channels | expected: 16 channels"),
+        ({"width": 5}, "doesn't fit the model | got: 5 channels from conv0"),
         ({"kept": []}, "keeps channels that don't exist, or none"),
         ({"kept": [0, 99]}, "keeps channels that don't exist, or none"),
         ({"kept": [-1]}, "keeps channels that don't exist, or none"),
