@@ -58,6 +58,26 @@ class Analysis:
         return fresh
 
 
+def macs_left(analysis: Analysis, pruned: Model, widths: np.ndarray) -> int:
+    """Count the multiply-accumulates of a cut model per sample, by the weights that it has.
+
+    Parameters
+    ----------
+    pruned : Model
+        Made by `analysis.copy` and cut.
+    widths : (groups,) int array
+        Units that stay; products that are no layers are counted by these.
+    """
+    shapes, total = analysis.probe.shapes, 0.0
+    for linear in analysis.flow.linears:
+        side, axis = (linear.x, linear.x_axis) if linear.transposed else (linear.y, linear.y_axis)
+        places = np.prod(shapes[side]) / shapes[side][axis] / analysis.probe.batch
+        total += places * np.prod(pruned.node(linear.node).inputs[1].shape)
+    others = replace(analysis.flow, linears=())
+    products = count_macs(analysis.model, analysis.probe, others, analysis.groups)
+    return round(float(total)) + products.at(widths)
+
+
 def count_parameters(proto: onnx.ModelProto) -> int:
     """Count the elements of a model's floating-point constants, as `Analysis.params` does."""
     constants = Model(proto).constants().values()

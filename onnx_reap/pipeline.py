@@ -10,8 +10,15 @@ from typing import Any
 
 import onnx
 
-from onnx_reap.analysis import Analysis, analyse, model_inputs, with_sizes
-from onnx_reap.budget import read_goal
+from onnx_reap.analysis import (
+    Analysis,
+    analyse,
+    count_parameters,
+    macs_left,
+    model_inputs,
+    with_sizes,
+)
+from onnx_reap.budget import check_met, read_goal
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.choice import Choice, choose
 from onnx_reap.data import Calibration
@@ -107,6 +114,8 @@ def reap(
             )
             notes += unfitted
     out = _finish(pruned, chosen)
+    macs, params = macs_left(analysis, pruned, choice.widths), count_parameters(out)
+    check_met(goal.budgets, macs=macs, params=params)
     with clock("verify"), progress.stage("Verifying") as step:
         notes += check_file(proto, out)
         seen = samples.fit and samples.fit.take(JUDGES, chosen.seed)
@@ -119,6 +128,8 @@ def reap(
         samples.every,
         chosen,
         clock,
+        macs=macs,
+        params=params,
         fitted=fitted,
         held_out=held_out,
         refits=refits,
@@ -164,7 +175,10 @@ def replay(
         step()
     widths = widths_left(analysis, removed)
     choice = Choice(widths, removed, (None,) * len(widths))
-    report = make_report(analysis, choice, out, samples, chosen, clock, notes=notes)
+    macs, params = macs_left(analysis, pruned, widths), count_parameters(out)
+    report = make_report(
+        analysis, choice, out, samples, chosen, clock, macs=macs, params=params, notes=notes
+    )
     return Result(out, report, make_plan(analysis, removed, chosen))
 
 

@@ -253,6 +253,29 @@ def test_biases_that_the_refit_adds_count_towards_the_target():
     assert max(biases) >= 2
 
 
+def test_biases_count_towards_a_target_that_is_met_before_the_cut_too():
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = "x"
+    for cin in (3, *[4] * 7):
+        h = n.node("Relu", n.conv(h, cin, 4, 1, bias=False))
+    model = n.model(n.head(h, 4, 5))
+    more = {"target_params": 1.0, "include": ["conv0"], "round_to": 1}  # seven layers behind it
+    with pytest.raises(TargetError, match="--target-params: can't be reached"):
+        reap(model, DATA, target_macs=0.97, **more)
+    result = reap(model, DATA, target_macs=0.97, refit=False, **more)
+    assert count_parameters(result.model) < count_parameters(model)
+
+
+@pytest.mark.parametrize(
+    ("count", "target"), [("macs_left", "target_macs"), ("count_parameters", "target_params")]
+)
+def test_a_result_beyond_the_target_is_refused(count, target, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(f"onnx_reap.pipeline.{count}", lambda *_: 123_456_789)
+    with pytest.raises(TargetError, match=r"not met by the result \| got: 123,456,789 \| expected"):
+        reap(chain(), DATA, **{target: 0.5})
+    reap(chain(), DATA, ratio=0.5)
+
+
 def test_without_a_budget_60_percent_of_the_macs_are_left():
     report = reap(chain(), DATA, **BASELINE).report
     assert report.after.macs <= 0.6 * report.before.macs
