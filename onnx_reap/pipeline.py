@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnx_reap.analysis import (
@@ -244,9 +245,16 @@ def _settings(given: Mapping[str, Any]) -> Settings:
             got=", ".join(sorted(unknown)),
             expected=", ".join(Settings.__dataclass_fields__),
         )
-    settings = Settings(**given)
+    settings = Settings(**{name: _plain(name, value) for name, value in given.items()})
     check_settings(settings)
     return settings
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Make lists of arrays, and of a single glob."""
+    if name in ("include", "exclude") and isinstance(value, str):
+        return [value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _planned(

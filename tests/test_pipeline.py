@@ -308,6 +308,14 @@ def test_exclude_and_include():
         assert reasons["conv0"] == reasons["conv6"] != "graph output"
 
 
+def test_a_single_glob_and_arrays_will_do():
+    more = {"ratio": 0.5, **BASELINE}
+    one = reap(chain(), DATA, exclude="conv[06]", mean=np.array([0.1, 0.2, 0.3]), **more)
+    two = reap(chain(), DATA, exclude=["conv[06]"], mean=(0.1, 0.2, 0.3), **more)
+    assert one.plan.groups == two.plan.groups
+    assert {g.name for g in one.report.groups} == {"conv3"}
+
+
 def test_min_channels_and_rounding():
     for settings, widths in [
         ({"min_channels": 11, "round_to": 1, "ratio": 0.9}, {11}),
@@ -616,7 +624,24 @@ def test_parts_of_grouped_convolutions_must_stay_equal(tmp_path: Path):
         {"samples": 0},
         {"seed": -1},
         {"criterion": "l2"},
-        {"exclude": "conv0"},
+        {"exclude": 3},
+        {"exclude": [3]},
+        {"include": {"conv0": 1}},
+        {"provider": 5},
+        {"input_shapes": 5},
+        {"input_shapes": {"x": 5}},
+        {"input_shapes": {"x": "1,3,8,8"}},
+        {"input_shapes": {"x": (1, 3, 8, 0)}},
+        {"layer_ratios": 0.5},
+        {"mean": "a"},
+        {"mean": ["a"]},
+        {"std": {}},
+        {"scale": "2"},
+        {"scale": [1.0, "x"]},
+        {"refit": "no"},
+        {"resize": "a"},
+        {"crop": [1, 2, [3]]},
+        {"color": ["rgb"]},
         {"input_shapes": {"nobody": (1,)}},
         {"input_shapes": {"x": (1, 4, 8, 8)}},
         {"input_shapes": {"x": (1, 3)}},
