@@ -100,7 +100,8 @@ def reap(
     with clock("analyse"):
         analysis = analyse(proto, inputs, samples.every, chosen)
         goal = read_goal(analysis, chosen)
-    backend = Backend(*namespace("cpu" if chosen.provider == "cpu" else "auto"))
+    only_cpu = chosen.provider is not None and analysis.providers == ["CPUExecutionProvider"]
+    backend = Backend(*namespace("cpu" if only_cpu else "auto"))
     with clock("choose"):
         choice = choose(analysis, goal, chosen, samples.fit, backend, progress)
     notes = [*samples.notes, *choice.notes]

@@ -693,6 +693,24 @@ def test_the_least_ratio_that_is_named_removes_something():
     )
 
 
+@pytest.mark.parametrize(
+    ("provider", "device"),
+    [(None, "auto"), ("cpu", "cpu"), ("CPU", "cpu"), ("CPUExecutionProvider", "cpu")],
+)
+def test_the_provider_says_where_the_solver_computes(
+    provider, device, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def namespace(device):
+        asked.append(device)
+        return np, "cpu"
+
+    monkeypatch.setattr("onnx_reap.pipeline.namespace", namespace)
+    reap(chain(), provider=provider, **BASELINE)
+    assert asked == [device]
+
+
 # Verification
 
 
