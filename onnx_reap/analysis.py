@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -58,6 +58,26 @@ class Analysis:
         return fresh
 
 
+def macs_left(analysis: Analysis, pruned: Model, widths: np.ndarray) -> int:
+    """Count the multiply-accumulates of a cut model per sample, by the weights that it has.
+
+    Parameters
+    ----------
+    pruned : Model
+        Made by `analysis.copy` and cut.
+    widths : (groups,) int array
+        Units that stay; products that are no layers are counted by these.
+    """
+    shapes, total = analysis.probe.shapes, 0.0
+    for linear in analysis.flow.linears:
+        side, axis = (linear.x, linear.x_axis) if linear.transposed else (linear.y, linear.y_axis)
+        places = np.prod(shapes[side]) / shapes[side][axis] / analysis.probe.batch
+        total += places * np.prod(pruned.node(linear.node).inputs[1].shape)
+    others = replace(analysis.flow, linears=())
+    products = count_macs(analysis.model, analysis.probe, others, analysis.groups)
+    return round(float(total)) + products.at(widths)
+
+
 def count_parameters(proto: onnx.ModelProto) -> int:
     """Count the elements of a model's floating-point constants, as `Analysis.params` does."""
     constants = Model(proto).constants().values()
@@ -70,6 +90,11 @@ def model_inputs(
     """Describe the inputs that must be fed, dynamic dimensions filled in from `shapes`.
 
     The batch axis stays dynamic if the model leaves it open.
+
+    Parameters
+    ----------
+    shapes : mapping of str to sequence of int, optional
+        What the user says, by input.
 
     Raises
     ------
@@ -99,6 +124,20 @@ def model_inputs(
             expected=", ".join(spec.name for spec in specs),
         )
     return specs
+
+
+def with_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> list[InputSpec]:
+    """Fill in dimensions that are still dynamic, where `shapes` knows them; the batch stays."""
+    filled = []
+    for spec in inputs:
+        known = shapes.get(spec.name, ())
+        open_ = spec.shape or (None,) * len(known)
+        if len(known) == len(open_):
+            pairs = zip(open_[1:], known[1:], strict=True)
+            sizes = (*open_[:1], *(size if want is None else want for want, size in pairs))
+            spec = replace(spec, shape=sizes)
+        filled.append(spec)
+    return filled
 
 
 def _filled(

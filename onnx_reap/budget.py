@@ -6,7 +6,7 @@ import fnmatch
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from onnx_reap.analysis import Analysis
 from onnx_reap.errors import ReapError, TargetError
 from onnx_reap.graph.channels import Group
-from onnx_reap.plan.allocate import Budget, Choices, allowed_widths, check_reachable, uniform
+from onnx_reap.plan.allocate import Budget, Choices, allowed_widths, check_reachable, fits, uniform
 from onnx_reap.plan.cost import Cost, Extent, Term
 from onnx_reap.refit.order import affected_tensors
 from onnx_reap.repair import has_bias
@@ -83,12 +83,37 @@ def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
         if wish is None:
             continue
         cost = analysis.macs if name == "--target-macs" else analysis.params
-        now = cost.at(full)
-        limit = int(wish * now if wish <= 1 else wish)  # 1 or less is a fraction
-        if settings.refit and name == "--target-params" and now > limit:
-            cost += added_biases(analysis)
+        limit = int(wish * cost.at(full) if wish <= 1 else wish)  # 1 or less is a fraction
         budgets.append(Budget(name, cost, limit))
-    return tuple(budgets)
+    if not settings.refit or fits(full, budgets):  # nothing is fitted where nothing goes
+        return tuple(budgets)
+    biases = added_biases(analysis)
+    return tuple(
+        replace(b, cost=b.cost + biases) if b.name == "--target-params" else b for b in budgets
+    )
+
+
+def check_met(budgets: Sequence[Budget], *, macs: int, params: int) -> None:
+    """Refuse a result that costs more than was asked for.
+
+    Parameters
+    ----------
+    macs, params : int
+        Counted on the result.
+
+    Raises
+    ------
+    TargetError
+    """
+    for budget in budgets:
+        cost = macs if budget.name == "--target-macs" else params
+        if cost > budget.limit:
+            raise TargetError(
+                f"{budget.name}: not met by the result",
+                got=f"{cost:,}",
+                expected=f"at most {budget.limit:,}",
+                hint="a lower target, or --no-refit, which adds nothing",
+            )
 
 
 def added_biases(analysis: Analysis) -> Cost:

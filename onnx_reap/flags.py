@@ -15,10 +15,8 @@ from typing import Any, NoReturn
 from onnx_reap import parsing
 from onnx_reap.errors import UsageError
 from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
+from onnx_reap.validation import check_budgets
 from onnx_reap.version import __version__
-
-BUDGETS = ("ratio", "target_macs", "target_params", "layer_ratios")
-"""Settings of which at most one may be given."""
 
 REPLAYED = ("input_shapes", "provider")
 """Settings that still mean something when a plan is replayed."""
@@ -32,7 +30,7 @@ class Flag:
     help: str
     type: Callable[[str], Any] = str
     metavar: str | None = None
-    nargs: str | None = None
+    repeatable: bool = False
     choices: tuple[str, ...] | None = None
     default: str | None = None
 
@@ -69,18 +67,18 @@ FLAGS = {
     ),
     "exclude": Flag(
         "budget",
-        "nodes that keep all their output channels",
+        "nodes that keep all their output channels; repeatable",
         str,
         "GLOB",
-        nargs="+",
+        repeatable=True,
         default="none",
     ),
     "include": Flag(
         "budget",
-        "the only nodes that may lose output channels",
+        "the only nodes that may lose output channels; repeatable",
         str,
         "GLOB",
-        nargs="+",
+        repeatable=True,
         default="all",
     ),
     "min_channels": Flag(
@@ -88,8 +86,8 @@ FLAGS = {
     ),
     "round_to": Flag(
         "budget",
-        "make widths multiples of N; auto: 8 for groups of 64 channels and more, 4 from 16 on, "
-        "else 1",
+        "make widths multiples of N, or leave them; auto: 8 for groups of 64 channels and more, "
+        "4 from 16 on, else 1",
         parsing.round_to,
         "N|auto",
         default="auto",
@@ -102,10 +100,11 @@ FLAGS = {
     ),
     "input_shapes": Flag(
         "data",
-        "shapes for inputs with dynamic dimensions, batch included, such as x:1,3,224,224",
+        "shape of an input with dynamic dimensions, batch included, such as x:1,3,224,224; "
+        "repeatable",
         parsing.named_shape,
         "NAME:SHAPE",
-        nargs="+",
+        repeatable=True,
         default="from the data",
     ),
     "resize": Flag(
@@ -195,6 +194,7 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     settings = {name: given.pop(name) for name in FLAGS if name in given}
     if "input_shapes" in settings:
         settings["input_shapes"] = _by_name(settings["input_shapes"])
+    check_budgets(settings)
     arguments = Arguments(**given, settings=settings)
     if arguments.from_plan is not None:
         idle = [name for name in settings if name not in REPLAYED]
@@ -226,10 +226,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help=".npy or .npz file, or folder of images (default: made-up inputs)",
     )
-    budget = groups["budget"].add_mutually_exclusive_group()
     for field in fields(Settings):
         flag = FLAGS[field.name]
-        _add(budget if field.name in BUDGETS else groups[flag.group], field.name, flag)
+        _add(groups[flag.group], field.name, flag)
     _add_outputs(parser.add_argument_group("output"))
     return parser
 
@@ -242,8 +241,7 @@ def _add(group: argparse._ActionsContainer, name: str, flag: Flag) -> None:
         return
     group.add_argument(
         option_of(name),
-        action="extend" if flag.nargs else "store",
-        nargs=flag.nargs,
+        action="append" if flag.repeatable else "store",
         type=flag.type,
         metavar=flag.metavar,
         choices=flag.choices,

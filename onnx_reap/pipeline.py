@@ -8,10 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
-from onnx_reap.analysis import Analysis, analyse, model_inputs
-from onnx_reap.budget import read_goal
+from onnx_reap.analysis import (
+    Analysis,
+    analyse,
+    count_parameters,
+    macs_left,
+    model_inputs,
+    with_sizes,
+)
+from onnx_reap.budget import check_met, read_goal
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.choice import Choice, choose
 from onnx_reap.data import Calibration
@@ -92,7 +100,8 @@ def reap(
     with clock("analyse"):
         analysis = analyse(proto, inputs, samples.every, chosen)
         goal = read_goal(analysis, chosen)
-    backend = Backend(*namespace("cpu" if chosen.provider == "cpu" else "auto"))
+    only_cpu = chosen.provider is not None and analysis.providers == ["CPUExecutionProvider"]
+    backend = Backend(*namespace("cpu" if only_cpu else "auto"))
     with clock("choose"):
         choice = choose(analysis, goal, chosen, samples.fit, backend, progress)
     notes = [*samples.notes, *choice.notes]
@@ -107,6 +116,8 @@ def reap(
             )
             notes += unfitted
     out = _finish(pruned, chosen)
+    macs, params = macs_left(analysis, pruned, choice.widths), count_parameters(out)
+    check_met(goal.budgets, macs=macs, params=params)
     with clock("verify"), progress.stage("Verifying") as step:
         notes += check_file(proto, out)
         seen = samples.fit and samples.fit.take(JUDGES, chosen.seed)
@@ -119,6 +130,8 @@ def reap(
         samples.every,
         chosen,
         clock,
+        macs=macs,
+        params=params,
         fitted=fitted,
         held_out=held_out,
         refits=refits,
@@ -144,7 +157,8 @@ def replay(
     progress : Progress, optional
         Told how far each stage is.
     **settings
-        Fields of `Settings`, of which `input_shapes` and `provider` mean something here.
+        Fields of `Settings`, of which `input_shapes` and `provider` mean something here; sizes that
+        neither the model nor `input_shapes` tells are those that the plan was made at.
 
     Raises
     ------
@@ -152,11 +166,9 @@ def replay(
         If the plan doesn't fit the model.
     """
     progress, clock = progress or NoProgress(), Clock()
-    chosen = _settings({**settings, "refit": False})
     with progress.stage("Cutting") as step:
         with clock("analyse"):
-            analysis, samples = _analysed(model, chosen)
-            removed = removed_by(plan, analysis)
+            chosen, analysis, samples, removed = _planned(model, plan, settings)
         with clock("cut"):
             pruned, notes = _cut(analysis, removed, samples)
             out = _finish(pruned, chosen)
@@ -165,7 +177,10 @@ def replay(
         step()
     widths = widths_left(analysis, removed)
     choice = Choice(widths, removed, (None,) * len(widths))
-    report = make_report(analysis, choice, out, samples, chosen, clock, notes=notes)
+    macs, params = macs_left(analysis, pruned, widths), count_parameters(out)
+    report = make_report(
+        analysis, choice, out, samples, chosen, clock, macs=macs, params=params, notes=notes
+    )
     return Result(out, report, make_plan(analysis, removed, chosen))
 
 
@@ -180,16 +195,15 @@ def cut(
         Never modified.
     plan : Plan or path
     input_shapes : mapping of str to sequence of int, optional
-        Shapes for inputs with dynamic dimensions, batch included.
+        Shapes for inputs with dynamic dimensions, batch included; those of the plan by default.
 
     Raises
     ------
     ReapError
         If the plan doesn't fit the model.
     """
-    chosen = _settings({"input_shapes": input_shapes, "refit": False})
-    analysis, samples = _analysed(model, chosen)
-    pruned, _ = _cut(analysis, removed_by(plan, analysis), samples)
+    chosen, analysis, samples, removed = _planned(model, plan, {"input_shapes": input_shapes})
+    pruned, _ = _cut(analysis, removed, samples)
     out = _finish(pruned, chosen)
     check_file(analysis.proto, out)
     return out
@@ -208,18 +222,17 @@ def mask(
         Never modified.
     plan : Plan or path
     input_shapes : mapping of str to sequence of int, optional
-        Shapes for inputs with dynamic dimensions, batch included.
+        Shapes for inputs with dynamic dimensions, batch included; those of the plan by default.
 
     Raises
     ------
     ReapError
         If the plan doesn't fit the model.
     """
-    chosen = _settings({"input_shapes": input_shapes, "refit": False})
-    analysis, _ = _analysed(model, chosen)
+    _, analysis, _, removed = _planned(model, plan, {"input_shapes": input_shapes})
     masked = analysis.copy()
     before = {name: constant.values for name, constant in masked.constants().items()}
-    mask_graph(masked, analysis.flow, removed_by(plan, analysis))
+    mask_graph(masked, analysis.flow, removed)
     after = {name: constant.values for name, constant in masked.constants().items()}
     changed = {name: values for name, values in after.items() if values is not before[name]}
     return with_weights(analysis.proto, changed)
@@ -233,17 +246,37 @@ def _settings(given: Mapping[str, Any]) -> Settings:
             got=", ".join(sorted(unknown)),
             expected=", ".join(Settings.__dataclass_fields__),
         )
-    settings = Settings(**given)
+    settings = Settings(**{name: _plain(name, value) for name, value in given.items()})
     check_settings(settings)
     return settings
 
 
-def _analysed(model: Source, settings: Settings) -> tuple[Analysis, Calibration]:
-    """Analyse a model on samples that only serve to run it."""
+def _plain(name: str, value: Any) -> Any:
+    """Make lists of arrays, and of a single glob."""
+    if name in ("include", "exclude") and isinstance(value, str):
+        return [value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _planned(
+    model: Source, plan: Plan | str | Path, given: Mapping[str, Any]
+) -> tuple[Settings, Analysis, Calibration, tuple[int, ...]]:
+    """Analyse a model as it was when a plan was made, on samples that only serve to run it.
+
+    Returns
+    -------
+    settings, analysis, samples
+    removed : tuple of int
+        Units that the plan removes.
+    """
+    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+    frozen_by = {name: plan.settings.get(name, ()) for name in ("include", "exclude")}
+    settings = _settings({**given, **frozen_by, "refit": False})
     proto = load(model)
-    inputs = model_inputs(proto, settings.input_shapes)
+    inputs = with_sizes(model_inputs(proto, settings.input_shapes), plan.input_shapes)
     samples = open_samples(inputs, None, settings).every
-    return analyse(proto, inputs, samples, settings), samples
+    analysis = analyse(proto, inputs, samples, settings)
+    return settings, analysis, samples, removed_by(plan, analysis)
 
 
 def _cut(

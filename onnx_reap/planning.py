@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from pathlib import Path
 
 import numpy as np
 
@@ -30,10 +29,15 @@ def make_plan(analysis: Analysis, removed: Collection[int], settings: Settings) 
         for group in analysis.groups
     )
     frozen = tuple(FrozenPlan(f.node, f.channels, f.reason, f.cause) for f in analysis.frozen)
-    return Plan(settings.chosen(), groups, _constants(analysis, removed), frozen)
+    shapes = {
+        tensor.name: shape
+        for tensor in analysis.model.graph.inputs
+        if (shape := analysis.probe.shapes[tensor.name])
+    }
+    return Plan(settings.chosen(), groups, _constants(analysis, removed), frozen, shapes)
 
 
-def removed_by(plan: Plan | str | Path, analysis: Analysis) -> tuple[int, ...]:
+def removed_by(plan: Plan, analysis: Analysis) -> tuple[int, ...]:
     """Look the channels that a plan removes up in the model.
 
     Returns
@@ -44,9 +48,8 @@ def removed_by(plan: Plan | str | Path, analysis: Analysis) -> tuple[int, ...]:
     Raises
     ------
     ReapError
-        If the plan can't be read or doesn't fit the model.
+        If the plan doesn't fit the model.
     """
-    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
     groups = {group.name: group for group in analysis.groups}
     twice = [name for name, n in Counter(entry.name for entry in plan.groups).items() if n > 1]
     if twice:
@@ -54,11 +57,11 @@ def removed_by(plan: Plan | str | Path, analysis: Analysis) -> tuple[int, ...]:
     removed: list[int] = []
     for entry in plan.groups:
         group = groups.get(entry.name)
-        if group is None or group.width != entry.width:
+        if group is None or _described(group, entry) != _described(entry, entry):
             raise ReapError(
                 f"plan: group {entry.name} doesn't fit the model",
-                got=f"{entry.width} channels",
-                expected="no such group" if group is None else f"{group.width} channels",
+                got=_described(entry, entry),
+                expected="no such group" if group is None else _described(group, entry),
                 hint="replay a plan on the model that it was made for",
             )
         _check_kept(group, entry.kept)
@@ -70,6 +73,14 @@ def widths_left(analysis: Analysis, removed: Collection[int]) -> np.ndarray:
     """Count the units that stay, (groups,) int array."""
     gone = set(removed)
     return np.array([sum(u not in gone for u in group.units) for group in analysis.groups])
+
+
+def _described(group: Group | GroupPlan, entry: GroupPlan) -> str:
+    """Tell a group by what an entry of a plan tells: its width at least, and its nodes."""
+    told = [f"{group.width} channels"]
+    told += ["from " + ", ".join(group.producers)] if entry.producers else []
+    told += ["to " + ", ".join(group.consumers)] if entry.consumers else []
+    return " ".join(told)
 
 
 def _check_kept(group: Group, kept: tuple[int, ...]) -> None:

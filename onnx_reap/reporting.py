@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import onnx
 
-from onnx_reap.analysis import Analysis, count_parameters
+from onnx_reap.analysis import Analysis
 from onnx_reap.choice import Choice
 from onnx_reap.data import Calibration
 from onnx_reap.refit.layer import Fitted
@@ -50,17 +50,21 @@ def make_report(
     settings: Settings,
     clock: Clock,
     *,
+    macs: int,
+    params: int,
     fitted: Quality | None = None,
     held_out: Quality | None = None,
     refits: Mapping[str, Fitted] | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
-    """Measure latencies, count what the written model costs, and put all together.
+    """Measure latencies, and put all together.
 
     Parameters
     ----------
     out : onnx.ModelProto
         The model that will be written.
+    macs, params : int
+        Counted on it.
     samples : Calibration
         One of them, or one batch where the model's batch is fixed, is what latencies are measured
         on.
@@ -80,7 +84,7 @@ def make_report(
         calibration=samples.origin,
         provider=before.provider,
         before=_figures(analysis.macs.at(full), analysis.params.at(full), analysis.proto, before),
-        after=_figures(analysis.macs.at(choice.widths), count_parameters(out), out, after),
+        after=_figures(macs, params, out, after),
         fitted=fitted,
         held_out=held_out,
         groups=tuple(

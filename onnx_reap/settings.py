@@ -31,7 +31,8 @@ class Settings:
     layer_ratios : mapping of str to float, or path of a JSON file with one, optional
         Fraction of the channels to remove, by glob on the names of the nodes that make them.
     include, exclude : sequence of str
-        Globs on node names: only these, or not these, may lose output channels.
+        Globs on node names: only these, or not these, may lose output channels. Python takes a
+        single string, too.
     min_channels : int
         Channels that every group keeps at least.
     round_to : int, optional

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
-
-import numpy as np
+from pathlib import Path
+from typing import Any
 
 from onnx_reap.errors import UsageError
 from onnx_reap.settings import Settings
+
+BUDGETS = ("ratio", "target_macs", "target_params", "layer_ratios")
 
 
 def check_settings(settings: Settings) -> None:
@@ -28,24 +32,35 @@ def check_settings(settings: Settings) -> None:
         raise UsageError("--seed: no such number", got=repr(settings.seed), expected=expected)
     for name in ("target_macs", "target_params"):
         value = getattr(settings, name)
-        if value is not None and not (_is_number(value) and 0 < value < np.inf):
+        if value is not None and not (_is_number(value) and 0 < value < math.inf):
             raise UsageError(f"{flag(name)}: no budget", got=repr(value), expected="more than 0")
     if settings.ratio is not None and not (_is_number(settings.ratio) and 0 < settings.ratio < 1):
         expected = "between 0 and 1"
         raise UsageError("--ratio: out of range", got=repr(settings.ratio), expected=expected)
-    for name in ("include", "exclude"):
-        if isinstance(globs := getattr(settings, name), str):
-            raise UsageError(f"{flag(name)}: not a list", got=repr(globs), expected=f"[{globs!r}]")
     if settings.criterion not in ("reap", "l1", "random"):
         expected = "reap, l1 or random"
         raise UsageError("--criterion: unknown", got=repr(settings.criterion), expected=expected)
-    _check_budgets(settings)
+    for name, (is_right, expected) in _KINDS.items():
+        value = getattr(settings, name)
+        if value is not None and not is_right(value):
+            raise UsageError(f"{flag(name)}: of no use", got=repr(value), expected=expected)
+    check_budgets([name for name in BUDGETS if getattr(settings, name) is not None])
 
 
-def _check_budgets(settings: Settings) -> None:
-    """Refuse ratios next to targets; two targets are both met."""
-    given = [n for n in ("ratio", "layer_ratios") if getattr(settings, n) is not None]
-    targets = [n for n in ("target_macs", "target_params") if getattr(settings, n) is not None]
+def check_budgets(names: Collection[str]) -> None:
+    """Refuse ratios next to targets; two targets are both met.
+
+    Parameters
+    ----------
+    names : collection of str
+        Settings that are given.
+
+    Raises
+    ------
+    UsageError
+    """
+    given = [name for name in ("ratio", "layer_ratios") if name in names]
+    targets = [name for name in ("target_macs", "target_params") if name in names]
     if len(given) > 1 or (given and targets):
         raise UsageError(
             "several budgets that contradict each other",
@@ -60,6 +75,48 @@ def _is_number(value: object) -> bool:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_list_of(is_right: Callable[[Any], bool], value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(is_right, value))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _are_numbers(value: object) -> bool:
+    return _is_number(value) or _is_list_of(_is_number, value)
+
+
+def _are_pixels(value: object) -> bool:
+    return _is_whole(value) or _is_list_of(_is_whole, value)
+
+
+def _are_globs(value: object) -> bool:
+    return _is_list_of(_is_text, value)
+
+
+def _are_shapes(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        _is_text(name) and _is_list_of(lambda size: _is_whole(size) and size > 0, shape)
+        for name, shape in value.items()
+    )
+
+
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "input_shapes": (_are_shapes, 'shapes by input, such as {"x": (1, 3, 224, 224)}'),
+    "layer_ratios": (lambda v: isinstance(v, (Mapping, str, Path)), "ratios by glob, or a path"),
+    "include": (_are_globs, "a list of globs"),
+    "exclude": (_are_globs, "a list of globs"),
+    "resize": (_are_pixels, "pixels, or height and width"),
+    "crop": (_are_pixels, "pixels, or height and width"),
+    "mean": (_are_numbers, "a number, or one a channel"),
+    "std": (_are_numbers, "a number, or one a channel"),
+    "scale": (_is_number, "a number"),
+    "refit": (lambda v: isinstance(v, bool), "True or False"),
+    "provider": (_is_text, "a name, such as cpu or cuda"),
+}
 
 
 def flag(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx_reap.analysis import Analysis, analyse, count_parameters, model_inputs
 from onnx_reap.data import Calibration, synthetic_calibration
 from onnx_reap.errors import CheckError, TargetError, UsageError
 from onnx_reap.pipeline import replay
+from onnx_reap.plan.plan import Plan
 from onnx_reap.settings import Settings
 
 SHIPPED = Path(__file__).parents[1] / "models"
@@ -251,6 +253,29 @@ def test_biases_that_the_refit_adds_count_towards_the_target():
     assert max(biases) >= 2
 
 
+def test_biases_count_towards_a_target_that_is_met_before_the_cut_too():
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = "x"
+    for cin in (3, *[4] * 7):
+        h = n.node("Relu", n.conv(h, cin, 4, 1, bias=False))
+    model = n.model(n.head(h, 4, 5))
+    more = {"target_params": 1.0, "include": ["conv0"], "round_to": 1}  # seven layers behind it
+    with pytest.raises(TargetError, match="--target-params: can't be reached"):
+        reap(model, DATA, target_macs=0.97, **more)
+    result = reap(model, DATA, target_macs=0.97, refit=False, **more)
+    assert count_parameters(result.model) < count_parameters(model)
+
+
+@pytest.mark.parametrize(
+    ("count", "target"), [("macs_left", "target_macs"), ("count_parameters", "target_params")]
+)
+def test_a_result_beyond_the_target_is_refused(count, target, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(f"onnx_reap.pipeline.{count}", lambda *_: 123_456_789)
+    with pytest.raises(TargetError, match=r"not met by the result \| got: 123,456,789 \| expected"):
+        reap(chain(), DATA, **{target: 0.5})
+    reap(chain(), DATA, ratio=0.5)
+
+
 def test_without_a_budget_60_percent_of_the_macs_are_left():
     report = reap(chain(), DATA, **BASELINE).report
     assert report.after.macs <= 0.6 * report.before.macs
@@ -281,6 +306,14 @@ def test_exclude_and_include():
         assert {g.name: g.after for g in report.groups} == only
         reasons = {row.node: row.reason for row in report.frozen}
         assert reasons["conv0"] == reasons["conv6"] != "graph output"
+
+
+def test_a_single_glob_and_arrays_will_do():
+    more = {"ratio": 0.5, **BASELINE}
+    one = reap(chain(), DATA, exclude="conv[06]", mean=np.array([0.1, 0.2, 0.3]), **more)
+    two = reap(chain(), DATA, exclude=["conv[06]"], mean=(0.1, 0.2, 0.3), **more)
+    assert one.plan.groups == two.plan.groups
+    assert {g.name for g in one.report.groups} == {"conv3"}
 
 
 def test_min_channels_and_rounding():
@@ -368,8 +401,8 @@ def test_dynamic_sizes_come_from_the_data_or_from_input_shapes():
     a, b = cut(model, plan, input_shapes=shapes), mask(model, plan, input_shapes=shapes)
     x = {"x": images(2, 10)}
     assert close(run(a, x)[0], run(b, x)[0])
-    with pytest.raises(ReapError, match="dynamic"):
-        cut(model, plan)
+    with pytest.raises(ReapError, match=r"dynamic.* --input-shapes"):
+        cut(model, replace(plan, input_shapes={}))
 
 
 def test_half_precision():
@@ -495,11 +528,47 @@ def test_a_plan_names_the_slices_of_every_constant():
     assert changed == set(plan.constants)
 
 
+def test_sizes_that_the_model_leaves_open_are_those_of_the_plan():
+    plan = reap(chain(size="S"), DATA).plan
+    assert plan.input_shapes["x"][1:] == (3, 8, 8)
+    again = Plan.from_json(plan.to_json())
+    for model in (chain(size="S"), chain(size=12), chain(size="S", batch=4)):
+        a, b = cut(model, again), mask(model, again)
+        x = {"x": images(4, 12)}
+        assert close(run(a, x)[0], run(b, x)[0])
+    assert replay(chain(size="S"), again).plan.input_shapes == again.input_shapes
+
+
+def halves() -> onnx.ModelProto:
+    """A convolution split in two; one half is added to what another convolution makes."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    first, second = n.node("Split", n.conv("x", 3, 16), outputs=2, axis=1, name="split")
+    joined = n.node("Add", first, n.conv("x", 3, 8, name="other"))
+    both = n.node("Concat", n.node("Relu", joined), n.node("Tanh", second), axis=1)
+    return n.model(n.head(n.conv(both, 16, 8, name="last"), 8, 5))
+
+
+@pytest.mark.parametrize("settings", [{"exclude": ["other"]}, {"include": ["conv0", "last"]}])
+def test_a_plan_with_exclusions_is_replayed_with_them(settings):
+    model = halves()
+    result = reap(model, ratio=0.5, round_to=1, **settings, **BASELINE)
+    plan = Plan.from_json(result.plan.to_json())
+    assert bare(cut(model, plan)) == bare(result.model)
+    again = replay(model, plan)
+    assert (again.plan.groups, again.plan.frozen) == (plan.groups, plan.frozen)
+    assert bare(cut(model, again.plan)) == bare(result.model)
+    for call in (cut, mask, replay):  # as the groups are without exclusions
+        with pytest.raises(ReapError, match=r"group conv[0-9] doesn't fit the model .* to "):
+            call(model, replace(plan, settings={}))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"producers": ["conv3"]}, "got: 16 channels from conv3 to conv3 | expected: 16 channels"),
+        ({"consumers": ["conv0"]}, "got: 16 channels from conv0 to conv0 | expected: 16 channels"),
         ({"name": "nobody"}, "group nobody doesn't fit the model"),
-        ({"width": 5}, "doesn't fit the model | got: 5 channels | expected: 16 channels"),
+        ({"width": 5}, "doesn't fit the model | got: 5 channels from conv0"),
         ({"kept": []}, "keeps channels that don't exist, or none"),
         ({"kept": [0, 99]}, "keeps channels that don't exist, or none"),
         ({"kept": [-1]}, "keeps channels that don't exist, or none"),
@@ -555,7 +624,24 @@ def test_parts_of_grouped_convolutions_must_stay_equal(tmp_path: Path):
         {"samples": 0},
         {"seed": -1},
         {"criterion": "l2"},
-        {"exclude": "conv0"},
+        {"exclude": 3},
+        {"exclude": [3]},
+        {"include": {"conv0": 1}},
+        {"provider": 5},
+        {"input_shapes": 5},
+        {"input_shapes": {"x": 5}},
+        {"input_shapes": {"x": "1,3,8,8"}},
+        {"input_shapes": {"x": (1, 3, 8, 0)}},
+        {"layer_ratios": 0.5},
+        {"mean": "a"},
+        {"mean": ["a"]},
+        {"std": {}},
+        {"scale": "2"},
+        {"scale": [1.0, "x"]},
+        {"refit": "no"},
+        {"resize": "a"},
+        {"crop": [1, 2, [3]]},
+        {"color": ["rgb"]},
         {"input_shapes": {"nobody": (1,)}},
         {"input_shapes": {"x": (1, 4, 8, 8)}},
         {"input_shapes": {"x": (1, 3)}},
@@ -605,6 +691,24 @@ def test_the_least_ratio_that_is_named_removes_something():
     assert (
         reap(chain(), DATA, layer_ratios={"conv0": 0.125}, **BASELINE).report.groups[0].after == 12
     )
+
+
+@pytest.mark.parametrize(
+    ("provider", "device"),
+    [(None, "auto"), ("cpu", "cpu"), ("CPU", "cpu"), ("CPUExecutionProvider", "cpu")],
+)
+def test_the_provider_says_where_the_solver_computes(
+    provider, device, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def namespace(device):
+        asked.append(device)
+        return np, "cpu"
+
+    monkeypatch.setattr("onnx_reap.pipeline.namespace", namespace)
+    reap(chain(), provider=provider, **BASELINE)
+    assert asked == [device]
 
 
 # Verification

@@ -110,7 +110,7 @@ def _sample_shape(recipe: Recipe, given: tuple[int, ...] | None) -> tuple[int, .
         raise ReapError(
             "synthetic samples need to know their shape, and the model's input is dynamic",
             got=str(spec),
-            hint="--data, or --crop if it is an image",
+            hint="--data, or --input-shapes to tell its sizes",
         )
     if spec.shape and not spec.fits((1, *known)):
         raise ReapError(

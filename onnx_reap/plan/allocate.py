@@ -59,14 +59,14 @@ def allowed_widths(
     step : int
         Fewest units that can go at once.
     round_to : int or None
-        Widths are multiples of this where the group is wide enough to have one; None picks 8 for
-        64 units and more, 4 from 16 on, else 1.
+        Widths are multiples of this, so that a group with no smaller one stays whole; None picks 8
+        for 64 units and more, 4 from 16 on, else 1.
     min_channels : int
         Smallest width.
     """
     multiple = round_to or (8 if width >= 64 else 4 if width >= 16 else 1)
     multiple = lcm(multiple, step)
-    if multiple >= width:
+    if round_to is None and multiple >= width:
         multiple = step
     smaller = np.arange(multiple, width, multiple)
     return np.append(smaller[smaller >= max(min_channels, step)], width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,24 +52,30 @@ class Plan:
     Attributes
     ----------
     settings : mapping of str to object
-        For the record; replaying does not read them.
+        Those that differ from the defaults; replaying reads `include` and `exclude` alone, on which
+        the groups depend.
     groups : tuple of GroupPlan
     constants : mapping of str to mapping of str to list of int, or of lists of int
         By constant and axis, the indices that stay; for the axis of a grouped convolution's weight
         that lies within its groups, a list for each group. For other tools; replaying derives them.
     frozen : tuple of FrozenPlan
+    input_shapes : mapping of str to tuple of int
+        By input, what the model was analysed on, batch included; replaying takes from here the
+        sizes that the model leaves open.
     """
 
     settings: Mapping[str, Any]
     groups: tuple[GroupPlan, ...]
     constants: Constants
     frozen: tuple[FrozenPlan, ...]
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Write the plan as text."""
         content = {
             "schema": SCHEMA,
             "settings": dict(self.settings),
+            "input_shapes": dict(self.input_shapes),
             "groups": [vars(group) for group in self.groups],
             "constants": self.constants,
             "frozen": [vars(frozen) for frozen in self.frozen],
@@ -94,13 +100,14 @@ class Plan:
             groups = tuple(_group(g) for g in content["groups"])
             frozen = tuple(FrozenPlan(**f) for f in content.get("frozen", ()))
             settings, constants = dict(content["settings"]), dict(content["constants"])
+            shapes = {n: _shape(n, s) for n, s in dict(content.get("input_shapes", {})).items()}
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ReapError(
                 f"{source}: not a plan",
                 got=f"{type(error).__name__}: {error}",
                 expected="a file written by --plan",
             ) from None
-        return Plan(settings, groups, constants, frozen)
+        return Plan(settings, groups, constants, frozen, shapes)
 
     @staticmethod
     def load(path: str | Path) -> Plan:
@@ -116,6 +123,12 @@ class Plan:
         except (OSError, UnicodeDecodeError) as error:
             raise ReapError(f"plan {path}: can't be read", got=str(error)) from None
         return Plan.from_json(text, f"plan {path}")
+
+
+def _shape(name: str, sizes: Any) -> tuple[int, ...]:
+    if not isinstance(sizes, list) or any(type(size) is not int or size < 1 for size in sizes):
+        raise TypeError(f"input shape of {name} is not a list of whole numbers")
+    return tuple(sizes)
 
 
 def _group(entry: Mapping[str, Any]) -> GroupPlan:

@@ -90,7 +90,7 @@ def test_dynamic_sizes_come_from_shapes_or_the_crop():
         (
             {},
             "synthetic samples need to know their shape, and the model's input is dynamic "
-            "| got: x float32 (N, 3, ?, ?) | try: --data, or --crop if it is an image",
+            "| got: x float32 (N, 3, ?, ?) | try: --data, or --input-shapes to tell its sizes",
         ),
         (
             {"shapes": {"x": (4, 8, 8)}},

@@ -141,7 +141,10 @@ def test_uniform_takes_the_nearest_width_and_of_two_the_narrower():
         ((20, 1, 1, 18), [18, 19, 20]),
         ((20, 1, 1, 20), [20]),
         ((20, 1, 1, 99), [20]),
-        ((8, 1, 16, 1), list(range(1, 9))),  # too narrow for a multiple
+        ((8, 1, 16, 1), [8]),  # too narrow for a multiple
+        ((8, 1, 8, 1), [8]),
+        ((24, 6, 16, 1), [24]),  # lcm(16, 6)
+        ((30, 15, None, 1), [15, 30]),  # lcm(4, 15) is too wide, and nobody asked for it
         ((24, 6, None, 1), [12, 24]),  # lcm(4, 6)
         ((24, 6, 1, 1), [6, 12, 18, 24]),
         ((24, 6, 1, 7), [12, 18, 24]),

@@ -13,6 +13,7 @@ PLAN = Plan(
     (GroupPlan("/c1/Conv", 6, (0, 2, 5), ("/c1/Conv",), ("/c2/Conv",)), GroupPlan("ü", 2, (1,))),
     {"w": {"0": [0, 2, 5], "1": [[0, 1], [2]]}},
     (FrozenPlan("/fc/Gemm", 10, "graph output", "logits"),),
+    {"x": (2, 3, 8, 8)},
 )
 
 
@@ -67,6 +68,8 @@ def test_an_edited_plan_may_be_in_any_order_and_without_names():
         (changed(groups=group(width="wide")), "not a plan"),
         (changed(frozen=[{"node": "a"}]), "not a plan"),
         (changed(settings=[1]), "not a plan"),
+        (changed(input_shapes=[1]), "not a plan"),
+        (changed(input_shapes={"x": [1, "3"]}), "input shape of x is not a list of whole numbers"),
         ("[" * 100_000, "not a plan"),
     ],
 )
