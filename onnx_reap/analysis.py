@@ -155,6 +155,12 @@ def _filled(
     return (dims[0] if dims else None, *given[1:])
 
 
+def normalises_itself(model: Model) -> bool:
+    """Whether a model begins by shifting or scaling its inputs, and so takes them as they are."""
+    shifts = {"Sub", "Div", "Mul", "BatchNormalization"}
+    return all(node.op in shifts for tensor in model.graph.inputs for node in tensor.outputs)
+
+
 def analyse(
     proto: onnx.ModelProto, inputs: Sequence[InputSpec], samples: Calibration, settings: Settings
 ) -> Analysis:

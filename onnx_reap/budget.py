@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_reap.analysis import Analysis
-from onnx_reap.errors import ReapError, TargetError
+from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.graph.channels import Group
 from onnx_reap.plan.allocate import Budget, Choices, allowed_widths, check_reachable, fits, uniform
 from onnx_reap.plan.cost import Cost, Extent, Term
@@ -82,6 +82,13 @@ def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
     for name, wish in wishes.items():
         if wish is None:
             continue
+        if 1 < wish <= 100:
+            raise UsageError(
+                f"{name}: neither a fraction nor a number of that size",
+                got=f"{wish:g}",
+                expected="at most 1 for a fraction of the original, or a number such as 1.2G",
+                hint=f"{wish / 100:g}",
+            )
         cost = analysis.macs if name == "--target-macs" else analysis.params
         limit = int(wish * cost.at(full) if wish <= 1 else wish)  # 1 or less is a fraction
         budgets.append(Budget(name, cost, limit))
@@ -221,6 +228,14 @@ def _layer_ratios(given: Mapping[str, float] | str | Path) -> dict[str, float]:
 
 def _nothing_to_prune(analysis: Analysis) -> ReapError:
     reasons = [f"{f.node} ({f.reason} at {f.cause})" for f in analysis.frozen[:3]]
+    quantised = [n.op for n in analysis.model.nodes if "Quantize" in n.op or "QLinear" in n.op]
+    if quantised:
+        return ReapError(
+            "the model is quantised, and quantised weights can't be pruned",
+            got=f"{len(quantised)} nodes such as {quantised[0]}",
+            expected="a floating-point model",
+            hint="prune the model that this one was made from, and quantise the result",
+        )
     return ReapError(
         "the model has no channel that may be removed",
         got="; ".join(reasons) or "no layer with a constant weight",

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from onnx_reap.data.spec import is_float
-from onnx_reap.errors import CheckError
+from onnx_reap.errors import CheckError, ReapError
 from onnx_reap.graph.probe import RANDOM
 from onnx_reap.runtime import Feed, names_in_subgraphs, run, session, with_outputs
 
@@ -62,7 +62,7 @@ def check_cut(
     outputs = [value.name for value in masked.graph.output]
     inner = [name for name in witnesses if name in made and name not in outputs]
     names = [*outputs, *inner]
-    sessions = [session(with_outputs(m, names), providers) for m in (masked, cut)]
+    sessions = [session(with_outputs(masked, names), providers), _of_cut(cut, names, providers)]
     doubts: dict[str, str] = {}
     for feed in feeds:
         expected, got = (run(active, names, feed) for active in sessions)
@@ -120,6 +120,18 @@ def _jumps(node: onnx.NodeProto) -> bool:
         to = next((a.i for a in node.attribute if a.name == "to"), onnx.TensorProto.FLOAT)
         return onnx.TensorProto.DataType.Name(to) not in _FLOATS
     return node.op_type in _JUMPS | RANDOM
+
+
+def _of_cut(cut: onnx.ModelProto, names: Sequence[str], providers: Sequence[str]) -> Any:
+    """Load the cut model; the original did load, so a refusal is a fault of the cut."""
+    try:
+        return session(with_outputs(cut, names), providers)
+    except ReapError as error:
+        raise CheckError(
+            "onnxruntime can't load the cut model, though it loads the original",
+            got=str(error),
+            hint="report the model's structure as a bug; --exclude the layers that it names",
+        ) from error
 
 
 def _difference(name: str, want: Any, got: Any) -> CheckError | None:

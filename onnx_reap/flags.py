@@ -253,7 +253,12 @@ def _add(group: argparse._ActionsContainer, name: str, flag: Flag) -> None:
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--report", type=Path, metavar="FILE", help="write the report as JSON")
-    add("--plan", type=Path, metavar="FILE", help="write what was removed, to edit or replay")
+    add(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="write the plan: which channels stay, to edit or replay",
+    )
     add("--from-plan", type=Path, metavar="FILE", help="cut as planned; needs no data, no refit")
     add("-q", "--quiet", action="store_true", help="print nothing but warnings and errors")
     add("--version", action="version", version=f"onnx-reap {__version__}")

@@ -17,12 +17,13 @@ from onnx_reap.analysis import (
     count_parameters,
     macs_left,
     model_inputs,
+    normalises_itself,
     with_sizes,
 )
 from onnx_reap.budget import check_met, read_goal
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.choice import Choice, choose
-from onnx_reap.data import Calibration
+from onnx_reap.data import RAW_PIXELS, Calibration
 from onnx_reap.equivalence import check_cut
 from onnx_reap.errors import UsageError
 from onnx_reap.graph.cut import cut_graph, kept_positions
@@ -105,6 +106,8 @@ def reap(
     with clock("choose"):
         choice = choose(analysis, goal, chosen, samples.fit, backend, progress)
     notes = [*samples.notes, *choice.notes]
+    if normalises_itself(analysis.model):
+        notes = [note for note in notes if note != RAW_PIXELS]
     with clock("cut"):
         pruned, doubts = _cut(analysis, choice.removed, samples.every)
         notes += doubts

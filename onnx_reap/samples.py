@@ -64,7 +64,7 @@ def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> 
         if not estimates:
             return Samples(every, None, every, every.notes)
     if len(every) < FEWEST_TO_SPLIT:
-        few = f"{len(every)} samples are too few to hold some out: nothing tells how the result "
+        few = f"too few samples ({len(every)}) to hold some out: nothing tells how the result "
         return Samples(every, every, None, (*every.notes, few + "does on others"))
     fit, held_out = every.split(HELD_OUT, settings.seed)
     return Samples(every, fit, held_out, every.notes)

@@ -203,7 +203,7 @@ def test_quality_is_the_error_of_the_result():
 def test_a_few_samples_are_all_fitted_and_that_is_said():
     report = reap(chain(), DATA[:6]).report
     assert report.fitted.samples == 6 and report.held_out is None
-    assert any("6 samples are too few to hold some out" in note for note in report.notes)
+    assert any("too few samples (6) to hold some out" in note for note in report.notes)
     assert any("6 samples are fewer than the unknowns of gemm11" in note for note in report.notes)
 
 
@@ -670,7 +670,7 @@ def test_settings_without_sense_are_usage_errors(settings):
         ({"ratio": 0.01}, TargetError, "the ratio removes nothing"),
         ({"layer_ratios": {"conv0": 0.01}}, TargetError, "at least 0.125"),
         ({"target_macs": 0.001}, TargetError, "--target-macs: can't be reached"),
-        ({"target_params": 3}, TargetError, "--target-params: can't be reached | got: 3 |"),
+        ({"target_params": 200}, TargetError, "--target-params: can't be reached | got: 200 |"),
         ({"target_macs": 0.5, "min_channels": 14, "round_to": 1}, TargetError, "can't be reached"),
         ({"provider": "abacus"}, ReapError, "--provider: unknown"),
     ],
@@ -751,3 +751,29 @@ def test_the_shipped_model_with_few_samples(tmp_path: Path):
     original = onnx.load(model)
     assert list(result.model.graph.input) == list(original.graph.input)
     assert list(result.model.graph.output) == list(original.graph.output)
+
+
+@pytest.mark.parametrize("op", ["Mul", "Add"])
+def test_channels_that_meet_a_broadcast_input_stay(op):
+    n = Net({"x": ("N", 3, 8, 8), "s": ("N", 16, 1, 1)})
+    h = n.node(op, n.block("x", 3, 16), "s")
+    h = n.block(h, 16, 16)
+    model = n.model(n.head(h, 16, 4))
+    gates = np.random.default_rng(0).random((24, 16, 1, 1), np.float32)
+    report = onnx_reap.reap(model, {"x": images(), "s": gates}, target_macs=0.9).report
+    assert [group.before for group in report.groups] == [16]
+    assert any(op in frozen.reason for frozen in report.frozen)
+
+
+def test_targets_between_a_fraction_and_a_number_are_refused():
+    with pytest.raises(UsageError, match=r"try: 0\.6"):
+        onnx_reap.reap(chain(), images(), target_macs=60)
+
+
+def test_quantised_models_are_refused_with_the_way_round():
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.block("x", 3, 16)
+    scale, zero = n.constant(np.float32(0.1)), n.constant(np.uint8(128))
+    h = n.node("DequantizeLinear", n.node("QuantizeLinear", h, scale, zero), scale, zero)
+    with pytest.raises(ReapError, match="quantise the result"):
+        onnx_reap.reap(n.model(n.head(h, 16, 4)), images())

@@ -32,9 +32,9 @@ def _pointwise(site: Site) -> None:
 def _spreads(site: Site, labels: LabelArray, channel_axes: set[int]) -> bool:
     """Whether an operand has length 1 along an axis of channels, or is one channel that grows."""
     grows = [a for a, size in enumerate(site.output_shape()) if labels.shape[a] == 1 and size > 1]
-    if not grows:
-        return False
-    return bool(channel_axes.intersection(grows)) or not site.varying(labels)
+    if channel_axes:
+        return bool(channel_axes.intersection(grows))
+    return bool(grows) and not site.varying(labels)
 
 
 def _prelu(site: Site) -> None:
