@@ -23,6 +23,9 @@ from onnx_reap.refit.write import bias_behind
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
 
+JUDGING = 0.2  # fraction of the samples that choose the damping of layers
+FEWEST_TO_SPLIT = 5
+
 
 def repair(
     analysis: Analysis,
@@ -39,10 +42,15 @@ def repair(
     original = analysis.model.to_proto()
     names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
+    learn = len(calibration)
+    if learn >= FEWEST_TO_SPLIT:
+        learning, judging = calibration.split(JUDGING, settings.seed)
+        calibration, learn = learning.followed_by(judging), len(learning)
     walk = Walk(
         kept=kept,
         probe=analysis.probe,
         calibration=calibration,
+        learn=learn,
         backend=backend,
         providers=analysis.providers,
         positions=settings.positions,

@@ -67,7 +67,7 @@ class Settings:
     round_to: int | None = None
     criterion: str = "reap"
     refit: bool = True
-    positions: int = 64
+    positions: int = 32
     seed: int = 0
     provider: str | None = None
 

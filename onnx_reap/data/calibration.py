@@ -145,6 +145,10 @@ class Calibration:
         fit, held_out = self._indices[~held], self._indices[held]
         return Calibration(self._source, fit), Calibration(self._source, held_out)
 
+    def followed_by(self, other: Calibration) -> Calibration:
+        """Put samples of the same source behind these."""
+        return Calibration(self._source, np.concatenate([self._indices, other._indices]))
+
     def _infinite(self, name: str, batch: np.ndarray, indices: np.ndarray) -> ReapError:
         where = tuple(np.argwhere(~np.isfinite(batch))[0])
         has_samples = batch.ndim > len(self.shapes[name])

@@ -22,7 +22,6 @@ from onnx_reap.refit.layer import Rows
 from onnx_reap.refit.order import Job
 from onnx_reap.solve.backend import Backend
 
-JUDGE_EVERY = 5  # every fifth sample chooses the damping
 ENTRIES = 2**24  # numbers in a layer's rows, past which fewer positions are taken
 
 Tensors = Mapping[str, np.ndarray]
@@ -38,6 +37,8 @@ class Walk:
         Axis and positions that stay, for tensors that were cut.
     probe : Probe
         Of the original.
+    learn : int
+        So many samples come first and fit layers when a damping is chosen; the others judge it.
     positions : int
         Output positions per sample at most.
     batch : int
@@ -47,6 +48,7 @@ class Walk:
     kept: Mapping[str, tuple[int, np.ndarray]]
     probe: Probe
     calibration: Calibration
+    learn: int
     backend: Backend
     providers: Sequence[str]
     positions: int
@@ -96,25 +98,18 @@ class Sampler:
             By node.
         """
         walk, seen = self._walk, 0
-        learn: dict[str, list[list[np.ndarray]]] = {job.linear.node: [] for job in jobs}
-        judge: dict[str, list[list[np.ndarray]]] = {job.linear.node: [] for job in jobs}
+        taken: dict[str, list[list[np.ndarray]]] = {job.linear.node: [] for job in jobs}
         for batch in batches:
             size = min(walk.batch, len(walk.calibration) - seen)
             tensors = batch
             if walk.pad:
                 tensors = {name: own_samples(x, size, walk.batch) for name, x in batch.items()}
-            judges = (seen + np.arange(size)) % JUDGE_EVERY == JUDGE_EVERY - 1
             for job in jobs:
                 node = job.linear.node
-                taken = rows(
-                    job, tensors, np.random.default_rng((walk.seed, seen, self._number[node]))
-                )
-                count = taken[0].shape[1]
-                of_judges = judges[np.arange(count) * size // count]
-                learn[node].append([r[:, ~of_judges] for r in taken])
-                judge[node].append([r[:, of_judges] for r in taken])
+                rng = np.random.default_rng((walk.seed, seen, self._number[node]))
+                taken[node].append(rows(job, tensors, rng))
             seen += size
-        return {node: _joined(learn.pop(node), judge.pop(node)) for node in list(learn)}
+        return {node: self._joined(taken.pop(node)) for node in list(taken)}
 
     def target_rows(self, job: Job, tensors: Tensors, rng: np.random.Generator) -> list[np.ndarray]:
         """Sample what stood behind a layer in the original, of the channels that are left."""
@@ -149,6 +144,11 @@ class Sampler:
         x, *addend = given.arrays
         return Rows(x, wanted.arrays[0], addend[0] if addend else None, given.fit)
 
+    def _joined(self, batches: list[list[np.ndarray]]) -> Sampled:
+        arrays = [np.concatenate(parts, axis=1) for parts in zip(*batches, strict=True)]
+        rows, samples = arrays[0].shape[1], len(self._walk.calibration)
+        return Sampled(arrays, rows * self._walk.learn // samples)
+
     def _outputs(self, job: Job) -> int:
         return self._length(job.linear.y, job.linear.y_axis)
 
@@ -162,9 +162,3 @@ class Sampler:
         samples, limit = len(self._walk.calibration), self._walk.positions
         columns, per_row = inputs // linear.group, inputs + self._outputs(job)
         return positions_for(columns, per_row, samples, limit, ENTRIES)
-
-
-def _joined(learn: list[list[np.ndarray]], judge: list[list[np.ndarray]]) -> Sampled:
-    fit = sum(parts[0].shape[1] for parts in learn)
-    arrays = [np.concatenate(parts, axis=1) for parts in zip(*learn, *judge, strict=True)]
-    return Sampled(arrays, fit)
