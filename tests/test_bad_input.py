@@ -298,7 +298,7 @@ def test_targets_out_of_reach(refused, monkeypatch):
     numbers = ["got: ", "expected: at least ", " % of "[1:2]]
     for flags in (
         "--target-macs 1%",
-        "--target-params 7",
+        "--target-params 200",
         "--target-macs 50% --min-channels 14 --round-to 1",
     ):
         refused(f"{RUN} {flags}", "can't be reached", "try: ", *numbers, status=3)
