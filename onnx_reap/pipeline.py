@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from onnx_reap.analysis import (
@@ -25,7 +24,6 @@ from onnx_reap.capture.moments import batch_size
 from onnx_reap.choice import Choice, choose
 from onnx_reap.data import RAW_PIXELS, Calibration
 from onnx_reap.equivalence import check_cut
-from onnx_reap.errors import UsageError
 from onnx_reap.graph.cut import cut_graph, kept_positions
 from onnx_reap.graph.mask import mask_graph
 from onnx_reap.graph.model import Model
@@ -41,7 +39,7 @@ from onnx_reap.reporting import Clock, make_report
 from onnx_reap.samples import open_samples
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend, namespace
-from onnx_reap.validation import check_settings
+from onnx_reap.validation import make_settings
 from onnx_reap.verify import check_file, measure_quality
 from onnx_reap.version import __version__
 
@@ -93,7 +91,7 @@ def reap(
     ReapError
         If the request can't be honoured; the message says why and what to try.
     """
-    progress, chosen, clock = progress or NoProgress(), _settings(settings), Clock()
+    progress, chosen, clock = progress or NoProgress(), make_settings(settings), Clock()
     with clock("load"):
         proto = load(model)
         inputs = model_inputs(proto, chosen.input_shapes)
@@ -241,26 +239,6 @@ def mask(
     return with_weights(analysis.proto, changed)
 
 
-def _settings(given: Mapping[str, Any]) -> Settings:
-    unknown = set(given) - set(Settings.__dataclass_fields__)
-    if unknown:
-        raise UsageError(
-            "unknown settings",
-            got=", ".join(sorted(unknown)),
-            expected=", ".join(Settings.__dataclass_fields__),
-        )
-    settings = Settings(**{name: _plain(name, value) for name, value in given.items()})
-    check_settings(settings)
-    return settings
-
-
-def _plain(name: str, value: Any) -> Any:
-    """Make lists of arrays, and of a single glob."""
-    if name in ("include", "exclude") and isinstance(value, str):
-        return [value]
-    return value.tolist() if isinstance(value, np.ndarray) else value
-
-
 def _planned(
     model: Source, plan: Plan | str | Path, given: Mapping[str, Any]
 ) -> tuple[Settings, Analysis, Calibration, tuple[int, ...]]:
@@ -274,7 +252,7 @@ def _planned(
     """
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
     frozen_by = {name: plan.settings.get(name, ()) for name in ("include", "exclude")}
-    settings = _settings({**given, **frozen_by, "refit": False})
+    settings = make_settings({**given, **frozen_by, "refit": False})
     proto = load(model)
     inputs = with_sizes(model_inputs(proto, settings.input_shapes), plan.input_shapes)
     samples = open_samples(inputs, None, settings).every

@@ -14,6 +14,33 @@ from onnx_reap.settings import Settings
 BUDGETS = ("ratio", "target_macs", "target_params", "layer_ratios")
 
 
+def make_settings(given: Mapping[str, Any]) -> Settings:
+    """Make settings of what a caller gives by name, and check them.
+
+    Raises
+    ------
+    UsageError
+        If a name is unknown, or a value makes no sense.
+    """
+    unknown = set(given) - set(Settings.__dataclass_fields__)
+    if unknown:
+        raise UsageError(
+            "unknown settings",
+            got=", ".join(sorted(unknown)),
+            expected=", ".join(Settings.__dataclass_fields__),
+        )
+    settings = Settings(**{name: _plain(name, value) for name, value in given.items()})
+    check_settings(settings)
+    return settings
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Make lists of NumPy arrays, and of a single glob."""
+    if name in ("include", "exclude") and isinstance(value, str):
+        return [value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def check_settings(settings: Settings) -> None:
     """Refuse settings that make no sense or contradict each other, whatever the model.
 
