@@ -19,7 +19,7 @@ from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.removal import RemovalPath
 
-DEEPEST = 0.25  # of the fraction that is to stay on average: narrower groups are not tried
+DEEPEST = 0.4  # of the fraction that is to stay on average: narrower groups are not tried
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,6 @@ def repair(
     """Refit a cut model in place; return what was fitted, and notes on layers that were not."""
     kept = kept_positions(analysis.flow, removed)
     jobs, notes = _jobs(analysis, pruned, kept)
-    original = analysis.model.to_proto()
     names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
     learn = len(calibration)
@@ -59,7 +58,7 @@ def repair(
         seed=settings.seed,
     )
     with progress.stage("Refitting layers", len(jobs)) as step:
-        fitted = refit_model(original, pruned, jobs, walk, lambda node: step())
+        fitted = refit_model(analysis.model, pruned, jobs, walk, lambda node: step())
     return fitted, notes
 
 

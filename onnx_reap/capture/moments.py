@@ -23,10 +23,11 @@ from onnx_reap.runtime import run, session, with_outputs
 from onnx_reap.solve.moments import Moments
 
 BATCH_BYTES = 128 << 20  # activations that a batch may hand out
+BLOCK = 1024  # rows of a layer folded in at once
 ENTRIES = 2**22  # of a layer's rows, past which fewer positions are taken
 FEWEST_ROWS = 8  # by unknown, before rows are saved
 MOST_ROWS = 64  # by unknown: more add little,
-ENOUGH = 16  # once there are so many positions of every sample
+ENOUGH = 8  # once there are so many positions of every sample
 MOST_ENTRIES = 2**27  # of a layer's rows in any case
 
 
@@ -117,10 +118,10 @@ def capture_moments(
     dict
         By node: moments of input patches, shape (g, D, D).
     """
-    result: dict[str, Moments] = {tap.linear.node: Moments() for tap in taps}
+    sums = {tap.linear.node: _Sum(to_device) for tap in taps}
     names = list(dict.fromkeys(tap.linear.x for tap in taps))
     if not names:
-        return result
+        return {}
     active = session(with_outputs(model, names), providers)
     size = batch_size(probe, names, fixed_batch)
     rng = np.random.default_rng(seed)
@@ -131,10 +132,35 @@ def capture_moments(
         for tap in taps:
             x = own_samples(values[tap.linear.x], own, size)
             rows = _rows(tap, x, probe, positions, len(calibration), rng)
-            result[tap.linear.node].update(to_device(rows))
+            sums[tap.linear.node].add(rows)
         seen += own
         on_batch(own)
-    return result
+    return {node: rows.moments() for node, rows in sums.items()}
+
+
+class _Sum:
+    """Moments of rows that come a few at a time: each product adds a (D, D) array, however few."""
+
+    def __init__(self, to_device: Callable[[np.ndarray], Any]) -> None:
+        self._to_device = to_device
+        self._moments = Moments()
+        self._waiting: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        """Take (g, n, D) rows."""
+        self._waiting.append(rows)
+        if sum(r.shape[1] for r in self._waiting) >= BLOCK:
+            self._fold()
+
+    def moments(self) -> Moments:
+        """Return the moments of all rows taken."""
+        if self._waiting:
+            self._fold()
+        return self._moments
+
+    def _fold(self) -> None:
+        self._moments.update(self._to_device(np.concatenate(self._waiting, axis=1)))
+        self._waiting.clear()
 
 
 def _rows(

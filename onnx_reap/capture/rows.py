@@ -20,7 +20,7 @@ Rows = npt.NDArray[np.floating]
 def sample_positions(
     linear: Linear, y_shape: tuple[int, ...], limit: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Choose output positions of a batch.
+    """Choose output positions of a batch: one at random from each of as many equal stretches.
 
     Parameters
     ----------
@@ -41,7 +41,8 @@ def sample_positions(
         limit *= y_shape[0]
     if total <= limit:
         return np.broadcast_to(np.arange(total), (samples, total))
-    return np.sort(np.argpartition(rng.random((samples, total)), limit, axis=1)[:, :limit], axis=1)
+    edges = np.arange(limit + 1) * total // limit
+    return rng.integers(edges[:-1], edges[1:], (samples, limit))
 
 
 def output_shape(
@@ -114,8 +115,7 @@ def input_rows(linear: Linear, x: np.ndarray, y_shape: tuple[int, ...], at: np.n
     corner = np.ravel_multi_index(
         tuple(c * s for c, s in zip(coordinates, step, strict=True)), padded.shape[2:]
     )
-    flat = (corner[:, :, None] + offsets).reshape(n, 1, -1)
-    patches = np.take_along_axis(padded.reshape(n, channels, -1), flat, axis=2)
+    patches = _pick(padded, (corner[:, :, None] + offsets).reshape(len(corner), -1))
     patches = patches.reshape(n, linear.group, channels // linear.group, at.shape[1], linear.taps)
     patches = patches.transpose(1, 0, 3, 2, 4)
     return patches.reshape(linear.group, n * at.shape[1], -1)
@@ -149,8 +149,18 @@ def _patch_geometry(
     crop = tuple(slice(max(-amount, 0), None) for amount in low)
     x = x[(slice(None), slice(None), *crop)]
     widths = [(0, 0), (0, 0), *((max(a, 0), b) for a, b in zip(low, high, strict=True))]
-    padded = np.pad(x, widths)
+    padded = np.pad(x, widths) if np.any(widths) else x
     return np.ravel_multi_index(tuple(taps), padded.shape[2:]), padded
+
+
+def _pick(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Take flat spatial positions at, (N, P) or (1, P), of each of N samples: (N, channels, P)."""
+    n, channels = x.shape[:2]
+    flat = x.reshape(n, channels, -1)
+    picked = np.empty((n, channels, at.shape[1]), x.dtype)
+    for sample, out, spots in zip(flat, picked, np.broadcast_to(at, (n, at.shape[1])), strict=True):
+        np.take(sample, spots, axis=1, out=out, mode="clip")  # other modes copy once more
+    return picked
 
 
 def _zeros_between(x: np.ndarray, strides: tuple[int, ...]) -> np.ndarray:
@@ -160,13 +170,31 @@ def _zeros_between(x: np.ndarray, strides: tuple[int, ...]) -> np.ndarray:
     return out
 
 
-def output_rows(linear: Linear, y: np.ndarray, at: np.ndarray) -> Rows:
-    """Gather outputs at sampled positions, (g, N * P, O)."""
+def output_rows(
+    linear: Linear, y: np.ndarray, at: np.ndarray, channels: np.ndarray | None = None
+) -> Rows:
+    """Gather outputs at sampled positions.
+
+    Parameters
+    ----------
+    y : array of the node's output shape
+    at : (N, P) int array
+        From `sample_positions`.
+    channels : (O,) int array, optional
+        The node's outputs among those of `y`; all of them by default.
+
+    Returns
+    -------
+    (g, N * P, O) array
+    """
     if not linear.kernel:
-        return y.reshape(-1, y.shape[-1])[at[0]][None]
-    n, channels = y.shape[:2]
-    picked = np.take_along_axis(y.reshape(n, channels, -1), at[:, None, :], axis=2)
-    picked = picked.reshape(n, linear.group, channels // linear.group, -1)
+        rows = y.reshape(-1, y.shape[-1])[at[0]]
+        return (rows if channels is None else rows[:, channels])[None]
+    n = len(y)
+    picked = _pick(y, at)
+    if channels is not None:
+        picked = picked[:, channels]
+    picked = picked.reshape(n, linear.group, -1, at.shape[1])
     return picked.transpose(1, 0, 3, 2).reshape(linear.group, n * at.shape[1], -1)
 
 

@@ -83,7 +83,10 @@ class Recipe:
         if self.affine is not None:
             precision = np.dtype(np.float64 if self.spec.dtype == np.float64 else np.float32)
             scale, mean, std = (number.astype(precision) for number in self.affine)
-            batch = (batch.astype(precision) * scale - mean) / std
+            batch = batch.astype(precision)
+            batch *= scale
+            batch -= mean
+            batch /= std
         return _cast(batch, self.spec)
 
 

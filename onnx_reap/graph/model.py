@@ -19,6 +19,7 @@ from onnx_reap.graph.export import (
     without_content,
     write_constants,
 )
+from onnx_reap.runtime import extract, names_in_subgraphs
 
 STANDARD_DOMAINS = ("", "ai.onnx", None)
 
@@ -161,6 +162,23 @@ class Model:
         out = without_content(self.proto)
         out.graph.node.extend(self.node_proto(node) for node in self.graph.nodes)
         write_constants(out, self.constants().values(), self.proto)
+        return out
+
+    def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> onnx.ModelProto:
+        """Write the part that computes tensors from others; see `runtime.extract`.
+
+        Parameters
+        ----------
+        inputs : mapping of str to numpy.dtype
+            Tensors that will be fed, with their types.
+        outputs : sequence of str
+        """
+        shell = without_content(self.proto)
+        shell.graph.node.extend(self.node_proto(node) for node in self.graph.nodes)
+        out = extract(shell, inputs, outputs)
+        nodes = out.graph.node
+        read = {name for node in nodes for name in (*node.input, *names_in_subgraphs(node))}
+        write_constants(out, [c for c in self.constants().values() if c.name in read], self.proto)
         return out
 
     def node_proto(self, node: gs.Node) -> onnx.NodeProto:

@@ -27,8 +27,8 @@ class Frontier:
         self._place = {t.name: i for i, n in enumerate(self._nodes) for t in n.outputs if t.name}
         self._last_use = _last_uses(self._nodes, model.graph.outputs)
         self._fed = {t.name for t in model.graph.inputs}
-        self._at = 0
-        self._held = self._size(sorted(self._fed))
+        self._at = -1  # the samples themselves, which have to be read and prepared
+        self._held = np.inf
         self._waited = 0
 
     def move(self, wave: Sequence[Job]) -> Move | None:
@@ -36,6 +36,8 @@ class Frontier:
 
         None where staying is better. All nodes in front of the wave's first layer are final.
         """
+        if not wave:
+            return None
         limit = min(self._place[job.linear.y] for job in wave)
         spots = range(self._at + 1, limit + 1)
         sizes = [self._size(self._alive(spot)) for spot in spots]

@@ -28,7 +28,6 @@ from onnx_reap.solve.ridge import best_damping, ridge, ridge_rows
 
 ROUNDS = 2  # of solving and setting targets, where an activation clips
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, float("inf"))
-WIDEST = 6000  # columns past which, with fewer rows, the dual form is solved
 BLOCK = 8192  # rows turned into float64 at a time
 WEAK = 1e-4  # outputs scaled less than this, relative to the largest, ask nothing of the layer
 
@@ -166,9 +165,13 @@ class _Problem:
         self._rows, self._backend = rows, backend
         self._x = backend.to_device(rows.x)
         self._start = backend.to_device(start)
-        n, columns = rows.x.shape[1:]
-        self._dual = n < columns and columns > WIDEST
         self._moments: Moments | None = None
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether there are fewer rows than columns, so that the dual form is the smaller one."""
+        n, columns = self._rows.x.shape[1:]
+        return n < columns
 
     def predict(self, w: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return what stands behind the layer, (g, n, O) float32; b is (g, 1, O)."""
@@ -184,7 +187,7 @@ class _Problem:
             return dampings[len(dampings) // 2]
         y = self._backend.to_device(self._target(self._rows.wanted))
         sides = [(self._x[:, s, :], y[:, s, :]) for s in (slice(0, fit), slice(fit, n))]
-        if not self._dual:
+        if not self._is_wide:
             learn, judge = (_moments(*side) for side in sides)
             self._moments = learn.merge(judge)
             return best_damping(learn, judge, self._start, dampings)
@@ -199,7 +202,7 @@ class _Problem:
     def solve(self, wanted: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
         """Fit to all rows; return (g, D, O) weights and (g, 1, O) biases."""
         y = self._backend.to_device(self._target(wanted))
-        if self._dual:
+        if self._is_wide:
             w, b = ridge_rows(self._x, y, self._start, damping)
         else:
             known = self._moments

@@ -115,9 +115,8 @@ class Sampler:
         """Sample what stood behind a layer in the original, of the channels that are left."""
         linear, wanted = job.linear, tensors[job.tail.tensor]
         at = sample_positions(linear, wanted.shape, self._positions(job), rng)
-        if linear.y in self._walk.kept:
-            wanted = np.take(wanted, self._walk.kept[linear.y][1], linear.y_axis)
-        return [finite(linear, output_rows(linear, wanted, at))]
+        _, channels = self._walk.kept.get(linear.y, (0, None))
+        return [finite(linear, output_rows(linear, wanted, at, channels))]
 
     def input_rows(self, job: Job, tensors: Tensors, rng: np.random.Generator) -> list[np.ndarray]:
         """Sample what a layer receives in the pruned model, and what is added behind it."""

@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import onnx
 
 from onnx_reap.data import Calibration
 from onnx_reap.errors import ReapError
-from onnx_reap.runtime import extract, run, session
+from onnx_reap.graph.model import Model
+from onnx_reap.runtime import run, session
 
-MEMORY = 128 << 20  # bytes of activations kept in memory, by stream
+MEMORY = 256 << 20  # bytes of activations kept in memory, by stream
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Stream:
 
     def run(
         self,
-        model: onnx.ModelProto,
+        model: Model,
         outputs: Sequence[str],
         move: Move | None = None,
     ) -> Iterator[dict[str, np.ndarray]]:
@@ -135,13 +135,13 @@ class Stream:
             self._store.close()
 
     def _part(
-        self, model: onnx.ModelProto, held: Mapping[str, np.ndarray], names: Sequence[str]
+        self, model: Model, held: Mapping[str, np.ndarray], names: Sequence[str]
     ) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
         """Make the function that computes tensors from what is held."""
         wanted = list(dict.fromkeys(name for name in names if name not in held))
         if not wanted:
             return lambda held: {}
-        part = extract(model, {name: array.dtype for name, array in held.items()}, wanted)
+        part = model.part({name: array.dtype for name, array in held.items()}, wanted)
         active = session(part, self._providers)
         fed = [i.name for i in active.get_inputs()]  # initializers may be listed, but aren't fed
         return lambda held: run(active, wanted, {name: held[name] for name in fed})

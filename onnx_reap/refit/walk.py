@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import onnx
 
 from onnx_reap.capture.rows import matrix_to_weight, weight_to_matrix
 from onnx_reap.graph.model import Model
@@ -17,11 +16,11 @@ from onnx_reap.refit.stream import Stream
 from onnx_reap.refit.write import layer_weights, set_layer
 from onnx_reap.solve.backend import Backend
 
-TARGET_BYTES = 128 << 20  # what layers are wanted to give, held at a time
+TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
 
 
 def refit_model(
-    original: onnx.ModelProto,
+    original: Model,
     pruned: Model,
     jobs: Sequence[Job],
     walk: Walk,
@@ -31,7 +30,7 @@ def refit_model(
 
     Parameters
     ----------
-    original : onnx.ModelProto
+    original : Model
         With constants folded as in `pruned`, so that tensors have the same names.
     pruned : Model
         Cut; its weights are replaced.
@@ -50,13 +49,15 @@ def refit_model(
     samples = len(walk.calibration)
     place_before, place_after = (Frontier(pruned, walk.probe, samples) for _ in range(2))
     with _stream(walk) as before, _stream(walk) as after:
-        for stretch in _stretches(waves(pruned, jobs), sampler):
+        stretches = list(_stretches(waves(pruned, jobs), sampler))
+        followed_by: list[Sequence[Job]] = [*(later[0] for later in stretches[1:]), []]
+        for stretch, following in zip(stretches, followed_by, strict=True):
             ahead = [job for wave in stretch for job in wave]
             tensors = list(dict.fromkeys(job.tail.tensor for job in ahead))
-            run = before.run(original, tensors, place_before.move(ahead))
+            run = before.run(original, tensors, place_before.move(following))
             targets = sampler.collect(run, ahead, sampler.target_rows)
             for wave in stretch:
-                run = after.run(pruned.to_proto(), _given(wave), place_after.move(wave))
+                run = after.run(pruned, _given(wave), place_after.move(wave))
                 inputs = sampler.collect(run, wave, sampler.input_rows)
                 for job in wave:
                     node = job.linear.node

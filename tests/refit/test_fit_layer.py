@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_reap.graph.tails import Tail
-from onnx_reap.refit.layer import Clip, Rows, fit_layer
+from onnx_reap.refit.layer import Clip, Rows, _Problem, fit_layer
 from onnx_reap.solve.backend import Backend, namespace
 
 BACKEND = Backend(*namespace("cpu"))
@@ -114,8 +114,8 @@ def test_what_fits_already_stays():
 
 def test_the_dual_form_gives_the_same(monkeypatch: pytest.MonkeyPatch):
     rows, weight, bias, tail = problem(3, "relu", rows=20, columns=30, fit=15)
-    direct = fit_layer(rows, weight, bias, tail, BACKEND)
-    monkeypatch.setattr("onnx_reap.refit.layer.WIDEST", 10)
     dual = fit_layer(rows, weight, bias, tail, BACKEND)
+    monkeypatch.setattr(_Problem, "_is_wide", False)
+    direct = fit_layer(rows, weight, bias, tail, BACKEND)
     assert dual.damping == direct.damping
     np.testing.assert_allclose(dual.weight, direct.weight, rtol=1e-3, atol=1e-4)  # float32 rows
