@@ -1,4 +1,4 @@
-"""Which channels stay: removal paths of all groups, and a width for each."""
+"""Which channels stay: a width for every group, and the first ones on its removal path go."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import numpy as np
 
 from onnx_reap.analysis import Analysis
 from onnx_reap.budget import Goal
-from onnx_reap.capture.moments import capture_moments
 from onnx_reap.data import Calibration
-from onnx_reap.graph.channels import Group
+from onnx_reap.evidence import blind_evidence, gather_evidence
 from onnx_reap.plan.allocate import Choices, fits, global_threshold, uniform, uniform_within
 from onnx_reap.progress import Progress
-from onnx_reap.select.order import l1_order, random_order
-from onnx_reap.select.paths import find_taps, group_path
+from onnx_reap.select.paths import find_taps
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
-from onnx_reap.solve.removal import RemovalPath
 
 DEEPEST = 0.4  # of the fraction that is to stay on average: narrower groups are not tried
 
@@ -58,36 +55,47 @@ def choose(
     calibration : Calibration, optional
         None if nothing is to be estimated; groups then shrink alike.
     """
-    groups = analysis.groups
-    blank = [Choices(w, np.zeros(len(w))) for w in goal.widths]
-    fixed = None
-    if goal.ratios is not None:
-        fixed = uniform(blank, goal.ratios)
-    elif calibration is None or fits(np.array([g.width for g in groups]), goal.budgets):
-        fixed = uniform_within(blank, goal.budgets)
-    widths = _worth_following(goal)
-    narrowest = [int(w[0]) for w in widths] if fixed is None else fixed.tolist()
-    orders = [_order(group, analysis, settings) for group in groups]
+    fixed = _without_evidence(analysis, goal, settings, calibration)
+    widths = _worth_following(goal) if fixed is None else _only(goal, fixed)
     if calibration is None:
-        paths = [RemovalPath(np.asarray(order), np.zeros(len(order or ()))) for order in orders]
-        variances: list[float | None] = [None] * len(groups)
+        evidence = blind_evidence(analysis, widths, settings)
     else:
-        paths, variances = _paths(
-            analysis, orders, narrowest, settings, calibration, backend, progress
+        sense = fixed is None and settings.allocation == "pro"
+        evidence = gather_evidence(
+            analysis, widths, settings, calibration, backend, progress, sense=sense
         )
     if fixed is None:
-        choices = [_choices(w, path) for w, path in zip(widths, paths, strict=True)]
-        fixed = global_threshold(choices, goal.budgets)
+        fixed = global_threshold(evidence.choices, goal.budgets)
     removed, errors = [], []
-    for group, path, width, variance in zip(groups, paths, fixed.tolist(), variances, strict=True):
+    for group, path, width, variance in zip(
+        analysis.groups, evidence.paths, fixed.tolist(), evidence.variances, strict=True
+    ):
         gone = group.width - width
         removed += [group.units[int(unit)] for unit in path.order[:gone]]
         error = float(path.errors[gone - 1]) if gone else 0.0
         errors.append(error / variance if variance else None)
     notes = [] if removed else ["the model is as small as was asked for: nothing was removed"]
     if removed and calibration is not None:
-        notes += _too_few_samples(analysis, narrowest, settings, calibration)
+        notes += _too_few_samples(analysis, [int(w[0]) for w in widths], settings, calibration)
     return Choice(fixed, tuple(removed), tuple(errors), tuple(notes))
+
+
+def _without_evidence(
+    analysis: Analysis, goal: Goal, settings: Settings, calibration: Calibration | None
+) -> np.ndarray | None:
+    """Return the widths where they don't depend on what removals cost."""
+    blank = [Choices(w, np.zeros(len(w))) for w in goal.widths]
+    if goal.ratios is not None:
+        return uniform(blank, goal.ratios)
+    whole = fits(np.array([group.width for group in analysis.groups]), goal.budgets)
+    if calibration is None or whole or settings.allocation == "uniform":
+        return uniform_within(blank, goal.budgets)
+    return None
+
+
+def _only(goal: Goal, fixed: np.ndarray) -> list[np.ndarray]:
+    """List the one width of every group that is wanted, and its own."""
+    return [np.unique([width, w[-1]]) for w, width in zip(goal.widths, fixed, strict=True)]
 
 
 def _worth_following(goal: Goal) -> list[np.ndarray]:
@@ -117,62 +125,3 @@ def _too_few_samples(
         f"{int(np.ceil(samples)):,} to have as many equations, and some times as many for a "
         "repair that holds on other inputs"
     ]
-
-
-def _order(group: Group, analysis: Analysis, settings: Settings) -> list[int] | None:
-    if settings.criterion == "l1":
-        return l1_order(group, analysis.flow, analysis.model).tolist()
-    if settings.criterion == "random":
-        return random_order(group, settings.seed).tolist()
-    return None
-
-
-def _paths(
-    analysis: Analysis,
-    orders: list[list[int] | None],
-    narrowest: list[int],
-    settings: Settings,
-    calibration: Calibration,
-    backend: Backend,
-    progress: Progress,
-) -> tuple[list[RemovalPath], list[float | None]]:
-    """Capture moments and follow the removal path of every group down to its narrowest width."""
-    groups = analysis.groups
-    steps = [g.width - least for g, least in zip(groups, narrowest, strict=True)]
-    taps = find_taps(analysis.flow, [g for g, s in zip(groups, steps, strict=True) if s])
-    with progress.stage("Capturing activations", len(calibration)) as step:
-        moments = capture_moments(
-            analysis.model.to_proto(),
-            taps,
-            calibration,
-            analysis.probe,
-            positions=settings.positions,
-            seed=settings.seed,
-            fixed_batch=analysis.fixed_batch,
-            providers=analysis.providers,
-            to_device=backend.to_device,
-            on_batch=step,
-        )
-    by_node = {tap.linear.node: tap for tap in taps}
-    paths: list[RemovalPath] = []
-    variances: list[float | None] = []
-    with progress.stage("Choosing channels", len(groups)) as step:
-        for group, order, count in zip(groups, orders, steps, strict=True):
-            if not count:
-                paths.append(RemovalPath(np.zeros(0, np.int64), np.zeros(0)))
-                variances.append(None)
-            else:
-                path, variance = group_path(
-                    group, analysis.flow, analysis.model, by_node, moments, backend,
-                    steps=count, order=order,
-                )  # fmt: skip
-                paths.append(path)
-                variances.append(variance)
-            step()
-    return paths, variances
-
-
-def _choices(widths: np.ndarray, path: RemovalPath) -> Choices:
-    gone = widths[-1] - widths
-    errors = np.concatenate([[0.0], path.errors])
-    return Choices(widths, errors[gone])

@@ -144,6 +144,17 @@ FLAGS = {
         "what decides which channels go: error after the refit, sum of absolute weights, or chance",
         choices=("reap", "l1", "random"),
     ),
+    "allocation": Flag(
+        "method",
+        "how a target is spread over groups: by what the output feels, by the error of the layers "
+        "behind a group, or at equal ratios",
+        choices=("pro", "local", "uniform"),
+    ),
+    "metric": Flag(
+        "method",
+        "how outputs are compared: as class scores, by squared error, or as each one looks",
+        choices=("auto", "kl", "error"),
+    ),
     "refit": Flag("method", "leave the weights that stay as they are"),
     "seed": Flag("method", "seed of all random choices", parsing.seed, "N"),
     "provider": Flag(

@@ -10,21 +10,19 @@ import numpy as np
 from onnx_reap.analysis import Analysis
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.data import Calibration
+from onnx_reap.evidence import FEWEST_TO_SPLIT, JUDGING
 from onnx_reap.graph.cut import kept_positions
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.records import Linear
 from onnx_reap.graph.tails import Tail, find_tail
+from onnx_reap.graph.weights import bias_behind, has_plain_bias
 from onnx_reap.progress import Progress
 from onnx_reap.refit.layer import Fitted
 from onnx_reap.refit.order import Job, affected_tensors, own_output
 from onnx_reap.refit.sampling import Walk
 from onnx_reap.refit.walk import refit_model
-from onnx_reap.refit.write import bias_behind
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
-
-JUDGING = 0.2  # fraction of the samples that choose the damping of layers
-FEWEST_TO_SPLIT = 5
 
 
 def repair(
@@ -84,7 +82,7 @@ def _jobs(
             continue
         if users[linear.weight] > 1:
             notes.append(f"{linear.node} was not refitted: other layers share its weights")
-        elif not _has_plain_bias(pruned, linear):
+        elif not has_plain_bias(pruned, linear):
             notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
         else:
             now = _as_cut(linear, kept)
@@ -97,13 +95,6 @@ def _as_cut(linear: Linear, kept: dict[str, tuple[int, np.ndarray]]) -> Linear:
     if linear.depthwise and linear.x in kept:
         return replace(linear, group=len(kept[linear.x][1]))
     return linear
-
-
-def _has_plain_bias(pruned: Model, linear: Linear) -> bool:
-    if linear.bias is None:
-        return True
-    shape = pruned.constants()[linear.bias].shape
-    return linear.beta != 0 and len(shape) <= 2 and (len(shape) < 2 or shape[0] == 1)
 
 
 def _tail(

@@ -40,6 +40,12 @@ class Settings:
         4 from 16 on, else 1.
     criterion : str
         `reap`, `l1` or `random`.
+    allocation : str
+        How a budget is spread over groups: `pro` by what the model's output feels, `local` by the
+        error of the layers behind each group, `uniform` at equal ratios.
+    metric : str
+        How outputs are compared: `kl` for class scores or probabilities, `error` for the squared
+        error relative to the variance, `auto` as each output looks.
     refit : bool
         Whether the weights that stay are fitted to make up for what went.
     positions : int
@@ -66,6 +72,8 @@ class Settings:
     min_channels: int = 1
     round_to: int | None = None
     criterion: str = "reap"
+    allocation: str = "pro"
+    metric: str = "auto"
     refit: bool = True
     positions: int = 32
     seed: int = 0

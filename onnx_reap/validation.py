@@ -64,9 +64,10 @@ def check_settings(settings: Settings) -> None:
     if settings.ratio is not None and not (_is_number(settings.ratio) and 0 < settings.ratio < 1):
         expected = "between 0 and 1"
         raise UsageError("--ratio: out of range", got=repr(settings.ratio), expected=expected)
-    if settings.criterion not in ("reap", "l1", "random"):
-        expected = "reap, l1 or random"
-        raise UsageError("--criterion: unknown", got=repr(settings.criterion), expected=expected)
+    for name, known in _NAMES.items():
+        if (value := getattr(settings, name)) not in known:
+            expected = f"{', '.join(known[:-1])} or {known[-1]}"
+            raise UsageError(f"{flag(name)}: unknown", got=repr(value), expected=expected)
     for name, (is_right, expected) in _KINDS.items():
         value = getattr(settings, name)
         if value is not None and not is_right(value):
@@ -131,6 +132,11 @@ def _are_shapes(value: object) -> bool:
     )
 
 
+_NAMES = {
+    "criterion": ("reap", "l1", "random"),
+    "allocation": ("pro", "local", "uniform"),
+    "metric": ("auto", "kl", "error"),
+}
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "input_shapes": (_are_shapes, 'shapes by input, such as {"x": (1, 3, 224, 224)}'),
     "layer_ratios": (lambda v: isinstance(v, (Mapping, str, Path)), "ratios by glob, or a path"),

@@ -180,14 +180,22 @@ def whole_run(folder: Path) -> None:
             session.run(None, {"input": x[at % 256 : at % 256 + 32]})
 
     plain = min(_seconds(passes) for _ in range(3))
-    run = _seconds(
-        lambda: onnx_reap.reap(task.model, images, target_macs=task.macs, **task.preprocess)
-    )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    CONSOLE.print(
-        f"MobileNetV2, 256 images: two forward passes {plain:.2f} s, whole run {run:.2f} s "
-        f"({run / plain:.1f} times), peak memory {peak:.2f} GiB"
-    )
+    CONSOLE.print(f"MobileNetV2, 256 images: two forward passes {plain:.2f} s")
+    for allocation in ("local", "pro"):
+        run = _seconds(
+            lambda allocation=allocation: onnx_reap.reap(
+                task.model,
+                images,
+                target_macs=task.macs,
+                allocation=allocation,
+                **task.preprocess,
+            )
+        )
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        CONSOLE.print(
+            f"whole run, --allocation {allocation}: {run:.2f} s ({run / plain:.1f} times), "
+            f"peak memory so far {peak:.2f} GiB"
+        )
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -294,7 +294,7 @@ def test_targets_out_of_reach(refused, monkeypatch):
     def calibrated(*_args, **_kwargs):
         raise AssertionError("calibration has begun")
 
-    monkeypatch.setattr("onnx_reap.choice.capture_moments", calibrated)
+    monkeypatch.setattr("onnx_reap.evidence.capture_moments", calibrated)
     numbers = ["got: ", "expected: at least ", " % of "[1:2]]
     for flags in (
         "--target-macs 1%",
@@ -363,7 +363,9 @@ def test_a_disk_that_is_full_at_the_end(refused, monkeypatch):
 # In the middle of a run
 
 
-@pytest.mark.parametrize("stage", ["choice.capture_moments", "repair.refit_model", "pipeline._cut"])
+@pytest.mark.parametrize(
+    "stage", ["evidence.capture_moments", "repair.refit_model", "pipeline._cut"]
+)
 def test_an_interrupted_run_leaves_nothing(stage, monkeypatch, workplace, capsys):
     def interrupt(*_args, **_kwargs):
         raise KeyboardInterrupt
@@ -376,7 +378,8 @@ def test_an_interrupted_run_leaves_nothing(stage, monkeypatch, workplace, capsys
 
 
 def test_an_interrupt_while_activations_lie_on_disk(monkeypatch, workplace, capsys):
-    from onnx_reap.refit import stream, walk
+    from onnx_reap.capture import stream
+    from onnx_reap.refit import walk
 
     fit, seen = walk.fit_layer, []
 

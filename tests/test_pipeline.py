@@ -681,7 +681,7 @@ def test_what_can_not_be_reached_is_refused_before_calibration(
     def calibrated(*_args, **_kwargs):
         raise AssertionError("calibration has begun")
 
-    monkeypatch.setattr("onnx_reap.choice.capture_moments", calibrated)
+    monkeypatch.setattr("onnx_reap.evidence.capture_moments", calibrated)
     with pytest.raises(error) as refusal:
         reap(chain(), DATA, **settings)
     assert type(refusal.value) is error and message in str(refusal.value)

@@ -178,7 +178,11 @@ class Model:
         out = extract(shell, inputs, outputs)
         nodes = out.graph.node
         read = {name for node in nodes for name in (*node.input, *names_in_subgraphs(node))}
-        write_constants(out, [c for c in self.constants().values() if c.name in read], self.proto)
+        constants = [c for name, c in self.constants().items() if name in read - inputs.keys()]
+        fed = [value for value in out.graph.input if value.name in inputs]
+        write_constants(out, constants, self.proto)
+        listed = {value.name for value in out.graph.input}
+        out.graph.input.extend(value for value in fed if value.name not in listed)
         return out
 
     def node_proto(self, node: gs.Node) -> onnx.NodeProto:

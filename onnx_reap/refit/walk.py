@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from onnx_reap.capture.frontier import Frontier
 from onnx_reap.capture.rows import matrix_to_weight, weight_to_matrix
+from onnx_reap.capture.stream import Stream
 from onnx_reap.graph.model import Model
-from onnx_reap.refit.frontier import Frontier
+from onnx_reap.graph.weights import layer_weights, set_layer
 from onnx_reap.refit.layer import Fitted, Rows, fit_layer
 from onnx_reap.refit.order import Job, waves
 from onnx_reap.refit.sampling import Sampler, Walk
-from onnx_reap.refit.stream import Stream
-from onnx_reap.refit.write import layer_weights, set_layer
 from onnx_reap.solve.backend import Backend
 
 TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
@@ -54,10 +54,14 @@ def refit_model(
         for stretch, following in zip(stretches, followed_by, strict=True):
             ahead = [job for wave in stretch for job in wave]
             tensors = list(dict.fromkeys(job.tail.tensor for job in ahead))
-            run = before.run(original, tensors, place_before.move(following))
+            run = before.run(
+                original, tensors, place_before.move([job.linear.y for job in following])
+            )
             targets = sampler.collect(run, ahead, sampler.target_rows)
             for wave in stretch:
-                run = after.run(pruned, _given(wave), place_after.move(wave))
+                run = after.run(
+                    pruned, _given(wave), place_after.move([job.linear.y for job in wave])
+                )
                 inputs = sampler.collect(run, wave, sampler.input_rows)
                 for job in wave:
                     node = job.linear.node

@@ -10,10 +10,11 @@ import pytest
 from small_models import Net, images, run, weights_of
 
 from onnx_reap.analysis import Analysis, analyse, model_inputs
+from onnx_reap.capture import stream
 from onnx_reap.data import open_calibration
 from onnx_reap.graph.cut import cut_graph
 from onnx_reap.progress import NoProgress
-from onnx_reap.refit import stream, walk
+from onnx_reap.refit import walk
 from onnx_reap.refit.layer import fit_layer
 from onnx_reap.repair import repair
 from onnx_reap.settings import Settings

@@ -47,6 +47,14 @@ def set_layer(model: Model, linear: Linear, weight: np.ndarray, bias: np.ndarray
         node.inputs = [*node.inputs[:2], constant]
 
 
+def has_plain_bias(model: Model, linear: Linear) -> bool:
+    """Whether a layer's bias is, or may become, one number per output."""
+    if linear.bias is None:
+        return True
+    shape = model.constants()[linear.bias].shape
+    return linear.beta != 0 and len(shape) <= 2 and (len(shape) < 2 or shape[0] == 1)
+
+
 def bias_behind(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
     """Find the constant vector that is added to a MatMul's result: the Add node and its input."""
     result = node.outputs[0]

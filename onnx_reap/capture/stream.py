@@ -1,8 +1,7 @@
-"""Two streams through the graph: activations of the original and of the pruned model, side by side.
+"""Streams through the graph: activations at a frontier that moves from the input to the output.
 
-The walk moves a frontier through the graph. What later layers need of earlier ones is kept at the
-frontier, batch by batch, on disk once it grows past a budget, so that a run starts there instead of
-at the model's input.
+What later layers need of earlier ones is kept at the frontier, batch by batch, on disk once it
+grows past a budget, so that a run starts there instead of at the model's input.
 """
 
 from __future__ import annotations
@@ -119,7 +118,7 @@ class Stream:
         store = Store(on_disk=move.size > MEMORY) if move else None
         names = [*outputs, *(move.tensors if move else ())]
         compute = None
-        for held in self._batches():
+        for held in self.held():
             compute = compute or self._part(model, held, names)
             result = {name: held[name] for name in names if name in held} | compute(held)
             if store is not None and move is not None:
@@ -128,6 +127,11 @@ class Stream:
         if store is not None:
             self.close()
             self._store = store
+
+    def advance(self, model: Model, move: Move) -> None:
+        """Move the frontier."""
+        for _ in self.run(model, (), move):
+            pass
 
     def close(self) -> None:
         """Free what is kept at the frontier."""
@@ -146,7 +150,8 @@ class Stream:
         fed = [i.name for i in active.get_inputs()]  # initializers may be listed, but aren't fed
         return lambda held: run(active, wanted, {name: held[name] for name in fed})
 
-    def _batches(self) -> Iterator[dict[str, np.ndarray]]:
+    def held(self) -> Iterator[dict[str, np.ndarray]]:
+        """Yield what is held at the frontier, batch by batch."""
         if self._store is not None:
             return iter(self._store)
         return self._calibration.batches(self._batch, pad=self._pad)

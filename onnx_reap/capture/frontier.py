@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_reap.capture.stream import Move
 from onnx_reap.graph.model import Model, captured_tensors
 from onnx_reap.graph.probe import Probe
-from onnx_reap.refit.order import Job
-from onnx_reap.refit.stream import Move
 
 WORTH = 1.25  # a later start may take this much more memory than the smallest one on the way
 GROWTH = 2  # a start may take this much more than the present one
 SMALL = 128 << 20  # or up to this many bytes,
-PATIENCE = 4  # unless so many waves have passed, each of which had to start further back
+PATIENCE = 4  # unless so many moves were forgone, each of which made runs start further back
 
 
 class Frontier:
@@ -31,14 +30,17 @@ class Frontier:
         self._held = np.inf
         self._waited = 0
 
-    def move(self, wave: Sequence[Job]) -> Move | None:
-        """Return where to start from now on, before a wave is refitted.
+    def move(self, ahead: Sequence[str]) -> Move | None:
+        """Return where to start from now on; None where staying is better.
 
-        None where staying is better. All nodes in front of the wave's first layer are final.
+        Parameters
+        ----------
+        ahead : sequence of str
+            The first tensors whose makers may still change: all nodes in front are final.
         """
-        if not wave:
+        if not ahead:
             return None
-        limit = min(self._place[job.linear.y] for job in wave)
+        limit = self.place(ahead)
         spots = range(self._at + 1, limit + 1)
         sizes = [self._size(self._alive(spot)) for spot in spots]
         least = min(sizes, default=np.inf)
@@ -52,6 +54,10 @@ class Frontier:
             return None
         self._at, self._held, self._waited = best, size, 0
         return Move(alive, int(size))
+
+    def place(self, tensors: Sequence[str]) -> int:
+        """Return the place in the graph of the first node that makes one of these tensors."""
+        return min(self._place[name] for name in tensors)
 
     def _alive(self, spot: int) -> list[str]:
         """Tensors that nodes from `spot` on need and that are made before, or fed."""

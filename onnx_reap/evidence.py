@@ -1,0 +1,166 @@
+"""What removing channels costs: a removal path for every group, and an error for every width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_reap.analysis import Analysis
+from onnx_reap.capture.moments import Tap, capture_moments
+from onnx_reap.data import Calibration
+from onnx_reap.graph.channels import Group
+from onnx_reap.plan.allocate import Choices
+from onnx_reap.progress import Progress
+from onnx_reap.select.order import l1_order, random_order
+from onnx_reap.select.paths import DAMPING, find_taps, group_path
+from onnx_reap.sensing import divergence_choices
+from onnx_reap.sensitivity.trial import Observed
+from onnx_reap.settings import Settings
+from onnx_reap.solve.backend import Backend
+from onnx_reap.solve.moments import Moments
+from onnx_reap.solve.removal import RemovalPath
+
+JUDGING = 0.2  # fraction of the samples that judge what the others bring about
+FEWEST_TO_SPLIT = 5
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of every group's widths.
+
+    Attributes
+    ----------
+    paths : tuple of RemovalPath
+        By group, down to the narrowest width that may be chosen.
+    variances : tuple of float or None
+        Of the consumers' outputs, in the unit of the paths' errors; None where nothing may go.
+    choices : tuple of Choices
+        Widths, and an error for each that compares across groups.
+    """
+
+    paths: tuple[RemovalPath, ...]
+    variances: tuple[float | None, ...]
+    choices: tuple[Choices, ...]
+
+
+def blind_evidence(
+    analysis: Analysis, widths: Sequence[np.ndarray], settings: Settings
+) -> Evidence:
+    """Return the order in which channels go, from weights alone; no error is known."""
+    orders = [np.asarray(_order(group, analysis, settings)) for group in analysis.groups]
+    paths = tuple(RemovalPath(order, np.zeros(len(order))) for order in orders)
+    choices = tuple(Choices(w, np.zeros(len(w))) for w in widths)
+    return Evidence(paths, (None,) * len(paths), choices)
+
+
+def gather_evidence(
+    analysis: Analysis,
+    widths: Sequence[np.ndarray],
+    settings: Settings,
+    samples: Calibration,
+    backend: Backend,
+    progress: Progress,
+    *,
+    sense: bool,
+) -> Evidence:
+    """Run the model, follow every group's removal path, and see what the output feels of it.
+
+    Parameters
+    ----------
+    widths : sequence of int arrays
+        By group the widths that it may take, ascending, its own last.
+    sense : bool
+        Whether errors are those of the final output; local errors otherwise.
+    """
+    narrowest = [int(w[0]) for w in widths]
+    shrinking = [g for g, w in zip(analysis.groups, narrowest, strict=True) if g.width > w]
+    taps = find_taps(analysis.flow, shrinking)
+    judges = sense and len(samples) >= FEWEST_TO_SPLIT
+    parts = samples.split(JUDGING, settings.seed) if judges else (samples,)
+    with progress.stage("Capturing activations", len(samples)) as step:
+        captured = [_capture(analysis, taps, part, settings, backend, step) for part in parts]
+    learned = captured[0]
+    together = learned
+    if judges:
+        together = {node: seen.merge(captured[1][node]) for node, seen in learned.items()}
+    paths, variances = _paths(analysis, narrowest, taps, together, settings, backend, progress)
+    choices = [_choices(w, path) for w, path in zip(widths, paths, strict=True)]
+    if sense:
+        observed = Observed({t.linear.node: t for t in taps}, learned, DAMPING, backend)
+        orders = [path.order for path in paths]
+        with progress.stage("Measuring sensitivities", len(shrinking)) as step:
+            choices = divergence_choices(
+                analysis, choices, orders, observed, parts[-1], settings, step
+            )
+    return Evidence(tuple(paths), tuple(variances), tuple(choices))
+
+
+def _capture(
+    analysis: Analysis,
+    taps: Sequence[Tap],
+    samples: Calibration,
+    settings: Settings,
+    backend: Backend,
+    step: Callable[[int], None],
+) -> dict[str, Moments]:
+    return capture_moments(
+        analysis.model.to_proto(),
+        taps,
+        samples,
+        analysis.probe,
+        positions=settings.positions,
+        seed=settings.seed,
+        fixed_batch=analysis.fixed_batch,
+        providers=analysis.providers,
+        to_device=backend.to_device,
+        on_batch=step,
+    )
+
+
+def _paths(
+    analysis: Analysis,
+    narrowest: Sequence[int],
+    taps: Sequence[Tap],
+    moments: Mapping[str, Moments],
+    settings: Settings,
+    backend: Backend,
+    progress: Progress,
+) -> tuple[list[RemovalPath], list[float | None]]:
+    """Follow the removal path of every group down to its narrowest width."""
+    by_node = {tap.linear.node: tap for tap in taps}
+    paths: list[RemovalPath] = []
+    variances: list[float | None] = []
+    with progress.stage("Choosing channels", len(narrowest)) as step:
+        for group, least in zip(analysis.groups, narrowest, strict=True):
+            path, variance = RemovalPath(np.zeros(0, np.int64), np.zeros(0)), None
+            if least < group.width:
+                path, variance = group_path(
+                    group,
+                    analysis.flow,
+                    analysis.model,
+                    by_node,
+                    moments,
+                    backend,
+                    steps=group.width - least,
+                    order=_order(group, analysis, settings),
+                )
+            paths.append(path)
+            variances.append(variance)
+            step()
+    return paths, variances
+
+
+def _order(group: Group, analysis: Analysis, settings: Settings) -> list[int] | None:
+    if settings.criterion == "l1":
+        return l1_order(group, analysis.flow, analysis.model).tolist()
+    if settings.criterion == "random":
+        return random_order(group, settings.seed).tolist()
+    return None
+
+
+def _choices(widths: np.ndarray, path: RemovalPath) -> Choices:
+    gone = widths[-1] - widths
+    errors = np.concatenate([[0.0], path.errors])
+    return Choices(widths, errors[gone])

@@ -1,0 +1,1 @@
+"""What removing channels does to the final output, group by group."""

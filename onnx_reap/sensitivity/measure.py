@@ -1,0 +1,112 @@
+"""Measure what trials do to the outputs, each from the input of the layers that it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_reap.capture.frontier import Frontier
+from onnx_reap.capture.rows import own_samples
+from onnx_reap.capture.stream import Stream
+from onnx_reap.data import Calibration
+from onnx_reap.graph.model import Model
+from onnx_reap.graph.probe import Probe
+from onnx_reap.runtime import run, session
+from onnx_reap.sensitivity.divergence import TINY, Metric, Tensors, divergence
+from onnx_reap.sensitivity.trial import Constants
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What trials are measured on.
+
+    Attributes
+    ----------
+    model : Model
+        The original's function, with constants that trials replace.
+    samples : Calibration
+        Not among those that trials were made from.
+    batch : int
+        Samples a run; `pad` where the model insists on it.
+    """
+
+    model: Model
+    probe: Probe
+    metrics: Sequence[Metric]
+    samples: Calibration
+    batch: int
+    pad: bool
+    providers: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Trials of one group.
+
+    Attributes
+    ----------
+    tensors : tuple of str
+        Outputs of the layers whose constants change.
+    dtypes : mapping of str to numpy.dtype
+        These constants.
+    trials : iterable of Constants
+        Values for them; made when they are asked for.
+    """
+
+    tensors: tuple[str, ...]
+    dtypes: Mapping[str, np.dtype]
+    trials: Iterable[Constants]
+
+
+def measure(
+    bench: Bench, series: Sequence[Series], on_series: Callable[[], None]
+) -> list[list[float]]:
+    """Measure how far every trial takes the outputs from the original's.
+
+    Returns
+    -------
+    list of lists of float
+        For each series the divergence of its trials: mean over samples, sum over outputs.
+    """
+    names = [metric.output for metric in bench.metrics]
+    frontier = Frontier(bench.model, bench.probe, len(bench.samples))
+    result: list[list[float]] = [[] for _ in series]
+    with Stream(bench.samples, bench.batch, bench.pad, bench.providers) as stream:
+        wanted = list(stream.run(bench.model, names))
+        for index in np.argsort([frontier.place(s.tensors) for s in series], kind="stable"):
+            move = frontier.move(series[index].tensors)
+            if move is not None:
+                stream.advance(bench.model, move)
+            score = _scorer(bench, stream, series[index], wanted)
+            result[index] = [score(trial) for trial in series[index].trials]
+            on_series()
+    return result
+
+
+def _scorer(
+    bench: Bench, stream: Stream, series: Series, wanted: Sequence[Tensors]
+) -> Callable[[Constants], float]:
+    """Make the function that runs the rest of the model with other constants."""
+    names = list(wanted[0])
+    held = next(stream.held())
+    inputs = {name: array.dtype for name, array in held.items()}
+    active = session(bench.model.part({**inputs, **series.dtypes}, names), bench.providers)
+    fed = {value.name for value in active.get_inputs()}
+
+    def score(trial: Constants) -> float:
+        total: np.ndarray | float = 0.0
+        left = len(bench.samples)
+        for held, want in zip(stream.held(), wanted, strict=True):
+            feed = {name: x for name, x in {**held, **trial}.items() if name in fed}
+            got = run(active, names, feed)
+            own, left = min(left, bench.batch), left - bench.batch
+            a, b = (
+                {n: own_samples(x, own, bench.batch) for n, x in y.items()} for y in (want, got)
+            )
+            total = total + divergence(bench.metrics, a, b)
+        above, below = np.transpose(total)
+        return float((above / np.maximum(below, TINY)).sum())
+
+    return score

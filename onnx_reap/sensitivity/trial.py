@@ -1,0 +1,129 @@
+"""One group without some of its channels, everything else intact: its consumers' weights.
+
+Instead of cutting channels, their columns are zeroed in the consumers, which is the same function;
+the columns that stay make up for them by the moments of the original. So all trials of all groups
+are one graph with other constants, which can be fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_reap.capture.moments import Tap
+from onnx_reap.capture.rows import matrix_to_weight, weight_to_matrix
+from onnx_reap.graph.channels import Group
+from onnx_reap.graph.model import Model
+from onnx_reap.graph.records import Flow
+from onnx_reap.graph.weights import bias_behind, has_plain_bias, layer_weights, set_layer
+from onnx_reap.solve.backend import Backend
+from onnx_reap.solve.kept import without
+from onnx_reap.solve.moments import Moments
+
+Constants = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Moments at the inputs of layers, by node.
+
+    Attributes
+    ----------
+    damping : float
+        To use with them.
+    """
+
+    taps: Mapping[str, Tap]
+    moments: Mapping[str, Moments]
+    damping: float
+    backend: Backend
+
+
+class Consumer:
+    """A layer whose weight, and bias where it takes one, are constants of its own.
+
+    Parameters
+    ----------
+    model : Model
+        Edited: constants that the layer shares are copied, a bias is added where it has none.
+    """
+
+    def __init__(self, model: Model, node: str, flow: Flow, observed: Observed) -> None:
+        self._tap = observed.taps[node]
+        self._linear = linear = self._tap.linear
+        self._moments, self._observed = observed.moments[node], observed
+        self._units = flow.units_along(linear.x, linear.x_axis)
+        stored, bias = layer_weights(model, linear)
+        self._weight = weight_to_matrix(linear, stored)
+        self._bias: gs.Constant | None = None
+        if has_plain_bias(model, linear):
+            outputs = linear.group * self._weight.shape[2]
+            set_layer(model, linear, stored, np.broadcast_to(bias, outputs))
+            self._bias = _bias_of(model, node)
+        self._stored = model.node(node).inputs[1]
+
+    @property
+    def y(self) -> str:
+        """Name of the layer's output."""
+        return self._linear.y
+
+    def original(self) -> Constants:
+        """Return the layer's constants as they are, by name."""
+        mine = [self._stored] if self._bias is None else [self._stored, self._bias]
+        return {constant.name: constant.values for constant in mine}
+
+    def without(self, removed: Collection[int]) -> Constants:
+        """Return the layer's constants that make up for units that are gone."""
+        gone = np.repeat(np.isin(self._units, list(removed)), self._linear.taps)
+        weight = np.stack(
+            [
+                self._one(g, matrix, columns)
+                for g, (matrix, columns) in enumerate(
+                    zip(self._weight, np.split(gone, len(self._weight)), strict=True)
+                )
+            ]
+        )
+        values = {self._stored.name: matrix_to_weight(self._linear, weight, self._stored.values)}
+        if self._bias is not None:
+            lost = np.einsum("gd,gdo->go", self._mean(), self._weight - weight).ravel()
+            old = self._bias.values
+            values[self._bias.name] = (old + lost / self._linear.beta).astype(old.dtype)
+        return values
+
+    def _one(self, g: int, weight: np.ndarray, gone: np.ndarray) -> np.ndarray:
+        """Return the weight (D, O) of one map."""
+        if self._tap.fold is not None or not gone.any():
+            return np.where(gone[:, None], 0.0, weight)  # too wide for a matrix of all pairs
+        to_device, to_host = self._observed.backend.to_device, self._observed.backend.to_host
+        gram = self._moments.gram[g, ...]
+        return np.asarray(to_host(without(gram, to_device(weight), gone, self._observed.damping)))
+
+    def _mean(self) -> np.ndarray:
+        """Return the mean input of every map, (g, D)."""
+        mean = np.asarray(self._observed.backend.to_host(self._moments.mean_x))
+        if self._tap.fold is None:
+            return mean
+        spread = np.zeros((1, self._tap.columns))
+        spread[0, self._tap.fold] = mean[0][:, None]
+        return spread
+
+
+def consumers_of(
+    model: Model, groups: Iterable[Group], flow: Flow, observed: Observed
+) -> dict[str, Consumer]:
+    """Prepare the consumers of some groups, by node; the model is edited."""
+    nodes = dict.fromkeys(node for group in groups for node in group.consumers)
+    return {node: Consumer(model, node, flow, observed) for node in nodes}
+
+
+def _bias_of(model: Model, key: str) -> gs.Constant:
+    node = model.node(key)
+    if node.op != "MatMul":
+        return node.inputs[2]
+    found = bias_behind(model, node)
+    assert found is not None  # it was set
+    reader, place = found
+    return reader.inputs[place]
