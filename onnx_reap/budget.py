@@ -21,6 +21,8 @@ from onnx_reap.repair import has_bias
 from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
 from onnx_reap.validation import flag
 
+RESERVE = 4096  # bytes of a file for what a run adds: names of biases, metadata
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -33,11 +35,17 @@ class Goal:
     ratios : tuple of float, optional
         Fraction to remove from every group.
     budgets : tuple of Budget
+    latency : (float, bool), optional
+        Milliseconds of a run at most, or a multiple of the original's if the second entry is true.
+    max_drop : float, optional
+        Loss at most; the smallest model within it is wanted.
     """
 
     widths: tuple[np.ndarray, ...]
     ratios: tuple[float, ...] | None
     budgets: tuple[Budget, ...]
+    latency: tuple[float, bool] | None = None
+    max_drop: float | None = None
 
 
 def read_goal(analysis: Analysis, settings: Settings) -> Goal:
@@ -70,13 +78,18 @@ def read_goal(analysis: Analysis, settings: Settings) -> Goal:
         return Goal(widths, ratios, ())
     budgets = _budgets(analysis, settings)
     check_reachable(widths, budgets)
-    return Goal(widths, None, budgets)
+    return Goal(widths, None, budgets, settings.target_latency, settings.max_drop)
 
 
 def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
     full = np.array([group.width for group in analysis.groups])
-    wishes = {"--target-macs": settings.target_macs, "--target-params": settings.target_params}
-    if all(wish is None for wish in wishes.values()):
+    wishes = {
+        "--target-macs": settings.target_macs,
+        "--target-params": settings.target_params,
+        "--target-size": settings.target_size,
+    }
+    searched = settings.max_drop is not None or settings.target_latency is not None
+    if all(wish is None for wish in wishes.values()) and not searched:
         wishes["--target-macs"] = DEFAULT_TARGET_MACS
     budgets = []
     for name, wish in wishes.items():
@@ -90,14 +103,25 @@ def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
                 hint=f"{wish / 100:g}",
             )
         cost = analysis.macs if name == "--target-macs" else analysis.params
-        limit = int(wish * cost.at(full) if wish <= 1 else wish)  # 1 or less is a fraction
-        budgets.append(Budget(name, cost, limit))
+        limit = wish * cost.at(full) if wish <= 1 else wish  # 1 or less is a fraction
+        if name == "--target-size":
+            limit = _parameters_in(wish, analysis, cost.at(full))
+        budgets.append(Budget(name, cost, int(limit)))
     if not settings.refit or fits(full, budgets):  # nothing is fitted where nothing goes
         return tuple(budgets)
     biases = added_biases(analysis)
     return tuple(
-        replace(b, cost=b.cost + biases) if b.name == "--target-params" else b for b in budgets
+        replace(b, cost=b.cost + biases) if b.name != "--target-macs" else b for b in budgets
     )
+
+
+def _parameters_in(size: float, analysis: Analysis, params: int) -> float:
+    """Return how many parameters a file of that size holds, all else as in the original."""
+    whole = analysis.proto.ByteSize()
+    weights = sum(c.values.nbytes for c in analysis.model.constants().values())
+    share = weights / max(params, 1)  # bytes of a parameter
+    others = whole - weights + RESERVE
+    return max((size * whole if size <= 1 else size) - others, 0) / share
 
 
 def check_met(budgets: Sequence[Budget], *, macs: int, params: int) -> None:

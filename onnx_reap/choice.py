@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnx_reap.analysis import Analysis
 from onnx_reap.budget import Goal
 from onnx_reap.data import Calibration
-from onnx_reap.evidence import blind_evidence, gather_evidence
+from onnx_reap.evidence import Evidence, blind_evidence, gather_evidence
 from onnx_reap.plan.allocate import Choices, fits, global_threshold, uniform, uniform_within
-from onnx_reap.progress import Progress
 from onnx_reap.select.paths import find_taps
 from onnx_reap.settings import Settings
-from onnx_reap.solve.backend import Backend
+from onnx_reap.work import Work
 
 DEEPEST = 0.4  # of the fraction that is to stay on average: narrower groups are not tried
 
@@ -40,55 +39,64 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
-def choose(
-    analysis: Analysis,
-    goal: Goal,
-    settings: Settings,
-    calibration: Calibration | None,
-    backend: Backend,
-    progress: Progress,
-) -> Choice:
+def observe(work: Work, goal: Goal) -> Evidence:
+    """Find out what removing channels costs, as far as the goal needs it."""
+    fixed = _without_evidence(work, goal)
+    widths = _worth_following(goal) if fixed is None else _only(goal, fixed)
+    if work.samples.fit is None:
+        return blind_evidence(work.analysis, widths, work.settings)
+    return gather_evidence(
+        work.analysis,
+        widths,
+        work.settings,
+        work.samples.fit,
+        work.backend,
+        work.progress,
+        sense=fixed is None and work.settings.allocation == "pro",
+    )
+
+
+def decide(work: Work, goal: Goal, evidence: Evidence) -> Choice:
     """Choose the channels to remove.
 
-    Parameters
-    ----------
-    calibration : Calibration, optional
-        None if nothing is to be estimated; groups then shrink alike.
+    Raises
+    ------
+    TargetError
+        If a budget is out of reach.
     """
-    fixed = _without_evidence(analysis, goal, settings, calibration)
-    widths = _worth_following(goal) if fixed is None else _only(goal, fixed)
-    if calibration is None:
-        evidence = blind_evidence(analysis, widths, settings)
-    else:
-        sense = fixed is None and settings.allocation == "pro"
-        evidence = gather_evidence(
-            analysis, widths, settings, calibration, backend, progress, sense=sense
-        )
-    if fixed is None:
-        fixed = global_threshold(evidence.choices, goal.budgets)
-    removed, errors = [], []
+    widths = _without_evidence(work, goal)
+    if widths is None:
+        widths = global_threshold(evidence.choices, goal.budgets)
+    choice = chosen(work.analysis, evidence, widths)
+    notes = []
+    if not choice.removed:
+        notes = ["the model is as small as was asked for: nothing was removed"]
+    elif work.samples.fit is not None:
+        notes = _too_few_samples(work.analysis, widths, work.settings, work.samples.fit)
+    return replace(choice, notes=tuple(notes))
+
+
+def chosen(analysis: Analysis, evidence: Evidence, widths: np.ndarray) -> Choice:
+    """Look up what goes at some widths."""
+    removed: list[int] = []
+    errors = []
     for group, path, width, variance in zip(
-        analysis.groups, evidence.paths, fixed.tolist(), evidence.variances, strict=True
+        analysis.groups, evidence.paths, widths.tolist(), evidence.variances, strict=True
     ):
         gone = group.width - width
         removed += [group.units[int(unit)] for unit in path.order[:gone]]
         error = float(path.errors[gone - 1]) if gone else 0.0
         errors.append(error / variance if variance else None)
-    notes = [] if removed else ["the model is as small as was asked for: nothing was removed"]
-    if removed and calibration is not None:
-        notes += _too_few_samples(analysis, [int(w[0]) for w in widths], settings, calibration)
-    return Choice(fixed, tuple(removed), tuple(errors), tuple(notes))
+    return Choice(widths, tuple(removed), tuple(errors))
 
 
-def _without_evidence(
-    analysis: Analysis, goal: Goal, settings: Settings, calibration: Calibration | None
-) -> np.ndarray | None:
+def _without_evidence(work: Work, goal: Goal) -> np.ndarray | None:
     """Return the widths where they don't depend on what removals cost."""
     blank = [Choices(w, np.zeros(len(w))) for w in goal.widths]
     if goal.ratios is not None:
         return uniform(blank, goal.ratios)
-    whole = fits(np.array([group.width for group in analysis.groups]), goal.budgets)
-    if calibration is None or whole or settings.allocation == "uniform":
+    whole = fits(np.array([group.width for group in work.analysis.groups]), goal.budgets)
+    if work.samples.fit is None or whole or work.settings.allocation == "uniform":
         return uniform_within(blank, goal.budgets)
     return None
 
@@ -108,10 +116,10 @@ def _worth_following(goal: Goal) -> list[np.ndarray]:
 
 
 def _too_few_samples(
-    analysis: Analysis, narrowest: list[int], settings: Settings, calibration: Calibration
+    analysis: Analysis, widths: np.ndarray, settings: Settings, calibration: Calibration
 ) -> list[str]:
     """Warn if some layer has more unknowns than samples give it equations."""
-    shrinking = [g for g, least in zip(analysis.groups, narrowest, strict=True) if g.width > least]
+    shrinking = [g for g, width in zip(analysis.groups, widths, strict=True) if g.width > width]
     needs = {}
     for tap in find_taps(analysis.flow, shrinking):
         linear, shape = tap.linear, analysis.probe.shapes[tap.linear.y]

@@ -80,12 +80,14 @@ def gather_evidence(
     judges = sense and len(samples) >= FEWEST_TO_SPLIT
     parts = samples.split(JUDGING, settings.seed) if judges else (samples,)
     with progress.stage("Capturing activations", len(samples)) as step:
-        captured = [_capture(analysis, taps, part, settings, backend, step) for part in parts]
-    learned = captured[0]
+        learned, *others = (
+            _capture(analysis, taps, part, len(samples), settings, backend, step) for part in parts
+        )
     together = learned
-    if judges:
-        together = {node: seen.merge(captured[1][node]) for node, seen in learned.items()}
+    for other in others:
+        together = {node: seen.merge(other.pop(node)) for node, seen in learned.items()}
     paths, variances = _paths(analysis, narrowest, taps, together, settings, backend, progress)
+    del together  # as large as what is still needed
     choices = [_choices(w, path) for w, path in zip(widths, paths, strict=True)]
     if sense:
         observed = Observed({t.linear.node: t for t in taps}, learned, DAMPING, backend)
@@ -101,6 +103,7 @@ def _capture(
     analysis: Analysis,
     taps: Sequence[Tap],
     samples: Calibration,
+    total: int,
     settings: Settings,
     backend: Backend,
     step: Callable[[int], None],
@@ -110,6 +113,7 @@ def _capture(
         taps,
         samples,
         analysis.probe,
+        samples=total,
         positions=settings.positions,
         seed=settings.seed,
         fixed_batch=analysis.fixed_batch,

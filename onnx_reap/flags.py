@@ -58,6 +58,43 @@ FLAGS = {
         "X",
         default="none",
     ),
+    "target_size": Flag(
+        "budget",
+        "size of the file at most: fraction of the original's, or bytes such as 5M",
+        parsing.target,
+        "X",
+        default="none",
+    ),
+    "target_latency": Flag(
+        "budget",
+        "time of a run on this machine at most, such as 5ms, or 0.6x of the original's",
+        parsing.latency,
+        "X",
+        default="none",
+    ),
+    "max_drop": Flag(
+        "budget",
+        "loss at most, such as 1%%: of the samples that are classified as before, of the relative "
+        "output error, or of what --labels or --evaluate measure; makes the smallest such model",
+        parsing.fraction,
+        "X",
+        default="none",
+    ),
+    "labels": Flag(
+        "budget",
+        "classes of the samples, .npy or .npz: --max-drop then bounds the accuracy that is lost",
+        Path,
+        "FILE",
+        default="none",
+    ),
+    "evaluate": Flag(
+        "budget",
+        "function of an onnx.ModelProto that returns more for better models: --max-drop then "
+        "bounds its relative decrease",
+        str,
+        "MODULE:FUNCTION",
+        default="none",
+    ),
     "layer_ratios": Flag(
         "budget",
         'JSON file of fractions to remove by glob on node names, {"/layer1/*": 0.5}',

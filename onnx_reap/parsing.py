@@ -48,6 +48,16 @@ def target(text: str) -> float:
     return value
 
 
+def latency(text: str) -> tuple[float, bool]:
+    """Read milliseconds (`5ms`) or a multiple of the original's time (`0.6x`)."""
+    for unit, factor, relative in (("ms", 1.0, False), ("us", 1e-3, False), ("x", 1.0, True)):
+        if text.lower().endswith(unit):
+            value = _float(text[: -len(unit)]) * factor
+            if math.isfinite(value) and value > 0:
+                return value, relative
+    raise ArgumentTypeError(f"got: {text!r} | expected: a time such as 5ms, or a factor as 0.6x")
+
+
 def positive(text: str) -> int:
     """Read a whole number, at least 1."""
     if not (text.isdecimal() and int(text)):

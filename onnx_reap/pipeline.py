@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,38 +9,28 @@ from typing import Any
 
 import onnx
 
-from onnx_reap.analysis import (
-    Analysis,
-    analyse,
-    count_parameters,
-    macs_left,
-    model_inputs,
-    normalises_itself,
-    with_sizes,
-)
-from onnx_reap.budget import check_met, read_goal
+from onnx_reap.analysis import Analysis, analyse, model_inputs, normalises_itself, with_sizes
+from onnx_reap.budget import Goal, check_met, read_goal
 from onnx_reap.capture.moments import batch_size
-from onnx_reap.choice import Choice, choose
+from onnx_reap.choice import Choice, decide, observe
 from onnx_reap.data import RAW_PIXELS, Calibration
-from onnx_reap.equivalence import check_cut
-from onnx_reap.graph.cut import cut_graph, kept_positions
+from onnx_reap.drop import Drop, drop_judge
 from onnx_reap.graph.mask import mask_graph
-from onnx_reap.graph.model import Model
 from onnx_reap.loading import load
+from onnx_reap.making import Made, cut_and_compare, finish, make
 from onnx_reap.masking import with_weights
 from onnx_reap.plan.plan import Plan
 from onnx_reap.planning import make_plan, removed_by, widths_left
 from onnx_reap.progress import NoProgress, Progress
-from onnx_reap.refit.layer import Fitted
-from onnx_reap.repair import repair
 from onnx_reap.report.records import Quality, Report
-from onnx_reap.reporting import Clock, make_report
-from onnx_reap.samples import open_samples
+from onnx_reap.reporting import make_report
+from onnx_reap.samples import Samples, open_samples
+from onnx_reap.searching import check_latency, scouted, smallest_within_drop, with_latency
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend, namespace
 from onnx_reap.validation import make_settings
 from onnx_reap.verify import check_file, measure_quality
-from onnx_reap.version import __version__
+from onnx_reap.work import Clock, Work
 
 Source = str | Path | onnx.ModelProto
 Shapes = Mapping[str, Sequence[int]]
@@ -101,44 +90,32 @@ def reap(
         goal = read_goal(analysis, chosen)
     only_cpu = chosen.provider is not None and analysis.providers == ["CPUExecutionProvider"]
     backend = Backend(*namespace("cpu" if only_cpu else "auto"))
-    with clock("choose"):
-        choice = choose(analysis, goal, chosen, samples.fit, backend, progress)
-    notes = [*samples.notes, *choice.notes]
+    work = Work(analysis, samples, chosen, backend, progress, clock)
+    made, drop, goal = _made(work, goal)
+    check_met(goal.budgets, macs=made.macs, params=made.params)
+    notes = [*samples.notes, *made.choice.notes, *made.notes]
     if normalises_itself(analysis.model):
         notes = [note for note in notes if note != RAW_PIXELS]
-    with clock("cut"):
-        pruned, doubts = _cut(analysis, choice.removed, samples.every)
-        notes += doubts
-    refits: dict[str, Fitted] = {}
-    if chosen.refit and samples.fit is not None and choice.removed:
-        with clock("refit"):
-            refits, unfitted = repair(
-                analysis, pruned, choice.removed, chosen, samples.fit, backend, progress
-            )
-            notes += unfitted
-    out = _finish(pruned, chosen)
-    macs, params = macs_left(analysis, pruned, choice.widths), count_parameters(out)
-    check_met(goal.budgets, macs=macs, params=params)
     with clock("verify"), progress.stage("Verifying") as step:
-        notes += check_file(proto, out)
+        notes += check_file(proto, made.model)
         seen = samples.fit and samples.fit.take(JUDGES, chosen.seed)
-        fitted, held_out = (_quality(analysis, out, s) for s in (seen, samples.held_out))
+        fitted, held_out = (_quality(analysis, made.model, s) for s in (seen, samples.held_out))
         step()
-    report = make_report(
-        analysis,
-        choice,
-        out,
-        samples.every,
-        chosen,
-        clock,
-        macs=macs,
-        params=params,
-        fitted=fitted,
-        held_out=held_out,
-        refits=refits,
-        notes=notes,
-    )
-    return Result(out, report, make_plan(analysis, choice.removed, chosen))
+    report = make_report(work, made, fitted=fitted, held_out=held_out, drop=drop, notes=notes)
+    return Result(made.model, report, make_plan(analysis, made.choice.removed, chosen))
+
+
+def _made(work: Work, goal: Goal) -> tuple[Made, Drop | None, Goal]:
+    """Reach the goal; return the model, what it lost where that was bounded, and the budgets."""
+    judge = None if goal.max_drop is None else drop_judge(work)
+    check_latency(work, goal)
+    with work.clock("choose"):
+        evidence = observe(work, scouted(work, goal))
+    if goal.latency is not None:
+        goal = with_latency(work, goal, evidence)
+    if judge is not None:
+        return *smallest_within_drop(work, goal, evidence, judge), goal
+    return make(work, decide(work, goal, evidence)), None, goal
 
 
 def replay(
@@ -170,19 +147,22 @@ def replay(
     with progress.stage("Cutting") as step:
         with clock("analyse"):
             chosen, analysis, samples, removed = _planned(model, plan, settings)
-        with clock("cut"):
-            pruned, notes = _cut(analysis, removed, samples)
-            out = _finish(pruned, chosen)
+        widths = widths_left(analysis, removed)
+        work = Work(
+            analysis,
+            Samples(samples, None, None, ()),
+            chosen,
+            Backend(*namespace("cpu")),
+            progress,
+            clock,
+        )
+        made = make(work, Choice(widths, removed, (None,) * len(widths)))
         with clock("verify"):
-            notes += check_file(analysis.proto, out)
+            notes = [*made.notes, *check_file(analysis.proto, made.model)]
         step()
-    widths = widths_left(analysis, removed)
-    choice = Choice(widths, removed, (None,) * len(widths))
-    macs, params = macs_left(analysis, pruned, widths), count_parameters(out)
-    report = make_report(
-        analysis, choice, out, samples, chosen, clock, macs=macs, params=params, notes=notes
+    return Result(
+        made.model, make_report(work, made, notes=notes), make_plan(analysis, removed, chosen)
     )
-    return Result(out, report, make_plan(analysis, removed, chosen))
 
 
 def cut(
@@ -204,8 +184,8 @@ def cut(
         If the plan doesn't fit the model.
     """
     chosen, analysis, samples, removed = _planned(model, plan, {"input_shapes": input_shapes})
-    pruned, _ = _cut(analysis, removed, samples)
-    out = _finish(pruned, chosen)
+    pruned, _ = cut_and_compare(analysis, removed, samples)
+    out = finish(pruned, chosen)
     check_file(analysis.proto, out)
     return out
 
@@ -258,34 +238,6 @@ def _planned(
     samples = open_samples(inputs, None, settings).every
     analysis = analyse(proto, inputs, samples, settings)
     return settings, analysis, samples, removed_by(plan, analysis)
-
-
-def _cut(
-    analysis: Analysis, removed: tuple[int, ...], samples: Calibration
-) -> tuple[Model, list[str]]:
-    """Cut, and compare with the masked original, which must be the same function."""
-    pruned, masked = analysis.copy(), analysis.copy()
-    cut_graph(pruned, analysis.probe, analysis.flow, removed)
-    mask_graph(masked, analysis.flow, removed)
-    sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]
-    feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
-    kept = kept_positions(analysis.flow, removed)
-    notes = check_cut(masked.to_proto(), pruned.to_proto(), feeds, kept, analysis.providers)
-    return pruned, notes
-
-
-def _finish(pruned: Model, settings: Settings) -> onnx.ModelProto:
-    """Write the model, with the tool's version and settings in its metadata."""
-    out = pruned.to_proto()
-    own = {
-        "onnx_reap.version": __version__,
-        "onnx_reap.settings": json.dumps(settings.chosen(), default=str, sort_keys=True),
-    }
-    others = [entry for entry in out.metadata_props if entry.key not in own]
-    del out.metadata_props[:]
-    out.metadata_props.extend(others)
-    out.metadata_props.extend(onnx.StringStringEntryProto(key=k, value=v) for k, v in own.items())
-    return out
 
 
 def _quality(

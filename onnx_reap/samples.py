@@ -16,7 +16,8 @@ from onnx_reap.data import (
 from onnx_reap.settings import Settings
 
 SYNTHETIC = 256
-HELD_OUT = 0.1  # fraction of the samples kept aside to judge the result
+HELD_OUT = 0.1  # fraction of the samples kept aside to judge the result,
+DECIDING = 0.3  # or to decide on it
 FEWEST_TO_SPLIT = 20
 
 
@@ -66,7 +67,8 @@ def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> 
     if len(every) < FEWEST_TO_SPLIT:
         few = f"too few samples ({len(every)}) to hold some out: nothing tells how the result "
         return Samples(every, every, None, (*every.notes, few + "does on others"))
-    fit, held_out = every.split(HELD_OUT, settings.seed)
+    judged = HELD_OUT if settings.max_drop is None else DECIDING
+    fit, held_out = every.split(judged, settings.seed)
     return Samples(every, fit, held_out, every.notes)
 
 

@@ -16,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from onnx_reap.analysis import Analysis
+from onnx_reap.capture.moments import batch_size
 from onnx_reap.data import Calibration
 from onnx_reap.graph.channels import Group
 from onnx_reap.plan.allocate import Choices
-from onnx_reap.sensitivity.curve import divergence_curve
+from onnx_reap.sensitivity.curve import FLOOR, divergence_curve
 from onnx_reap.sensitivity.divergence import metrics
 from onnx_reap.sensitivity.measure import Bench, Series, measure
 from onnx_reap.sensitivity.trial import Constants, Consumer, Observed, consumers_of
@@ -51,56 +53,78 @@ def divergence_choices(
         By group.
     orders : sequence of int arrays
         For every group its units in the order of removal, as indices.
+    observed : Observed
+        Moments of samples other than these.
     samples : Calibration
         To measure on.
     on_group : callable
         Told that a group is done.
+
+    Returns
+    -------
+    list of Choices
+        The local errors themselves where no output can be compared.
+
+    Raises
+    ------
+    ReapError
+        If an output is not finite without some channels.
     """
-    samples = samples.take(MOST_SAMPLES, settings.seed)
+    compared = metrics(
+        analysis.model, analysis.probe.shapes, analysis.probe.dtypes, settings.metric
+    )
+    points = [_points(group, c) for group, c in zip(analysis.groups, local, strict=True)]
+    tried = [g for g, at in enumerate(points) if len(at) and analysis.groups[g].consumers]
+    if not compared or not tried:
+        return list(local)
     model = analysis.copy()
-    groups = analysis.groups
-    consumers = consumers_of(model, groups, analysis.flow, observed)
-    points = [_points(group, choices) for group, choices in zip(groups, local, strict=True)]
-    tried = [g for g, at in enumerate(points) if len(at) and groups[g].consumers]
+    layers = consumers_of(model, [analysis.groups[g] for g in tried], analysis.flow, observed)
     series = [
-        _series(
-            groups[g],
-            [consumers[n] for n in groups[g].consumers],
-            orders[g],
-            local[g].widths[points[g]],
-        )
-        for g in tried
+        _series(analysis.groups[g], layers, orders[g], local[g].widths[points[g]]) for g in tried
     ]
+    outputs = [metric.output for metric in compared]
+    fixed = analysis.fixed_batch
     bench = Bench(
         model,
         analysis.probe,
-        metrics(analysis.model, analysis.probe.shapes, analysis.probe.dtypes, settings.metric),
-        samples,
-        analysis.fixed_batch or BATCH,
-        analysis.fixed_batch is not None,
+        compared,
+        samples.take(MOST_SAMPLES, settings.seed),
+        fixed or min(BATCH, batch_size(analysis.probe, outputs, None)),
+        fixed is not None,
         analysis.providers,
     )
     measured = dict(zip(tried, measure(bench, series, on_group), strict=True))
-    result = []
-    for g, choices in enumerate(local):
-        errors = choices.errors
-        if g in measured:
-            felt = divergence_curve(errors, errors[points[g]], np.array(measured[g]))
-            errors = errors ** (1 - TRUST) * felt**TRUST
-        result.append(Choices(choices.widths, errors))
-    return result
+    felt = [
+        divergence_curve(c.errors, c.errors[at], np.array(measured[g])) if g in measured else None
+        for g, (c, at) in enumerate(zip(local, points, strict=True))
+    ]
+    return [Choices(c.widths, e) for c, e in zip(local, _mixed(local, felt), strict=True)]
+
+
+def _mixed(
+    local: Sequence[Choices], felt: Sequence[np.ndarray | None]
+) -> list[npt.NDArray[np.float64]]:
+    """Mix divergences with local errors; the groups' median ratio stands in where none was felt."""
+    ratios = [f[0] / c.errors[0] for c, f in zip(local, felt, strict=True) if f is not None]
+    usual = float(np.median(ratios)) if ratios else 1.0
+    return [
+        c.errors ** (1 - TRUST) * (usual * c.errors if f is None else f) ** TRUST
+        for c, f in zip(local, felt, strict=True)
+    ]
 
 
 def _points(group: Group, choices: Choices) -> np.ndarray:
-    """Choose widths to try, as indices, evenly spread."""
-    narrower = len(choices.widths) - 1
+    """Choose widths to try, as indices, evenly spread over those that cost something."""
+    costly = int((choices.errors > FLOOR * choices.errors[0]).sum())  # the narrowest come first
     count = STREAM_POINTS if len(group.producers) > 1 else POINTS
-    return np.unique(((np.arange(count) + 0.5) * narrower / count).astype(int))[:narrower]
+    return np.unique(((np.arange(count) + 0.5) * costly / count).astype(int))[:costly]
 
 
 def _series(
-    group: Group, consumers: Sequence[Consumer], order: np.ndarray, widths: np.ndarray
+    group: Group, layers: Mapping[str, Consumer], order: np.ndarray, widths: np.ndarray
 ) -> Series:
+    consumers = [layers[node] for node in group.consumers]
+
     def trials() -> Iterator[Constants]:
         for width in widths.tolist():
             gone = {group.units[int(unit)] for unit in order[: group.width - width]}

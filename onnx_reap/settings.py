@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,20 @@ class Settings:
     target_macs, target_params : float, optional
         What the result may have at most: a fraction of the original where it is 1 or less, else a
         number of multiply-accumulates or parameters.
+    target_size : float, optional
+        Bytes of the file at most: a fraction of the original's where it is 1 or less.
+    target_latency : (float, bool), optional
+        Milliseconds of one run on this machine, or, if the second entry is true, a multiple of the
+        original's time.
+    max_drop : float, optional
+        Loss that is allowed, as a fraction; the smallest model within it is made. The loss is the
+        share of samples that are put into another class, or the relative output error of models
+        that are no classifiers; see `labels` and `evaluate`.
+    labels : path or array_like of int, optional
+        Class of every sample, in the order of the data: `max_drop` then bounds the accuracy lost.
+    evaluate : str or callable, optional
+        `module:function`, or a function, that takes an onnx.ModelProto and returns a number, more
+        for better models: `max_drop` then bounds its relative decrease.
     layer_ratios : mapping of str to float, or path of a JSON file with one, optional
         Fraction of the channels to remove, by glob on the names of the nodes that make them.
     include, exclude : sequence of str
@@ -66,6 +80,11 @@ class Settings:
     ratio: float | None = None
     target_macs: float | None = None
     target_params: float | None = None
+    target_size: float | None = None
+    target_latency: tuple[float, bool] | None = None
+    max_drop: float | None = None
+    labels: Any = None
+    evaluate: str | Callable[[Any], float] | None = None
     layer_ratios: Mapping[str, float] | str | Path | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
@@ -81,8 +100,9 @@ class Settings:
 
     def chosen(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults."""
-        return {
-            field.name: value
-            for field in fields(self)
-            if (value := getattr(self, field.name)) != field.default
-        }
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.labels is not None and not isinstance(self.labels, (str, Path)):
+            values["labels"] = f"{len(self.labels)} given"
+        if callable(self.evaluate):
+            values["evaluate"] = f"{self.evaluate.__module__}:{self.evaluate.__qualname__}"
+        return {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}

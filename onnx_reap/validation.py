@@ -11,7 +11,9 @@ from typing import Any
 from onnx_reap.errors import UsageError
 from onnx_reap.settings import Settings
 
-BUDGETS = ("ratio", "target_macs", "target_params", "layer_ratios")
+RATIOS = ("ratio", "layer_ratios")
+TARGETS = ("target_macs", "target_params", "target_size", "target_latency", "max_drop")
+BUDGETS = (*RATIOS, *TARGETS)
 
 
 def make_settings(given: Mapping[str, Any]) -> Settings:
@@ -57,7 +59,7 @@ def check_settings(settings: Settings) -> None:
     if not (_is_whole(settings.seed) and settings.seed >= 0):
         expected = "a whole number, at least 0"
         raise UsageError("--seed: no such number", got=repr(settings.seed), expected=expected)
-    for name in ("target_macs", "target_params"):
+    for name in ("target_macs", "target_params", "target_size"):
         value = getattr(settings, name)
         if value is not None and not (_is_number(value) and 0 < value < math.inf):
             raise UsageError(f"{flag(name)}: no budget", got=repr(value), expected="more than 0")
@@ -72,11 +74,16 @@ def check_settings(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not is_right(value):
             raise UsageError(f"{flag(name)}: of no use", got=repr(value), expected=expected)
+    if (settings.labels is not None or settings.evaluate) and settings.max_drop is None:
+        given = "--labels" if settings.labels is not None else "--evaluate"
+        raise UsageError(f"{given}: nothing to measure for", hint="give --max-drop too")
+    if settings.labels is not None and settings.evaluate:
+        raise UsageError("--labels and --evaluate: one of them can tell the loss")
     check_budgets([name for name in BUDGETS if getattr(settings, name) is not None])
 
 
 def check_budgets(names: Collection[str]) -> None:
-    """Refuse ratios next to targets; two targets are both met.
+    """Refuse ratios next to targets; several targets are all met.
 
     Parameters
     ----------
@@ -87,8 +94,8 @@ def check_budgets(names: Collection[str]) -> None:
     ------
     UsageError
     """
-    given = [name for name in ("ratio", "layer_ratios") if name in names]
-    targets = [name for name in ("target_macs", "target_params") if name in names]
+    given = [name for name in RATIOS if name in names]
+    targets = [name for name in TARGETS if name in names]
     if len(given) > 1 or (given and targets):
         raise UsageError(
             "several budgets that contradict each other",
@@ -137,7 +144,22 @@ _NAMES = {
     "allocation": ("pro", "local", "uniform"),
     "metric": ("auto", "kl", "error"),
 }
+
+
+def _is_latency(value: object) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and _is_number(value[0])
+        and 0 < value[0] < math.inf
+        and isinstance(value[1], bool)
+    )
+
+
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "target_latency": (_is_latency, "milliseconds and False, or a factor and True"),
+    "max_drop": (lambda v: _is_number(v) and 0 < v < 1, "between 0 and 1"),
+    "evaluate": (lambda v: callable(v) or _is_text(v), "module:function, or a function"),
     "input_shapes": (_are_shapes, 'shapes by input, such as {"x": (1, 3, 224, 224)}'),
     "layer_ratios": (lambda v: isinstance(v, (Mapping, str, Path)), "ratios by glob, or a path"),
     "include": (_are_globs, "a list of globs"),

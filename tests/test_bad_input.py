@@ -283,7 +283,7 @@ def test_fewer_samples_than_unknowns_work_and_a_warning_says_how_many_it_takes(c
     np.save("few.npy", images(3))
     assert main(["in.onnx", "out.onnx", "--data", "few.npy", "--positions", "4", "-q"]) == 0
     err = capsys.readouterr().err
-    assert "3 samples are fewer than the unknowns of conv3: it takes 36 " in err  # 16 * 9 / 4
+    assert "3 samples are fewer than the unknowns of conv6: it takes 36 " in err  # 16 * 9 / 4
     assert Path("out.onnx").exists()
 
 
@@ -364,7 +364,7 @@ def test_a_disk_that_is_full_at_the_end(refused, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "stage", ["evidence.capture_moments", "repair.refit_model", "pipeline._cut"]
+    "stage", ["evidence.capture_moments", "repair.refit_model", "making.cut_and_compare"]
 )
 def test_an_interrupted_run_leaves_nothing(stage, monkeypatch, workplace, capsys):
     def interrupt(*_args, **_kwargs):
@@ -402,13 +402,13 @@ def test_a_signal_stops_the_command(workplace, tmp_path):
     np.save("many.npy", images(64))
     code = """
 import sys, time
-from onnx_reap import cli, pipeline
+from onnx_reap import cli, making
 
 def repair(*arguments):
     print("in the midst of the work", file=sys.stderr, flush=True)
     time.sleep(60)
 
-pipeline.repair = repair
+making.repair = repair
 sys.exit(cli.main(sys.argv[1:]))
 """
     line = "in.onnx out.onnx --data many.npy --report r.json"

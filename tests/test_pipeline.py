@@ -270,7 +270,7 @@ def test_biases_count_towards_a_target_that_is_met_before_the_cut_too():
     ("count", "target"), [("macs_left", "target_macs"), ("count_parameters", "target_params")]
 )
 def test_a_result_beyond_the_target_is_refused(count, target, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(f"onnx_reap.pipeline.{count}", lambda *_: 123_456_789)
+    monkeypatch.setattr(f"onnx_reap.making.{count}", lambda *_: 123_456_789)
     with pytest.raises(TargetError, match=r"not met by the result \| got: 123,456,789 \| expected"):
         reap(chain(), DATA, **{target: 0.5})
     reap(chain(), DATA, ratio=0.5)
@@ -715,16 +715,16 @@ def test_the_provider_says_where_the_solver_computes(
 
 
 def test_a_wrong_cut_is_noticed(monkeypatch: pytest.MonkeyPatch):
-    from onnx_reap import pipeline
+    from onnx_reap import making
 
-    right = pipeline.cut_graph
+    right = making.cut_graph
 
     def wrong(model, *arguments):
         right(model, *arguments)
         constant = next(c for name, c in model.constants().items() if name == "c5")
         constant.values = np.roll(constant.values, 1, axis=1)
 
-    monkeypatch.setattr(pipeline, "cut_graph", wrong)
+    monkeypatch.setattr(making, "cut_graph", wrong)
     with pytest.raises(CheckError, match="the cut model is not the masked model"):
         reap(chain(), DATA)
 

@@ -90,6 +90,7 @@ def capture_moments(
     calibration: Calibration,
     probe: Probe,
     *,
+    samples: int,
     positions: int,
     seed: int,
     fixed_batch: int | None,
@@ -104,6 +105,8 @@ def capture_moments(
     model : onnx.ModelProto
     taps : sequence of Tap
     calibration : Calibration
+    samples : int
+        Samples in all, those that are captured apart included.
     positions : int
         Output positions sampled per sample and layer.
     fixed_batch : int or None
@@ -130,8 +133,9 @@ def capture_moments(
         own = min(size, len(calibration) - seen)
         values = run(active, names, feed)
         for tap in taps:
-            x = own_samples(values[tap.linear.x], own, size)
-            rows = _rows(tap, x, probe, positions, len(calibration), rng)
+            x = values[tap.linear.x]
+            x = x if fixed_batch is None else own_samples(x, own, size)
+            rows = _rows(tap, x, probe, positions, samples, rng)
             sums[tap.linear.node].add(rows)
         seen += own
         on_batch(own)

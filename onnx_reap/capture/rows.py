@@ -20,7 +20,7 @@ Rows = npt.NDArray[np.floating]
 def sample_positions(
     linear: Linear, y_shape: tuple[int, ...], limit: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Choose output positions of a batch: one at random from each of as many equal stretches.
+    """Choose output positions of a batch: equally far from each other, from a random start.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ def sample_positions(
         limit *= y_shape[0]
     if total <= limit:
         return np.broadcast_to(np.arange(total), (samples, total))
-    edges = np.arange(limit + 1) * total // limit
-    return rng.integers(edges[:-1], edges[1:], (samples, limit))
+    offset = rng.random((samples, 1))
+    return ((np.arange(limit) + offset) * (total / limit)).astype(np.int64)
 
 
 def output_shape(
@@ -154,12 +154,13 @@ def _patch_geometry(
 
 
 def _pick(x: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Take flat spatial positions at, (N, P) or (1, P), of each of N samples: (N, channels, P)."""
+    """Take flat spatial positions, (N, P), of each of N samples: (N, channels, P)."""
     n, channels = x.shape[:2]
     flat = x.reshape(n, channels, -1)
+    assert at.size == 0 or at.max() < flat.shape[2]
     picked = np.empty((n, channels, at.shape[1]), x.dtype)
-    for sample, out, spots in zip(flat, picked, np.broadcast_to(at, (n, at.shape[1])), strict=True):
-        np.take(sample, spots, axis=1, out=out, mode="clip")  # other modes copy once more
+    for sample, out, spots in zip(flat, picked, at, strict=True):
+        np.take(sample, spots, axis=1, out=out, mode="clip")  # mode "raise" copies once more
     return picked
 
 

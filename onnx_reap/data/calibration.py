@@ -56,6 +56,16 @@ class Calibration:
         return len(self._indices)
 
     @property
+    def indices(self) -> np.ndarray:
+        """Places of these samples among all of the source's, shape (n,)."""
+        return self._indices
+
+    @property
+    def total(self) -> int:
+        """Number of samples that the source has."""
+        return len(self._source)
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of one sample of every input, without a batch axis.
 

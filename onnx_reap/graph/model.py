@@ -178,7 +178,8 @@ class Model:
         out = extract(shell, inputs, outputs)
         nodes = out.graph.node
         read = {name for node in nodes for name in (*node.input, *names_in_subgraphs(node))}
-        constants = [c for name, c in self.constants().items() if name in read - inputs.keys()]
+        read = (read | set(outputs)) - inputs.keys()
+        constants = [c for name, c in self.constants().items() if name in read]
         fed = [value for value in out.graph.input if value.name in inputs]
         write_constants(out, constants, self.proto)
         listed = {value.name for value in out.graph.input}

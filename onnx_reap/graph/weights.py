@@ -33,8 +33,8 @@ def set_layer(model: Model, linear: Linear, weight: np.ndarray, bias: np.ndarray
     weight : array of the shape and dtype of the present weight
     bias : (outputs,) float64 array
     """
+    set_weight(model, linear, weight)
     node = model.node(linear.node)
-    node.inputs[1] = _constant(model, node.inputs[1], weight)
     if linear.op == "MatMul":
         _add_behind(model, node, bias)
         return
@@ -45,6 +45,12 @@ def set_layer(model: Model, linear: Linear, weight: np.ndarray, bias: np.ndarray
         # An empty name may stand for the bias.
         constant = gs.Constant(model.unused(f"{linear.y}_bias"), bias)
         node.inputs = [*node.inputs[:2], constant]
+
+
+def set_weight(model: Model, linear: Linear, weight: np.ndarray) -> None:
+    """Replace a layer's weight alone; the constant becomes its own."""
+    node = model.node(linear.node)
+    node.inputs[1] = _constant(model, node.inputs[1], weight)
 
 
 def has_plain_bias(model: Model, linear: Linear) -> bool:

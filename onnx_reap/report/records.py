@@ -54,6 +54,30 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What the pruned model lost, where that was bounded.
+
+    Attributes
+    ----------
+    kind : str
+        `top-1 disagreement`, `output error`, `accuracy` or `evaluate`.
+    value, limit : float
+        Loss, and what was allowed, as fractions.
+    low, high : float, optional
+        95 % confidence interval of the loss.
+    samples : int
+        Held-out samples; 0 where a function of the user's measured.
+    """
+
+    kind: str
+    value: float
+    low: float | None
+    high: float | None
+    samples: int
+    limit: float
+
+
+@dataclass(frozen=True)
 class GroupResult:
     """What became of one channel group.
 
@@ -105,6 +129,8 @@ class Report:
         Execution provider that latencies were measured on.
     fitted, held_out : Quality or None
         On the samples that weights were fitted to, and on samples kept aside.
+    loss : Loss or None
+        On samples kept aside.
     seconds : mapping of str to float
         Time by stage.
     notes : tuple of str
@@ -119,6 +145,7 @@ class Report:
     after: Figures
     fitted: Quality | None
     held_out: Quality | None
+    loss: Loss | None
     groups: tuple[GroupResult, ...]
     frozen: tuple[FrozenResult, ...]
     refits: tuple[LayerRefit, ...]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_reap.report.records import Figures, FrozenResult, Quality, Report
+from onnx_reap.report.records import Figures, FrozenResult, Loss, Quality, Report
 
 # A held-out error this many times the fitted one means that weights fit the samples, not the task.
 WIDE_GAP = 2.0
@@ -136,11 +136,19 @@ def _remarks(report: Report) -> Iterator[str]:
         f"Latency: {report.provider} on this machine, median ± half the interquartile range; "
         "both models by turns."
     )
+    if report.loss is not None:
+        yield _bounded(report.loss)
     if measured:
         yield "Output error: squared error over the variance of the original output."
     gap = _gap(report)
     if gap >= WIDE_GAP:
         yield f"Held-out error is {gap:.1f} times the fitted one, a wide gap: bring more data."
+
+
+def _bounded(loss: Loss) -> str:
+    sure = "" if loss.low is None else f" (95 % sure: {loss.low:.1%} to {loss.high:.1%})"
+    where = f" on {loss.samples:,} held-out samples" if loss.samples else ""
+    return f"Loss: {loss.value:.2%} {loss.kind}{where}{sure}; {loss.limit:.2%} was allowed."
 
 
 def _gap(report: Report) -> float:

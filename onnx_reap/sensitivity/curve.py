@@ -15,7 +15,7 @@ Vector = npt.NDArray[np.float64]
 FLOOR = 1e-9  # below this, relative to the largest, errors and divergences are noise
 
 
-def divergence_curve(errors: Vector, points: Vector, measured: Vector) -> Vector:
+def divergence_curve(errors: Vector, points: Vector, measured: Vector) -> Vector | None:
     """Estimate the divergence wherever the local error is known.
 
     Parameters
@@ -29,14 +29,14 @@ def divergence_curve(errors: Vector, points: Vector, measured: Vector) -> Vector
 
     Returns
     -------
-    (k,) array
-        0 where the local error is 0; never decreasing with it.
+    (k,) array or None
+        0 where the local error is 0; never decreasing with it. None where no point tells anything.
     """
     order = np.argsort(points, kind="stable")
     x, y = points[order], np.maximum.accumulate(measured[order])
     use = (x > FLOOR * x.max(initial=0.0)) & (y > 0)
     if not use.any():
-        return np.zeros_like(errors)
+        return None
     x, y = np.log(x[use]), np.log(y[use])
     with np.errstate(divide="ignore"):
         e = np.log(errors)

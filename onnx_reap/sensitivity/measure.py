@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,11 @@ from onnx_reap.capture.frontier import Frontier
 from onnx_reap.capture.rows import own_samples
 from onnx_reap.capture.stream import Stream
 from onnx_reap.data import Calibration
+from onnx_reap.errors import ReapError
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.runtime import run, session
-from onnx_reap.sensitivity.divergence import TINY, Metric, Tensors, divergence
+from onnx_reap.sensitivity.divergence import Metric, Tensors
 from onnx_reap.sensitivity.trial import Constants
 
 
@@ -74,7 +75,7 @@ def measure(
     frontier = Frontier(bench.model, bench.probe, len(bench.samples))
     result: list[list[float]] = [[] for _ in series]
     with Stream(bench.samples, bench.batch, bench.pad, bench.providers) as stream:
-        wanted = list(stream.run(bench.model, names))
+        wanted = list(_outputs(bench, stream, names))
         for index in np.argsort([frontier.place(s.tensors) for s in series], kind="stable"):
             move = frontier.move(series[index].tensors)
             if move is not None:
@@ -83,6 +84,14 @@ def measure(
             result[index] = [score(trial) for trial in series[index].trials]
             on_series()
     return result
+
+
+def _outputs(bench: Bench, stream: Stream, names: Sequence[str]) -> Iterator[Tensors]:
+    """Run the original; what fills up the last batch of a model with a fixed batch is left out."""
+    left = len(bench.samples)
+    for batch in stream.run(bench.model, names):
+        own, left = min(left, bench.batch), left - bench.batch
+        yield {n: own_samples(x, own, bench.batch) if bench.pad else x for n, x in batch.items()}
 
 
 def _scorer(
@@ -95,18 +104,25 @@ def _scorer(
     active = session(bench.model.part({**inputs, **series.dtypes}, names), bench.providers)
     fed = {value.name for value in active.get_inputs()}
 
+    scales = {metric: metric.scale(wanted) for metric in bench.metrics}
+
     def score(trial: Constants) -> float:
-        total: np.ndarray | float = 0.0
-        left = len(bench.samples)
+        total = 0.0
         for held, want in zip(stream.held(), wanted, strict=True):
             feed = {name: x for name, x in {**held, **trial}.items() if name in fed}
-            got = run(active, names, feed)
-            own, left = min(left, bench.batch), left - bench.batch
-            a, b = (
-                {n: own_samples(x, own, bench.batch) for n, x in y.items()} for y in (want, got)
+            got = _own(run(active, names, feed), want)
+            total += sum(m.distance(want, got) / scale for m, scale in scales.items())
+        if not np.isfinite(total):
+            raise ReapError(
+                "the model's outputs are not finite without some channels",
+                got=", ".join(names),
+                hint="--allocation local spreads the budget without looking at outputs",
             )
-            total = total + divergence(bench.metrics, a, b)
-        above, below = np.transpose(total)
-        return float((above / np.maximum(below, TINY)).sum())
+        return total
 
     return score
+
+
+def _own(got: Tensors, want: Tensors) -> Tensors:
+    """Leave out what fills up the last batch of a model with a fixed batch."""
+    return {n: x if x.shape == want[n].shape else x[: len(want[n])] for n, x in got.items()}

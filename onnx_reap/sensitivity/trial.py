@@ -18,7 +18,13 @@ from onnx_reap.capture.rows import matrix_to_weight, weight_to_matrix
 from onnx_reap.graph.channels import Group
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.records import Flow
-from onnx_reap.graph.weights import bias_behind, has_plain_bias, layer_weights, set_layer
+from onnx_reap.graph.weights import (
+    bias_behind,
+    has_plain_bias,
+    layer_weights,
+    set_layer,
+    set_weight,
+)
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.kept import without
 from onnx_reap.solve.moments import Moments
@@ -63,6 +69,8 @@ class Consumer:
             outputs = linear.group * self._weight.shape[2]
             set_layer(model, linear, stored, np.broadcast_to(bias, outputs))
             self._bias = _bias_of(model, node)
+        else:
+            set_weight(model, linear, stored)
         self._stored = model.node(node).inputs[1]
 
     @property
@@ -95,11 +103,19 @@ class Consumer:
 
     def _one(self, g: int, weight: np.ndarray, gone: np.ndarray) -> np.ndarray:
         """Return the weight (D, O) of one map."""
-        if self._tap.fold is not None or not gone.any():
-            return np.where(gone[:, None], 0.0, weight)  # too wide for a matrix of all pairs
+        if not gone.any():
+            return weight
         to_device, to_host = self._observed.backend.to_device, self._observed.backend.to_host
-        gram = self._moments.gram[g, ...]
-        return np.asarray(to_host(without(gram, to_device(weight), gone, self._observed.damping)))
+        fold = self._tap.fold
+        rows = weight if fold is None else weight[fold].reshape(len(fold), -1)
+        lost = gone if fold is None else gone[fold[:, 0]]
+        gram = self._moments.scatter_xx[g, ...] / self._moments.count
+        made = to_host(without(gram, to_device(rows), lost, self._observed.damping))
+        if fold is None:
+            return np.asarray(made)
+        spread = np.zeros_like(weight)
+        spread[fold.ravel()] = made.reshape(fold.size, -1)
+        return spread
 
     def _mean(self) -> np.ndarray:
         """Return the mean input of every map, (g, D)."""

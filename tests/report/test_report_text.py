@@ -43,7 +43,7 @@ def test_a_wide_gap_asks_for_more_data(held_out: float, warned: bool):
         fitted=Quality(448, {"logits": 0.0123}, None),
     )
     assert ("bring more data" in text) is warned
-    assert "top-1" not in text
+    assert "top-1 agreement" not in text
 
 
 def test_every_output_has_its_own_error():

@@ -29,5 +29,6 @@ def test_never_decreases_where_a_measurement_does():
     assert (np.diff(values) <= 1e-12).all()
 
 
-def test_is_zero_where_nothing_was_felt():
-    np.testing.assert_array_equal(curve([3, 1, 0], [3], [0]), np.zeros(3))
+def test_what_was_not_felt_is_unknown():
+    assert divergence_curve(np.array([3.0, 1, 0]), np.array([3.0]), np.array([0.0])) is None
+    assert divergence_curve(np.array([3.0, 0, 0]), np.array([0.0]), np.array([1.0])) is None

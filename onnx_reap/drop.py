@@ -1,0 +1,221 @@
+"""How much worse a model is, on samples that it was not made from, and how sure that is.
+
+Without labels a classifier's loss is the share of samples on which its first choice is another than
+the original's: its accuracy can't have dropped by more. Other models' loss is their squared output
+error relative to the variance of the original's output. With labels it is the accuracy that was
+lost, and a function of the user's may measure anything.
+
+References
+----------
+E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the
+American Statistical Association 22(158), 1927.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_reap.data import Calibration
+from onnx_reap.errors import ReapError
+from onnx_reap.runtime import run, session
+from onnx_reap.verify import measure_quality
+from onnx_reap.work import Work
+
+Z = 1.96  # of a normal distribution, for a two-sided interval of 95 %
+BATCH = 16
+
+Judge = Callable[[onnx.ModelProto], "Drop"]
+Evaluate = Callable[[onnx.ModelProto], float]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What was lost.
+
+    Attributes
+    ----------
+    kind : str
+        `top-1 disagreement`, `output error`, `accuracy` or `evaluate`.
+    value : float
+        Loss as a fraction; at most 0 where nothing was lost.
+    low, high : float or None
+        95 % confidence interval; None where it is not known.
+    samples : int
+        Number of samples; 0 where a function of the user's evaluates.
+    """
+
+    kind: str
+    value: float
+    low: float | None
+    high: float | None
+    samples: int
+
+
+def drop_judge(work: Work) -> Judge:
+    """Make the function that tells how much worse a model is than the original.
+
+    Raises
+    ------
+    ReapError
+        If there are no samples to judge on, or labels or the function can't be used.
+    """
+    settings, held_out = work.settings, work.samples.held_out
+    if settings.evaluate is not None:
+        return _by_function(work, settings.evaluate)
+    if held_out is None:
+        raise ReapError(
+            "--max-drop: no samples to judge the result on",
+            got=work.samples.every.origin,
+            expected="20 samples or more",
+            hint="give --data",
+        )
+    if settings.labels is not None:
+        return _by_labels(work, held_out, read_labels(settings.labels, work.samples.every))
+    return lambda model: _against_original(work, held_out, model)
+
+
+def _against_original(work: Work, samples: Calibration, model: onnx.ModelProto) -> Drop:
+    analysis = work.analysis
+    quality = measure_quality(
+        analysis.proto,
+        model,
+        samples,
+        analysis.fixed_batch or BATCH,
+        pad=analysis.fixed_batch is not None,
+        providers=analysis.providers,
+    )
+    n = len(samples)
+    if quality.top1_agreement is None:
+        value = max(quality.output_error.values(), default=0.0)
+        return Drop("output error", value, None, None, n)
+    share = 1 - quality.top1_agreement
+    return Drop("top-1 disagreement", share, *wilson(share, n), n)
+
+
+def _by_labels(
+    work: Work, samples: Calibration, labels: np.ndarray
+) -> Callable[[onnx.ModelProto], Drop]:
+    wanted = labels[samples.indices]
+    before = _first_choices(work, samples, work.analysis.proto) == wanted
+
+    def judge(model: onnx.ModelProto) -> Drop:
+        after = _first_choices(work, samples, model) == wanted
+        change = before.astype(float) - after
+        value, half = float(change.mean()), Z * float(change.std()) / math.sqrt(len(change))
+        return Drop("accuracy", value, value - half, value + half, len(change))
+
+    return judge
+
+
+def _by_function(work: Work, evaluate: str | Evaluate) -> Callable[[onnx.ModelProto], Drop]:
+    function = find_function(evaluate) if isinstance(evaluate, str) else evaluate
+    before = _evaluated(function, work.analysis.proto)
+    if before <= 0:
+        raise ReapError(
+            "--evaluate: the original's value is no measure of quality",
+            got=f"{before:g}",
+            expected="more than 0, and more for better models",
+        )
+    return lambda model: Drop("evaluate", 1 - _evaluated(function, model) / before, None, None, 0)
+
+
+def _evaluated(function: Evaluate, model: onnx.ModelProto) -> float:
+    value = float(function(model))
+    if not math.isfinite(value):
+        raise ReapError("--evaluate: not a number", got=str(value), expected="a finite number")
+    return value
+
+
+def find_function(name: str) -> Evaluate:
+    """Import `module:function`; modules in the current folder are found, too.
+
+    Raises
+    ------
+    ReapError
+        If there is no such function.
+    """
+    module, _, attribute = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ReapError(
+            "--evaluate: no such function",
+            got=f"{name} ({error})",
+            expected="module:function, which takes an onnx.ModelProto and returns a number, more "
+            "for better models",
+        ) from error
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise ReapError("--evaluate: not a function", got=name, expected="module:function")
+    return found
+
+
+def read_labels(labels: Any, samples: Calibration) -> np.ndarray:
+    """Return the class of every sample, (samples of the source,) int array.
+
+    Parameters
+    ----------
+    labels : path of .npy, or of .npz with one array or one that is called `labels`; or array_like
+
+    Raises
+    ------
+    ReapError
+        If they can't be read, or are not one whole number per sample.
+    """
+    try:
+        values = np.load(labels) if isinstance(labels, (str, Path)) else np.asarray(labels)
+        if isinstance(values, np.lib.npyio.NpzFile):
+            values = values["labels" if "labels" in values.files else values.files[0]]
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise ReapError(
+            f"--labels {labels}: can't be read",
+            got=str(error),
+            expected=".npy, or .npz with an array `labels`",
+        ) from error
+    values = values.squeeze() if values.size > 1 else values.ravel()
+    if values.shape != (samples.total,) or values.dtype.kind not in "iu":
+        raise ReapError(
+            "--labels: not one class per sample",
+            got=f"{values.dtype} {values.shape}",
+            expected=f"{samples.total:,} whole numbers, in the order of --data",
+        )
+    return values
+
+
+def _first_choices(work: Work, samples: Calibration, model: onnx.ModelProto) -> np.ndarray:
+    analysis = work.analysis
+    batch = analysis.fixed_batch or BATCH
+    active = session(model, analysis.providers)
+    name = model.graph.output[0].name
+    chosen = []
+    for feed in samples.batches(batch, pad=analysis.fixed_batch is not None):
+        scores = run(active, [name], feed)[name]
+        if scores.ndim < 2 or scores.size != len(scores) * scores.shape[1]:
+            raise ReapError(
+                "--labels: the model is no classifier",
+                got=f"output {name} of shape {scores.shape}",
+                expected="a vector of class scores per sample",
+                hint="measure quality by --evaluate module:function",
+            )
+        chosen.append(scores.reshape(len(scores), -1).argmax(1))
+    return np.concatenate(chosen)[: len(samples)]
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a share that was observed among n samples."""
+    centre, spread = (
+        share + Z**2 / (2 * n),
+        Z * math.sqrt(share * (1 - share) / n + (Z / n / 2) ** 2),
+    )
+    return (centre - spread) / (1 + Z**2 / n), (centre + spread) / (1 + Z**2 / n)

@@ -1,0 +1,100 @@
+"""From chosen channels to a finished model: cut, compare with the mask, refit, check."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import onnx
+
+from onnx_reap.analysis import Analysis, count_parameters, macs_left
+from onnx_reap.choice import Choice
+from onnx_reap.data import Calibration
+from onnx_reap.equivalence import check_cut
+from onnx_reap.graph.cut import cut_graph, kept_positions
+from onnx_reap.graph.mask import mask_graph
+from onnx_reap.graph.model import Model
+from onnx_reap.refit.layer import Fitted
+from onnx_reap.repair import repair
+from onnx_reap.settings import Settings
+from onnx_reap.version import __version__
+from onnx_reap.work import Work
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished model.
+
+    Attributes
+    ----------
+    model : onnx.ModelProto
+    macs, params : int
+        Counted on it.
+    refits : dict of str to Fitted
+        By node; empty without a refit.
+    notes : tuple of str
+        Warnings.
+    """
+
+    choice: Choice
+    model: onnx.ModelProto
+    macs: int
+    params: int
+    refits: dict[str, Fitted]
+    notes: tuple[str, ...]
+
+
+def make(work: Work, choice: Choice) -> Made:
+    """Cut a model, and refit what stays if the settings want it."""
+    with work.clock("cut"):
+        pruned, notes = cut_and_compare(work.analysis, choice.removed, work.samples.every)
+    refits: dict[str, Fitted] = {}
+    if work.settings.refit and work.samples.fit is not None and choice.removed:
+        with work.clock("refit"):
+            refits, unfitted = repair(
+                work.analysis,
+                pruned,
+                choice.removed,
+                work.settings,
+                work.samples.fit,
+                work.backend,
+                work.progress,
+            )
+            notes += unfitted
+    out = finish(pruned, work.settings)
+    macs = macs_left(work.analysis, pruned, choice.widths)
+    return Made(choice, out, macs, count_parameters(out), refits, tuple(notes))
+
+
+def cut_and_compare(
+    analysis: Analysis, removed: tuple[int, ...], samples: Calibration
+) -> tuple[Model, list[str]]:
+    """Cut, and compare with the masked original, which must be the same function.
+
+    Raises
+    ------
+    CheckError
+        If the two differ.
+    """
+    pruned, masked = analysis.copy(), analysis.copy()
+    cut_graph(pruned, analysis.probe, analysis.flow, removed)
+    mask_graph(masked, analysis.flow, removed)
+    sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]
+    feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
+    kept = kept_positions(analysis.flow, removed)
+    notes = check_cut(masked.to_proto(), pruned.to_proto(), feeds, kept, analysis.providers)
+    return pruned, notes
+
+
+def finish(pruned: Model, settings: Settings) -> onnx.ModelProto:
+    """Write the model, with the tool's version and settings in its metadata."""
+    out = pruned.to_proto()
+    own = {
+        "onnx_reap.version": __version__,
+        "onnx_reap.settings": json.dumps(settings.chosen(), default=str, sort_keys=True),
+    }
+    others = [entry for entry in out.metadata_props if entry.key not in own]
+    del out.metadata_props[:]
+    out.metadata_props.extend(others)
+    out.metadata_props.extend(onnx.StringStringEntryProto(key=k, value=v) for k, v in own.items())
+    return out

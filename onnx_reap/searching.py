@@ -1,0 +1,194 @@
+"""Budgets that only a try can tell: the smallest model within a loss, the largest within a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from onnx_reap.budget import Goal
+from onnx_reap.choice import Choice, chosen, decide
+from onnx_reap.drop import Drop, Judge
+from onnx_reap.errors import TargetError
+from onnx_reap.evidence import Evidence, blind_evidence
+from onnx_reap.making import Made, cut_and_compare, finish, make
+from onnx_reap.plan.allocate import Budget, fits
+from onnx_reap.report.latency import compare_latency
+from onnx_reap.work import Work
+
+FIRST = 0.12  # of the cost, removed by the first try
+LEAST = 0.01  # of the cost: if even this can't go, nothing can
+DEEPEST = 0.8  # of the cost: no search goes further
+NEAR = 1.08  # removing this many times as much would fail: near enough
+TRIES = 8
+LATENCY_SECONDS = 0.8
+
+T = TypeVar("T")
+
+
+def smallest_within_drop(
+    work: Work, goal: Goal, evidence: Evidence, judge: Judge
+) -> tuple[Made, Drop]:
+    """Find the smallest model whose loss stays within `goal.max_drop`.
+
+    Every try is made to the end, refit included; moments, removal paths and sensitivities are
+    those of the first.
+
+    Raises
+    ------
+    TargetError
+        If the budgets, or the least that can be removed, already cost more.
+    """
+    assert goal.max_drop is not None
+    bound = goal.max_drop
+    worst: list[Drop] = []
+    asked = _removed_by(goal, work)
+    reachable = _most_removable(evidence, work)
+
+    def attempt(share: float) -> tuple[Made, Drop] | None:
+        made = make(work, decide(work, with_share(goal, work, share), evidence))
+        with work.clock("search"):
+            drop = judge(made.model)
+        if drop.value <= bound:
+            return made, drop
+        worst.append(drop)
+        return None
+
+    found = _furthest(attempt, max(asked, LEAST), reachable, given=asked > 0)
+    if found is None:
+        raise TargetError(
+            "--max-drop: can't be kept",
+            got=f"{worst[-1].value:.2%} {worst[-1].kind} at {max(asked, LEAST):.1%} fewer MACs",
+            expected=f"at most {bound:.2%}",
+            hint="allow more, bring more calibration data, or lower the other targets",
+        )
+    return found
+
+
+def check_latency(work: Work, goal: Goal) -> None:
+    """Refuse a latency that even the narrowest widths exceed, before anything is calibrated.
+
+    Raises
+    ------
+    TargetError
+    """
+    if goal.latency is None:
+        return
+    order = blind_evidence(work.analysis, goal.widths, replace(work.settings, criterion="l1"))
+    narrowest = np.array([w[0] for w in goal.widths])
+    least = _times_target(work, goal, chosen(work.analysis, order, narrowest))
+    if least > 1:
+        value, relative = goal.latency
+        raise TargetError(
+            "--target-latency: can't be reached",
+            got=f"{value:g}{'x' if relative else ' ms'}",
+            expected=f"at least {least * value:.3g}{'x' if relative else ' ms'}, the narrowest",
+            hint="raise the target, lower --min-channels or --round-to, or exclude less",
+        )
+
+
+def with_latency(work: Work, goal: Goal, evidence: Evidence) -> Goal:
+    """Turn a latency into a budget of multiply-accumulates, by timing cut models.
+
+    Speed depends on shapes alone, so nothing is refitted. Where fewer channels turn out slower, the
+    try fails like one that removes too little, and more is removed.
+
+    Raises
+    ------
+    TargetError
+        If the narrowest widths that were looked at are too slow.
+    """
+    with work.progress.stage("Timing cut models", TRIES) as step, work.clock("search"):
+        low, high = 0.0, _most_removable(evidence, work)
+        for _ in range(TRIES):
+            middle = (low + high) / 2
+            choice = decide(work, with_share(goal, work, middle), evidence)
+            fast = _times_target(work, goal, choice) <= 1
+            low, high = (low, middle) if fast else (middle, high)
+            step()
+    return with_share(goal, work, high)
+
+
+def _times_target(work: Work, goal: Goal, choice: Choice) -> float:
+    """Return the latency of a cut model as a multiple of the target."""
+    assert goal.latency is not None
+    value, relative = goal.latency
+    analysis, samples = work.analysis, work.samples.every
+    feed = next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
+    pruned, _ = cut_and_compare(analysis, choice.removed, samples)
+    out = finish(pruned, work.settings)
+    before, after = compare_latency(
+        analysis.proto, out, feed, analysis.providers, seconds=LATENCY_SECONDS
+    )
+    return after.median_ms / (value * (before.median_ms if relative else 1.0))
+
+
+def scouted(work: Work, goal: Goal) -> Goal:
+    """Return a goal whose evidence reaches as far as a search will go."""
+    if goal.latency is None and goal.max_drop is None:
+        return goal
+    narrowest, full = (np.array([w[i] for w in goal.widths]) for i in (0, -1))
+    macs = work.analysis.macs
+    most = 1 - macs.at(narrowest) / max(macs.at(full), 1)
+    return with_share(goal, work, min(most, DEEPEST))
+
+
+def with_share(goal: Goal, work: Work, share: float) -> Goal:
+    """Add the budget that a share of the multiply-accumulates goes."""
+    full = np.array([group.width for group in work.analysis.groups])
+    limit = math.ceil((1 - share) * work.analysis.macs.at(full)) + 1  # shares are rounded
+    budget = Budget("--target-macs", work.analysis.macs, limit)
+    return replace(goal, budgets=(*goal.budgets, budget))
+
+
+def _most_removable(evidence: Evidence, work: Work) -> float:
+    """Return the share of the multiply-accumulates that the narrowest widths leave out."""
+    macs = work.analysis.macs
+    narrowest, full = (np.array([c.widths[i] for c in evidence.choices]) for i in (0, -1))
+    return 1 - macs.at(narrowest) / max(macs.at(full), 1)
+
+
+def _removed_by(goal: Goal, work: Work) -> float:
+    """Return the share of the multiply-accumulates that the budgets take at least."""
+    full = np.array([group.width for group in work.analysis.groups])
+    if fits(full, goal.budgets):
+        return 0.0
+    return max(
+        (
+            1 - b.limit / max(b.cost.at(full), 1)
+            for b in goal.budgets
+            if b.cost is work.analysis.macs
+        ),
+        default=LEAST,
+    )
+
+
+def _furthest(
+    attempt: Callable[[float], T | None], least: float, most: float, *, given: bool
+) -> T | None:
+    """Find the largest share that an attempt accepts, supposing that all smaller ones are, too.
+
+    Parameters
+    ----------
+    least, most : float
+        Shares between which to look.
+    given : bool
+        Whether `least` must be accepted anyway: it is tried first then.
+    """
+    best: T | None = None
+    good, bad = 0.0, float("inf")
+    share = least if given else min(max(FIRST, least), most)
+    for _ in range(TRIES):
+        found = attempt(share)
+        if found is not None:
+            best, good = found, share
+        else:
+            bad = share
+        if good >= most or bad <= least or (good and bad <= NEAR * good):
+            break
+        share = min(2 * good, most) if bad == float("inf") else (good + bad) / 2
+        share = max(share, least)
+    return best

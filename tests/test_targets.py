@@ -1,0 +1,188 @@
+"""Targets that only tries can tell: loss, latency, and the size of the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from small_models import chain, images, run
+
+import onnx_reap
+from onnx_reap import searching
+from onnx_reap.drop import read_labels, wilson
+from onnx_reap.errors import ReapError, TargetError, UsageError
+from onnx_reap.parsing import latency
+from onnx_reap.report.latency import Timing
+from onnx_reap.searching import _furthest
+
+MODEL = chain(16)
+DATA = images(100)
+
+
+def first_choices(model) -> np.ndarray:
+    return run(model, {"x": DATA})[0].argmax(1)
+
+
+@pytest.mark.parametrize("limit", [0.013, 0.1, 0.12, 0.37, 0.6])
+def test_the_search_comes_near_the_limit_from_below(limit: float):
+    tried = []
+
+    def attempt(share: float) -> float | None:
+        tried.append(share)
+        return share if share <= limit else None
+
+    found = _furthest(attempt, 0.01, 0.7, given=False)
+    assert found is not None
+    assert limit / 1.25 <= found <= limit, tried
+
+
+def test_the_search_tries_what_is_given_first_and_gives_up_if_that_fails():
+    tried = []
+    assert _furthest(tried.append, 0.2, 0.7, given=True) is None
+    assert tried == [0.2]
+
+
+def test_the_search_goes_to_the_end_if_all_is_well():
+    assert _furthest(lambda share: share, 0.01, 0.7, given=False) == 0.7
+
+
+def test_wilson_interval():
+    # Newcombe, Statistics in Medicine 17, 1998, table I: 81 of 263 and 0 of 20, without correction
+    np.testing.assert_allclose(wilson(81 / 263, 263), (0.2553, 0.3662), atol=5e-5)
+    np.testing.assert_allclose(wilson(0, 20), (0.0, 0.1611), atol=5e-5)
+
+
+def test_the_smallest_model_within_a_disagreement():
+    result = onnx_reap.reap(MODEL, DATA, max_drop=0.2)
+    loss = result.report.loss
+    assert loss.kind == "top-1 disagreement"
+    assert (loss.samples, loss.limit) == (30, 0.2)
+    assert loss.low <= loss.value <= min(loss.high, 0.2)
+    assert result.report.after.macs < result.report.before.macs
+    changed = (first_choices(result.model) != first_choices(MODEL)).mean()
+    assert changed <= 0.4  # all samples, of which the search saw 30
+
+
+def test_a_model_that_is_no_classifier_is_judged_by_its_output_error():
+    n = onnx_reap_features()
+    result = onnx_reap.reap(n, images(60), max_drop=0.3)
+    assert result.report.loss.kind == "output error"
+    assert result.report.loss.value <= 0.3
+    assert result.report.loss.low is None
+
+
+def onnx_reap_features():
+    from small_models import Net
+
+    n = Net({"x": ("N", 3, 8, 8)})
+    return n.model(n.conv(n.block(n.block("x", 3, 16), 16, 16), 16, 4))
+
+
+def test_with_labels_the_accuracy_is_bounded(tmp_path):
+    labels = first_choices(MODEL)
+    labels[::7] = (labels[::7] + 1) % 5
+    np.save(tmp_path / "labels.npy", labels)
+    result = onnx_reap.reap(MODEL, DATA, max_drop=0.2, labels=tmp_path / "labels.npy")
+    assert result.report.loss.kind == "accuracy"
+    assert result.report.loss.value <= 0.2
+
+
+def test_a_function_may_measure_the_loss():
+    seen = []
+
+    def evaluate(model) -> float:
+        seen.append(sum(t.ByteSize() for t in model.graph.initializer))
+        return seen[-1]
+
+    result = onnx_reap.reap(MODEL, DATA, max_drop=0.5, evaluate=evaluate)
+    assert result.report.loss.kind == "evaluate"
+    assert seen[0] == max(seen)
+    left = sum(t.ByteSize() for t in result.model.graph.initializer) / seen[0]
+    assert 0.5 <= left < 0.75
+
+
+def test_budgets_are_kept_next_to_a_loss():
+    result = onnx_reap.reap(MODEL, DATA, max_drop=0.9, target_macs=0.5)
+    assert result.report.after.macs <= 0.5 * result.report.before.macs
+
+
+def test_a_loss_that_a_budget_exceeds_is_refused():
+    with pytest.raises(TargetError, match=r"--max-drop: can't be kept .* top-1 disagreement"):
+        onnx_reap.reap(MODEL, images(40, seed=3), max_drop=0.001, target_macs=0.1, refit=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"labels": [1]}, "--labels: nothing to measure for"),
+        ({"evaluate": "a:b"}, "--evaluate: nothing to measure for"),
+        ({"evaluate": "a:b", "labels": [1], "max_drop": 0.1}, "one of them"),
+        ({"max_drop": 1}, "--max-drop"),
+        ({"target_latency": 5}, "--target-latency"),
+        ({"ratio": 0.5, "max_drop": 0.1}, "contradict"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message: str):
+    with pytest.raises(UsageError, match=message):
+        onnx_reap.reap(MODEL, DATA, **settings)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(3, int), np.zeros(100), "nowhere.npy"])
+def test_labels_that_do_not_fit(labels):
+    with pytest.raises(ReapError, match="--labels"):
+        onnx_reap.reap(MODEL, DATA, max_drop=0.1, labels=labels)
+
+
+@pytest.mark.parametrize("name", ["no_such_module:f", "math:no_such", "math", "math:pi"])
+def test_functions_that_do_not_exist_are_refused_before_calibration(name: str, monkeypatch):
+    monkeypatch.setattr("onnx_reap.evidence.capture_moments", None)
+    with pytest.raises(ReapError, match="--evaluate"):
+        onnx_reap.reap(MODEL, DATA, max_drop=0.1, evaluate=name)
+
+
+def test_labels_in_an_archive(tmp_path):
+    from onnx_reap.analysis import model_inputs
+    from onnx_reap.data import open_calibration
+
+    np.savez(tmp_path / "l.npz", other=np.zeros(2), labels=np.arange(100))
+    samples = open_calibration(DATA, model_inputs(MODEL))
+    np.testing.assert_array_equal(read_labels(tmp_path / "l.npz", samples), np.arange(100))
+
+
+def timed(monkeypatch) -> None:
+    """Let a model's time be proportional to the bytes of its weights."""
+
+    def compare(before, after, *_args, **_kwargs):
+        sizes = (sum(t.ByteSize() for t in m.graph.initializer) for m in (before, after))
+        return tuple(Timing(size / 1000, 0.0, 1, "CPUExecutionProvider") for size in sizes)
+
+    monkeypatch.setattr(searching, "compare_latency", compare)
+
+
+@pytest.mark.parametrize("target", [(0.6, True), (9.0, False)])
+def test_a_latency_is_reached_but_not_overdone(target, monkeypatch):
+    timed(monkeypatch)
+    result = onnx_reap.reap(MODEL, DATA, target_latency=target, criterion="l1", refit=False)
+    sizes = [sum(t.ByteSize() for t in m.graph.initializer) for m in (MODEL, result.model)]
+    wanted = 0.6 * sizes[0] if target[1] else 9000
+    assert 0.7 * wanted <= sizes[1] <= wanted
+
+
+def test_a_latency_out_of_reach_is_refused_before_calibration(monkeypatch):
+    timed(monkeypatch)
+    monkeypatch.setattr("onnx_reap.evidence.capture_moments", None)
+    with pytest.raises(TargetError, match=r"--target-latency: can't be reached .* at least"):
+        onnx_reap.reap(MODEL, DATA, target_latency=(0.001, True))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_the_file_is_as_small_as_was_asked_for(share: float):
+    model = chain(48)
+    result = onnx_reap.reap(model, DATA, target_size=share, criterion="l1", refit=False)
+    assert 0.6 * share < result.model.ByteSize() / model.ByteSize() <= share
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("5ms", (5, False)), ("0.6x", (0.6, True)), ("800us", (0.8, False))]
+)
+def test_latencies_as_users_write_them(text: str, value: tuple[float, bool]):
+    assert latency(text) == pytest.approx(value)
