@@ -103,7 +103,7 @@ def uniform_within(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Wid
         middle = (low + high) // 2
         enough = fits(uniform(choices, [ratios[middle]] * len(choices)), budgets)
         low, high = (low, middle) if enough else (middle + 1, high)
-    return _widen(uniform(choices, [ratios[low]] * len(choices)), choices, budgets)
+    return widen(uniform(choices, [ratios[low]] * len(choices)), choices, budgets)
 
 
 def global_threshold(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
@@ -131,7 +131,7 @@ def global_threshold(choices: Sequence[Choices], budgets: Sequence[Budget]) -> W
             best, high = widths, price
         else:
             low = price
-    return _widen(best, choices, budgets)
+    return widen(best, choices, budgets)
 
 
 def _at_price(price: float, choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
@@ -152,7 +152,7 @@ def _at_price(price: float, choices: Sequence[Choices], budgets: Sequence[Budget
     return widths
 
 
-def _widen(widths: Widths, choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
+def widen(widths: Widths, choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
     """Spend what is left of the budgets on the steps that save most error per cost."""
     widths = widths.copy()
     while True:
