@@ -2,9 +2,12 @@
 
 Every group takes one of its widths; the errors add up and so, nearly, do the costs. A layer costs
 inputs times outputs, so what a group costs depends on its neighbours. Around given widths the costs
-do separate: each group's are those of the model in which it alone changes. The programme is solved
-for these, then for those around its solution, until that stays; of all widths met on the way the
-best that truly fit are kept.
+do separate: each group's are those of the model in which it alone changes. The programme
+
+    least_g(c) = min over widths v of  least_(g-1)(c - cost_g(v)) + error_g(v)
+
+is solved for these costs, c in cells of the budget, then for those around its solution, as long as
+that gets better. Several budgets are weighted into one, which the solutions themselves correct.
 
 References
 ----------
@@ -19,23 +22,32 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnx_reap.plan.allocate import Budget, Choices, fits, global_threshold, widen
+from onnx_reap.plan.allocate import (
+    Budget,
+    Choices,
+    each_fits,
+    fits,
+    global_threshold,
+    tabulate,
+    widen,
+)
 from onnx_reap.plan.cost import Widths
 
-CELLS = 4096  # that a budget is divided into where its costs are no small whole numbers
-ROUNDS = 16  # of separating the costs anew
-REACH = 8  # widths up and down from the present one that exchanges try
-SWEEPS = 12  # over all groups for exchanges
+CELLS = 4096  # of a budget whose costs are no small whole numbers
+REACH = 8  # places up and down from a solution that are looked at to better it
+ROUNDS = 8  # of separating the costs anew
+WEIGHTINGS = 6  # of several budgets, in every round
+
+Places = npt.NDArray[np.int64]
 
 
 def knapsack(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
     """Minimise the sum of errors under the budgets.
 
-    Where the costs of the groups simply add up and there is one budget, no widths that cost less
-    than the budget by `groups / CELLS` of what it leaves beyond the narrowest widths have a smaller
-    error; and none that fit at all if the costs are multiples of a unit of which that is at most
-    `CELLS`. Where costs are coupled or budgets several this is a heuristic, never worse than
-    `global_threshold`.
+    With one budget and costs that just add up, the result is the optimum if they are multiples of a
+    unit of which the budget, beyond what the narrowest widths cost, holds at most `CELLS`. Else it
+    is at least as good as all widths that leave `groups / CELLS` of that amount unspent. Where costs
+    are coupled, or budgets several, it is a good solution, never worse than `global_threshold`.
 
     Parameters
     ----------
@@ -53,147 +65,159 @@ def knapsack(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
     TargetError
         If even the narrowest widths cost more.
     """
-    start = global_threshold(choices, budgets)
-    full = np.array([c.widths[-1] for c in choices], np.int64)
-    if np.array_equal(start, full):
-        return start
+    threshold = global_threshold(choices, budgets)
     problem = _Problem(choices, budgets)
-    narrowest = np.zeros(len(choices), np.int64)
-    begins = [problem.places(start), narrowest, problem.places(full)]
-    ends = [start]
-    for begin in begins:
-        for end in problem.separate(begin):
-            ends.append(widen(problem.widths(problem.exchange(end)), choices, budgets))
-    return min(ends, key=lambda widths: problem.error(problem.places(widths)))
+    places = problem.places(threshold)
+    if not problem.error(places):
+        return threshold
+    # Coupled costs have several fixed points; from below others are found than from nearby.
+    ends = [problem.descend(start) for start in (places, np.zeros_like(places))]
+    best = problem.exchange(min(ends, key=problem.error))
+    return widen(problem.widths(best), choices, budgets)
 
 
 class _Problem:
-    """Choices as arrays, shape (groups, most widths), filled up by repeating the last width.
-
-    Widths are spoken of by their places in these, int arrays of shape (groups,).
-    """
+    """Choices as arrays; widths are spoken of by their places in these, shape (groups,)."""
 
     def __init__(self, choices: Sequence[Choices], budgets: Sequence[Budget]) -> None:
+        self.options, self.errors = tabulate(choices)
+        self.groups = np.arange(len(choices))
         self.budgets = budgets
-        self.limits = np.array([b.limit for b in budgets], float)
-        most = max(len(c.widths) for c in choices)
-        self.rows = np.arange(len(choices))
-        self.options = np.array([np.pad(c.widths, (0, most - len(c.widths)), "edge") for c in choices])
-        self.errors = np.array([np.pad(c.errors, (0, most - len(c.widths)), "edge") for c in choices])
+        self.limits = np.array([b.limit for b in budgets], np.float64)
+        self.weights = np.ones(len(budgets))
 
-    def widths(self, places):
-        return self.options[self.rows, places]
+    def widths(self, places: Places) -> Widths:
+        return np.asarray(self.options[self.groups, places])
 
-    def places(self, widths):
+    def places(self, widths: Widths) -> Places:
         return np.argmax(self.options == widths[:, None], axis=1)
 
-    def error(self, places):
-        return float(self.errors[self.rows, places].sum())
+    def error(self, places: Places) -> float:
+        return float(self.errors[self.groups, places].sum())
 
-    def fits(self, places):
+    def fits(self, places: Places) -> bool:
         return fits(self.widths(places), self.budgets)
 
-    def separate(self, places):
-        best = []
-        shares = np.ones(len(self.budgets)) / len(self.budgets)
-        seen = set()
-        for turn in range(ROUNDS):
-            key = places.tobytes() + shares.tobytes()
-            if key in seen: break
-            seen.add(key)
-            places, top = self.solve(places, shares)
-            if self.fits(places): best.append(places)
-            if len(shares) > 1:
-                over = np.array([b.cost.at(self.widths(top)) for b in self.budgets]) / self.limits
-                shares = shares * over ** (8 / (1 + turn)**.5)
-                shares = np.maximum(shares / shares.sum(), 1e-3)
-        self.turns = getattr(self, 'turns', 0) + turn
-        return [min(best, key=self.error)] if best else []
+    def near(self, places: Places, reach: int) -> npt.NDArray[np.int64]:
+        """List the places at most `reach` away, (groups, k); the same one may come repeatedly."""
+        first = np.clip(places - reach, 0, None)[:, None]
+        last = self.options.shape[1] - 1
+        return np.minimum(first + np.arange(min(2 * reach, last) + 1), last)
 
-    def solve(self, places, shares):
-        prices = shares / self.limits
-        prices /= prices.max()
+    def descend(self, places: Places) -> Places:
+        """Solve for costs separated around the best widths so far, while these get better."""
+        # Among few widths near by, cells are finer and the separated costs truer.
+        for reach in (self.options.shape[1], REACH):
+            for _ in range(ROUNDS):
+                found = self.solve(places, self.near(places, reach))
+                if self.error(found) >= self.error(places):
+                    break
+                places = found
+        return places
+
+    def solve(self, places: Places, near: npt.NDArray[np.int64]) -> Places:
+        """Find the best widths among `near`, for costs separated around `places`."""
+        options = np.take_along_axis(self.options, near, axis=1)
+        errors = np.take_along_axis(self.errors, near, axis=1)
         widths = self.widths(places)
-        costs = sum(p * b.cost.alone(widths, self.options) for p, b in zip(prices, self.budgets, strict=True))
-        now = float(costs[0, places[0]])
-        extra = costs - costs.min(axis=1, keepdims=True)
-        room = prices @ self.limits - now + float(extra[self.rows, places].sum())
-        room = max(room, 0.0)
-        unit, exact = _unit(extra, room)
-        capacity = int((room + 1e-6) / unit) + (0 if exact else len(places) // 2)
-        cells = np.rint(extra / unit).astype(np.int64)
-        table = _Table(cells, self.errors, capacity)
-        low, high = 0, capacity
-        top = table.solution(capacity)
+        costs = np.array([b.cost.alone(widths, options) for b in self.budgets])
+        now = np.array([b.cost.alone(widths, widths[:, None])[0, 0] for b in self.budgets])
+        at = np.argmax(near == places[:, None], axis=1)
+        best = places
+        self.weights = np.ones(len(self.budgets))
+        for turn in range(WEIGHTINGS if len(self.budgets) > 1 else 1):
+            prices = self.weights / self.limits
+            prices /= prices.max()
+            priced = np.tensordot(prices, costs, 1)
+            extra = priced - priced.min(axis=1, keepdims=True)
+            room = float(prices @ (self.limits - now)) + float(extra[self.groups, at].sum())
+            table = _Table(extra, errors, room)
+            found, top = self.largest_fitting(table, near)
+            if self.error(found) < self.error(best):
+                best = found
+            over = np.array([b.cost.at(self.widths(top)) for b in self.budgets]) / self.limits
+            if len(over) > 1:
+                if self.fits(top): break
+                self.weights = self.weights * over ** (8 / (1 + turn) ** 0.5)
+                self.weights = np.maximum(self.weights / self.weights.sum(), 1e-3)
+        return best
+
+    def largest_fitting(self, table, near):
+        top = near[self.groups, table.solution(table.cells)]
         if self.fits(top):
             return top, top
+        low, high = 0, table.cells
+        best = near[:, 0]
         while high - low > 1:
             middle = (low + high) // 2
-            if self.fits(table.solution(middle)): low = middle
-            else: high = middle
-        return table.solution(low), top
+            trial = near[self.groups, table.solution(middle)]
+            if self.fits(trial):
+                low, best = middle, trial
+            else:
+                high = middle
+        return best, top
 
-    def exchange(self, places):
-        """Move two groups at once, while that lowers the error."""
-        places = places.copy()
-        for self.sweep in range(SWEEPS):
+    def exchange(self, places: Places) -> Places:
+        """Move pairs of groups near by, at true costs, while that lowers the error."""
+        for _ in range(ROUNDS):
             before = self.error(places)
-            for g in self.rows:
-                places = self._best_exchange(places, g)
+            for group in self.groups:
+                places = self.best_pair(places, group)
             if self.error(places) >= before:
                 break
         return places
 
-    def _best_exchange(self, places, g):
+    def best_pair(self, places: Places, group: int) -> Places:
+        """Move `group`, and another one to where the error is least."""
+        near = self.near(places, REACH)
+        options = np.take_along_axis(self.options, near, axis=1)
+        errors = np.take_along_axis(self.errors, near, axis=1)
         best, least = places, self.error(places)
-        last = self.options.shape[1] - 1
-        window = np.clip(places[:, None] + np.arange(-REACH, REACH + 1), 0, last)
-        options = np.take_along_axis(self.options, window, 1)
-        errors = np.take_along_axis(self.errors, window, 1)
-        for place in np.unique(window[g]):
+        for place in np.unique(near[group]):
             trial = places.copy()
-            trial[g] = place
-            widths = self.widths(trial)
-            ok = np.all([np.rint(b.cost.alone(widths, options)) <= b.limit for b in self.budgets], 0)
-            total = errors - self.errors[self.rows, trial][:, None]
-            total[~ok] = np.inf
-            total[g] = np.inf
-            total += self.error(trial)
-            h, i = np.unravel_index(np.argmin(total), total.shape)
-            if total[h, i] < least * (1 - 1e-12):
-                trial[h] = window[h, i]
-                best, least = trial, total[h, i]
+            trial[group] = place
+            change = errors - self.errors[self.groups, trial][:, None]
+            change[group] = 0
+            options[group] = self.options[group, place]
+            change[~each_fits(self.widths(trial), options, self.budgets)] = np.inf
+            other, column = np.unravel_index(np.argmin(change), change.shape)
+            trial[other] = near[other, column] if other != group else place
+            if np.isfinite(change[other, column]) and self.error(trial) < least:
+                best, least = trial, self.error(trial)
         return best
 
 
 class _Table:
-    def __init__(self, cells, errors, capacity):
-        self.kept, self.picks, self.cells = [], [], cells
-        least = np.zeros(capacity + 1)
-        for costs, error in zip(cells, errors, strict=True):
-            kept = _undominated(costs, error, capacity)
-            new = np.full(capacity + 1, np.inf)
-            pick = np.zeros(capacity + 1, np.int32)
-            for i, shift, e in zip(kept.tolist(), costs[kept].tolist(), error[kept].tolist(), strict=True):
-                candidate = least[: capacity + 1 - shift] + e
-                better = candidate < new[shift:]
-                np.copyto(new[shift:], candidate, where=better)
-                np.copyto(pick[shift:], i, where=better)
+    def __init__(self, extra, errors, room: float) -> None:
+        room = max(room, 0.0)
+        unit, exact = _unit(extra, room)
+        # Rounding to the nearest cell goes either way, so what fits may lie above the budget's cell.
+        self.cells = int((room + 1e-6) / unit) + (0 if exact else (len(extra) + 1) // 2)
+        self.steps = []
+        least = np.zeros(self.cells + 1)
+        room_for = np.empty_like(least)
+        for costs, error in zip(np.rint(extra / unit).astype(np.int64), errors, strict=True):
+            kept = _undominated(costs, error, self.cells)
+            self.steps.append((kept, costs[kept], error[kept], least))
+            new = np.full_like(least, np.inf)
+            for cost, each in zip(costs[kept].tolist(), error[kept].tolist(), strict=True):
+                sums = np.add(least[: len(least) - cost], each, out=room_for[cost:])
+                np.minimum(new[cost:], sums, out=new[cost:])
             least = new
-            self.picks.append(pick)
-        self.least = least
 
     def solution(self, cell):
-        places = np.zeros(len(self.picks), np.int64)
-        for g in reversed(range(len(self.picks))):
-            places[g] = self.picks[g][cell]
-            cell -= self.cells[g, places[g]]
-        return places
+        columns = np.zeros(len(self.steps), np.int64)
+        for g, (kept, costs, errors, least) in reversed(list(enumerate(self.steps))):
+            affordable = int(np.searchsorted(costs, cell, "right"))
+            best = int(np.argmin(least[cell - costs[:affordable]] + errors[:affordable]))
+            columns[g] = kept[best]
+            cell -= int(costs[best])
+        return columns
 
 
-def _undominated(costs, errors, capacity):
+def _undominated(costs, errors, most):
     order = np.lexsort((errors, costs))
-    order = order[costs[order] <= capacity]
+    order = order[costs[order] <= most]
     before = np.minimum.accumulate(errors[order])
     return order[np.append(True, before[1:] < before[:-1])]
 
