@@ -116,38 +116,38 @@ class _Problem:
         return places
 
     def solve(self, places: Places, near: npt.NDArray[np.int64]) -> Places:
-        """Find the best widths among `near`, for costs separated around `places`."""
+        """Return the best widths among `near`, for costs separated around `places`, or `places`."""
         options = np.take_along_axis(self.options, near, axis=1)
         errors = np.take_along_axis(self.errors, near, axis=1)
         widths = self.widths(places)
         costs = np.array([b.cost.alone(widths, options) for b in self.budgets])
-        now = np.array([b.cost.alone(widths, widths[:, None])[0, 0] for b in self.budgets])
-        at = np.argmax(near == places[:, None], axis=1)
-        best = places
-        self.weights = np.ones(len(self.budgets))
-        for turn in range(WEIGHTINGS if len(self.budgets) > 1 else 1):
-            prices = self.weights / self.limits
+        here = costs[:, self.groups, np.argmax(near == places[:, None], axis=1)]
+        # A group that keeps its width costs what all cost now, so any entry here is the present cost.
+        rooms = self.limits - here[:, 0] + (here - costs.min(axis=2)).sum(axis=1)
+        costs = costs - costs.min(axis=2, keepdims=True)
+        best, exponents = places, np.zeros(len(self.budgets))
+        alone = list(np.eye(len(self.budgets)))
+        for turn in range(len(alone) + WEIGHTINGS):
+            weights = alone[turn] if turn < len(alone) else 2.0**exponents
+            prices = weights / self.limits
             prices /= prices.max()
-            priced = np.tensordot(prices, costs, 1)
-            extra = priced - priced.min(axis=1, keepdims=True)
-            room = float(prices @ (self.limits - now)) + float(extra[self.groups, at].sum())
-            table = _Table(extra, errors, room)
-            found, top = self.largest_fitting(table, near)
-            if self.error(found) < self.error(best):
+            table = _Table(np.tensordot(prices, costs, 1), errors, float(prices @ rooms))
+            widest, found = self.largest_fitting(table, near)
+            if found is not None and self.error(found) < self.error(best):
                 best = found
-            over = np.array([b.cost.at(self.widths(top)) for b in self.budgets]) / self.limits
-            if len(over) > 1:
-                if self.fits(top): break
-                self.weights = self.weights * over ** (8 / (1 + turn) ** 0.5)
-                self.weights = np.maximum(self.weights / self.weights.sum(), 1e-3)
+            over = np.array([b.cost.at(self.widths(widest)) / b.limit for b in self.budgets])
+            if turn < len(alone):
+                if np.all(over[weights == 0] <= 1):  # no other budget matters
+                    break
+            else:
+                exponents[int(np.argmax(over))] += 8 / 2.0 ** (turn - len(alone) + 1)
         return best
 
     def largest_fitting(self, table, near):
-        top = near[self.groups, table.solution(table.cells)]
-        if self.fits(top):
-            return top, top
-        low, high = 0, table.cells
-        best = near[:, 0]
+        widest = near[self.groups, table.solution(table.cells)]
+        if self.fits(widest):
+            return widest, widest
+        low, high, best = 0, table.cells, None
         while high - low > 1:
             middle = (low + high) // 2
             trial = near[self.groups, table.solution(middle)]
@@ -155,7 +155,7 @@ class _Problem:
                 low, best = middle, trial
             else:
                 high = middle
-        return best, top
+        return widest, best
 
     def exchange(self, places: Places) -> Places:
         """Move pairs of groups near by, at true costs, while that lowers the error."""
