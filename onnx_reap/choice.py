@@ -10,7 +10,8 @@ from onnx_reap.analysis import Analysis
 from onnx_reap.budget import Goal
 from onnx_reap.data import Calibration
 from onnx_reap.evidence import blind_evidence, gather_evidence
-from onnx_reap.plan.allocate import Choices, fits, global_threshold, uniform, uniform_within
+from onnx_reap.plan.allocate import Choices, fits, uniform, uniform_within
+from onnx_reap.plan.knapsack import knapsack
 from onnx_reap.progress import Progress
 from onnx_reap.select.paths import find_taps
 from onnx_reap.settings import Settings
@@ -65,7 +66,7 @@ def choose(
             analysis, widths, settings, calibration, backend, progress, sense=sense
         )
     if fixed is None:
-        fixed = global_threshold(evidence.choices, goal.budgets)
+        fixed = knapsack(evidence.choices, goal.budgets)
     removed, errors = [], []
     for group, path, width, variance in zip(
         analysis.groups, evidence.paths, fixed.tolist(), evidence.variances, strict=True

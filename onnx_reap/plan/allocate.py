@@ -177,7 +177,10 @@ def widen(widths: Widths, choices: Sequence[Choices], budgets: Sequence[Budget])
         possible = (wider[:, 0] > widths) & each_fits(widths, wider, budgets)[:, 0]
         if not possible.any():
             return widths
-        more = sum((b.cost.alone(widths, wider)[:, 0] - b.cost.at(widths)) / b.limit for b in budgets)
+        more = sum(
+            (b.cost.alone(widths, wider)[:, 0] - b.cost.at(widths)) / max(b.limit, 1)
+            for b in budgets
+        )
         saved = errors[groups, places] - errors[groups, after] + 1e-30  # room left is used anyway
         gains = np.where(possible, saved / np.maximum(more, 1e-12), -np.inf)
         best = int(np.argmax(gains))

@@ -63,9 +63,7 @@ class Cost:
         """Total cost when group g keeps `widths[g]` units; widths has shape (groups,)."""
         return round(self._total(widths))
 
-    def alone(
-        self, widths: Widths, options: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float64]:
+    def alone(self, widths: Widths, options: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return the total cost if one group alone changed, for each of its options.
 
         Parameters
