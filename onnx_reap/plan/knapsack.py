@@ -35,9 +35,8 @@ from onnx_reap.plan.cost import Widths
 
 CELLS = 4096  # of a budget whose costs are no small whole numbers
 REACH = 8  # places up and down from a solution that are looked at to better it
-ROUNDS = 8  # of separating the costs anew
-WEIGHTINGS = 6  # of several budgets, in every round
-
+ROUNDS = 6  # of separating the costs anew
+WEIGHTINGS = 4  # of several budgets, in every round
 NOISE = 1e-3  # of float arithmetic on costs, which are whole numbers of up to 1e13
 
 Ints = npt.NDArray[np.int64]
