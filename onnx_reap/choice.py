@@ -10,7 +10,8 @@ from onnx_reap.analysis import Analysis
 from onnx_reap.budget import Goal
 from onnx_reap.data import Calibration
 from onnx_reap.evidence import Evidence, blind_evidence, gather_evidence
-from onnx_reap.plan.allocate import Choices, fits, global_threshold, uniform, uniform_within
+from onnx_reap.plan.allocate import Choices, fits, uniform, uniform_within
+from onnx_reap.plan.knapsack import knapsack
 from onnx_reap.select.paths import find_taps
 from onnx_reap.settings import Settings
 from onnx_reap.work import Work
@@ -66,7 +67,7 @@ def decide(work: Work, goal: Goal, evidence: Evidence) -> Choice:
     """
     widths = _without_evidence(work, goal)
     if widths is None:
-        widths = global_threshold(evidence.choices, goal.budgets)
+        widths = knapsack(evidence.choices, goal.budgets)
     choice = chosen(work.analysis, evidence, widths)
     notes = []
     if not choice.removed:

@@ -103,7 +103,7 @@ def uniform_within(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Wid
         middle = (low + high) // 2
         enough = fits(uniform(choices, [ratios[middle]] * len(choices)), budgets)
         low, high = (low, middle) if enough else (middle + 1, high)
-    return _widen(uniform(choices, [ratios[low]] * len(choices)), choices, budgets)
+    return widen(uniform(choices, [ratios[low]] * len(choices)), choices, budgets)
 
 
 def global_threshold(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
@@ -131,7 +131,7 @@ def global_threshold(choices: Sequence[Choices], budgets: Sequence[Budget]) -> W
             best, high = widths, price
         else:
             low = price
-    return _widen(best, choices, budgets)
+    return widen(best, choices, budgets)
 
 
 def _at_price(price: float, choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
@@ -152,26 +152,68 @@ def _at_price(price: float, choices: Sequence[Choices], budgets: Sequence[Budget
     return widths
 
 
-def _widen(widths: Widths, choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
-    """Spend what is left of the budgets on the steps that save most error per cost."""
-    widths = widths.copy()
+def widen(widths: Widths, choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
+    """Spend what is left of the budgets on the steps that save most error per cost.
+
+    Parameters
+    ----------
+    widths : (groups,) int array
+    choices : sequence of Choices
+        By group.
+    budgets : sequence of Budget
+
+    Returns
+    -------
+    (groups,) int array
+        Of these no group could be one step wider.
+    """
+    options, errors = tabulate(choices)
+    groups = np.arange(len(choices))
+    places = np.argmax(options == widths[:, None], axis=1)
     while True:
-        best_gain, best_step = 0.0, None
-        for g, c in enumerate(choices):
-            here = int(np.searchsorted(c.widths, widths[g]))
-            if here + 1 == len(c.widths):
-                continue
-            wider = widths.copy()
-            wider[g] = c.widths[here + 1]
-            if not fits(wider, budgets):
-                continue
-            more = sum((b.cost.at(wider) - b.cost.at(widths)) / b.limit for b in budgets)
-            gain = (c.errors[here] - c.errors[here + 1] + 1e-30) / max(more, 1e-12)
-            if gain > best_gain:
-                best_gain, best_step = gain, wider
-        if best_step is None:
+        widths = options[groups, places]
+        after = np.minimum(places + 1, options.shape[1] - 1)
+        wider = options[groups, after][:, None]
+        possible = (wider[:, 0] > widths) & each_fits(widths, wider, budgets)[:, 0]
+        if not possible.any():
             return widths
-        widths = best_step
+        more = sum(
+            (b.cost.alone(widths, wider)[:, 0] - b.cost.at(widths)) / max(b.limit, 1)
+            for b in budgets
+        )
+        saved = errors[groups, places] - errors[groups, after] + 1e-30  # room left is used anyway
+        gains = np.where(possible, saved / np.maximum(more, 1e-12), -np.inf)
+        best = int(np.argmax(gains))
+        places[best] += 1
+
+
+def tabulate(
+    choices: Sequence[Choices],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return widths and errors as arrays, (groups, most widths); full widths fill up the rows."""
+    most = max(len(c.widths) for c in choices)
+    options = [np.pad(c.widths, (0, most - len(c.widths)), "edge") for c in choices]
+    errors = [np.pad(c.errors, (0, most - len(c.errors)), "edge") for c in choices]
+    return np.array(options, np.int64), np.array(errors, np.float64)
+
+
+def each_fits(
+    widths: Widths, options: npt.NDArray[np.int64], budgets: Sequence[Budget]
+) -> npt.NDArray[np.bool_]:
+    """Whether the budgets are met if one group alone changed, for each of its options.
+
+    Parameters
+    ----------
+    widths : (groups,) int array
+    options : (groups, k) int array
+    budgets : sequence of Budget
+
+    Returns
+    -------
+    (groups, k) bool array
+    """
+    # A cost is a whole number, rounded; a bit less than the half keeps float noise from tipping it.
+    return np.all([b.cost.alone(widths, options) <= b.limit + 0.49 for b in budgets], axis=0)
 
 
 def fits(widths: Widths, budgets: Sequence[Budget]) -> bool:

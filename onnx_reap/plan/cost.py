@@ -61,8 +61,26 @@ class Cost:
 
     def at(self, widths: Widths) -> int:
         """Total cost when group g keeps `widths[g]` units; widths has shape (groups,)."""
-        lengths = self._lengths(widths)
-        return round(float((self._factor * lengths[:, 0] * lengths[:, 1]).sum()))
+        return round(self._total(widths))
+
+    def alone(self, widths: Widths, options: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Return the total cost if one group alone changed, for each of its options.
+
+        Parameters
+        ----------
+        widths : (groups,) int array
+        options : (groups, k) int array
+            Widths that each group may change to while all others keep theirs.
+
+        Returns
+        -------
+        (groups, k) float array
+            Exact, not linearised: a group that is both axes of a layer counts squared.
+        """
+        change = options - np.asarray(widths)[:, None]
+        square = np.einsum("t,tg,tg->g", self._factor, self._slope[:, 0], self._slope[:, 1])
+        slope = self.per_unit(widths)[:, None] + change * square[:, None]
+        return np.asarray(self._total(widths) + change * slope)
 
     def per_unit(self, widths: Widths) -> npt.NDArray[np.float64]:
         """Return the derivative of the cost by each width, shape (groups,)."""
@@ -71,6 +89,10 @@ class Cost:
         first = np.einsum("t,tg->g", lengths[:, 1], self._slope[:, 0])
         second = np.einsum("t,tg->g", lengths[:, 0], self._slope[:, 1])
         return np.asarray(first + second)
+
+    def _total(self, widths: Widths) -> float:
+        lengths = self._lengths(widths)
+        return float((self._factor * lengths[:, 0] * lengths[:, 1]).sum())
 
     def _lengths(self, widths: Widths) -> npt.NDArray[np.float64]:
         return np.asarray(self._fixed + self._slope @ np.asarray(widths, float))

@@ -17,6 +17,7 @@ from onnx_reap.plan.allocate import (
     uniform_within,
 )
 from onnx_reap.plan.cost import Cost, Extent, Term
+from onnx_reap.plan.knapsack import knapsack
 
 SEEDS = range(40)
 
@@ -70,7 +71,7 @@ def one_step_wider(widths: np.ndarray, choices: list[Choices]) -> list[np.ndarra
 
 
 @pytest.mark.parametrize("convex", [True, False])
-@pytest.mark.parametrize("allocate", [global_threshold, uniform_within])
+@pytest.mark.parametrize("allocate", [knapsack, global_threshold, uniform_within])
 def test_budgets_hold_and_no_group_could_be_one_step_wider(allocate, convex):
     for seed in SEEDS:
         choices, budgets = instance(seed, convex=convex)
@@ -107,10 +108,11 @@ def test_a_budget_that_the_model_meets_removes_nothing():
     full = np.array([c.widths[-1] for c in choices])
     enough = [Budget(b.name, b.cost, b.cost.at(full)) for b in budgets]
     assert np.array_equal(global_threshold(choices, enough), full)
+    assert np.array_equal(knapsack(choices, enough), full)
     assert np.array_equal(uniform_within(choices, enough), full)
 
 
-@pytest.mark.parametrize("allocate", [global_threshold, uniform_within])
+@pytest.mark.parametrize("allocate", [knapsack, global_threshold, uniform_within])
 def test_the_narrowest_widths_just_fit_or_are_refused_with_the_numbers(allocate):
     choices, budgets = instance(0, convex=True)
     narrowest = np.array([c.widths[0] for c in choices])

@@ -49,6 +49,21 @@ def test_the_derivative_is_that_of_finite_differences(seed):
     np.testing.assert_allclose(cost.per_unit(widths), differences, rtol=1e-12, atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_alone_is_the_cost_with_one_width_changed(seed):
+    """Terms here may have a group on both axes, so that its width counts squared."""
+    cost, terms = random_cost(seed)
+    rng = np.random.default_rng(seed)
+    widths, options = rng.integers(1, 50, 4), rng.integers(1, 50, (4, 3))
+    expected = np.zeros(options.shape)
+    for g, i in np.ndindex(*options.shape):
+        changed = widths.copy()
+        changed[g] = options[g, i]
+        expected[g, i] = by_hand(terms, changed)
+    # Sums of whole numbers below 2**53 in another order are the same.
+    np.testing.assert_array_equal(cost.alone(widths, options), expected)
+
+
 def test_costs_add_up():
     (a, terms_a), (b, terms_b) = random_cost(1), random_cost(2)
     widths = np.array([3, 1, 4, 1])
