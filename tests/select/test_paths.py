@@ -34,6 +34,7 @@ def path_of(analysis: Analysis, samples: Calibration, number: int = 0, **argumen
         taps,
         samples,
         analysis.probe,
+        samples=len(samples),
         positions=10_000,
         seed=0,
         fixed_batch=None,
