@@ -189,7 +189,8 @@ FLAGS = {
     ),
     "metric": Flag(
         "method",
-        "how outputs are compared: as class scores, by squared error, or as each one looks",
+        "how --allocation pro compares outputs: as each one looks, as class scores (kl), or by squared "
+        "error",
         choices=("auto", "kl", "error"),
     ),
     "refit": Flag("method", "leave the weights that stay as they are"),
