@@ -1,0 +1,245 @@
+"""Timing layers at chosen widths, each alone in a model of one node.
+
+On the CPU a layer's time is what onnxruntime's profiler says of its kernels: a run of a model of
+one node spends about as long on calling the session as on a small layer. Convolutions there work
+on blocked channels; reordering into blocks and back happens in a whole model only where channels
+enter and leave convolutions, so the reordering that a layer alone needs is left out. Other
+providers run asynchronously, and a profiler sees the launches only, so there the whole run is timed.
+
+Other work on the machine only ever adds time. So everything is visited several times, far apart, and
+the quietest visit counts.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnx_reap.graph.records import Linear
+from onnx_reap.runtime import Feed, run, session
+
+ROUNDS = 5  # visits to every layer
+SECONDS = 0.01  # of runs per visit, warm-up included
+FEWEST, MOST = 4, 30  # timed runs per visit
+WHOLE_SECONDS = 0.5  # between two visits to the whole model
+# Of the whole model, which stays loaded: its threads must not spin while layers run.
+_STOP_SPINNING = {"session.force_spinning_stop": "1"}
+WARM_UP = 2
+_REORDERING = ("ReorderInput", "ReorderOutput")
+CPU = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What decides a layer's time but for its channels; equal layers are measured once.
+
+    Attributes
+    ----------
+    node : bytes
+        Serialized NodeProto with inputs `x`, `w` and perhaps `b`, output `y` and no name.
+    opset : int
+    dtype : numpy.dtype
+    x_shape : tuple of int
+        Shape of the input, 0 for the channels.
+    x_axis, weight_in, weight_out : int
+        See `Linear`.
+    kernel : tuple of int
+    group : int
+        1 for depthwise layers: theirs follow the channels.
+    multiplier : int
+        Outputs per input of a depthwise layer; 0 for others.
+    """
+
+    node: bytes
+    opset: int
+    dtype: np.dtype
+    x_shape: tuple[int, ...]
+    x_axis: int
+    weight_in: int
+    weight_out: int
+    kernel: tuple[int, ...]
+    group: int
+    multiplier: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """A layer with so many input and output channels."""
+
+    layer: Layer
+    inputs: int
+    outputs: int
+
+
+def describe(
+    linear: Linear,
+    node: onnx.NodeProto,
+    opset: int,
+    dtype: np.dtype,
+    x_shape: Sequence[int],
+    outputs: int,
+) -> Layer:
+    """Reduce a layer of a model to what its time depends on.
+
+    Parameters
+    ----------
+    node : onnx.NodeProto
+        Its attributes are taken over.
+    x_shape : sequence of int
+        Shape of its input, channels included.
+    outputs : int
+        Channels that it makes.
+    """
+    bare = onnx.NodeProto(op_type=node.op_type, output=["y"])
+    bare.input.extend(["x", "w", "b"] if linear.bias else ["x", "w"])
+    attributes = sorted(node.attribute, key=lambda a: a.name)
+    bare.attribute.extend(a for a in attributes if a.name != "group")
+    inputs = x_shape[linear.x_axis]
+    return Layer(
+        bare.SerializeToString(deterministic=True),
+        opset,
+        np.dtype(dtype),
+        tuple(0 if axis == linear.x_axis else int(n) for axis, n in enumerate(x_shape)),
+        linear.x_axis,
+        linear.weight_in,
+        linear.weight_out,
+        tuple(linear.kernel),
+        1 if linear.depthwise else linear.group,
+        outputs // inputs if linear.depthwise else 0,
+    )
+
+
+def layer_model(point: Point) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Build a model of one layer, with random weights, and something to feed it.
+
+    Returns
+    -------
+    model : onnx.ModelProto
+    feed : dict of str to numpy.ndarray
+    """
+    layer, rng = point.layer, np.random.default_rng(0)
+    node = onnx.NodeProto.FromString(layer.node)
+    group = point.inputs if layer.multiplier else layer.group
+    if group > 1:
+        node.attribute.append(onnx.helper.make_attribute("group", group))
+    weight = [0, 0, *layer.kernel]
+    weight[layer.weight_in], weight[layer.weight_out] = point.inputs, point.outputs
+    weight[1] //= group  # the weight of a convolution spans one group along its second axis
+    shape = [point.inputs if axis == layer.x_axis else n for axis, n in enumerate(layer.x_shape)]
+    constants = {"w": weight, "b": [point.outputs]}
+
+    def noise(sizes: Sequence[int]) -> np.ndarray:
+        return (rng.random(sizes, np.float32) - 0.5).astype(layer.dtype)
+
+    kind = onnx.helper.np_dtype_to_tensor_dtype(layer.dtype)
+    graph = onnx.helper.make_graph(
+        [node],
+        "layer",
+        [onnx.helper.make_tensor_value_info("x", kind, shape)],
+        [onnx.helper.make_tensor_value_info("y", kind, None)],
+        [numpy_helper.from_array(noise(constants[n]), n) for n in node.input if n != "x"],
+    )
+    opsets = [onnx.helper.make_opsetid("", layer.opset)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), {"x": noise(shape)}
+
+
+def measure(
+    points: Iterable[Point],
+    whole: onnx.ModelProto,
+    feed: Feed,
+    providers: Sequence[str],
+    on_point: Callable[[], None],
+) -> tuple[dict[Point, float], float]:
+    """Time layers and, every now and then, the whole model; the quietest visit to each counts.
+
+    Parameters
+    ----------
+    points : iterable of Point
+        Equal ones are measured once.
+    whole : onnx.ModelProto
+    feed : mapping of str to numpy.ndarray
+        Inputs of the whole model.
+    providers : sequence of str
+        Execution providers of onnxruntime, best first.
+    on_point : callable
+        Told that a point is timed, `ROUNDS` times each.
+
+    Returns
+    -------
+    times : dict of Point to float
+        Milliseconds.
+    whole_ms : float
+
+    Raises
+    ------
+    ReapError
+        If onnxruntime can't run a model.
+    """
+    unique = list(dict.fromkeys(points))
+    times = dict.fromkeys(unique, np.inf)
+    time_layer = _kernel_time if providers[0] == CPU else _run_time
+    active = session(whole, providers, config=_STOP_SPINNING)
+    whole_ms, due = np.inf, 0.0
+    for _ in range(ROUNDS):
+        for point in unique:
+            if time.perf_counter() > due:
+                whole_ms = min(whole_ms, _middle(_runs(active, feed)))
+                due = time.perf_counter() + WHOLE_SECONDS
+            model, layer_feed = layer_model(point)
+            times[point] = min(times[point], time_layer(model, layer_feed, providers))
+            on_point()
+    whole_ms = min(whole_ms, _middle(_runs(active, feed)))
+    return times, whole_ms
+
+
+def _run_time(model: onnx.ModelProto, feed: Feed, providers: Sequence[str]) -> float:
+    """Milliseconds of a run."""
+    return _middle(_runs(session(model, providers, config={}), feed))
+
+
+def _kernel_time(model: onnx.ModelProto, feed: Feed, providers: Sequence[str]) -> float:
+    """Milliseconds of a model's kernels, but for reordering."""
+    with tempfile.TemporaryDirectory(prefix="onnx-reap-") as folder:
+        active = session(model, providers, config={}, profile=Path(folder) / "layer")
+        _runs(active, feed)
+        events = json.loads(Path(active.end_profiling()).read_text(encoding="utf-8"))
+    kernels: dict[str, list[float]] = {}
+    for event in events:
+        if _is_kernel(event):
+            kernels.setdefault(event["name"], []).append(event["dur"] / 1e3)
+    # Each kernel runs once a run.
+    return _middle(np.sum(list(kernels.values()), axis=0)[WARM_UP:].tolist())
+
+
+def _is_kernel(event: Mapping[str, Any]) -> bool:
+    if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
+        return False
+    return event.get("args", {}).get("op_name") not in _REORDERING
+
+
+def _runs(active: Any, feed: Feed) -> list[float]:
+    """Run a session some times; milliseconds of those after the warm-up."""
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
+    while len(times) < WARM_UP + FEWEST or (
+        len(times) < WARM_UP + MOST and time.perf_counter() < end
+    ):
+        start = time.perf_counter()
+        run(active, None, feed)
+        times.append(1e3 * (time.perf_counter() - start))
+    return times[WARM_UP:]
+
+
+def _middle(times: Sequence[float]) -> float:
+    """Mean of the middle half: as robust as a median, and finer than the profiler's microsecond."""
+    quarter = len(times) // 4
+    return float(np.mean(np.sort(times)[quarter : len(times) - quarter]))
