@@ -10,12 +10,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from onnx_reap.analysis import Analysis
 from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.graph.channels import Group
-from onnx_reap.plan.allocate import Budget, Choices, allowed_widths, check_reachable, fits, uniform
+from onnx_reap.latency.cost import NANOSECONDS
+from onnx_reap.latency.table import LatencyTable
+from onnx_reap.plan.allocate import (
+    LATENCY,
+    Budget,
+    Choices,
+    allowed_widths,
+    check_reachable,
+    fits,
+    uniform,
+)
 from onnx_reap.plan.cost import Cost, Extent, Term
+from onnx_reap.profiling import predicted_latency
 from onnx_reap.refit.order import affected_tensors
 from onnx_reap.repair import has_bias
 from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
@@ -76,9 +88,10 @@ def read_goal(analysis: Analysis, settings: Settings) -> Goal:
 def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
     full = np.array([group.width for group in analysis.groups])
     wishes = {"--target-macs": settings.target_macs, "--target-params": settings.target_params}
-    if all(wish is None for wish in wishes.values()):
+    timed = _latency_budgets(analysis, settings)
+    if all(wish is None for wish in wishes.values()) and not timed:
         wishes["--target-macs"] = DEFAULT_TARGET_MACS
-    budgets = []
+    budgets = [*timed]
     for name, wish in wishes.items():
         if wish is None:
             continue
@@ -96,29 +109,66 @@ def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
         return tuple(budgets)
     biases = added_biases(analysis)
     return tuple(
-        replace(b, cost=b.cost + biases) if b.name == "--target-params" else b for b in budgets
+        replace(b, cost=analysis.params + biases) if b.name == "--target-params" else b
+        for b in budgets
     )
 
 
-def check_met(budgets: Sequence[Budget], *, macs: int, params: int) -> None:
+def _latency_budgets(analysis: Analysis, settings: Settings) -> list[Budget]:
+    """Return the budget on latency, if there is one."""
+    if settings.target_latency is None:
+        return []
+    if settings.latency_table is None:
+        raise ReapError(
+            "--target-latency: needs --latency-table",
+            hint="onnx-reap profile in.onnx -o latency.json, on the machine that will run it",
+        )
+    table = settings.latency_table
+    table = table if isinstance(table, LatencyTable) else LatencyTable.load(table)
+    _check_rounding(table, settings)
+    cost = predicted_latency(analysis, table)
+    full = cost.at(np.array([group.width for group in analysis.groups]))
+    value, unit = settings.target_latency
+    return [Budget(LATENCY, cost, int(value * (full if unit == "x" else NANOSECONDS)))]
+
+
+def _check_rounding(table: LatencyTable, settings: Settings) -> None:
+    """Refuse widths that lie between measured ones and can be slower than these."""
+    asked, measured = settings.round_to, table.round_to
+    known = asked == measured or (asked is not None and asked % (measured or 8) == 0)
+    if not known:
+        raise ReapError(
+            "--round-to: the latency table holds other widths",
+            got=str(asked or "auto"),
+            expected=f"{measured}, or a multiple of it" if measured else "auto, or a multiple of 8",
+            hint="measure again with onnx-reap profile --round-to, or use the table's",
+        )
+
+
+def check_met(
+    budgets: Sequence[Budget], *, macs: int, params: int, widths: npt.NDArray[np.int64]
+) -> None:
     """Refuse a result that costs more than was asked for.
 
     Parameters
     ----------
     macs, params : int
         Counted on the result.
+    widths : (groups,) int array
+        Units that stay; latency is looked up by these.
 
     Raises
     ------
     TargetError
     """
     for budget in budgets:
-        cost = macs if budget.name == "--target-macs" else params
+        costs = {"--target-macs": macs, "--target-params": params}
+        cost = costs[budget.name] if budget.name in costs else budget.cost.at(widths)
         if cost > budget.limit:
             raise TargetError(
                 f"{budget.name}: not met by the result",
-                got=f"{cost:,}",
-                expected=f"at most {budget.limit:,}",
+                got=budget.text(cost),
+                expected=f"at most {budget.text(budget.limit)}",
                 hint="a lower target, or --no-refit, which adds nothing",
             )
 

@@ -118,7 +118,7 @@ def reap(
             notes += unfitted
     out = _finish(pruned, chosen)
     macs, params = macs_left(analysis, pruned, choice.widths), count_parameters(out)
-    check_met(goal.budgets, macs=macs, params=params)
+    check_met(goal.budgets, macs=macs, params=params, widths=choice.widths)
     with clock("verify"), progress.stage("Verifying") as step:
         notes += check_file(proto, out)
         seen = samples.fit and samples.fit.take(JUDGES, chosen.seed)

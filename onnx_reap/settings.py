@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx_reap.latency.table import LatencyTable
 
 DEFAULT_TARGET_MACS = 0.6
 """Fraction of the multiply-accumulates that is left where the user names no budget."""
@@ -28,6 +31,11 @@ class Settings:
     target_macs, target_params : float, optional
         What the result may have at most: a fraction of the original where it is 1 or less, else a
         number of multiply-accumulates or parameters.
+    target_latency : (float, str), optional
+        Time that a run may take at most: milliseconds `(5, "ms")`, or a factor of what the original
+        takes `(0.6, "x")`. Python takes `"5ms"` and `"0.6x"`, too.
+    latency_table : LatencyTable, or path of a file with one, optional
+        Where latencies are looked up, see `onnx_reap.profile`.
     layer_ratios : mapping of str to float, or path of a JSON file with one, optional
         Fraction of the channels to remove, by glob on the names of the nodes that make them.
     include, exclude : sequence of str
@@ -66,6 +74,8 @@ class Settings:
     ratio: float | None = None
     target_macs: float | None = None
     target_params: float | None = None
+    target_latency: tuple[float, str] | None = None
+    latency_table: LatencyTable | str | Path | None = None
     layer_ratios: Mapping[str, float] | str | Path | None = None
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()

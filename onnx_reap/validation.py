@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from onnx_reap import parsing
 from onnx_reap.errors import UsageError
+from onnx_reap.latency.table import LatencyTable
 from onnx_reap.settings import Settings
 
-BUDGETS = ("ratio", "target_macs", "target_params", "layer_ratios")
+TARGETS = ("target_macs", "target_params", "target_latency")
+BUDGETS = ("ratio", "layer_ratios", *TARGETS)
 
 
 def make_settings(given: Mapping[str, Any]) -> Settings:
@@ -35,9 +39,14 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Make lists of NumPy arrays, and of a single glob."""
+    """Make lists of NumPy arrays and of a single glob, and read a latency as the command does."""
     if name in ("include", "exclude") and isinstance(value, str):
         return [value]
+    if name == "target_latency" and isinstance(value, str):
+        try:
+            return parsing.latency(value)
+        except ArgumentTypeError as error:
+            raise UsageError(f"--target-latency: {error}") from None
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -72,11 +81,12 @@ def check_settings(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not is_right(value):
             raise UsageError(f"{flag(name)}: of no use", got=repr(value), expected=expected)
-    check_budgets([name for name in BUDGETS if getattr(settings, name) is not None])
+    given = [n for n in (*BUDGETS, "latency_table") if getattr(settings, n) is not None]
+    check_budgets(given)
 
 
 def check_budgets(names: Collection[str]) -> None:
-    """Refuse ratios next to targets; two targets are both met.
+    """Refuse ratios next to targets, and a table that nothing reads; several targets are all met.
 
     Parameters
     ----------
@@ -88,13 +98,15 @@ def check_budgets(names: Collection[str]) -> None:
     UsageError
     """
     given = [name for name in ("ratio", "layer_ratios") if name in names]
-    targets = [name for name in ("target_macs", "target_params") if name in names]
+    targets = [name for name in TARGETS if name in names]
     if len(given) > 1 or (given and targets):
         raise UsageError(
             "several budgets that contradict each other",
             got=" and ".join(flag(name) for name in given + targets),
             expected="a ratio, ratios by layer, or targets",
         )
+    if "latency_table" in names and "target_latency" not in names:
+        raise UsageError("--latency-table is of no use alone", hint="--target-latency 0.6x")
 
 
 def _is_number(value: object) -> bool:
@@ -121,6 +133,12 @@ def _are_pixels(value: object) -> bool:
     return _is_whole(value) or _is_list_of(_is_whole, value)
 
 
+def _is_latency(value: object) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or value[1] not in ("ms", "x"):
+        return False
+    return _is_number(value[0]) and 0 < value[0] < math.inf
+
+
 def _are_globs(value: object) -> bool:
     return _is_list_of(_is_text, value)
 
@@ -140,6 +158,8 @@ _NAMES = {
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "input_shapes": (_are_shapes, 'shapes by input, such as {"x": (1, 3, 224, 224)}'),
     "layer_ratios": (lambda v: isinstance(v, (Mapping, str, Path)), "ratios by glob, or a path"),
+    "target_latency": (_is_latency, 'milliseconds "5ms", or a factor "0.6x"'),
+    "latency_table": (lambda v: isinstance(v, (LatencyTable, str, Path)), "a table, or a path"),
     "include": (_are_globs, "a list of globs"),
     "exclude": (_are_globs, "a list of globs"),
     "resize": (_are_pixels, "pixels, or height and width"),

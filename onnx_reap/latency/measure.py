@@ -4,10 +4,11 @@ On the CPU a layer's time is what onnxruntime's profiler says of its kernels: a 
 one node spends about as long on calling the session as on a small layer. Convolutions there work
 on blocked channels; reordering into blocks and back happens in a whole model only where channels
 enter and leave convolutions, so the reordering that a layer alone needs is left out. Other
-providers run asynchronously, and a profiler sees the launches only, so there the whole run is timed.
+providers run asynchronously, and a profiler sees the launches only, so there the whole run is
+timed.
 
-Other work on the machine only ever adds time. So everything is visited several times, far apart, and
-the quietest visit counts.
+Other work on the machine only ever adds time. So everything is visited several times, far apart,
+and the quietest visit counts.
 """
 
 from __future__ import annotations
