@@ -243,8 +243,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Prune channels of a trained ONNX model and repair the weights that stay by "
         "least squares, without retraining.",
         epilog="onnx-reap profile in.onnx -o latency.json measures a model's layers for "
-        "--target-latency; see onnx-reap profile --help. Exit status: 0 done, 1 refused, 2 usage, 3 target not reached or check failed, "
-        "130 interrupted.",
+        "--target-latency; see onnx-reap profile --help. Exit status: 0 done, 1 refused, 2 usage, "
+        "3 target not reached or check failed, 130 interrupted.",
         usage="onnx-reap in.onnx out.onnx [--data PATH] [options]\n"
         "       onnx-reap profile in.onnx -o latency.json [options]",
     )

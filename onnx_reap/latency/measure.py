@@ -7,8 +7,8 @@ enter and leave convolutions, so the reordering that a layer alone needs is left
 providers run asynchronously, and a profiler sees the launches only, so there the whole run is
 timed.
 
-Other work on the machine only ever adds time. So everything is visited several times, far apart,
-and the quietest visit counts.
+Other work on the machine only ever adds time. So every layer, and every kernel of the whole model,
+is visited several times, far apart, and the quietest visit counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -31,12 +31,22 @@ from onnx_reap.runtime import Feed, run, session
 ROUNDS = 5  # visits to every layer
 SECONDS = 0.01  # of runs per visit, warm-up included
 FEWEST, MOST = 4, 30  # timed runs per visit
-WHOLE_SECONDS = 0.5  # between two visits to the whole model
-# Of the whole model, which stays loaded: its threads must not spin while layers run.
-_STOP_SPINNING = {"session.force_spinning_stop": "1"}
+WHOLE_SECONDS = 0.1  # of the whole model, which is visited twice a round
 WARM_UP = 2
-_REORDERING = ("ReorderInput", "ReorderOutput")
+REORDERING = ("ReorderInput", "ReorderOutput")
 CPU = "CPUExecutionProvider"
+
+
+class Kernel(NamedTuple):
+    """A node of the graph that onnxruntime runs."""
+
+    name: str
+    place: str
+    op: str
+
+
+BETWEEN = Kernel("", "", "")
+"""What passes between kernels in a run."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ def layer_model(point: Point) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     constants = {"w": weight, "b": [point.outputs]}
 
     def noise(sizes: Sequence[int]) -> np.ndarray:
-        return (rng.random(sizes, np.float32) - 0.5).astype(layer.dtype)
+        return np.resize(rng.random(1009, np.float32) - 0.5, sizes).astype(layer.dtype)
 
     kind = onnx.helper.np_dtype_to_tensor_dtype(layer.dtype)
     graph = onnx.helper.make_graph(
@@ -179,6 +189,7 @@ def measure(
     times : dict of Point to float
         Milliseconds.
     whole_ms : float
+        Kernels and what passes between them.
 
     Raises
     ------
@@ -187,50 +198,55 @@ def measure(
     """
     unique = list(dict.fromkeys(points))
     times = dict.fromkeys(unique, np.inf)
-    time_layer = _kernel_time if providers[0] == CPU else _run_time
-    active = session(whole, providers, config=_STOP_SPINNING)
-    whole_ms, due = np.inf, 0.0
+    parts: dict[Kernel, float] = {}
+    middle_of_round = len(unique) // 2
     for _ in range(ROUNDS):
-        for point in unique:
-            if time.perf_counter() > due:
-                whole_ms = min(whole_ms, _middle(_runs(active, feed)))
-                due = time.perf_counter() + WHOLE_SECONDS
-            model, layer_feed = layer_model(point)
-            times[point] = min(times[point], time_layer(model, layer_feed, providers))
+        for number, point in enumerate(unique):
+            if number in (0, middle_of_round):
+                _keep_least(parts, _visit(whole, feed, providers, WHOLE_SECONDS))
+            taken = _visit(*layer_model(point), providers, SECONDS)
+            alone = [ms for kernel, ms in taken.items() if not _left_out(kernel, taken)]
+            times[point] = min(times[point], sum(alone))
             on_point()
-    whole_ms = min(whole_ms, _middle(_runs(active, feed)))
-    return times, whole_ms
+    _keep_least(parts, _visit(whole, feed, providers, WHOLE_SECONDS))
+    return times, max(sum(parts.values()), 0.0)
 
 
-def _run_time(model: onnx.ModelProto, feed: Feed, providers: Sequence[str]) -> float:
-    """Milliseconds of a run."""
-    return _middle(_runs(session(model, providers, config={}), feed))
+def _left_out(kernel: Kernel, taken: Mapping[Kernel, float]) -> bool:
+    """Whether a part of a layer's run isn't the layer's own."""
+    return kernel.op in REORDERING or (kernel == BETWEEN and len(taken) > 1)
 
 
-def _kernel_time(model: onnx.ModelProto, feed: Feed, providers: Sequence[str]) -> float:
-    """Milliseconds of a model's kernels, but for reordering."""
+def _keep_least(parts: dict[Kernel, float], taken: Mapping[Kernel, float]) -> None:
+    parts.update({kernel: min(ms, parts.get(kernel, np.inf)) for kernel, ms in taken.items()})
+
+
+def _visit(
+    model: onnx.ModelProto, feed: Feed, providers: Sequence[str], seconds: float
+) -> dict[Kernel, float]:
+    """Run a model for some time; milliseconds of its kernels, and of all else in a run."""
+    if providers[0] != CPU:
+        return {BETWEEN: _middle(_runs(session(model, providers, config={}), feed, seconds))}
     with tempfile.TemporaryDirectory(prefix="onnx-reap-") as folder:
-        active = session(model, providers, config={}, profile=Path(folder) / "layer")
-        _runs(active, feed)
+        active = session(model, providers, config={}, profile=Path(folder) / "model")
+        runs = _runs(active, feed, seconds)
         events = json.loads(Path(active.end_profiling()).read_text(encoding="utf-8"))
-    kernels: dict[str, list[float]] = {}
+    kernels: dict[Kernel, list[float]] = {}
     for event in events:
-        if _is_kernel(event):
-            kernels.setdefault(event["name"], []).append(event["dur"] / 1e3)
-    # Each kernel runs once a run.
-    return _middle(np.sum(list(kernels.values()), axis=0)[WARM_UP:].tolist())
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            told = event["args"]
+            kernel = Kernel(event["name"], told.get("node_index", ""), told["op_name"])
+            kernels.setdefault(kernel, []).append(event["dur"] / 1e3)
+    # Nodes in the bodies of loops run as often as they like: their time is that of the loop.
+    once = {k: times[WARM_UP:] for k, times in kernels.items() if len(times) == len(runs) + WARM_UP}
+    between = np.array(runs) - np.sum(list(once.values()), axis=0)
+    return {k: _middle(times) for k, times in once.items()} | {BETWEEN: _middle(between.tolist())}
 
 
-def _is_kernel(event: Mapping[str, Any]) -> bool:
-    if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
-        return False
-    return event.get("args", {}).get("op_name") not in _REORDERING
-
-
-def _runs(active: Any, feed: Feed) -> list[float]:
+def _runs(active: Any, feed: Feed, seconds: float) -> list[float]:
     """Run a session some times; milliseconds of those after the warm-up."""
     times: list[float] = []
-    end = time.perf_counter() + SECONDS
+    end = time.perf_counter() + seconds
     while len(times) < WARM_UP + FEWEST or (
         len(times) < WARM_UP + MOST and time.perf_counter() < end
     ):
