@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,9 +90,9 @@ class Settings:
     provider: str | None = None
 
     def chosen(self) -> dict[str, Any]:
-        """Return the settings that differ from the defaults."""
+        """Return the settings that differ from the defaults; of a table, only what it is of."""
         return {
-            field.name: value
+            field.name: str(value) if is_dataclass(value) else value
             for field in fields(self)
             if (value := getattr(self, field.name)) != field.default
         }
