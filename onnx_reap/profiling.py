@@ -13,6 +13,7 @@ import onnx
 from onnx_reap.analysis import Analysis, analyse, model_inputs
 from onnx_reap.errors import UsageError
 from onnx_reap.graph.cost import count_entries, layer_extents
+from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Linear
 from onnx_reap.latency.cost import Latency
@@ -29,6 +30,9 @@ from onnx_reap.validation import flag, make_settings
 
 PROFILED = ("input_shapes", "provider", "include", "exclude", "min_channels", "round_to")
 """Settings that a latency table depends on."""
+
+ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "HardSigmoid", "Sigmoid", "Tanh")
+"""Operators that onnxruntime may make part of the layer before."""
 
 FRACTIONS = (0.25, 0.4375, 0.625, 0.8125, 1.0)
 """Of every axis, about where layers are measured."""
@@ -143,7 +147,25 @@ def _layer(analysis: Analysis, linear: Linear, head: LayerTimes) -> Layer:
         analysis.probe.dtypes[linear.x],
         head.x_shape,
         analysis.probe.shapes[linear.y][linear.y_axis],
+        _activation(model, linear),
     )
+
+
+def _activation(model: Model, linear: Linear) -> tuple[onnx.NodeProto, dict[int, float]] | None:
+    """Return the activation that alone reads a layer, past a BatchNormalization, and its bounds."""
+    readers = model.node(linear.node).outputs[0].outputs
+    if len(readers) == 1 and readers[0].op == "BatchNormalization":
+        readers = readers[0].outputs[0].outputs
+    if len(readers) != 1 or readers[0].op not in ACTIVATIONS:
+        return None
+    bounds = {}
+    for place, tensor in enumerate(readers[0].inputs):
+        if place and tensor.name:
+            values = getattr(tensor, "values", None)  # of constants
+            if np.size(values) != 1 or values is None:
+                return None
+            bounds[place] = float(np.ravel(values)[0])
+    return model.node_proto(readers[0]), bounds
 
 
 def _points(

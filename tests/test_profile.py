@@ -81,9 +81,7 @@ def test_the_budget_is_met_in_milliseconds_and_next_to_another():
 
 
 def test_a_budget_out_of_reach_names_milliseconds():
-    with pytest.raises(
-        TargetError, match=r"--target-latency: .* got: 0.01 ms .* at least 0\.\d+ ms"
-    ):
+    with pytest.raises(TargetError, match=r"--target-latency: .* 0.01 ms .* at least 0\.\d+ ms"):
         onnx_reap.reap(chain(), target_latency="0.01ms", latency_table=table_of(chain()))
 
 

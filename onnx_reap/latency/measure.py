@@ -1,7 +1,7 @@
-"""Timing layers at chosen widths, each alone in a model of one node.
+"""Timing layers at chosen widths, each alone in a model with the activation that follows it.
 
 On the CPU a layer's time is what onnxruntime's profiler says of its kernels: a run of a model of
-one node spends about as long on calling the session as on a small layer. Convolutions there work
+one layer spends about as long on calling the session as on a small layer. Convolutions there work
 on blocked channels; reordering into blocks and back happens in a whole model only where channels
 enter and leave convolutions, so the reordering that a layer alone needs is left out. Other
 providers run asynchronously, and a profiler sees the launches only, so there the whole run is
@@ -68,6 +68,11 @@ class Layer:
         1 for depthwise layers: theirs follow the channels.
     multiplier : int
         Outputs per input of a depthwise layer; 0 for others.
+    activation : bytes
+        Serialized NodeProto that follows, from `y` to `z`, empty if there is none: onnxruntime
+        makes it part of the layer, which yet takes longer for it. Its other inputs are `c1`, `c2`.
+    bounds : tuple of float
+        Scalars for these inputs.
     """
 
     node: bytes
@@ -80,6 +85,8 @@ class Layer:
     kernel: tuple[int, ...]
     group: int
     multiplier: int
+    activation: bytes = b""
+    bounds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ def describe(
     dtype: np.dtype,
     x_shape: Sequence[int],
     outputs: int,
+    activation: tuple[onnx.NodeProto, Mapping[int, float]] | None = None,
 ) -> Layer:
     """Reduce a layer of a model to what its time depends on.
 
@@ -109,6 +117,8 @@ def describe(
         Shape of its input, channels included.
     outputs : int
         Channels that it makes.
+    activation : (onnx.NodeProto, mapping of int to float), optional
+        What follows, and its scalar inputs by place.
     """
     bare = onnx.NodeProto(op_type=node.op_type, output=["y"])
     bare.input.extend(["x", "w", "b"] if linear.bias else ["x", "w"])
@@ -126,11 +136,24 @@ def describe(
         tuple(linear.kernel),
         1 if linear.depthwise else linear.group,
         outputs // inputs if linear.depthwise else 0,
+        *(() if activation is None else _bare_activation(*activation)),
     )
 
 
+def _bare_activation(
+    node: onnx.NodeProto, scalars: Mapping[int, float]
+) -> tuple[bytes, tuple[float, ...]]:
+    """Strip an activation of its names."""
+    bare = onnx.NodeProto(op_type=node.op_type, output=["z"])
+    rest = range(1, len(node.input))
+    bare.input.extend(["y", *(f"c{place}" if place in scalars else "" for place in rest)])
+    bare.attribute.extend(sorted(node.attribute, key=lambda a: a.name))
+    ordered = tuple(scalars[place] for place in sorted(scalars))
+    return bare.SerializeToString(deterministic=True), ordered
+
+
 def layer_model(point: Point) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """Build a model of one layer, with random weights, and something to feed it.
+    """Build a model of one layer and its activation, with random weights, and something to feed it.
 
     Returns
     -------
@@ -151,13 +174,22 @@ def layer_model(point: Point) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     def noise(sizes: Sequence[int]) -> np.ndarray:
         return np.resize(rng.random(1009, np.float32) - 0.5, sizes).astype(layer.dtype)
 
+    nodes = [node]
+    tensors = [numpy_helper.from_array(noise(constants[n]), n) for n in node.input if n != "x"]
+    if layer.activation:
+        nodes.append(onnx.NodeProto.FromString(layer.activation))
+        names = [name for name in nodes[1].input[1:] if name]
+        tensors += [
+            numpy_helper.from_array(np.array(value, layer.dtype), name)
+            for name, value in zip(names, layer.bounds, strict=True)
+        ]
     kind = onnx.helper.np_dtype_to_tensor_dtype(layer.dtype)
     graph = onnx.helper.make_graph(
-        [node],
+        nodes,
         "layer",
         [onnx.helper.make_tensor_value_info("x", kind, shape)],
-        [onnx.helper.make_tensor_value_info("y", kind, None)],
-        [numpy_helper.from_array(noise(constants[n]), n) for n in node.input if n != "x"],
+        [onnx.helper.make_tensor_value_info(nodes[-1].output[0], kind, None)],
+        tensors,
     )
     opsets = [onnx.helper.make_opsetid("", layer.opset)]
     return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), {"x": noise(shape)}

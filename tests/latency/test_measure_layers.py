@@ -7,6 +7,7 @@ import pytest
 from small_models import Net, chain, images
 
 import onnx_reap
+from onnx_reap import profiling
 from onnx_reap.errors import ReapError, UsageError
 from onnx_reap.latency import measure as measuring
 from onnx_reap.latency.measure import Layer, Point, describe, layer_model, measure
@@ -72,9 +73,33 @@ def described(op: str, inputs: int, outputs: int, **attributes) -> Layer:
 def test_the_layer_model_has_the_attributes_and_the_channels():
     layer = described("Conv", 8, 16, strides=[2, 2], pads=[1, 1, 1, 1])
     model, feed = layer_model(Point(layer, 4, 12))
-    onnx.checker.check_model(model)
     assert feed["x"].shape == (1, 4, 6, 6)
     assert run(session(model, CPU), None, feed)["y"].shape == (1, 12, 3, 3)
+
+
+def test_the_activation_behind_a_layer_is_part_of_it(monkeypatch: pytest.MonkeyPatch):
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.norm(n.conv("x", 3, 16), 16)
+    h = n.node("Clip", h, n.constant(0.0), n.constant(6.0))
+    h = n.conv(h, 16, 16)
+    h = n.node("Add", n.node("Relu", h), h)  # two read the layer: not part of it
+    h = n.node("Clip", n.conv(h, 16, 16), "", n.constant(1.0))
+    y = n.head(h, 16, 5)
+    seen: list[Point] = []
+
+    def look(points, *_):
+        seen.extend(points)
+        return dict.fromkeys(points, 1.0), 10.0
+
+    monkeypatch.setattr(profiling, "measure", look)
+    onnx_reap.profile(n.model(y))
+    layers = list(dict.fromkeys(point.layer for point in seen))
+    assert [layer.bounds for layer in layers] == [(0.0, 6.0), (), (1.0,), ()]
+    for point in seen:
+        model, feed = layer_model(point)
+        (out,) = run(session(model, CPU), None, feed).values()
+        assert out.shape[1] == point.outputs
+        assert not point.layer.bounds or out.max() <= point.layer.bounds[-1]
 
 
 def test_equal_layers_are_measured_once(monkeypatch: pytest.MonkeyPatch):
