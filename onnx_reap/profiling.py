@@ -162,7 +162,7 @@ def _activation(model: Model, linear: Linear) -> tuple[onnx.NodeProto, dict[int,
     for place, tensor in enumerate(readers[0].inputs):
         if place and tensor.name:
             values = getattr(tensor, "values", None)  # of constants
-            if np.size(values) != 1 or values is None:
+            if values is None or np.size(values) != 1:
                 return None
             bounds[place] = float(np.ravel(values)[0])
     return model.node_proto(readers[0]), bounds

@@ -121,9 +121,14 @@ def test_the_quietest_visit_counts(monkeypatch: pytest.MonkeyPatch):
         "_visit",
         lambda *_: {measuring.BETWEEN: 0.5, measuring.Kernel("n", "0", "Conv"): next(visits)},
     )
+    plain = iter([6.0, 7.0, 6.0, 7.0, 5.25, 6.0])
+    monkeypatch.setattr(measuring, "_run_time", lambda *_: next(plain))
     point = Point(described("Conv", 8, 16), 8, 8)
     times, whole = measure([point], chain(), {}, CPU, lambda: None)
-    assert times == {point: 1.0} and whole == 5.5
+    assert times == {point: 1.0} and whole == 5.5  # kernels, quieter than a plain run
+    visits = iter([9.0, 3.0, 7.0, 1.0, 5.0, 8.0])
+    times, whole = measure([point], chain(), {}, CPU, lambda: None)
+    assert times == {point: 1.0} and whole == 5.25
 
 
 def test_wider_layers_take_longer():
