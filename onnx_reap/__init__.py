@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from onnx_reap.errors import ReapError
 from onnx_reap.version import __version__
 
 if TYPE_CHECKING:
+    from onnx_reap.latency.table import LatencyTable
     from onnx_reap.pipeline import Result, cut, mask, reap
     from onnx_reap.plan.plan import Plan
+    from onnx_reap.profiling import profile
 
-__all__ = ["Plan", "ReapError", "Result", "__version__", "cut", "mask", "reap"]
+__all__ = [
+    "LatencyTable",
+    "Plan",
+    "ReapError",
+    "Result",
+    "__version__",
+    "cut",
+    "mask",
+    "profile",
+    "reap",
+]
+
+_HOMES = {
+    "LatencyTable": "latency.table",
+    "Plan": "plan.plan",
+    "profile": "profiling",
+}
+"""Modules of the names that aren't the pipeline's."""
 
 
 def __getattr__(name: str) -> Any:
     """Import the pipeline only when it is asked for: it is what takes time."""
-    if name == "Plan":
-        from onnx_reap.plan.plan import Plan
-
-        return Plan
     if name in __all__:
-        from onnx_reap import pipeline
-
-        return getattr(pipeline, name)
+        return getattr(import_module(f"onnx_reap.{_HOMES.get(name, 'pipeline')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

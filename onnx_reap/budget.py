@@ -10,12 +10,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from onnx_reap.analysis import Analysis
 from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.graph.channels import Group
-from onnx_reap.plan.allocate import Budget, Choices, allowed_widths, check_reachable, fits, uniform
+from onnx_reap.latency.cost import NANOSECONDS
+from onnx_reap.latency.table import LatencyTable
+from onnx_reap.plan.allocate import (
+    LATENCY,
+    Budget,
+    Choices,
+    allowed_widths,
+    check_reachable,
+    fits,
+    uniform,
+)
 from onnx_reap.plan.cost import Cost, Extent, Term
+from onnx_reap.profiling import predicted_latency
 from onnx_reap.refit.order import affected_tensors
 from onnx_reap.repair import has_bias
 from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
@@ -35,8 +47,8 @@ class Goal:
     ratios : tuple of float, optional
         Fraction to remove from every group.
     budgets : tuple of Budget
-    latency : (float, bool), optional
-        Milliseconds of a run at most, or a multiple of the original's if the second entry is true.
+    latency : (float, str), optional
+        Time of a run at most, in `ms` or as a factor `x` of the original's, found by timing.
     max_drop : float, optional
         Loss at most; the smallest model within it is wanted.
     """
@@ -44,7 +56,7 @@ class Goal:
     widths: tuple[np.ndarray, ...]
     ratios: tuple[float, ...] | None
     budgets: tuple[Budget, ...]
-    latency: tuple[float, bool] | None = None
+    latency: tuple[float, str] | None = None
     max_drop: float | None = None
 
 
@@ -78,7 +90,8 @@ def read_goal(analysis: Analysis, settings: Settings) -> Goal:
         return Goal(widths, ratios, ())
     budgets = _budgets(analysis, settings)
     check_reachable(widths, budgets)
-    return Goal(widths, None, budgets, settings.target_latency, settings.max_drop)
+    timed = None if settings.latency_table is not None else settings.target_latency
+    return Goal(widths, None, budgets, timed, settings.max_drop)
 
 
 def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
@@ -88,10 +101,11 @@ def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
         "--target-params": settings.target_params,
         "--target-size": settings.target_size,
     }
+    timed = _latency_budgets(analysis, settings)
     searched = settings.max_drop is not None or settings.target_latency is not None
     if all(wish is None for wish in wishes.values()) and not searched:
         wishes["--target-macs"] = DEFAULT_TARGET_MACS
-    budgets = []
+    budgets = [*timed]
     for name, wish in wishes.items():
         if wish is None:
             continue
@@ -111,7 +125,8 @@ def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
         return tuple(budgets)
     biases = added_biases(analysis)
     return tuple(
-        replace(b, cost=b.cost + biases) if b.name != "--target-macs" else b for b in budgets
+        replace(b, cost=analysis.params + biases) if b.cost is analysis.params else b
+        for b in budgets
     )
 
 
@@ -124,25 +139,56 @@ def _parameters_in(size: float, analysis: Analysis, params: int) -> float:
     return max((size * whole if size <= 1 else size) - others, 0) / share
 
 
-def check_met(budgets: Sequence[Budget], *, macs: int, params: int) -> None:
+def _latency_budgets(analysis: Analysis, settings: Settings) -> list[Budget]:
+    """Return the budget on latency, if a table tells latencies; else cut models are timed."""
+    if settings.target_latency is None or settings.latency_table is None:
+        return []
+    table = settings.latency_table
+    table = table if isinstance(table, LatencyTable) else LatencyTable.load(table)
+    _check_rounding(table, settings)
+    cost = predicted_latency(analysis, table)
+    full = cost.at(np.array([group.width for group in analysis.groups]))
+    value, unit = settings.target_latency
+    return [Budget(LATENCY, cost, int(value * (full if unit == "x" else NANOSECONDS)))]
+
+
+def _check_rounding(table: LatencyTable, settings: Settings) -> None:
+    """Refuse widths that lie between measured ones and can be slower than these."""
+    asked, measured = settings.round_to, table.round_to
+    known = asked == measured or (asked is not None and asked % (measured or 8) == 0)
+    if not known:
+        raise ReapError(
+            "--round-to: the latency table holds other widths",
+            got=str(asked or "auto"),
+            expected=f"{measured}, or a multiple of it" if measured else "auto, or a multiple of 8",
+            hint="measure again with onnx-reap profile --round-to, or use the table's",
+        )
+
+
+def check_met(
+    budgets: Sequence[Budget], *, macs: int, params: int, widths: npt.NDArray[np.int64]
+) -> None:
     """Refuse a result that costs more than was asked for.
 
     Parameters
     ----------
     macs, params : int
         Counted on the result.
+    widths : (groups,) int array
+        Units that stay; latency is looked up by these.
 
     Raises
     ------
     TargetError
     """
     for budget in budgets:
-        cost = macs if budget.name == "--target-macs" else params
+        costs = {"--target-macs": macs, "--target-params": params}
+        cost = costs[budget.name] if budget.name in costs else budget.cost.at(widths)
         if cost > budget.limit:
             raise TargetError(
                 f"{budget.name}: not met by the result",
-                got=f"{cost:,}",
-                expected=f"at most {budget.limit:,}",
+                got=budget.text(cost),
+                expected=f"at most {budget.text(budget.limit)}",
                 hint="a lower target, or --no-refit, which adds nothing",
             )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from onnx_reap.errors import ReapError
 from onnx_reap.flags import Arguments, parse
+from onnx_reap.profile_command import COMMAND, run_profile
 
 if TYPE_CHECKING:
     import onnx
@@ -36,8 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of nodes may be in any script
         sys.stdout.reconfigure(errors="replace")
+    given = list(sys.argv[1:] if argv is None else argv)
     try:
-        _run(parse(argv))
+        if given[:1] == [COMMAND]:
+            run_profile(given[1:])
+        else:
+            _run(parse(given))
     except ReapError as error:
         print(f"onnx-reap: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -78,6 +83,7 @@ def _inputs(arguments: Arguments) -> dict[str, Path]:
         "the input model": arguments.model,
         "--data": arguments.data,
         "--from-plan": arguments.from_plan,
+        "--latency-table": arguments.settings.get("latency_table"),
         "--layer-ratios": arguments.settings.get("layer_ratios"),
     }
     return {name: path for name, path in paths.items() if path is not None}

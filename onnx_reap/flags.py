@@ -67,9 +67,10 @@ FLAGS = {
     ),
     "target_latency": Flag(
         "budget",
-        "time of a run on this machine at most, such as 5ms, or 0.6x of the original's",
+        "time of a run at most, on this machine or by --latency-table: 5ms, or a factor of what "
+        "the original takes (0.6x, 60%%)",
         parsing.latency,
-        "X",
+        "T",
         default="none",
     ),
     "max_drop": Flag(
@@ -78,6 +79,13 @@ FLAGS = {
         "output error, or of what --labels or --evaluate measure; makes the smallest such model",
         parsing.fraction,
         "X",
+        default="none",
+    ),
+    "latency_table": Flag(
+        "budget",
+        "latencies that onnx-reap profile measured, on whatever machine",
+        Path,
+        "FILE",
         default="none",
     ),
     "labels": Flag(
@@ -189,8 +197,8 @@ FLAGS = {
     ),
     "metric": Flag(
         "method",
-        "how --allocation pro compares outputs: as each one looks, as class scores (kl), or by squared "
-        "error",
+        "how --allocation pro compares outputs: as each one looks, as class scores (kl), or by "
+        "squared error",
         choices=("auto", "kl", "error"),
     ),
     "refit": Flag("method", "leave the weights that stay as they are"),
@@ -208,7 +216,7 @@ class _Parser(argparse.ArgumentParser):
     """Raises what argparse would print."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint="onnx-reap --help")
+        raise UsageError(message, hint=f"{self.prog} --help")
 
 
 @dataclass(frozen=True)
@@ -242,7 +250,7 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     given = vars(make_parser().parse_args(argv))
     settings = {name: given.pop(name) for name in FLAGS if name in given}
     if "input_shapes" in settings:
-        settings["input_shapes"] = _by_name(settings["input_shapes"])
+        settings["input_shapes"] = by_name(settings["input_shapes"])
     check_budgets(settings)
     arguments = Arguments(**given, settings=settings)
     if arguments.from_plan is not None:
@@ -254,16 +262,22 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     return arguments
 
 
+def make_base(**options: Any) -> argparse.ArgumentParser:
+    """Build a parser without arguments, which raises UsageError instead of exiting."""
+    return _Parser(allow_abbrev=False, **options)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line; it raises UsageError instead of exiting."""
-    parser = _Parser(
+    parser = make_base(
         prog="onnx-reap",
         description="Prune channels of a trained ONNX model and repair the weights that stay by "
         "least squares, without retraining.",
-        epilog="Exit status: 0 done, 1 refused, 2 usage, 3 target not reached or check failed, "
-        "130 interrupted.",
-        usage="onnx-reap in.onnx out.onnx [--data PATH] [options]",
-        allow_abbrev=False,
+        epilog="onnx-reap profile in.onnx -o latency.json measures a model's layers for "
+        "--target-latency; see onnx-reap profile --help. Exit status: 0 done, 1 refused, 2 usage, "
+        "3 target not reached or check failed, 130 interrupted.",
+        usage="onnx-reap in.onnx out.onnx [--data PATH] [options]\n"
+        "       onnx-reap profile in.onnx -o latency.json [options]",
     )
     add = parser.add_argument
     add("model", type=Path, metavar="in.onnx", help="trained model; it is only read")
@@ -277,12 +291,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for field in fields(Settings):
         flag = FLAGS[field.name]
-        _add(groups[flag.group], field.name, flag)
+        add_flag(groups[flag.group], field.name, flag)
     _add_outputs(parser.add_argument_group("output"))
     return parser
 
 
-def _add(group: argparse._ActionsContainer, name: str, flag: Flag) -> None:
+def add_flag(group: argparse._ActionsContainer, name: str, flag: Flag) -> None:
+    """Add the flag of a setting to a parser, or to a group of its arguments."""
     default = getattr(Settings, name)
     options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
     if isinstance(default, bool):
@@ -319,7 +334,8 @@ def option_of(name: str) -> str:
     return "--" + ("no_" * negated + name).replace("_", "-")
 
 
-def _by_name(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+def by_name(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    """Collect the shapes of repeated `--input-shapes`; refuse two of one input."""
     named = dict(shapes)
     if len(named) < len(shapes):
         raise UsageError("--input-shapes names an input twice", got=", ".join(n for n, _ in shapes))

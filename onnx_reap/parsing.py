@@ -7,6 +7,13 @@ import re
 from argparse import ArgumentTypeError
 
 _SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_LATENCIES = (
+    ("ms", 1, "ms"),
+    ("us", 1e-3, "ms"),
+    ("s", 1e3, "ms"),
+    ("x", 1, "x"),
+    ("%", 0.01, "x"),
+)
 
 
 def number(text: str) -> float:
@@ -48,14 +55,23 @@ def target(text: str) -> float:
     return value
 
 
-def latency(text: str) -> tuple[float, bool]:
-    """Read milliseconds (`5ms`) or a multiple of the original's time (`0.6x`)."""
-    for unit, factor, relative in (("ms", 1.0, False), ("us", 1e-3, False), ("x", 1.0, True)):
-        if text.lower().endswith(unit):
-            value = _float(text[: -len(unit)]) * factor
-            if math.isfinite(value) and value > 0:
-                return value, relative
-    raise ArgumentTypeError(f"got: {text!r} | expected: a time such as 5ms, or a factor as 0.6x")
+def latency(text: str) -> tuple[float, str]:
+    """Read a time (`5ms`, `800us`, `0.02s`) or a factor of the original's (`0.6x`, `60%`).
+
+    Returns
+    -------
+    value : float
+    unit : str
+        `ms` or `x`.
+    """
+    for suffix, factor, unit in _LATENCIES:
+        value = _float(text.removesuffix(suffix)) * factor
+        if text.endswith(suffix) and 0 < value < math.inf:
+            return value, unit
+    raise ArgumentTypeError(
+        f"got: {text!r} | expected: a time, such as 5ms, or a factor of the original's, such as "
+        "0.6x or 60%"
+    )
 
 
 def positive(text: str) -> int:

@@ -92,7 +92,8 @@ def reap(
     backend = Backend(*namespace("cpu" if only_cpu else "auto"))
     work = Work(analysis, samples, chosen, backend, progress, clock)
     made, drop, goal = _made(work, goal)
-    check_met(goal.budgets, macs=made.macs, params=made.params)
+    widths = made.choice.widths
+    check_met(goal.budgets, macs=made.macs, params=made.params, widths=widths)
     notes = [*samples.notes, *made.choice.notes, *made.notes]
     if normalises_itself(analysis.model):
         notes = [note for note in notes if note != RAW_PIXELS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ def session(
     *,
     optimize: bool = True,
     config: Mapping[str, str] = WORKING,
+    profile: Path | None = None,
 ) -> Any:
     """Make an inference session of a model.
 
@@ -83,6 +85,8 @@ def session(
         Whether onnxruntime may rewrite the graph.
     config : mapping of str to str
         Entries of onnxruntime's session configuration.
+    profile : path, optional
+        Where onnxruntime's profile goes, without the ending, once `end_profiling` is called.
 
     Raises
     ------
@@ -94,6 +98,9 @@ def session(
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     for key, value in config.items():
         options.add_session_config_entry(key, value)
     try:

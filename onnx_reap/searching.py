@@ -81,11 +81,11 @@ def check_latency(work: Work, goal: Goal) -> None:
     narrowest = np.array([w[0] for w in goal.widths])
     least = _times_target(work, goal, chosen(work.analysis, order, narrowest))
     if least > 1:
-        value, relative = goal.latency
+        value, unit = goal.latency
         raise TargetError(
             "--target-latency: can't be reached",
-            got=f"{value:g}{'x' if relative else ' ms'}",
-            expected=f"at least {least * value:.3g}{'x' if relative else ' ms'}, the narrowest",
+            got=f"{value:g} {unit}",
+            expected=f"at least {least * value:.3g} {unit}",
             hint="raise the target, lower --min-channels or --round-to, or exclude less",
         )
 
@@ -115,7 +115,7 @@ def with_latency(work: Work, goal: Goal, evidence: Evidence) -> Goal:
 def _times_target(work: Work, goal: Goal, choice: Choice) -> float:
     """Return the latency of a cut model as a multiple of the target."""
     assert goal.latency is not None
-    value, relative = goal.latency
+    value, unit = goal.latency
     analysis, samples = work.analysis, work.samples.every
     feed = next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
     pruned, _ = cut_and_compare(analysis, choice.removed, samples)
@@ -123,7 +123,7 @@ def _times_target(work: Work, goal: Goal, choice: Choice) -> float:
     before, after = compare_latency(
         analysis.proto, out, feed, analysis.providers, seconds=LATENCY_SECONDS
     )
-    return after.median_ms / (value * (before.median_ms if relative else 1.0))
+    return after.median_ms / (value * (before.median_ms if unit == "x" else 1.0))
 
 
 def scouted(work: Work, goal: Goal) -> Goal:

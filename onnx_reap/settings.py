@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx_reap.latency.table import LatencyTable
 
 DEFAULT_TARGET_MACS = 0.6
 """Fraction of the multiply-accumulates that is left where the user names no budget."""
@@ -30,9 +33,12 @@ class Settings:
         number of multiply-accumulates or parameters.
     target_size : float, optional
         Bytes of the file at most: a fraction of the original's where it is 1 or less.
-    target_latency : (float, bool), optional
-        Milliseconds of one run on this machine, or, if the second entry is true, a multiple of the
-        original's time.
+    target_latency : (float, str), optional
+        Time that a run may take at most: milliseconds `(5, "ms")`, or a factor of what the original
+        takes `(0.6, "x")`. Python takes `"5ms"` and `"0.6x"`, too. Cut models are timed on this
+        machine, unless there is a table.
+    latency_table : LatencyTable, or path of a file with one, optional
+        Where latencies are looked up, see `onnx_reap.profile`.
     max_drop : float, optional
         Loss that is allowed, as a fraction; the smallest model within it is made. The loss is the
         share of samples that are put into another class, or the relative output error of models
@@ -81,7 +87,8 @@ class Settings:
     target_macs: float | None = None
     target_params: float | None = None
     target_size: float | None = None
-    target_latency: tuple[float, bool] | None = None
+    target_latency: tuple[float, str] | None = None
+    latency_table: LatencyTable | str | Path | None = None
     max_drop: float | None = None
     labels: Any = None
     evaluate: str | Callable[[Any], float] | None = None
@@ -99,8 +106,10 @@ class Settings:
     provider: str | None = None
 
     def chosen(self) -> dict[str, Any]:
-        """Return the settings that differ from the defaults."""
+        """Return the settings that differ from the defaults; of a table, only what it is of."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if is_dataclass(self.latency_table):
+            values["latency_table"] = str(self.latency_table)
         if self.labels is not None and not isinstance(self.labels, (str, Path)):
             values["labels"] = f"{len(self.labels)} given"
         if callable(self.evaluate):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from onnx_reap import parsing
 from onnx_reap.errors import UsageError
+from onnx_reap.latency.table import LatencyTable
 from onnx_reap.settings import Settings
 
 RATIOS = ("ratio", "layer_ratios")
@@ -37,9 +40,14 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Make lists of NumPy arrays, and of a single glob."""
+    """Make lists of NumPy arrays and of a single glob, and read a latency as the command does."""
     if name in ("include", "exclude") and isinstance(value, str):
         return [value]
+    if name == "target_latency" and isinstance(value, str):
+        try:
+            return parsing.latency(value)
+        except ArgumentTypeError as error:
+            raise UsageError(f"--target-latency: {error}") from None
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -75,15 +83,16 @@ def check_settings(settings: Settings) -> None:
         if value is not None and not is_right(value):
             raise UsageError(f"{flag(name)}: of no use", got=repr(value), expected=expected)
     if (settings.labels is not None or settings.evaluate) and settings.max_drop is None:
-        given = "--labels" if settings.labels is not None else "--evaluate"
-        raise UsageError(f"{given}: nothing to measure for", hint="give --max-drop too")
+        alone = "--labels" if settings.labels is not None else "--evaluate"
+        raise UsageError(f"{alone}: nothing to measure for", hint="give --max-drop too")
     if settings.labels is not None and settings.evaluate:
         raise UsageError("--labels and --evaluate: one of them can tell the loss")
-    check_budgets([name for name in BUDGETS if getattr(settings, name) is not None])
+    given = [n for n in (*BUDGETS, "latency_table") if getattr(settings, n) is not None]
+    check_budgets(given)
 
 
 def check_budgets(names: Collection[str]) -> None:
-    """Refuse ratios next to targets; several targets are all met.
+    """Refuse ratios next to targets, and a table that nothing reads; several targets are all met.
 
     Parameters
     ----------
@@ -102,6 +111,8 @@ def check_budgets(names: Collection[str]) -> None:
             got=" and ".join(flag(name) for name in given + targets),
             expected="a ratio, ratios by layer, or targets",
         )
+    if "latency_table" in names and "target_latency" not in names:
+        raise UsageError("--latency-table is of no use alone", hint="--target-latency 0.6x")
 
 
 def _is_number(value: object) -> bool:
@@ -128,6 +139,12 @@ def _are_pixels(value: object) -> bool:
     return _is_whole(value) or _is_list_of(_is_whole, value)
 
 
+def _is_latency(value: object) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or value[1] not in ("ms", "x"):
+        return False
+    return _is_number(value[0]) and 0 < value[0] < math.inf
+
+
 def _are_globs(value: object) -> bool:
     return _is_list_of(_is_text, value)
 
@@ -146,22 +163,13 @@ _NAMES = {
 }
 
 
-def _is_latency(value: object) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == 2
-        and _is_number(value[0])
-        and 0 < value[0] < math.inf
-        and isinstance(value[1], bool)
-    )
-
-
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "target_latency": (_is_latency, "milliseconds and False, or a factor and True"),
     "max_drop": (lambda v: _is_number(v) and 0 < v < 1, "between 0 and 1"),
     "evaluate": (lambda v: callable(v) or _is_text(v), "module:function, or a function"),
     "input_shapes": (_are_shapes, 'shapes by input, such as {"x": (1, 3, 224, 224)}'),
     "layer_ratios": (lambda v: isinstance(v, (Mapping, str, Path)), "ratios by glob, or a path"),
+    "target_latency": (_is_latency, 'milliseconds "5ms", or a factor "0.6x"'),
+    "latency_table": (lambda v: isinstance(v, (LatencyTable, str, Path)), "a table, or a path"),
     "include": (_are_globs, "a list of globs"),
     "exclude": (_are_globs, "a list of globs"),
     "resize": (_are_pixels, "pixels, or height and width"),

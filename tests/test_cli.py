@@ -89,6 +89,10 @@ def test_nothing_given_is_nothing_set():
         ("--target-macs 1.2G", {"target_macs": 1.2e9}),
         ("--target-params 60%", {"target_params": 0.6}),
         ("--target-macs 0.5 --target-params 1k", {"target_macs": 0.5, "target_params": 1e3}),
+        (
+            "--target-latency 5ms --latency-table t.json",
+            {"target_latency": (5.0, "ms"), "latency_table": Path("t.json")},
+        ),
         ("--layer-ratios a.json", {"layer_ratios": Path("a.json")}),
         ("--exclude a/* --exclude c", {"exclude": ["a/*", "c"]}),
         ("--include a", {"include": ["a"]}),
@@ -138,12 +142,21 @@ def test_help_names_every_flag_and_its_default(
         (parsing.target, "500M", 500e6),
         (parsing.target, "1.2G", 1.2e9),
         (parsing.target, "3e8", 3e8),
+        (parsing.latency, "5ms", (5.0, "ms")),
+        (parsing.latency, "0.02s", (20.0, "ms")),
+        (parsing.latency, "800us", (0.8, "ms")),
+        (parsing.latency, "0.6x", (0.6, "x")),
+        (parsing.latency, "60%", (0.6, "x")),
         (parsing.numbers, "0.485, 0.456,0.406", (0.485, 0.456, 0.406)),
         (parsing.numbers, "[1 2]", (1.0, 2.0)),
         (parsing.size, "224x320", (224, 320)),
     ],
 )
 def test_values_are_read(reader: Callable, text: str, value: object):
+    if reader is parsing.latency:
+        (number, unit), (value, wanted) = reader(text), value
+        assert (number, unit) == (pytest.approx(value, rel=1e-15), wanted)
+        return
     assert reader(text) == pytest.approx(value, rel=1e-15)  # decimal to binary
 
 
@@ -151,6 +164,7 @@ def test_values_are_read(reader: Callable, text: str, value: object):
     ("reader", "texts"),
     [
         (parsing.target, ["", "0", "-1", "0%", "150%", "nan", "inf", "1.2X", "k", "1k%", "%"]),
+        (parsing.latency, ["", "5", "0ms", "-1x", "ms", "5 m", "infx", "nan%", "5mm"]),
         (parsing.fraction, ["0", "1", "100%", "-0.1", "half", "", "500M"]),
         (parsing.positive, ["0", "-1", "1.5", "x", ""]),
         (parsing.seed, ["-1", "x"]),

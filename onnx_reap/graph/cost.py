@@ -1,7 +1,8 @@
 """What the model costs: MACs and parameters as functions of the groups' widths.
 
 MACs are those of Conv, ConvTranspose, Gemm and MatMul with a constant weight, for one sample.
-Parameters are the elements of all floating-point constants.
+Parameters are the elements of all floating-point constants. Entries of other nodes' outputs
+tell how the time outside linear layers shrinks.
 """
 
 from __future__ import annotations
@@ -28,6 +29,34 @@ def count_macs(model: Model, probe: Probe, flow: Flow, groups: Sequence[Group]) 
 def count_params(model: Model, flow: Flow, groups: Sequence[Group]) -> Cost:
     """Elements of floating-point constants."""
     return Cost(_parameters(model, flow, _group_of(groups), groups), len(groups))
+
+
+def layer_extents(flow: Flow, groups: Sequence[Group]) -> list[tuple[Extent, Extent]]:
+    """Input and output channels of every linear layer, in the order of `flow.linears`."""
+    group_of = _group_of(groups)
+    axes = [((n.x, n.x_axis), (n.y, n.y_axis)) for n in flow.linears]
+    return [
+        (
+            _extent(flow.units_along(*x), group_of, groups),
+            _extent(flow.units_along(*y), group_of, groups),
+        )
+        for x, y in axes
+    ]
+
+
+def count_entries(model: Model, probe: Probe, flow: Flow, groups: Sequence[Group]) -> Cost:
+    """Entries of all tensors that nodes other than linear layers make, in one run of the probe."""
+    linear = {layer.y for layer in flow.linears}
+    group_of = _group_of(groups)
+    terms = []
+    for name in (t.name for node in model.nodes for t in node.outputs if t.name not in linear):
+        entries, axis = float(np.prod(probe.shapes.get(name, (0,)))), flow.axes.get(name)
+        if axis is None or not entries:
+            terms.append(Term(entries, ()))
+        else:
+            units = flow.units_along(name, axis)
+            terms.append(Term(entries / len(units), (_extent(units, group_of, groups),)))
+    return Cost(terms, len(groups))
 
 
 def _group_of(groups: Sequence[Group]) -> dict[int, int]:

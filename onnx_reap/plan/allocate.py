@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_reap.errors import TargetError
-from onnx_reap.plan.cost import Cost, Widths
+from onnx_reap.plan.cost import Costs, Widths
+
+LATENCY = "--target-latency"
+"""Name of the budget whose cost is in nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,18 @@ class Budget:
     ----------
     name : str
         What the user called it, for messages.
-    cost : Cost
+    cost : Costs
     limit : int
         Most that the result may cost.
     """
 
     name: str
-    cost: Cost
+    cost: Costs
     limit: int
+
+    def text(self, cost: int) -> str:
+        """Write a cost for people; latencies, which are counted in nanoseconds, in milliseconds."""
+        return f"{cost / 1e6:,.4g} ms" if self.name == LATENCY else f"{cost:,}"
 
 
 def allowed_widths(
@@ -234,8 +241,9 @@ def check_reachable(choices_widths: Sequence[np.ndarray], budgets: Sequence[Budg
             full = budget.cost.at(np.array([w[-1] for w in choices_widths], np.int64))
             raise TargetError(
                 f"{budget.name}: can't be reached",
-                got=f"{budget.limit:,}",
-                expected=f"at least {least:,} ({least / max(full, 1):.0%} of {full:,})",
+                got=budget.text(budget.limit),
+                expected=f"at least {budget.text(least)} ({least / max(full, 1):.0%} of "
+                f"{budget.text(full)})",
                 hint="raise the target, lower --min-channels or --round-to, or exclude less",
             )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,22 @@ class Term:
 
     factor: float
     extents: tuple[Extent, ...]
+
+
+class Costs(Protocol):
+    """Anything that tells what a model costs at given widths, in whole units."""
+
+    def at(self, widths: Widths) -> int:
+        """Total cost when group g keeps `widths[g]` units; widths has shape (groups,)."""
+        ...
+
+    def alone(self, widths: Widths, options: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Total cost if one group alone changed, for each of its (groups, k) options."""
+        ...
+
+    def per_unit(self, widths: Widths) -> npt.NDArray[np.float64]:
+        """Return the slope of the cost by each width, shape (groups,)."""
+        ...
 
 
 class Cost:

@@ -1,0 +1,305 @@
+"""Timing layers at chosen widths, each alone in a model with the activation that follows it.
+
+On the CPU a layer's time is what onnxruntime's profiler says of its kernels: a run of a model of
+one layer spends about as long on calling the session as on a small layer. Convolutions there work
+on blocked channels; reordering into blocks and back happens in a whole model only where channels
+enter and leave convolutions, so the reordering that a layer alone needs is left out. Other
+providers run asynchronously, and a profiler sees the launches only, so there the whole run is
+timed.
+
+Other work on the machine only ever adds time. So every layer, and every kernel of the whole model,
+is visited several times, far apart, and the quietest visit counts.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnx_reap.graph.records import Linear
+from onnx_reap.runtime import Feed, run, session
+
+ROUNDS = 5  # visits to every layer
+SECONDS = 0.01  # of runs per visit, warm-up included
+FEWEST, MOST = 4, 30  # timed runs per visit
+WHOLE_SECONDS = 0.1  # of the whole model, which is visited twice a round
+WARM_UP = 2
+REORDERING = ("ReorderInput", "ReorderOutput")
+CPU = "CPUExecutionProvider"
+
+
+class Kernel(NamedTuple):
+    """A node of the graph that onnxruntime runs."""
+
+    name: str
+    place: str
+    op: str
+
+
+BETWEEN = Kernel("", "", "")
+"""What passes between kernels in a run."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What decides a layer's time but for its channels; equal layers are measured once.
+
+    Attributes
+    ----------
+    node : bytes
+        Serialized NodeProto with inputs `x`, `w` and perhaps `b`, output `y` and no name.
+    opset : int
+    dtype : numpy.dtype
+    x_shape : tuple of int
+        Shape of the input, 0 for the channels.
+    x_axis, weight_in, weight_out : int
+        See `Linear`.
+    kernel : tuple of int
+    group : int
+        1 for depthwise layers: theirs follow the channels.
+    multiplier : int
+        Outputs per input of a depthwise layer; 0 for others.
+    activation : bytes
+        Serialized NodeProto that follows, from `y` to `z`, empty if there is none: onnxruntime
+        makes it part of the layer, which yet takes longer for it. Its other inputs are `c1`, `c2`.
+    bounds : tuple of float
+        Scalars for these inputs.
+    """
+
+    node: bytes
+    opset: int
+    dtype: np.dtype
+    x_shape: tuple[int, ...]
+    x_axis: int
+    weight_in: int
+    weight_out: int
+    kernel: tuple[int, ...]
+    group: int
+    multiplier: int
+    activation: bytes = b""
+    bounds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A layer with so many input and output channels."""
+
+    layer: Layer
+    inputs: int
+    outputs: int
+
+
+def describe(
+    linear: Linear,
+    node: onnx.NodeProto,
+    opset: int,
+    dtype: np.dtype,
+    x_shape: Sequence[int],
+    outputs: int,
+    activation: tuple[onnx.NodeProto, Mapping[int, float]] | None = None,
+) -> Layer:
+    """Reduce a layer of a model to what its time depends on.
+
+    Parameters
+    ----------
+    node : onnx.NodeProto
+        Its attributes are taken over.
+    x_shape : sequence of int
+        Shape of its input, channels included.
+    outputs : int
+        Channels that it makes.
+    activation : (onnx.NodeProto, mapping of int to float), optional
+        What follows, and its scalar inputs by place.
+    """
+    bare = onnx.NodeProto(op_type=node.op_type, output=["y"])
+    bare.input.extend(["x", "w", "b"] if linear.bias else ["x", "w"])
+    attributes = sorted(node.attribute, key=lambda a: a.name)
+    bare.attribute.extend(a for a in attributes if a.name != "group")
+    inputs = x_shape[linear.x_axis]
+    return Layer(
+        bare.SerializeToString(deterministic=True),
+        opset,
+        np.dtype(dtype),
+        tuple(0 if axis == linear.x_axis else int(n) for axis, n in enumerate(x_shape)),
+        linear.x_axis,
+        linear.weight_in,
+        linear.weight_out,
+        tuple(linear.kernel),
+        1 if linear.depthwise else linear.group,
+        outputs // inputs if linear.depthwise else 0,
+        *(() if activation is None else _bare_activation(*activation)),
+    )
+
+
+def _bare_activation(
+    node: onnx.NodeProto, scalars: Mapping[int, float]
+) -> tuple[bytes, tuple[float, ...]]:
+    """Strip an activation of its names."""
+    bare = onnx.NodeProto(op_type=node.op_type, output=["z"])
+    rest = range(1, len(node.input))
+    bare.input.extend(["y", *(f"c{place}" if place in scalars else "" for place in rest)])
+    bare.attribute.extend(sorted(node.attribute, key=lambda a: a.name))
+    ordered = tuple(scalars[place] for place in sorted(scalars))
+    return bare.SerializeToString(deterministic=True), ordered
+
+
+def layer_model(point: Point) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Build a model of one layer and its activation, with random weights, and something to feed it.
+
+    Returns
+    -------
+    model : onnx.ModelProto
+    feed : dict of str to numpy.ndarray
+    """
+    layer, rng = point.layer, np.random.default_rng(0)
+    node = onnx.NodeProto.FromString(layer.node)
+    group = point.inputs if layer.multiplier else layer.group
+    if group > 1:
+        node.attribute.append(onnx.helper.make_attribute("group", group))
+    weight = [0, 0, *layer.kernel]
+    weight[layer.weight_in], weight[layer.weight_out] = point.inputs, point.outputs
+    weight[1] //= group  # the weight of a convolution spans one group along its second axis
+    shape = [point.inputs if axis == layer.x_axis else n for axis, n in enumerate(layer.x_shape)]
+    constants = {"w": weight, "b": [point.outputs]}
+
+    def noise(sizes: Sequence[int]) -> np.ndarray:
+        return np.resize(rng.random(1009, np.float32) - 0.5, sizes).astype(layer.dtype)
+
+    nodes = [node]
+    tensors = [numpy_helper.from_array(noise(constants[n]), n) for n in node.input if n != "x"]
+    if layer.activation:
+        nodes.append(onnx.NodeProto.FromString(layer.activation))
+        names = [name for name in nodes[1].input[1:] if name]
+        tensors += [
+            numpy_helper.from_array(np.array(value, layer.dtype), name)
+            for name, value in zip(names, layer.bounds, strict=True)
+        ]
+    kind = onnx.helper.np_dtype_to_tensor_dtype(layer.dtype)
+    graph = onnx.helper.make_graph(
+        nodes,
+        "layer",
+        [onnx.helper.make_tensor_value_info("x", kind, shape)],
+        [onnx.helper.make_tensor_value_info(nodes[-1].output[0], kind, None)],
+        tensors,
+    )
+    opsets = [onnx.helper.make_opsetid("", layer.opset)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), {"x": noise(shape)}
+
+
+def measure(
+    points: Iterable[Point],
+    whole: onnx.ModelProto,
+    feed: Feed,
+    providers: Sequence[str],
+    on_point: Callable[[], None],
+) -> tuple[dict[Point, float], float]:
+    """Time layers and, every now and then, the whole model; the quietest visit to each counts.
+
+    Parameters
+    ----------
+    points : iterable of Point
+        Equal ones are measured once.
+    whole : onnx.ModelProto
+    feed : mapping of str to numpy.ndarray
+        Inputs of the whole model.
+    providers : sequence of str
+        Execution providers of onnxruntime, best first.
+    on_point : callable
+        Told that a point is timed, `ROUNDS` times each.
+
+    Returns
+    -------
+    times : dict of Point to float
+        Milliseconds.
+    whole_ms : float
+        The lesser of a plain run, and of the quietest visit to each of its kernels, which is longer
+        by what the profiler takes but can be had on a busy machine.
+
+    Raises
+    ------
+    ReapError
+        If onnxruntime can't run a model.
+    """
+    unique = list(dict.fromkeys(points))
+    times = dict.fromkeys(unique, np.inf)
+    parts: dict[Kernel, float] = {}
+    plain = np.inf
+    middle_of_round = len(unique) // 2
+    for _ in range(ROUNDS):
+        for number, point in enumerate(unique):
+            if number in (0, middle_of_round):
+                _keep_least(parts, _visit(whole, feed, providers, WHOLE_SECONDS))
+                plain = min(plain, _run_time(whole, feed, providers, WHOLE_SECONDS))
+            taken = _visit(*layer_model(point), providers, SECONDS)
+            alone = [ms for kernel, ms in taken.items() if not _left_out(kernel, taken)]
+            times[point] = min(times[point], sum(alone))
+            on_point()
+    _keep_least(parts, _visit(whole, feed, providers, WHOLE_SECONDS))
+    plain = min(plain, _run_time(whole, feed, providers, WHOLE_SECONDS))
+    return times, min(plain, max(sum(parts.values()), 0.0))
+
+
+def _left_out(kernel: Kernel, taken: Mapping[Kernel, float]) -> bool:
+    """Whether a part of a layer's run isn't the layer's own."""
+    return kernel.op in REORDERING or (kernel == BETWEEN and len(taken) > 1)
+
+
+def _keep_least(parts: dict[Kernel, float], taken: Mapping[Kernel, float]) -> None:
+    parts.update({kernel: min(ms, parts.get(kernel, np.inf)) for kernel, ms in taken.items()})
+
+
+def _visit(
+    model: onnx.ModelProto, feed: Feed, providers: Sequence[str], seconds: float
+) -> dict[Kernel, float]:
+    """Run a model for some time; milliseconds of its kernels, and of all else in a run."""
+    if providers[0] != CPU:
+        return {BETWEEN: _run_time(model, feed, providers, seconds)}
+    with tempfile.TemporaryDirectory(prefix="onnx-reap-") as folder:
+        active = session(model, providers, config={}, profile=Path(folder) / "model")
+        runs = _runs(active, feed, seconds)
+        events = json.loads(Path(active.end_profiling()).read_text(encoding="utf-8"))
+    kernels: dict[Kernel, list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            told = event["args"]
+            kernel = Kernel(event["name"], told.get("node_index", ""), told["op_name"])
+            kernels.setdefault(kernel, []).append(event["dur"] / 1e3)
+    # Nodes in the bodies of loops run as often as they like: their time is that of the loop.
+    once = {k: times[WARM_UP:] for k, times in kernels.items() if len(times) == len(runs) + WARM_UP}
+    between = np.array(runs) - np.sum(list(once.values()), axis=0)
+    return {k: _middle(times) for k, times in once.items()} | {BETWEEN: _middle(between.tolist())}
+
+
+def _run_time(
+    model: onnx.ModelProto, feed: Feed, providers: Sequence[str], seconds: float
+) -> float:
+    """Run a model for some time; milliseconds of a run."""
+    return _middle(_runs(session(model, providers, config={}), feed, seconds))
+
+
+def _runs(active: Any, feed: Feed, seconds: float) -> list[float]:
+    """Run a session some times; milliseconds of those after the warm-up."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < WARM_UP + FEWEST or (
+        len(times) < WARM_UP + MOST and time.perf_counter() < end
+    ):
+        start = time.perf_counter()
+        run(active, None, feed)
+        times.append(1e3 * (time.perf_counter() - start))
+    return times[WARM_UP:]
+
+
+def _middle(times: Sequence[float]) -> float:
+    """Mean of the middle half: as robust as a median, and finer than the profiler's microsecond."""
+    quarter = len(times) // 4
+    return float(np.mean(np.sort(times)[quarter : len(times) - quarter]))
