@@ -23,7 +23,7 @@ from onnx_reap.report.records import (
 from onnx_reap.version import __version__
 from onnx_reap.work import Work
 
-LATENCY_SECONDS = 1.0
+LATENCY_SECONDS = 0.5
 
 
 def make_report(

@@ -711,6 +711,16 @@ def test_the_provider_says_where_the_solver_computes(
     assert asked == [device]
 
 
+def test_macs_are_those_of_one_sample_though_no_output_has_a_batch_axis():
+    n = Net({"x": ("N", 3, 8, 8)})
+    scores = n.head(n.block("x", 3, 16), 16, 4)
+    both = [
+        n.model(*outputs) for outputs in ((scores,), (n.node("ReduceMean", scores, keepdims=0),))
+    ]
+    plain, scalar = (reap(m, DATA, ratio=0.5, **BASELINE).report.before.macs for m in both)
+    assert scalar == plain
+
+
 # Verification
 
 

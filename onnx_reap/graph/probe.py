@@ -122,7 +122,7 @@ def _samples(
     shapes: Mapping[str, tuple[int, ...]],
     dynamic: Mapping[str, frozenset[int]],
 ) -> int:
-    """Return the leading size of the first input, if an output grows with it or has it too; else 1.
+    """Return the leading size of the first input, if an output or a layer has it too; else 1.
 
     Detectors, for instance, take a single image without a batch axis; text recognisers return the
     batch as the second axis.
@@ -130,7 +130,10 @@ def _samples(
     lead = next((array.shape[0] for array in feed.values() if array.ndim), 1)
     names = [tensor.name for tensor in model.graph.outputs]
     grows = any(dynamic.get(name) for name in names)
-    return int(lead) if grows or any(shapes.get(name, ())[:1] == (lead,) for name in names) else 1
+    layers = (t.name for node in model.nodes if node.op in _WEIGHTED for t in node.outputs)
+    batched = any(0 in dynamic.get(name, ()) for name in layers)  # of which no output need tell
+    kept = any(shapes.get(name, ())[:1] == (lead,) for name in names)
+    return int(lead) if grows or batched or kept else 1
 
 
 def _shapes_and_values(
