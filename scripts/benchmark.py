@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,15 +183,10 @@ def whole_run(folder: Path) -> None:
     plain = min(_seconds(passes) for _ in range(3))
     CONSOLE.print(f"MobileNetV2, 256 images: two forward passes {plain:.2f} s")
     for allocation in ("local", "pro"):
-        run = _seconds(
-            lambda allocation=allocation: onnx_reap.reap(
-                task.model,
-                images,
-                target_macs=task.macs,
-                allocation=allocation,
-                **task.preprocess,
-            )
+        prune = partial(
+            onnx_reap.reap, task.model, images, target_macs=task.macs, allocation=allocation
         )
+        run = _seconds(partial(prune, **task.preprocess))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         CONSOLE.print(
             f"whole run, --allocation {allocation}: {run:.2f} s ({run / plain:.1f} times), "
