@@ -8,11 +8,13 @@ import pytest
 from small_models import Net, images, run
 
 import onnx_reap
+from onnx_reap import sensing
 from onnx_reap.analysis import Analysis, analyse, model_inputs
 from onnx_reap.capture.moments import capture_moments
 from onnx_reap.capture.rows import input_rows, output_rows, sample_positions
 from onnx_reap.data import open_calibration
 from onnx_reap.graph.model import Model
+from onnx_reap.plan.allocate import Choices
 from onnx_reap.runtime import with_outputs
 from onnx_reap.select.paths import find_taps
 from onnx_reap.sensitivity.divergence import metrics
@@ -219,3 +221,41 @@ def test_what_the_output_does_not_feel_goes_first():
     widths = {group.name: group.after for group in result.report.groups if group.before == 16}
     (first, second) = widths.values()
     assert second < first, widths
+
+
+@pytest.mark.parametrize("name", ["plain", "residual"])
+def test_a_groups_error_is_the_divergence_without_the_first_units_of_its_order(
+    name: str, monkeypatch
+):
+    monkeypatch.setattr(sensing, "TRUST", 1.0)  # in the divergence alone
+    analysis, observed = look(MODELS[name]())
+    widths = [np.arange(1, group.width + 1) for group in analysis.groups]
+    local = [Choices(w, ((w[-1] - w) ** 1.5).astype(float)) for w in widths]
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(group.width) for group in analysis.groups]
+    data = open_calibration(DATA, model_inputs(analysis.proto))
+    found = sensing.divergence_choices(
+        analysis, local, orders, observed, data, Settings(), lambda: None
+    )
+    (kind,) = metrics(analysis.model, analysis.probe.shapes, analysis.probe.dtypes, "auto")
+    original = {kind.output: outputs_with(analysis.model, {})}
+    for group, order, before, after in zip(analysis.groups, orders, local, found, strict=True):
+        tried = sensing._points(group, before)
+        assert len(tried) == (2 if len(group.producers) > 1 else 1)
+        for index in tried:
+            model = analysis.copy()
+            layers = [Consumer(model, n, analysis.flow, observed) for n in group.consumers]
+            gone = {group.units[i] for i in order[: group.width - before.widths[index]]}
+            trial = {k: v for layer in layers for k, v in layer.without(gone).items()}
+            expected = kind.distance(original, {kind.output: outputs_with(model, trial)})
+            assert after.errors[index] == pytest.approx(expected / len(DATA), rel=2e-3)
+        assert after.errors[-1] == 0
+
+
+def test_divergence_and_local_error_are_mixed_and_the_median_ratio_stands_in():
+    local = [Choices(np.array([1, 2, 3]), np.array([4.0, 1.0, 0.0])) for _ in range(3)]
+    felt = [np.array([8.0, 2.0, 0.0]), np.array([16.0, 4.0, 0.0]), None]
+    first, second, third = sensing._mixed(local, felt)
+    np.testing.assert_allclose(first, [4 * 2**sensing.TRUST, 2**sensing.TRUST, 0])
+    np.testing.assert_allclose(second, [4 * 4**sensing.TRUST, 4**sensing.TRUST, 0])
+    np.testing.assert_allclose(third, 4 * np.array([1, 0.25, 0]) * 3**sensing.TRUST)
