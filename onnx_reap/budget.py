@@ -116,27 +116,32 @@ def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
                 expected="at most 1 for a fraction of the original, or a number such as 1.2G",
                 hint=f"{wish / 100:g}",
             )
-        cost = analysis.macs if name == "--target-macs" else analysis.params
-        limit = wish * cost.at(full) if wish <= 1 else wish  # 1 or less is a fraction
-        if name == "--target-size":
-            limit = _parameters_in(wish, analysis, cost.at(full))
+        cost = _cost(name, analysis, analysis.params)
+        whole = analysis.proto.ByteSize() if name == "--target-size" else cost.at(full)
+        limit = wish * whole if wish <= 1 else wish  # 1 or less is a fraction
         budgets.append(Budget(name, cost, int(limit)))
     if not settings.refit or fits(full, budgets):  # nothing is fitted where nothing goes
         return tuple(budgets)
-    biases = added_biases(analysis)
+    params = analysis.params + added_biases(analysis)
     return tuple(
-        replace(b, cost=analysis.params + biases) if b.cost is analysis.params else b
-        for b in budgets
+        replace(b, cost=_cost(b.name, analysis, params)) if b.name in wishes else b for b in budgets
     )
 
 
-def _parameters_in(size: float, analysis: Analysis, params: int) -> float:
-    """Return how many parameters a file of that size holds, all else as in the original."""
-    whole = analysis.proto.ByteSize()
+def _cost(name: str, analysis: Analysis, params: Cost) -> Cost:
+    """Return what a target bounds."""
+    if name == "--target-size":
+        return _file_size(analysis, params)
+    return analysis.macs if name == "--target-macs" else params
+
+
+def _file_size(analysis: Analysis, params: Cost) -> Cost:
+    """Return the bytes of the file, all but the parameters as in the original."""
+    full = np.array([group.width for group in analysis.groups])
     weights = sum(c.values.nbytes for c in analysis.model.constants().values())
-    share = weights / max(params, 1)  # bytes of a parameter
-    others = whole - weights + RESERVE
-    return max((size * whole if size <= 1 else size) - others, 0) / share
+    others = analysis.proto.ByteSize() - weights + RESERVE
+    each = weights / max(analysis.params.at(full), 1)
+    return params * each + Cost([Term(others, ())], len(full))
 
 
 def _latency_budgets(analysis: Analysis, settings: Settings) -> list[Budget]:
@@ -166,14 +171,19 @@ def _check_rounding(table: LatencyTable, settings: Settings) -> None:
 
 
 def check_met(
-    budgets: Sequence[Budget], *, macs: int, params: int, widths: npt.NDArray[np.int64]
+    budgets: Sequence[Budget],
+    *,
+    macs: int,
+    params: int,
+    size: int,
+    widths: npt.NDArray[np.int64],
 ) -> None:
     """Refuse a result that costs more than was asked for.
 
     Parameters
     ----------
-    macs, params : int
-        Counted on the result.
+    macs, params, size : int
+        Counted on the result; size in bytes.
     widths : (groups,) int array
         Units that stay; latency is looked up by these.
 
@@ -182,7 +192,7 @@ def check_met(
     TargetError
     """
     for budget in budgets:
-        costs = {"--target-macs": macs, "--target-params": params}
+        costs = {"--target-macs": macs, "--target-params": params, "--target-size": size}
         cost = costs[budget.name] if budget.name in costs else budget.cost.at(widths)
         if cost > budget.limit:
             raise TargetError(

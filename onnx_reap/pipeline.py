@@ -92,8 +92,13 @@ def reap(
     backend = Backend(*namespace("cpu" if only_cpu else "auto"))
     work = Work(analysis, samples, chosen, backend, progress, clock)
     made, drop, goal = _made(work, goal)
-    widths = made.choice.widths
-    check_met(goal.budgets, macs=made.macs, params=made.params, widths=widths)
+    check_met(
+        goal.budgets,
+        macs=made.macs,
+        params=made.params,
+        size=made.model.ByteSize(),
+        widths=made.choice.widths,
+    )
     notes = [*samples.notes, *made.choice.notes, *made.notes]
     if normalises_itself(analysis.model):
         notes = [note for note in notes if note != RAW_PIXELS]

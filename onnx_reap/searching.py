@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -46,7 +46,7 @@ def smallest_within_drop(
     bound = goal.max_drop
     worst: list[Drop] = []
     asked = _removed_by(goal, work)
-    reachable = _most_removable(evidence, work)
+    reachable = _most_removable([c.widths for c in evidence.choices], work)
 
     def attempt(share: float) -> tuple[Made, Drop] | None:
         made = make(work, decide(work, with_share(goal, work, share), evidence))
@@ -81,13 +81,7 @@ def check_latency(work: Work, goal: Goal) -> None:
     narrowest = np.array([w[0] for w in goal.widths])
     least = _times_target(work, goal, chosen(work.analysis, order, narrowest))
     if least > 1:
-        value, unit = goal.latency
-        raise TargetError(
-            "--target-latency: can't be reached",
-            got=f"{value:g} {unit}",
-            expected=f"at least {least * value:.3g} {unit}",
-            hint="raise the target, lower --min-channels or --round-to, or exclude less",
-        )
+        raise _too_slow(goal, least)
 
 
 def with_latency(work: Work, goal: Goal, evidence: Evidence) -> Goal:
@@ -102,14 +96,32 @@ def with_latency(work: Work, goal: Goal, evidence: Evidence) -> Goal:
         If the narrowest widths that were looked at are too slow.
     """
     with work.progress.stage("Timing cut models", TRIES) as step, work.clock("search"):
-        low, high = 0.0, _most_removable(evidence, work)
+        low, high = 0.0, _most_removable([c.widths for c in evidence.choices], work)
+        ratio = math.inf  # of the latency at `high` to the target, as far as it was timed
         for _ in range(TRIES):
             middle = (low + high) / 2
             choice = decide(work, with_share(goal, work, middle), evidence)
-            fast = _times_target(work, goal, choice) <= 1
-            low, high = (low, middle) if fast else (middle, high)
+            timed = _times_target(work, goal, choice)
+            low, high, ratio = (low, middle, timed) if timed <= 1 else (middle, high, ratio)
             step()
+        if math.isinf(ratio):
+            choice = decide(work, with_share(goal, work, high), evidence)
+            ratio = _times_target(work, goal, choice)
+    if ratio > 1:
+        raise _too_slow(goal, ratio)
     return with_share(goal, work, high)
+
+
+def _too_slow(goal: Goal, least: float) -> TargetError:
+    """Say that a latency can't be reached, given the least one as a multiple of it."""
+    assert goal.latency is not None
+    value, unit = goal.latency
+    return TargetError(
+        "--target-latency: can't be reached",
+        got=f"{value:g} {unit}",
+        expected=f"at least {least * value:.3g} {unit}",
+        hint="raise the target, lower --min-channels or --round-to, or exclude less",
+    )
 
 
 def _times_target(work: Work, goal: Goal, choice: Choice) -> float:
@@ -130,10 +142,7 @@ def scouted(work: Work, goal: Goal) -> Goal:
     """Return a goal whose evidence reaches as far as a search will go."""
     if goal.latency is None and goal.max_drop is None:
         return goal
-    narrowest, full = (np.array([w[i] for w in goal.widths]) for i in (0, -1))
-    macs = work.analysis.macs
-    most = 1 - macs.at(narrowest) / max(macs.at(full), 1)
-    return with_share(goal, work, min(most, DEEPEST))
+    return with_share(goal, work, min(_most_removable(goal.widths, work), DEEPEST))
 
 
 def with_share(goal: Goal, work: Work, share: float) -> Goal:
@@ -144,10 +153,10 @@ def with_share(goal: Goal, work: Work, share: float) -> Goal:
     return replace(goal, budgets=(*goal.budgets, budget))
 
 
-def _most_removable(evidence: Evidence, work: Work) -> float:
+def _most_removable(widths: Sequence[np.ndarray], work: Work) -> float:
     """Return the share of the multiply-accumulates that the narrowest widths leave out."""
     macs = work.analysis.macs
-    narrowest, full = (np.array([c.widths[i] for c in evidence.choices]) for i in (0, -1))
+    narrowest, full = (np.array([w[i] for w in widths]) for i in (0, -1))
     return 1 - macs.at(narrowest) / max(macs.at(full), 1)
 
 

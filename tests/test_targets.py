@@ -174,6 +174,25 @@ def test_a_latency_out_of_reach_is_refused_before_calibration(monkeypatch):
         onnx_reap.reap(MODEL, DATA, target_latency="0.001x")
 
 
+def test_a_latency_that_no_try_reached_is_refused(monkeypatch):
+    timed(monkeypatch)
+    monkeypatch.setattr(searching, "DEEPEST", 0.3)  # so that narrow widths are not looked at
+    with pytest.raises(TargetError, match="--target-latency: can't be reached"):
+        onnx_reap.reap(MODEL, DATA, target_latency="0.2x", criterion="l1", refit=False)
+
+
+def test_a_file_that_is_larger_than_planned_is_refused(monkeypatch):
+    monkeypatch.setattr("onnx_reap.budget.RESERVE", -3000)
+    with pytest.raises(TargetError, match="--target-size: not met by the result"):
+        onnx_reap.reap(chain(48), DATA, target_size=0.5, criterion="l1", refit=False)
+
+
+def test_a_size_out_of_reach_is_refused_in_bytes(monkeypatch):
+    monkeypatch.setattr("onnx_reap.evidence.capture_moments", None)
+    with pytest.raises(TargetError, match=r"--target-size: can't be reached \| got: 200 \| .* of"):
+        onnx_reap.reap(MODEL, DATA, target_size=200)
+
+
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_the_file_is_as_small_as_was_asked_for(share: float):
     model = chain(48)

@@ -76,6 +76,16 @@ class Cost:
         total._slope = np.concatenate([self._slope, other._slope])
         return total
 
+    def __mul__(self, factor: float) -> Cost:
+        """Return the cost in another unit, `factor` of which make one of this."""
+        scaled = Cost((), self._slope.shape[2])
+        scaled._factor, scaled._fixed, scaled._slope = (
+            factor * self._factor,
+            self._fixed,
+            self._slope,
+        )
+        return scaled
+
     def at(self, widths: Widths) -> int:
         """Total cost when group g keeps `widths[g]` units; widths has shape (groups,)."""
         return round(self._total(widths))
