@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from onnx_reap.arguments import Arguments, parse
 from onnx_reap.errors import ReapError
-from onnx_reap.flags import Arguments, parse
 from onnx_reap.profile_command import COMMAND, run_profile
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ import onnx
 
 from onnx_reap.data import Calibration
 from onnx_reap.errors import ReapError
+from onnx_reap.making import quality
 from onnx_reap.runtime import run, session
-from onnx_reap.verify import measure_quality
 from onnx_reap.work import Work
 
 Z = 1.96  # of a normal distribution, for a two-sided interval of 95 %
@@ -84,20 +84,11 @@ def drop_judge(work: Work) -> Judge:
 
 
 def _against_original(work: Work, samples: Calibration, model: onnx.ModelProto) -> Drop:
-    analysis = work.analysis
-    quality = measure_quality(
-        analysis.proto,
-        model,
-        samples,
-        analysis.fixed_batch or BATCH,
-        pad=analysis.fixed_batch is not None,
-        providers=analysis.providers,
-    )
-    n = len(samples)
-    if quality.top1_agreement is None:
-        value = max(quality.output_error.values(), default=0.0)
+    seen, n = quality(work.analysis, model, samples), len(samples)
+    if seen.top1_agreement is None:
+        value = max(seen.output_error.values(), default=0.0)
         return Drop("output error", value, None, None, n)
-    share = 1 - quality.top1_agreement
+    share = 1 - seen.top1_agreement
     return Drop("top-1 disagreement", share, *wilson(share, n), n)
 
 

@@ -13,6 +13,7 @@ from onnx_reap.data import Calibration
 from onnx_reap.graph.channels import Group
 from onnx_reap.plan.allocate import Choices
 from onnx_reap.progress import Progress
+from onnx_reap.samples import teachers_and_judges
 from onnx_reap.select.order import l1_order, random_order
 from onnx_reap.select.paths import DAMPING, find_taps, group_path
 from onnx_reap.sensing import divergence_choices
@@ -21,9 +22,6 @@ from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.moments import Moments
 from onnx_reap.solve.removal import RemovalPath
-
-JUDGING = 0.2  # fraction of the samples that judge what the others bring about
-FEWEST_TO_SPLIT = 5
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,7 @@ def gather_evidence(
     narrowest = [int(w[0]) for w in widths]
     shrinking = [g for g, w in zip(analysis.groups, narrowest, strict=True) if g.width > w]
     taps = find_taps(analysis.flow, shrinking)
-    judges = sense and len(samples) >= FEWEST_TO_SPLIT
-    parts = samples.split(JUDGING, settings.seed) if judges else (samples,)
+    parts = (sense and teachers_and_judges(samples, settings.seed)) or (samples,)
     with progress.stage("Capturing activations", len(samples)) as step:
         learned, *others = (
             _capture(analysis, taps, part, len(samples), settings, backend, step) for part in parts

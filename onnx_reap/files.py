@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, and never over an input."""
+"""Reading text, and writing files: whole or not at all, and never over an input."""
 
 from __future__ import annotations
 
@@ -11,6 +11,25 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from onnx_reap.errors import ReapError
+
+
+def read_text(what: str, path: str | Path) -> str:
+    """Read a text file.
+
+    Parameters
+    ----------
+    what : str
+        What the user calls it.
+
+    Raises
+    ------
+    ReapError
+        If it can't be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReapError(f"{what} {path}: can't be read", got=str(error)) from None
 
 
 def check_outputs(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnx_reap.analysis import Analysis, count_parameters, macs_left
+from onnx_reap.capture.moments import batch_size
 from onnx_reap.choice import Choice
 from onnx_reap.data import Calibration
 from onnx_reap.equivalence import check_cut
@@ -16,7 +17,9 @@ from onnx_reap.graph.mask import mask_graph
 from onnx_reap.graph.model import Model
 from onnx_reap.refit.layer import Fitted
 from onnx_reap.repair import repair
+from onnx_reap.report.records import Quality
 from onnx_reap.settings import Settings
+from onnx_reap.verify import measure_quality
 from onnx_reap.version import __version__
 from onnx_reap.work import Work
 
@@ -98,3 +101,16 @@ def finish(pruned: Model, settings: Settings) -> onnx.ModelProto:
     out.metadata_props.extend(others)
     out.metadata_props.extend(onnx.StringStringEntryProto(key=k, value=v) for k, v in own.items())
     return out
+
+
+def quality(analysis: Analysis, out: onnx.ModelProto, samples: Calibration) -> Quality:
+    """Compare a model's outputs with the original's."""
+    names = [tensor.name for tensor in analysis.model.graph.outputs]
+    return measure_quality(
+        analysis.proto,
+        out,
+        samples,
+        batch_size(analysis.probe, names, analysis.fixed_batch),
+        pad=analysis.fixed_batch is not None,
+        providers=analysis.providers,
+    )

@@ -11,25 +11,24 @@ import onnx
 
 from onnx_reap.analysis import Analysis, analyse, model_inputs, normalises_itself, with_sizes
 from onnx_reap.budget import Goal, check_met, read_goal
-from onnx_reap.capture.moments import batch_size
 from onnx_reap.choice import Choice, decide, observe
 from onnx_reap.data import RAW_PIXELS, Calibration
 from onnx_reap.drop import Drop, drop_judge
 from onnx_reap.graph.mask import mask_graph
 from onnx_reap.loading import load
-from onnx_reap.making import Made, cut_and_compare, finish, make
+from onnx_reap.making import Made, cut_and_compare, finish, make, quality
 from onnx_reap.masking import with_weights
 from onnx_reap.plan.plan import Plan
 from onnx_reap.planning import make_plan, removed_by, widths_left
 from onnx_reap.progress import NoProgress, Progress
-from onnx_reap.report.records import Quality, Report
+from onnx_reap.report.records import Report
 from onnx_reap.reporting import make_report
 from onnx_reap.samples import Samples, open_samples
 from onnx_reap.searching import check_latency, scouted, smallest_within_drop, with_latency
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend, namespace
 from onnx_reap.validation import make_settings
-from onnx_reap.verify import check_file, measure_quality
+from onnx_reap.verify import check_file
 from onnx_reap.work import Clock, Work
 
 Source = str | Path | onnx.ModelProto
@@ -105,7 +104,10 @@ def reap(
     with clock("verify"), progress.stage("Verifying") as step:
         notes += check_file(proto, made.model)
         seen = samples.fit and samples.fit.take(JUDGES, chosen.seed)
-        fitted, held_out = (_quality(analysis, made.model, s) for s in (seen, samples.held_out))
+        fitted, held_out = (
+            None if s is None else quality(analysis, made.model, s)
+            for s in (seen, samples.held_out)
+        )
         step()
     report = make_report(work, made, fitted=fitted, held_out=held_out, drop=drop, notes=notes)
     return Result(made.model, report, make_plan(analysis, made.choice.removed, chosen))
@@ -244,19 +246,3 @@ def _planned(
     samples = open_samples(inputs, None, settings).every
     analysis = analyse(proto, inputs, samples, settings)
     return settings, analysis, samples, removed_by(plan, analysis)
-
-
-def _quality(
-    analysis: Analysis, out: onnx.ModelProto, samples: Calibration | None
-) -> Quality | None:
-    if samples is None:
-        return None
-    names = [tensor.name for tensor in analysis.model.graph.outputs]
-    return measure_quality(
-        analysis.proto,
-        out,
-        samples,
-        batch_size(analysis.probe, names, analysis.fixed_batch),
-        pad=analysis.fixed_batch is not None,
-        providers=analysis.providers,
-    )

@@ -9,11 +9,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnx_reap.flags import FLAGS, add_flag, by_name, make_base
+from onnx_reap.arguments import add_flag, by_name, make_base
+from onnx_reap.flags import FLAGS
+from onnx_reap.settings import PROFILED
 from onnx_reap.version import __version__
 
 COMMAND = "profile"
-SETTINGS = ("input_shapes", "provider", "round_to", "min_channels", "include", "exclude")
 
 
 def run_profile(argv: Sequence[str]) -> None:
@@ -30,7 +31,7 @@ def run_profile(argv: Sequence[str]) -> None:
         If the arguments can't be understood, or the model can't be measured; no file is written.
     """
     given = vars(make_profile_parser().parse_args(argv))
-    settings = {name: given.pop(name) for name in SETTINGS if name in given}
+    settings = {name: given.pop(name) for name in PROFILED if name in given}
     if "input_shapes" in settings:
         settings["input_shapes"] = by_name(settings["input_shapes"])
     from onnx_reap.files import check_outputs, write_atomically
@@ -57,7 +58,7 @@ def make_profile_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", type=Path, metavar="in.onnx", help="model to measure; it is only read")
     add("-o", "--output", type=Path, metavar="FILE", required=True, help="where the table goes")
-    for name in SETTINGS:
+    for name in PROFILED:
         add_flag(parser, name, FLAGS[name])
     add("-q", "--quiet", action="store_true", help="print nothing but errors")
     add("--version", action="version", version=f"onnx-reap {__version__}")

@@ -17,7 +17,8 @@ from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Linear
 from onnx_reap.latency.cost import Latency
-from onnx_reap.latency.measure import ROUNDS, Layer, Point, describe, measure
+from onnx_reap.latency.layer import Layer, Point, describe
+from onnx_reap.latency.measure import ROUNDS, measure
 from onnx_reap.latency.table import LatencyTable, LayerTimes, check_layers
 from onnx_reap.loading import load
 from onnx_reap.plan.allocate import Choices, allowed_widths, nearest
@@ -25,11 +26,8 @@ from onnx_reap.plan.cost import Extent
 from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.runtime import onnxruntime
 from onnx_reap.samples import open_samples
-from onnx_reap.settings import Settings
+from onnx_reap.settings import PROFILED, Settings
 from onnx_reap.validation import flag, make_settings
-
-PROFILED = ("input_shapes", "provider", "include", "exclude", "min_channels", "round_to")
-"""Settings that a latency table depends on."""
 
 ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "HardSigmoid", "Sigmoid", "Tanh")
 """Operators that onnxruntime may make part of the layer before."""

@@ -10,7 +10,6 @@ import numpy as np
 from onnx_reap.analysis import Analysis
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.data import Calibration
-from onnx_reap.evidence import FEWEST_TO_SPLIT, JUDGING
 from onnx_reap.graph.cut import kept_positions
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.records import Linear
@@ -21,6 +20,7 @@ from onnx_reap.refit.layer import Fitted
 from onnx_reap.refit.order import Job, affected_tensors, own_output
 from onnx_reap.refit.sampling import Walk
 from onnx_reap.refit.walk import refit_model
+from onnx_reap.samples import teachers_and_judges
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
 
@@ -40,8 +40,8 @@ def repair(
     names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
     learn = len(calibration)
-    if learn >= FEWEST_TO_SPLIT:
-        learning, judging = calibration.split(JUDGING, settings.seed)
+    if (parts := teachers_and_judges(calibration, settings.seed)) is not None:
+        learning, judging = parts
         calibration, learn = learning.followed_by(judging), len(learning)
     walk = Walk(
         kept=kept,

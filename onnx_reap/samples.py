@@ -20,6 +20,9 @@ HELD_OUT = 0.1  # fraction of the samples kept aside to judge the result,
 DECIDING = 0.3  # or to decide on it
 FEWEST_TO_SPLIT = 20
 
+JUDGING = 0.2  # fraction of the fitted samples that judge what the others bring about
+FEWEST_TO_JUDGE = 5
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -70,6 +73,14 @@ def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> 
     judged = HELD_OUT if settings.max_drop is None else DECIDING
     fit, held_out = every.split(judged, settings.seed)
     return Samples(every, fit, held_out, every.notes)
+
+
+def teachers_and_judges(fitted: Calibration, seed: int) -> tuple[Calibration, Calibration] | None:
+    """Divide fitted samples where a choice is made on others than it was prepared on.
+
+    Every stage gets the same division; None where there are too few samples.
+    """
+    return fitted.split(JUDGING, seed) if len(fitted) >= FEWEST_TO_JUDGE else None
 
 
 def _preprocess(settings: Settings) -> Preprocess:

@@ -1,7 +1,8 @@
 """PRO: a group's width is judged by what its narrowing does to the model's final output.
 
 A few widths of every group are tried, its consumers refitted and everything else intact, on samples
-that chose nothing; between them the divergence follows the group's local error. Tried alone, a
+that fitted nothing where there are enough of them (the order in which channels go is that of all
+samples); between widths the divergence follows the group's local error. Tried alone, a
 group's divergence lacks what later layers' refits will make up for, and that is most for the first
 groups; so groups are compared by a mean of divergence and local error, which is blind to depth.
 
@@ -54,9 +55,9 @@ def divergence_choices(
     orders : sequence of int arrays
         For every group its units in the order of removal, as indices.
     observed : Observed
-        Moments of samples other than these.
+        What trials are fitted from.
     samples : Calibration
-        To measure on.
+        To measure on; best others than `observed` is of.
     on_group : callable
         Told that a group is done.
 

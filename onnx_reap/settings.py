@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 DEFAULT_TARGET_MACS = 0.6
 """Fraction of the multiply-accumulates that is left where the user names no budget."""
 
+PROFILED = ("input_shapes", "provider", "round_to", "min_channels", "include", "exclude")
+"""Settings that a latency table depends on."""
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -15,9 +15,10 @@ import pytest
 from sample_report import sample_report
 
 from onnx_reap import parsing
+from onnx_reap.arguments import option_of, parse
 from onnx_reap.cli import main
 from onnx_reap.errors import CheckError, ReapError, TargetError
-from onnx_reap.flags import FLAGS, option_of, parse
+from onnx_reap.flags import FLAGS
 from onnx_reap.settings import Settings
 
 

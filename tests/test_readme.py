@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from onnx_reap.flags import make_parser
+from onnx_reap.arguments import make_parser
 from onnx_reap.settings import DEFAULT_TARGET_MACS
 
 ROOT = Path(__file__).parents[1]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_reap.errors import ReapError
+from onnx_reap.files import read_text
 
 SCHEMA = 1
 """Version of the JSON file; raised when a field changes its meaning or goes."""
@@ -123,11 +124,7 @@ class LatencyTable:
         ReapError
             If the file can't be read or is not a table.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ReapError(f"latency table {path}: can't be read", got=str(error)) from None
-        return LatencyTable.from_json(text, f"latency table {path}")
+        return LatencyTable.from_json(read_text("latency table", path), f"latency table {path}")
 
 
 def check_layers(table: LatencyTable, expected: Sequence[LayerTimes]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_reap.errors import ReapError
+from onnx_reap.files import read_text
 
 SCHEMA = 1
 
@@ -118,11 +119,7 @@ class Plan:
         ReapError
             If the file can't be read or is not a plan.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ReapError(f"plan {path}: can't be read", got=str(error)) from None
-        return Plan.from_json(text, f"plan {path}")
+        return Plan.from_json(read_text("plan", path), f"plan {path}")
 
 
 def _shape(name: str, sizes: Any) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ class Bench:
     model : Model
         The original's function, with constants that trials replace.
     samples : Calibration
-        Not among those that trials were made from.
+        Best not among those that trials were fitted on.
     batch : int
         Samples a run; `pad` where the model insists on it.
     """

@@ -10,7 +10,8 @@ import onnx_reap
 from onnx_reap import profiling
 from onnx_reap.errors import ReapError, UsageError
 from onnx_reap.latency import measure as measuring
-from onnx_reap.latency.measure import Layer, Point, describe, layer_model, measure
+from onnx_reap.latency.layer import Layer, Point, describe, layer_model
+from onnx_reap.latency.measure import measure
 from onnx_reap.latency.table import LatencyTable
 from onnx_reap.runtime import run, session
 
