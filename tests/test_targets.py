@@ -86,6 +86,13 @@ def test_with_labels_the_accuracy_is_bounded(tmp_path):
     assert result.report.loss.value <= 0.2
 
 
+def test_labels_belong_to_the_samples_that_judge():
+    result = onnx_reap.reap(MODEL, DATA, max_drop=0.3, labels=first_choices(MODEL), target_macs=0.6)
+    report = result.report
+    assert report.held_out.top1_agreement < 1  # otherwise this test tells nothing
+    assert report.loss.value == pytest.approx(1 - report.held_out.top1_agreement)
+
+
 def test_a_function_may_measure_the_loss():
     seen = []
 

@@ -107,3 +107,14 @@ def test_positions_are_distinct_and_seeded():
     )
     np.testing.assert_array_equal(first, again)
     assert all(len(set(row)) == 7 for row in first.tolist())
+
+
+@pytest.mark.parametrize("total", [36, 49, 1000])
+def test_every_position_is_as_likely_as_the_others(total: int):
+    proto, x, _ = one_node(*CASES["one"])
+    model = Model(proto)
+    (layer,) = flow(model, probe(model, [{"x": x}], CPU)).linears
+    rng = np.random.default_rng(0)
+    at = sample_positions(layer, (20_000, 3, total, 1), 32, rng)
+    chances = np.bincount(at.ravel(), minlength=total) / len(at)
+    np.testing.assert_allclose(chances, 32 / total, atol=0.02)  # 4 standard deviations and more

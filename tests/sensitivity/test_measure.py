@@ -10,7 +10,7 @@ from small_models import Net, images, run
 import onnx_reap
 from onnx_reap import sensing
 from onnx_reap.analysis import Analysis, analyse, model_inputs
-from onnx_reap.capture.moments import capture_moments
+from onnx_reap.capture.moments import Tap, capture_moments
 from onnx_reap.capture.rows import input_rows, output_rows, sample_positions
 from onnx_reap.data import open_calibration
 from onnx_reap.graph.model import Model
@@ -259,3 +259,43 @@ def test_divergence_and_local_error_are_mixed_and_the_median_ratio_stands_in():
     np.testing.assert_allclose(first, [4 * 2**sensing.TRUST, 2**sensing.TRUST, 0])
     np.testing.assert_allclose(second, [4 * 4**sensing.TRUST, 4**sensing.TRUST, 0])
     np.testing.assert_allclose(third, 4 * np.array([1, 0.25, 0]) * 3**sensing.TRUST)
+
+
+def test_very_wide_layers_make_up_for_what_goes_by_a_coefficient_a_channel(monkeypatch):
+    monkeypatch.setattr("onnx_reap.select.paths.WIDEST", 10)
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("Relu", n.conv(n.node("Relu", n.conv("x", 3, 4)), 4, 8))
+    analysis, observed = look(n.model(n.gemm(n.node("Flatten", h), 8 * 36, 4)))
+    group = next(g for g in analysis.groups if g.width == 8)
+    (node,) = group.consumers
+    assert observed.taps[node].fold is not None
+    model = analysis.copy()
+    consumer = Consumer(model, node, analysis.flow, observed)
+    linear, gone = observed.taps[node].linear, set(group.units[::2])
+    fold = observed.taps[node].fold
+    x = inputs_of(model, linear)[0][:, fold].transpose(0, 2, 1).reshape(-1, 8)
+    x = x - x.mean(0)
+    old, found = (next(iter(c.values())) for c in (consumer.original(), consumer.without(gone)))
+    units = analysis.flow.units_along(linear.x, linear.x_axis)
+    stay = ~np.isin(units[fold[:, 0]], list(gone))
+    best = np.linalg.lstsq(x[:, stay], x @ old[fold].reshape(8, -1), rcond=None)[0]
+    np.testing.assert_allclose(found[fold[stay]].reshape(4, -1), best, atol=2e-3)  # damped by 1e-6
+    np.testing.assert_array_equal(found[fold[~stay]], 0)
+
+
+def test_layers_that_share_a_weight_get_one_each():
+    n = Net({"x": (2, 8)})
+    h = n.node("Relu", n.gemm("x", 8, 6))
+    weight = n.random(6, 4)
+    ends = [n.node("Gemm", h, weight, n.random(2, 4)) for _ in range(2)]  # no bias per output
+    proto = n.model(*ends)
+    inputs = model_inputs(proto)
+    data = open_calibration(np.random.default_rng(0).standard_normal((8, 8)), inputs)
+    analysis = analyse(proto, inputs, data, Settings())
+    linears = [m for m in analysis.flow.linears if m.weight == weight]
+    model = analysis.copy()
+    observed = Observed(
+        {m.node: Tap(m, 6) for m in linears}, dict.fromkeys(m.node for m in linears), 0.1, BACKEND
+    )
+    layers = [Consumer(model, m.node, analysis.flow, observed) for m in linears]
+    assert len({name for layer in layers for name in layer.original()}) == 2
