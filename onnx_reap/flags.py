@@ -68,8 +68,9 @@ FLAGS = {
     ),
     "max_drop": Flag(
         "budget",
-        "loss at most, such as 1%%: of the samples that are classified as before, of the relative "
-        "output error, or of what --labels or --evaluate measure; makes the smallest such model",
+        "loss at most, such as 1%%: share of the held-out samples that are put into another class, "
+        "relative output error of other models, or what --labels or --evaluate measure; makes the "
+        "smallest such model",
         parsing.fraction,
         "X",
         default="none",
