@@ -10,9 +10,10 @@ from onnx_reap.version import __version__
 
 if TYPE_CHECKING:
     from onnx_reap.latency.table import LatencyTable
-    from onnx_reap.pipeline import Result, cut, mask, reap
+    from onnx_reap.pipeline import cut, mask, reap
     from onnx_reap.plan.plan import Plan
     from onnx_reap.profiling import profile
+    from onnx_reap.result import Result
 
 __all__ = [
     "LatencyTable",
@@ -29,6 +30,7 @@ __all__ = [
 _HOMES = {
     "LatencyTable": "latency.table",
     "Plan": "plan.plan",
+    "Result": "result",
     "profile": "profiling",
 }
 """Modules of the names that aren't the pipeline's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,10 +41,20 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
-def observe(work: Work, goal: Goal) -> Evidence:
-    """Find out what removing channels costs, as far as the goal needs it."""
-    fixed = _without_evidence(work, goal)
-    widths = _worth_following(goal) if fixed is None else _only(goal, fixed)
+def observe(work: Work, goals: Sequence[Goal]) -> Evidence:
+    """Find out what removing channels costs, as far as any of the goals needs it.
+
+    Parameters
+    ----------
+    goals : sequence of Goal
+        At least one; all for the same groups.
+    """
+    fixed = [_without_evidence(work, goal) for goal in goals]
+    wanted = [
+        _worth_following(goal) if widths is None else _only(goal, widths)
+        for goal, widths in zip(goals, fixed, strict=True)
+    ]
+    widths = [np.unique(np.concatenate(each)) for each in zip(*wanted, strict=True)]
     if work.samples.fit is None:
         return blind_evidence(work.analysis, widths, work.settings)
     return gather_evidence(
@@ -53,7 +64,7 @@ def observe(work: Work, goal: Goal) -> Evidence:
         work.samples.fit,
         work.backend,
         work.progress,
-        sense=fixed is None and work.settings.allocation == "pro",
+        sense=any(w is None for w in fixed) and work.settings.allocation == "pro",
     )
 
 

@@ -12,11 +12,13 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 
 from onnx_reap.errors import ReapError
 
+Source = str | os.PathLike[str] | onnx.ModelProto
+
 LARGEST = 2**31 - 1
 """Bytes that fit one protobuf message, which is how models go to onnxruntime and to files."""
 
 
-def load(source: str | os.PathLike[str] | onnx.ModelProto) -> onnx.ModelProto:
+def load(source: Source) -> onnx.ModelProto:
     """Read a model; a path is read with its external data, a proto is taken as it is.
 
     Raises

@@ -3,54 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onnx_reap.analysis import Analysis, analyse, model_inputs, normalises_itself, with_sizes
-from onnx_reap.budget import Goal, check_met, read_goal
+from onnx_reap.analysis import Analysis, analyse, model_inputs, with_sizes
+from onnx_reap.budget import Goal, read_goal
 from onnx_reap.choice import Choice, decide, observe
-from onnx_reap.data import RAW_PIXELS, Calibration
+from onnx_reap.data import Calibration
 from onnx_reap.drop import Drop, drop_judge
 from onnx_reap.graph.mask import mask_graph
-from onnx_reap.loading import load
-from onnx_reap.making import Made, cut_and_compare, finish, make, quality
+from onnx_reap.loading import Source, load
+from onnx_reap.making import Made, cut_and_compare, finish, make
 from onnx_reap.masking import with_weights
 from onnx_reap.plan.plan import Plan
-from onnx_reap.planning import make_plan, removed_by, widths_left
+from onnx_reap.planning import removed_by, widths_left
 from onnx_reap.progress import NoProgress, Progress
-from onnx_reap.report.records import Report
-from onnx_reap.reporting import make_report
+from onnx_reap.result import Result, conclude
 from onnx_reap.samples import Samples, open_samples
 from onnx_reap.searching import check_latency, scouted, smallest_within_drop, with_latency
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend, namespace
 from onnx_reap.validation import make_settings
 from onnx_reap.verify import check_file
-from onnx_reap.work import Clock, Work
+from onnx_reap.work import Clock, Work, open_work
 
-Source = str | Path | onnx.ModelProto
 Shapes = Mapping[str, Sequence[int]]
-
-JUDGES = 64  # of the fitted samples, whose outputs are compared too
-
-
-@dataclass(frozen=True)
-class Result:
-    """A pruned model, what happened, and how to do it again.
-
-    Attributes
-    ----------
-    model : onnx.ModelProto
-    report : Report
-    plan : Plan
-    """
-
-    model: onnx.ModelProto
-    report: Report
-    plan: Plan
 
 
 def reap(
@@ -79,38 +58,11 @@ def reap(
     ReapError
         If the request can't be honoured; the message says why and what to try.
     """
-    progress, chosen, clock = progress or NoProgress(), make_settings(settings), Clock()
-    with clock("load"):
-        proto = load(model)
-        inputs = model_inputs(proto, chosen.input_shapes)
-        samples = open_samples(inputs, data, chosen)
-    with clock("analyse"):
-        analysis = analyse(proto, inputs, samples.every, chosen)
-        goal = read_goal(analysis, chosen)
-    only_cpu = chosen.provider is not None and analysis.providers == ["CPUExecutionProvider"]
-    backend = Backend(*namespace("cpu" if only_cpu else "auto"))
-    work = Work(analysis, samples, chosen, backend, progress, clock)
+    work = open_work(model, data, make_settings(settings), progress or NoProgress())
+    with work.clock("analyse"):
+        goal = read_goal(work.analysis, work.settings)
     made, drop, goal = _made(work, goal)
-    check_met(
-        goal.budgets,
-        macs=made.macs,
-        params=made.params,
-        size=made.model.ByteSize(),
-        widths=made.choice.widths,
-    )
-    notes = [*samples.notes, *made.choice.notes, *made.notes]
-    if normalises_itself(analysis.model):
-        notes = [note for note in notes if note != RAW_PIXELS]
-    with clock("verify"), progress.stage("Verifying") as step:
-        notes += check_file(proto, made.model)
-        seen = samples.fit and samples.fit.take(JUDGES, chosen.seed)
-        fitted, held_out = (
-            None if s is None else quality(analysis, made.model, s)
-            for s in (seen, samples.held_out)
-        )
-        step()
-    report = make_report(work, made, fitted=fitted, held_out=held_out, drop=drop, notes=notes)
-    return Result(made.model, report, make_plan(analysis, made.choice.removed, chosen))
+    return conclude(work, made, budgets=goal.budgets, drop=drop)
 
 
 def _made(work: Work, goal: Goal) -> tuple[Made, Drop | None, Goal]:
@@ -118,7 +70,7 @@ def _made(work: Work, goal: Goal) -> tuple[Made, Drop | None, Goal]:
     judge = None if goal.max_drop is None else drop_judge(work)
     check_latency(work, goal)
     with work.clock("choose"):
-        evidence = observe(work, scouted(work, goal))
+        evidence = observe(work, [scouted(work, goal)])
     if goal.latency is not None:
         goal = with_latency(work, goal, evidence)
     if judge is not None:
@@ -165,12 +117,8 @@ def replay(
             clock,
         )
         made = make(work, Choice(widths, removed, (None,) * len(widths)))
-        with clock("verify"):
-            notes = [*made.notes, *check_file(analysis.proto, made.model)]
         step()
-    return Result(
-        made.model, make_report(work, made, notes=notes), make_plan(analysis, removed, chosen)
-    )
+    return conclude(work, made)
 
 
 def cut(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from onnx_reap.analysis import Analysis
+from onnx_reap.analysis import Analysis, analyse, model_inputs
+from onnx_reap.loading import Source, load
 from onnx_reap.progress import Progress
-from onnx_reap.samples import Samples
+from onnx_reap.samples import Samples, open_samples
 from onnx_reap.settings import Settings
-from onnx_reap.solve.backend import Backend
+from onnx_reap.solve.backend import Backend, namespace
 
 
 class Clock:
@@ -38,3 +40,29 @@ class Work:
     backend: Backend
     progress: Progress
     clock: Clock
+
+    def branch(self, settings: Settings, progress: Progress) -> Work:
+        """Return work that goes on from here in a way of its own, with the time spent so far."""
+        clock = Clock()
+        clock.seconds.update(self.clock.seconds)
+        return replace(self, settings=settings, progress=progress, clock=clock)
+
+
+def open_work(model: Source, data: Any, settings: Settings, progress: Progress) -> Work:
+    """Load a model, open its samples and find its channel groups.
+
+    Raises
+    ------
+    ReapError
+        If the model or the data can't be used.
+    """
+    clock = Clock()
+    with clock("load"):
+        proto = load(model)
+        inputs = model_inputs(proto, settings.input_shapes)
+        samples = open_samples(inputs, data, settings)
+    with clock("analyse"):
+        analysis = analyse(proto, inputs, samples.every, settings)
+    only_cpu = settings.provider is not None and analysis.providers == ["CPUExecutionProvider"]
+    backend = Backend(*namespace("cpu" if only_cpu else "auto"))
+    return Work(analysis, samples, settings, backend, progress, clock)

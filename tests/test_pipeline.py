@@ -706,7 +706,7 @@ def test_the_provider_says_where_the_solver_computes(
         asked.append(device)
         return np, "cpu"
 
-    monkeypatch.setattr("onnx_reap.pipeline.namespace", namespace)
+    monkeypatch.setattr("onnx_reap.work.namespace", namespace)
     reap(chain(), provider=provider, **BASELINE)
     assert asked == [device]
 
