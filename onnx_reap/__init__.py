@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from onnx_reap.plan.plan import Plan
     from onnx_reap.profiling import profile
     from onnx_reap.result import Result
+    from onnx_reap.sweeping import Point, sweep
 
 __all__ = [
     "LatencyTable",
     "Plan",
+    "Point",
     "ReapError",
     "Result",
     "__version__",
@@ -25,12 +27,15 @@ __all__ = [
     "mask",
     "profile",
     "reap",
+    "sweep",
 ]
 
 _HOMES = {
     "LatencyTable": "latency.table",
     "Plan": "plan.plan",
+    "Point": "sweeping",
     "Result": "result",
+    "sweep": "sweeping",
     "profile": "profiling",
 }
 """Modules of the names that aren't the pipeline's."""

@@ -53,10 +53,7 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     UsageError
         If it can't be understood, or contradicts itself.
     """
-    given = vars(make_parser().parse_args(argv))
-    settings = {name: given.pop(name) for name in FLAGS if name in given}
-    if "input_shapes" in settings:
-        settings["input_shapes"] = by_name(settings["input_shapes"])
+    given, settings = split_settings(make_parser().parse_args(argv))
     check_budgets(settings)
     arguments = Arguments(**given, settings=settings)
     if arguments.from_plan is not None:
@@ -66,6 +63,15 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
             flags = ", ".join(option_of(name) for name in idle)
             raise UsageError(f"--from-plan replays a cut as it was; it can't go with {flags}")
     return arguments
+
+
+def split_settings(parsed: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is no setting, and the settings that were given, by name."""
+    given = vars(parsed)
+    settings = {name: given.pop(name) for name in FLAGS if name in given}
+    if "input_shapes" in settings:
+        settings["input_shapes"] = by_name(settings["input_shapes"])
+    return given, settings
 
 
 def make_base(**options: Any) -> argparse.ArgumentParser:
@@ -80,14 +86,23 @@ def make_parser() -> argparse.ArgumentParser:
         description="Prune channels of a trained ONNX model and repair the weights that stay by "
         "least squares, without retraining.",
         epilog="onnx-reap profile in.onnx -o latency.json measures a model's layers for "
-        "--target-latency; see onnx-reap profile --help. Exit status: 0 done, 1 refused, 2 usage, "
-        "3 target not reached or check failed, 130 interrupted.",
+        "--target-latency; onnx-reap sweep in.onnx -o sweep/ makes models for many targets at "
+        "once; see --help of each. Exit status: 0 done, 1 refused, 2 usage, 3 target not reached "
+        "or check failed, 130 interrupted.",
         usage="onnx-reap in.onnx out.onnx [--data PATH] [options]\n"
-        "       onnx-reap profile in.onnx -o latency.json [options]",
+        "       onnx-reap profile in.onnx -o latency.json [options]\n"
+        "       onnx-reap sweep in.onnx -o sweep/ [--data PATH] [options]",
     )
     add = parser.add_argument
     add("model", type=Path, metavar="in.onnx", help="trained model; it is only read")
     add("output", type=Path, metavar="out.onnx", help="where the pruned model goes")
+    add_run(parser, [field.name for field in fields(Settings)])
+    _add_outputs(parser.add_argument_group("output"))
+    return parser
+
+
+def add_run(parser: argparse.ArgumentParser, settings: Sequence[str]) -> None:
+    """Add --data and the flags of settings to a parser, in groups."""
     groups = {name: parser.add_argument_group(name) for name in ("budget", "data", "method")}
     groups["data"].add_argument(
         "--data",
@@ -95,11 +110,14 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help=".npy or .npz file, or folder of images (default: made-up inputs)",
     )
-    for field in fields(Settings):
-        flag = FLAGS[field.name]
-        add_flag(groups[flag.group], field.name, flag)
-    _add_outputs(parser.add_argument_group("output"))
-    return parser
+    for name in settings:
+        add_flag(groups[FLAGS[name].group], name, FLAGS[name])
+
+
+def add_usual(group: argparse._ActionsContainer, *, quiet: str) -> None:
+    """Add the flags that every command has."""
+    group.add_argument("-q", "--quiet", action="store_true", help=quiet)
+    group.add_argument("--version", action="version", version=f"onnx-reap {__version__}")
 
 
 def add_flag(group: argparse._ActionsContainer, name: str, flag: Flag) -> None:
@@ -130,8 +148,7 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
         help="write the plan: which channels stay, to edit or replay",
     )
     add("--from-plan", type=Path, metavar="FILE", help="cut as planned; needs no data, no refit")
-    add("-q", "--quiet", action="store_true", help="print nothing but warnings and errors")
-    add("--version", action="version", version=f"onnx-reap {__version__}")
+    add_usual(group, quiet="print nothing but warnings and errors")
 
 
 def option_of(name: str) -> str:

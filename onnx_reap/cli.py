@@ -10,21 +10,21 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_reap.arguments import Arguments, parse
 from onnx_reap.errors import ReapError
-from onnx_reap.profile_command import COMMAND, run_profile
+from onnx_reap.profile_command import run_profile
+from onnx_reap.sweep_command import run_sweep
 
 if TYPE_CHECKING:
-    import onnx
-
     from onnx_reap.pipeline import Result
     from onnx_reap.report.records import Report
 
 INTERRUPTED = 130
+COMMANDS = {"profile": run_profile, "sweep": run_sweep}
+"""By the first argument; a model of such a name is given as `./profile`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        if given[:1] == [COMMAND]:
-            run_profile(given[1:])
+        if given and given[0] in COMMANDS:
+            COMMANDS[given[0]](given[1:])
         else:
             _run(parse(given))
     except ReapError as error:
@@ -54,10 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Arguments) -> None:
     from onnx_reap.files import check_outputs, write_all
+    from onnx_reap.loading import to_bytes
+    from onnx_reap.report.text import print_report, show
 
     check_outputs(_outputs(arguments), _inputs(arguments))
     result = _compute(arguments)
-    files = {arguments.output: _model_bytes(result.model)}  # first: no report without its model
+    files = {arguments.output: to_bytes(result.model)}  # first: no report without its model
     if arguments.plan is not None:
         files[arguments.plan] = result.plan.to_json().encode()
     if arguments.report is not None:
@@ -66,7 +68,7 @@ def _run(arguments: Arguments) -> None:
     for note in result.report.notes:
         print(f"warning: {note}", file=sys.stderr)
     if not arguments.quiet:
-        _show(result.report, files)
+        show(lambda console: print_report(result.report, console), files)
 
 
 def _outputs(arguments: Arguments) -> dict[str, Path]:
@@ -100,29 +102,6 @@ def _compute(arguments: Arguments) -> Result:
     return reap(arguments.model, arguments.data, progress=progress, **arguments.settings)
 
 
-def _model_bytes(model: onnx.ModelProto) -> bytes:
-    from google.protobuf.message import EncodeError
-
-    try:
-        return model.SerializeToString(deterministic=True)
-    except (EncodeError, ValueError) as error:
-        raise ReapError(
-            "the pruned model doesn't fit a file", got=str(error), expected="less than 2 GB"
-        ) from error
-
-
 def _report_bytes(report: Report) -> bytes:
     text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode()
-
-
-def _show(report: Report, files: dict[Path, bytes]) -> None:
-    from rich.console import Console
-
-    from onnx_reap.report.text import print_report
-
-    console = Console(markup=False, highlight=False, emoji=False)
-    with suppress(BrokenPipeError, SystemExit):  # who reads has seen enough; the files are there
-        print_report(report, console)
-        for path in files:
-            console.print(f"Wrote {path}", soft_wrap=True)

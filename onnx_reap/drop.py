@@ -68,19 +68,54 @@ def drop_judge(work: Work) -> Judge:
     ReapError
         If there are no samples to judge on, or labels or the function can't be used.
     """
-    settings, held_out = work.settings, work.samples.held_out
+    settings = work.settings
     if settings.evaluate is not None:
         return _by_function(work, settings.evaluate)
-    if held_out is None:
+    held_out = held_out_for("--max-drop", work)
+    if settings.labels is not None:
+        return _by_labels(work, held_out, read_labels(settings.labels, work.samples.every))
+    return lambda model: _against_original(work, held_out, model)
+
+
+def held_out_for(purpose: str, work: Work) -> Calibration:
+    """Return the samples that judge.
+
+    Parameters
+    ----------
+    purpose : str
+        The flag that needs them.
+
+    Raises
+    ------
+    ReapError
+        If there are none.
+    """
+    if work.samples.held_out is None:
         raise ReapError(
-            "--max-drop: no samples to judge the result on",
+            f"{purpose}: no samples to judge the result on",
             got=work.samples.every.origin,
             expected="20 samples or more",
             hint="give --data",
         )
-    if settings.labels is not None:
-        return _by_labels(work, held_out, read_labels(settings.labels, work.samples.every))
-    return lambda model: _against_original(work, held_out, model)
+    return work.samples.held_out
+
+
+def hits(
+    work: Work, samples: Calibration, labels: np.ndarray
+) -> Callable[[onnx.ModelProto], np.ndarray]:
+    """Make the function that tells which samples a model puts into their class.
+
+    Parameters
+    ----------
+    labels : (samples of the source,) int array
+
+    Returns
+    -------
+    callable
+        From a model to a (samples,) bool array; it raises ReapError if the model is no classifier.
+    """
+    wanted = labels[samples.indices]
+    return lambda model: _first_choices(work, samples, model) == wanted
 
 
 def _against_original(work: Work, samples: Calibration, model: onnx.ModelProto) -> Drop:
@@ -95,12 +130,11 @@ def _against_original(work: Work, samples: Calibration, model: onnx.ModelProto) 
 def _by_labels(
     work: Work, samples: Calibration, labels: np.ndarray
 ) -> Callable[[onnx.ModelProto], Drop]:
-    wanted = labels[samples.indices]
-    before = _first_choices(work, samples, work.analysis.proto) == wanted
+    right = hits(work, samples, labels)
+    before = right(work.analysis.proto)
 
     def judge(model: onnx.ModelProto) -> Drop:
-        after = _first_choices(work, samples, model) == wanted
-        change = before.astype(float) - after
+        change = before.astype(float) - right(model)
         value, half = float(change.mean()), Z * float(change.std()) / math.sqrt(len(change))
         return Drop("accuracy", value, value - half, value + half, len(change))
 

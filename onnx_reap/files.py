@@ -6,8 +6,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from onnx_reap.errors import ReapError
@@ -72,6 +72,63 @@ def _check_output(name: str, path: Path, taken: Mapping[str, Path]) -> None:
         )
     with tempfile.TemporaryFile(dir=folder):
         pass  # the folder takes files: what access bits say is not the whole truth
+
+
+def check_folder(
+    name: str,
+    folder: Path,
+    files: Iterable[str],
+    inputs: Mapping[str, Path],
+) -> None:
+    """Refuse a folder that could not be made or take some files, before any work is done.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls the folder, such as `--output`.
+    folder : path
+        It need not exist.
+    files : iterable of str
+        Names of what will be written in it.
+    inputs : mapping of str to path
+        Paths by what the user calls them.
+
+    Raises
+    ------
+    ReapError
+        If the folder is a file or an input, can't be made, or `check_outputs` refuses a file.
+    """
+    if folder.is_dir():
+        for other, path in inputs.items():
+            if _same_file(folder, path):
+                raise ReapError(
+                    f"{name} is the same folder as {other}", got=str(folder), hint="another path"
+                )
+        check_outputs({f"{name} {file}": folder / file for file in files}, inputs)
+    elif folder.exists():
+        raise ReapError(f"{name} is not a folder", got=str(folder), hint="another path")
+    else:
+        check_outputs({name: folder}, inputs)
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by name as `write_all` does, in a folder that is made if it is missing.
+
+    Raises
+    ------
+    ReapError
+        If the system refuses; a folder that was made is gone then.
+    """
+    made = not folder.exists()
+    with _refusals("the folder", folder):
+        _target(folder).mkdir(exist_ok=True)
+    try:
+        write_all({folder / name: data for name, data in files.items()})
+    except BaseException:
+        if made:
+            with suppress(OSError):  # some files may be whole and in place
+                _target(folder).rmdir()
+        raise
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Reading a model, and saying what is wrong with it before any work is done."""
+"""Models from files and as the bytes of files, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.message import EncodeError
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from onnx_reap.errors import ReapError
@@ -41,6 +42,22 @@ def load(source: Source) -> onnx.ModelProto:
     _check(proto, label, held=False)
     _read_external(proto, path, label)
     return proto
+
+
+def to_bytes(model: onnx.ModelProto) -> bytes:
+    """Return a model as the bytes of its file, the same for the same model.
+
+    Raises
+    ------
+    ReapError
+        If it is larger than 2 GB.
+    """
+    try:
+        return model.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise ReapError(
+            "the pruned model doesn't fit a file", got=str(error), expected="less than 2 GB"
+        ) from error
 
 
 def _parse(path: Path, label: str) -> onnx.ModelProto:

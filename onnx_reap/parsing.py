@@ -40,6 +40,11 @@ def fraction(text: str) -> float:
     return value
 
 
+def fractions(text: str) -> tuple[float, ...]:
+    """Read fractions between commas or spaces, `0.9,0.7` or `90%,70%`."""
+    return tuple(fraction(part) for part in _parts(text))
+
+
 def target(text: str) -> float:
     """Read a fraction of the original (`0.6`, `60%`) or a number with a suffix (`1.2G`)."""
     value = _percent(text)

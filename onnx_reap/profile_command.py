@@ -1,7 +1,4 @@
-"""The command `onnx-reap profile`: measure a model's layers, and save the table.
-
-The first argument `profile` selects it; a model of that name is given as `./profile`.
-"""
+"""The command `onnx-reap profile`: measure a model's layers, and save the table."""
 
 from __future__ import annotations
 
@@ -9,12 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnx_reap.arguments import add_flag, by_name, make_base
+from onnx_reap.arguments import add_flag, add_usual, make_base, split_settings
 from onnx_reap.flags import FLAGS
 from onnx_reap.settings import PROFILED
-from onnx_reap.version import __version__
-
-COMMAND = "profile"
 
 
 def run_profile(argv: Sequence[str]) -> None:
@@ -30,10 +24,7 @@ def run_profile(argv: Sequence[str]) -> None:
     ReapError
         If the arguments can't be understood, or the model can't be measured; no file is written.
     """
-    given = vars(make_profile_parser().parse_args(argv))
-    settings = {name: given.pop(name) for name in PROFILED if name in given}
-    if "input_shapes" in settings:
-        settings["input_shapes"] = by_name(settings["input_shapes"])
+    given, settings = split_settings(make_profile_parser().parse_args(argv))
     from onnx_reap.files import check_outputs, write_atomically
     from onnx_reap.profiling import profile
     from onnx_reap.progress import for_terminal
@@ -60,6 +51,5 @@ def make_profile_parser() -> argparse.ArgumentParser:
     add("-o", "--output", type=Path, metavar="FILE", required=True, help="where the table goes")
     for name in PROFILED:
         add_flag(parser, name, FLAGS[name])
-    add("-q", "--quiet", action="store_true", help="print nothing but errors")
-    add("--version", action="version", version=f"onnx-reap {__version__}")
+    add_usual(parser, quiet="print nothing but errors")
     return parser

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 
 from onnx_reap.analysis import Analysis, analyse, model_inputs
-from onnx_reap.errors import UsageError
 from onnx_reap.graph.cost import count_entries, layer_extents
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
@@ -27,7 +26,7 @@ from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.runtime import onnxruntime
 from onnx_reap.samples import open_samples
 from onnx_reap.settings import PROFILED, Settings
-from onnx_reap.validation import flag, make_settings
+from onnx_reap.validation import check_applicable, make_settings
 
 ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "HardSigmoid", "Sigmoid", "Tanh")
 """Operators that onnxruntime may make part of the layer before."""
@@ -59,12 +58,7 @@ def profile(
     ReapError
         If a setting is of no use here, or onnxruntime can't run the model.
     """
-    if idle := [name for name in settings if name not in PROFILED]:
-        raise UsageError(
-            "settings that a profile doesn't depend on",
-            got=", ".join(flag(name) for name in idle),
-            expected=", ".join(flag(name) for name in PROFILED),
-        )
+    check_applicable(settings, PROFILED, "settings that a profile doesn't depend on")
     progress = progress or NoProgress()
     few = {"samples": 4, "criterion": "l1", "refit": False}  # they only serve to run the model
     chosen = make_settings({**settings, **few})

@@ -15,7 +15,7 @@ from onnx_reap.drop import Drop, Judge
 from onnx_reap.errors import TargetError
 from onnx_reap.evidence import Evidence, blind_evidence
 from onnx_reap.making import Made, cut_and_compare, finish, make
-from onnx_reap.plan.allocate import Budget, fits
+from onnx_reap.plan.allocate import EASIER, Budget, fits
 from onnx_reap.report.latency import compare_latency
 from onnx_reap.work import Work
 
@@ -46,7 +46,7 @@ def smallest_within_drop(
     bound = goal.max_drop
     worst: list[Drop] = []
     asked = _removed_by(goal, work)
-    reachable = _most_removable([c.widths for c in evidence.choices], work)
+    reachable = most_removable([c.widths for c in evidence.choices], work)
 
     def attempt(share: float) -> tuple[Made, Drop] | None:
         made = make(work, decide(work, with_share(goal, work, share), evidence))
@@ -96,7 +96,7 @@ def with_latency(work: Work, goal: Goal, evidence: Evidence) -> Goal:
         If the narrowest widths that were looked at are too slow.
     """
     with work.progress.stage("Timing cut models", TRIES) as step, work.clock("search"):
-        low, high = 0.0, _most_removable([c.widths for c in evidence.choices], work)
+        low, high = 0.0, most_removable([c.widths for c in evidence.choices], work)
         ratio = math.inf  # of the latency at `high` to the target, as far as it was timed
         for _ in range(TRIES):
             middle = (low + high) / 2
@@ -120,7 +120,7 @@ def _too_slow(goal: Goal, least: float) -> TargetError:
         "--target-latency: can't be reached",
         got=f"{value:g} {unit}",
         expected=f"at least {least * value:.3g} {unit}",
-        hint="raise the target, lower --min-channels or --round-to, or exclude less",
+        hint=EASIER,
     )
 
 
@@ -142,7 +142,7 @@ def scouted(work: Work, goal: Goal) -> Goal:
     """Return a goal whose evidence reaches as far as a search will go."""
     if goal.latency is None and goal.max_drop is None:
         return goal
-    return with_share(goal, work, min(_most_removable(goal.widths, work), DEEPEST))
+    return with_share(goal, work, min(most_removable(goal.widths, work), DEEPEST))
 
 
 def with_share(goal: Goal, work: Work, share: float) -> Goal:
@@ -153,7 +153,7 @@ def with_share(goal: Goal, work: Work, share: float) -> Goal:
     return replace(goal, budgets=(*goal.budgets, budget))
 
 
-def _most_removable(widths: Sequence[np.ndarray], work: Work) -> float:
+def most_removable(widths: Sequence[np.ndarray], work: Work) -> float:
     """Return the share of the multiply-accumulates that the narrowest widths leave out."""
     macs = work.analysis.macs
     narrowest, full = (np.array([w[i] for w in widths]) for i in (0, -1))

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 DEFAULT_TARGET_MACS = 0.6
 """Fraction of the multiply-accumulates that is left where the user names no budget."""
 
+DEFAULT_TARGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+"""Fractions of the multiply-accumulates that a sweep leaves where the user names none."""
+
 PROFILED = ("input_shapes", "provider", "round_to", "min_channels", "include", "exclude")
 """Settings that a latency table depends on."""
 
@@ -118,3 +121,11 @@ class Settings:
         if callable(self.evaluate):
             values["evaluate"] = f"{self.evaluate.__module__}:{self.evaluate.__qualname__}"
         return {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
+
+
+_NOT_SWEPT = (
+    *("ratio", "layer_ratios", "target_macs", "target_params", "target_size", "target_latency"),
+    *("latency_table", "max_drop", "labels", "evaluate"),
+)
+SWEPT = tuple(field.name for field in fields(Settings) if field.name not in _NOT_SWEPT)
+"""Settings that hold for all models of a sweep: all but the budgets and what belongs to them."""

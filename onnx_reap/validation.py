@@ -39,6 +39,28 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
     return settings
 
 
+def check_applicable(given: Collection[str], known: Collection[str], what: str) -> None:
+    """Refuse settings that mean nothing to a command.
+
+    Parameters
+    ----------
+    given, known : collection of str
+        Settings by name.
+    what : str
+        What is wrong with others.
+
+    Raises
+    ------
+    UsageError
+    """
+    if idle := [name for name in given if name not in known]:
+        raise UsageError(
+            what,
+            got=", ".join(flag(name) for name in idle),
+            expected=", ".join(flag(name) for name in known),
+        )
+
+
 def _plain(name: str, value: Any) -> Any:
     """Make lists of NumPy arrays and of a single glob, and read a latency as the command does."""
     if name in ("include", "exclude") and isinstance(value, str):
@@ -71,7 +93,7 @@ def check_settings(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not (_is_number(value) and 0 < value < math.inf):
             raise UsageError(f"{flag(name)}: no budget", got=repr(value), expected="more than 0")
-    if settings.ratio is not None and not (_is_number(settings.ratio) and 0 < settings.ratio < 1):
+    if settings.ratio is not None and not is_fraction(settings.ratio):
         expected = "between 0 and 1"
         raise UsageError("--ratio: out of range", got=repr(settings.ratio), expected=expected)
     for name, known in _NAMES.items():
@@ -113,6 +135,11 @@ def check_budgets(names: Collection[str]) -> None:
         )
     if "latency_table" in names and "target_latency" not in names:
         raise UsageError("--latency-table is of no use alone", hint="--target-latency 0.6x")
+
+
+def is_fraction(value: object) -> bool:
+    """Whether a value is a number between 0 and 1, both excluded."""
+    return _is_number(value) and 0 < value < 1  # type: ignore[operator]
 
 
 def _is_number(value: object) -> bool:
@@ -164,7 +191,7 @@ _NAMES = {
 
 
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "max_drop": (lambda v: _is_number(v) and 0 < v < 1, "between 0 and 1"),
+    "max_drop": (is_fraction, "between 0 and 1"),
     "evaluate": (lambda v: callable(v) or _is_text(v), "module:function, or a function"),
     "input_shapes": (_are_shapes, 'shapes by input, such as {"x": (1, 3, 224, 224)}'),
     "layer_ratios": (lambda v: isinstance(v, (Mapping, str, Path)), "ratios by glob, or a path"),

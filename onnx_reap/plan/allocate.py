@@ -15,6 +15,9 @@ from onnx_reap.plan.cost import Costs, Widths
 LATENCY = "--target-latency"
 """Name of the budget whose cost is in nanoseconds."""
 
+EASIER = "raise the target, lower --min-channels or --round-to, or exclude less"
+"""What to try where a target is out of reach."""
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -244,7 +247,7 @@ def check_reachable(choices_widths: Sequence[np.ndarray], budgets: Sequence[Budg
                 got=budget.text(budget.limit),
                 expected=f"at least {budget.text(least)} ({least / max(full, 1):.0%} of "
                 f"{budget.text(full)})",
-                hint="raise the target, lower --min-channels or --round-to, or exclude less",
+                hint=EASIER,
             )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from rich import box
 from rich.console import Console
@@ -16,6 +17,15 @@ WIDE_GAP = 2.0
 
 # What interfaces demand needs no attention.
 NORMAL_REASONS = ("graph output",)
+
+
+def show(content: Callable[[Console], None], written: Iterable[object]) -> None:
+    """Print to a terminal, and name what was written."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    with suppress(BrokenPipeError, SystemExit):  # who reads has seen enough; the files are there
+        content(console)
+        for each in written:
+            console.print(f"Wrote {each}", soft_wrap=True)
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -43,7 +53,7 @@ def quantity(value: float, unit: str = "") -> str:
     return f"{value:.{digits}f} {prefixes[power]}{unit}".strip()
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
+def new_table(title: str, *columns: str, left: int = 1) -> Table:
     """Make a table; the first `left` columns hold text, the others numbers."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
@@ -56,7 +66,7 @@ def _table(title: str, *columns: str, left: int = 1) -> Table:
 
 def _summary(report: Report) -> Table:
     before, after = report.before, report.after
-    table = _table("Summary", "", "before", "after", "change")
+    table = new_table("Summary", "", "before", "after", "change")
     rows = (
         ("MACs", "macs", ""),
         ("parameters", "params", ""),
@@ -81,7 +91,7 @@ def _change(before: float, after: float) -> str:
 
 def _quality(report: Report) -> Table:
     known = [q for q in (report.held_out, report.fitted) if q is not None]
-    table = _table("Against the original", "", *_sample_counts(report))
+    table = new_table("Against the original", "", *_sample_counts(report))
     outputs = known[0].output_error if known else {}
     for name in outputs:
         label = "output error" if len(outputs) == 1 else f"output error, {name}"
@@ -102,7 +112,7 @@ def _agreement(quality: Quality) -> str:
 
 
 def _groups(report: Report) -> Table:
-    table = _table("Groups", "group", "before", "after", "error")
+    table = new_table("Groups", "group", "before", "after", "error")
     for group in report.groups:
         error = "-" if group.error is None else f"{group.error:.2g}"
         table.add_row(Text(group.name), str(group.before), str(group.after), error)
@@ -110,7 +120,7 @@ def _groups(report: Report) -> Table:
 
 
 def _frozen(frozen: Sequence[FrozenResult]) -> Table:
-    table = _table("Frozen", "node", "reason", "cause", "channels", left=3)
+    table = new_table("Frozen", "node", "reason", "cause", "channels", left=3)
     by_reason: dict[str, list[FrozenResult]] = {}
     for row in frozen:
         by_reason.setdefault(row.reason, []).append(row)

@@ -1,0 +1,137 @@
+"""The models of a sweep as rows: of a CSV file, and of a table for a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from onnx_reap.report.records import Quality, Report
+from onnx_reap.report.text import new_table, quantity
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model; the fields are the columns of the CSV file, in their order.
+
+    Attributes
+    ----------
+    target, macs_ratio : float
+        Fractions of the original's multiply-accumulates: allowed, and left.
+    macs, params, bytes : int
+    latency_ms_before, latency_ms_after : float
+        Of the original and of the model, measured by turns.
+    held_out_samples : int, optional
+    held_out_error, calibration_error : float, optional
+        Squared output error over the variance of the original's output, the largest of all
+        outputs, on samples kept aside and on samples that weights were fitted to.
+    top1_agreement : float, optional
+        On samples kept aside.
+    accuracy_before, accuracy_after : float, optional
+        Of the original and of the model, on samples kept aside.
+    file : str
+        The model's, or the plan's if only plans are written.
+    """
+
+    target: float
+    macs: int
+    macs_ratio: float
+    params: int
+    bytes: int
+    latency_ms_before: float
+    latency_ms_after: float
+    held_out_samples: int | None
+    held_out_error: float | None
+    top1_agreement: float | None
+    calibration_error: float | None
+    accuracy_before: float | None
+    accuracy_after: float | None
+    file: str
+
+
+def make_row(
+    target: float, report: Report, accuracies: tuple[float | None, float | None], file: str
+) -> Row:
+    """Pick a row's figures out of a report; accuracies are before and after."""
+    before, after, held_out = report.before, report.after, report.held_out
+    return Row(
+        target,
+        after.macs,
+        after.macs / max(before.macs, 1),
+        after.params,
+        after.bytes,
+        before.latency_ms,
+        after.latency_ms,
+        held_out.samples if held_out else None,
+        _error(held_out),
+        held_out.top1_agreement if held_out else None,
+        _error(report.fitted),
+        *accuracies,
+        file,
+    )
+
+
+def _error(quality: Quality | None) -> float | None:
+    return max(quality.output_error.values(), default=None) if quality else None
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Write rows as CSV under a line of names; what is not known is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in fields(Row)])
+    for row in rows:
+        values = asdict(row).values()
+        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in values])
+    return text.getvalue()
+
+
+def print_sweep(rows: Sequence[Row], original: Report, console: Console) -> None:
+    """Print one line for every model, below one for the original.
+
+    Parameters
+    ----------
+    original : Report
+        Of any of the models; what it says of the original counts.
+    """
+    console.print(_table(rows, original))
+    samples = rows[0].held_out_samples
+    if samples:
+        console.print(Text(f"Calibration: {original.calibration}; {samples:,} held out to judge."))
+    console.print(Text(f"Latency: {original.provider} on this machine, median."))
+    console.print(Text("Error: squared output error over the variance of the original output."))
+
+
+def _table(rows: Sequence[Row], original: Report) -> Table:
+    before, latency = original.before, median(row.latency_ms_before for row in rows)
+    columns = {
+        "target": ["original", *(f"{row.target:g}" for row in rows)],
+        "MACs": [quantity(n) for n in (before.macs, *(row.macs for row in rows))],
+        "params": [quantity(n) for n in (before.params, *(row.params for row in rows))],
+        "size": [quantity(n, "B") for n in (before.bytes, *(row.bytes for row in rows))],
+        "ms": [_short(ms) for ms in (latency, *(row.latency_ms_after for row in rows))],
+        "error": [_short(e) for e in (None, *(row.held_out_error for row in rows))],
+        "same top-1": [_percent(p) for p in (None, *(row.top1_agreement for row in rows))],
+        "accuracy": [
+            _percent(p) for p in (rows[0].accuracy_before, *(row.accuracy_after for row in rows))
+        ],
+    }
+    known = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
+    table = new_table("Sweep", *known)
+    for cells in zip(*known.values(), strict=True):
+        table.add_row(*cells)
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
