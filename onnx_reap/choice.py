@@ -88,6 +88,19 @@ def decide(work: Work, goal: Goal, evidence: Evidence) -> Choice:
     return replace(choice, notes=tuple(notes))
 
 
+def narrowed(evidence: Evidence, goal: Goal) -> Evidence:
+    """Leave out the widths that were only looked at for deeper goals.
+
+    Errors of very narrow widths are too low, as they hold for a group alone: a goal should not take
+    any that it would not have had looked at for itself.
+    """
+    choices = []
+    for known, worth in zip(evidence.choices, _worth_following(goal), strict=True):
+        taken = np.isin(known.widths, worth)
+        choices.append(Choices(known.widths[taken], known.errors[taken]))
+    return replace(evidence, choices=tuple(choices))
+
+
 def chosen(analysis: Analysis, evidence: Evidence, widths: np.ndarray) -> Choice:
     """Look up what goes at some widths."""
     removed: list[int] = []

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnx_reap.budget import Goal, read_goal
-from onnx_reap.choice import decide, observe
+from onnx_reap.choice import decide, narrowed, observe
 from onnx_reap.drop import held_out_for, hits, read_labels
 from onnx_reap.errors import TargetError, UsageError
 from onnx_reap.evidence import Evidence
@@ -120,7 +120,7 @@ def _made(
 ) -> Result:
     """Make one model; its settings are those that `reap` would want for it."""
     alone = work.branch(replace(work.settings, target_macs=target), NoProgress())
-    made = make(alone, decide(alone, goal, evidence))
+    made = make(alone, decide(alone, goal, narrowed(evidence, goal)))
     return conclude(alone, made, budgets=goal.budgets, notes=notes)
 
 
