@@ -12,6 +12,7 @@ import pytest
 
 from onnx_reap.arguments import make_parser
 from onnx_reap.settings import DEFAULT_TARGET_MACS
+from onnx_reap.sweep_command import make_sweep_parser
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,7 +83,8 @@ def test_python_examples_run(workplace: Path):
 
 
 def test_flags_that_the_text_names_exist():
-    known = set(make_parser()._option_string_actions) | {"--refit"}
+    parsers = make_parser(), make_sweep_parser()
+    known = {flag for parser in parsers for flag in parser._option_string_actions} | {"--refit"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) <= known
 
 
