@@ -196,6 +196,14 @@ FLAGS = {
         choices=("auto", "kl", "error"),
     ),
     "refit": Flag("method", "leave the weights that stay as they are"),
+    "joint_refit": Flag(
+        "method",
+        "passes over the samples in which the layers of each block are refitted together, once "
+        "every layer was alone; auto: 10 where they are quick, else 0",
+        parsing.passes,
+        "N|auto",
+        default="auto",
+    ),
     "seed": Flag("method", "seed of all random choices", parsing.seed, "N"),
     "provider": Flag(
         "method",

@@ -15,6 +15,8 @@ from onnx_reap.equivalence import check_cut
 from onnx_reap.graph.cut import cut_graph, kept_positions
 from onnx_reap.graph.mask import mask_graph
 from onnx_reap.graph.model import Model
+from onnx_reap.joining import join
+from onnx_reap.joint.walk import Stretched
 from onnx_reap.refit.layer import Fitted
 from onnx_reap.repair import repair
 from onnx_reap.report.records import Quality
@@ -35,6 +37,8 @@ class Made:
         Counted on it.
     refits : dict of str to Fitted
         By node; empty without a refit.
+    blocks : tuple of Stretched
+        Blocks whose layers were then refitted together.
     notes : tuple of str
         Warnings.
     """
@@ -44,6 +48,7 @@ class Made:
     macs: int
     params: int
     refits: dict[str, Fitted]
+    blocks: tuple[Stretched, ...]
     notes: tuple[str, ...]
 
 
@@ -64,9 +69,21 @@ def make(work: Work, choice: Choice) -> Made:
                 work.progress,
             )
             notes += unfitted
-    out = finish(pruned, work.settings)
     macs = macs_left(work.analysis, pruned, choice.widths)
-    return Made(choice, out, macs, count_parameters(out), refits, tuple(notes))
+    blocks: list[Stretched] = []
+    if refits and work.samples.fit is not None:
+        with work.clock("joint refit"):
+            blocks = join(
+                work.analysis,
+                pruned,
+                choice.removed,
+                work.settings,
+                work.samples.fit,
+                work.progress,
+                macs=macs,
+            )
+    out = finish(pruned, work.settings)
+    return Made(choice, out, macs, count_parameters(out), refits, tuple(blocks), tuple(notes))
 
 
 def cut_and_compare(

@@ -98,6 +98,11 @@ def round_to(text: str) -> int | None:
     return None if text == "auto" else positive(text)
 
 
+def passes(text: str) -> int | None:
+    """Read a whole number, 0 included, or `auto` as None."""
+    return None if text == "auto" else seed(text)
+
+
 def size(text: str) -> int | tuple[int, int]:
     """Read one number of pixels, or height and width, `224` or `224,320`."""
     parts = [positive(part) for part in _parts(text.replace("x", ","))]

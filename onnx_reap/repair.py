@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -85,12 +85,12 @@ def _jobs(
         elif not has_plain_bias(pruned, linear):
             notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
         else:
-            now = _as_cut(linear, kept)
+            now = as_cut(linear, kept)
             jobs.append(Job(now, _tail(analysis, pruned, now, kept)))
     return jobs, notes
 
 
-def _as_cut(linear: Linear, kept: dict[str, tuple[int, np.ndarray]]) -> Linear:
+def as_cut(linear: Linear, kept: Mapping[str, tuple[int, np.ndarray]]) -> Linear:
     """Describe a layer after the cut: a depthwise convolution has fewer groups."""
     if linear.depthwise and linear.x in kept:
         return replace(linear, group=len(kept[linear.x][1]))

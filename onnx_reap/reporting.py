@@ -12,6 +12,7 @@ from onnx_reap.drop import Drop
 from onnx_reap.making import Made
 from onnx_reap.report.latency import Timing, compare_latency
 from onnx_reap.report.records import (
+    BlockRefit,
     Figures,
     FrozenResult,
     GroupResult,
@@ -70,6 +71,7 @@ def make_report(
             LayerRefit(node, f.damping, f.error_before, f.error_after)
             for node, f in made.refits.items()
         ),
+        blocks=tuple(BlockRefit(**asdict(block)) for block in made.blocks),
         seconds=work.clock.seconds,
         notes=(*notes, *_unmeasured(made.model, held_out or fitted)),
     )

@@ -74,6 +74,10 @@ class Settings:
         error relative to the variance, `auto` as each output looks.
     refit : bool
         Whether the weights that stay are fitted to make up for what went.
+    joint_refit : int, optional
+        Passes over the samples in which the layers of each block are refitted together, once every
+        layer was alone. None is automatic: 10 where they take at most 3e11 multiply-accumulates,
+        which is a minute or less, otherwise 0.
     positions : int
         Output positions sampled per image and layer.
     seed : int
@@ -107,6 +111,7 @@ class Settings:
     allocation: str = "pro"
     metric: str = "auto"
     refit: bool = True
+    joint_refit: int | None = None
     positions: int = 32
     seed: int = 0
     provider: str | None = None

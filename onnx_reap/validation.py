@@ -109,6 +109,8 @@ def check_settings(settings: Settings) -> None:
         raise UsageError(f"{alone}: nothing to measure for", hint="give --max-drop too")
     if settings.labels is not None and settings.evaluate:
         raise UsageError("--labels and --evaluate: one of them can tell the loss")
+    if settings.joint_refit and not settings.refit:
+        raise UsageError("--joint-refit: contradicts --no-refit", hint="leave one of them out")
     given = [n for n in (*BUDGETS, "latency_table") if getattr(settings, n) is not None]
     check_budgets(given)
 
@@ -204,6 +206,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mean": (_are_numbers, "a number, or one a channel"),
     "std": (_are_numbers, "a number, or one a channel"),
     "scale": (_is_number, "a number"),
+    "joint_refit": (lambda v: _is_whole(v) and v >= 0, "a whole number, at least 0"),
     "refit": (lambda v: isinstance(v, bool), "True or False"),
     "provider": (_is_text, "a name, such as cpu or cuda"),
 }

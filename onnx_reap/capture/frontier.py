@@ -55,6 +55,12 @@ class Frontier:
         self._at, self._held, self._waited = best, size, 0
         return Move(alive, int(size))
 
+    def at(self, spot: int) -> Move | None:
+        """Return what runs need to start at a place in the graph; None where that is not known."""
+        alive = self._alive(spot)
+        size = self._size(alive)
+        return Move(alive, int(size)) if np.isfinite(size) else None
+
     def place(self, tensors: Sequence[str]) -> int:
         """Return the place in the graph of the first node that makes one of these tensors."""
         return min(self._place[name] for name in tensors)

@@ -116,6 +116,15 @@ class LayerRefit:
 
 
 @dataclass(frozen=True)
+class BlockRefit:
+    """Joint refit of a block's layers: relative error behind it, on samples that did not teach."""
+
+    nodes: tuple[str, ...]
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that a run tells.
 
@@ -149,6 +158,7 @@ class Report:
     groups: tuple[GroupResult, ...]
     frozen: tuple[FrozenResult, ...]
     refits: tuple[LayerRefit, ...]
+    blocks: tuple[BlockRefit, ...]
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
 

@@ -1,0 +1,154 @@
+"""From a forward pass to one that also gives the gradient of a squared error."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnx_reap.gradient.rules import RULES
+from onnx_reap.gradient.tape import PREFIX, Tape
+from onnx_reap.graph.model import STANDARD_DOMAINS
+from onnx_reap.graph.records import Linear
+
+OLDEST = 11  # operator set in which all nodes that rules write exist
+SIZES = {"Shape", "Size"}  # what they give doesn't change with values
+LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model's tensors.
+
+    Attributes
+    ----------
+    shapes : mapping of str to tuple of int
+        As they were before channels were cut: ranks, spatial sizes and ones are right.
+    layers : mapping of str to Linear
+        Convolutions by their output.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    layers: Mapping[str, Linear]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A model that returns an error and its gradients.
+
+    Attributes
+    ----------
+    model : onnx.ModelProto
+    targets : mapping of str to str
+        Inputs to feed what tensors are wanted to be.
+    error : str
+        Output: the squared error, each tensor's weighted.
+    gradients : mapping of str to str
+        Outputs, by what the gradient is of.
+    """
+
+    model: onnx.ModelProto
+    targets: Mapping[str, str]
+    error: str
+    gradients: Mapping[str, str]
+
+
+def reached(part: onnx.ModelProto, facts: Facts, wanted: Collection[str]) -> set[str]:
+    """Tell which inputs of a part all get their whole gradient.
+
+    Parameters
+    ----------
+    part : onnx.ModelProto
+        Every node leads to one of its outputs.
+    wanted : collection of str
+        Inputs in question.
+    """
+    if _opset(part) < OLDEST:
+        return set()
+    blocked: set[str] = set()
+    for node in reversed(part.graph.node):
+        if node.op_type in SIZES:
+            continue
+        ahead = any(name in blocked for name in node.output)
+        for place, name in enumerate(node.input):
+            if ahead or not _passes(node, place, facts):
+                blocked.add(name)
+    return set(wanted) - blocked
+
+
+def with_gradients(
+    part: onnx.ModelProto,
+    facts: Facts,
+    goals: Mapping[str, float],
+    wanted: Sequence[str],
+) -> Trainer:
+    """Append a backward pass.
+
+    Parameters
+    ----------
+    part : onnx.ModelProto
+        Its inputs and outputs stay.
+    goals : mapping of str to float
+        Tensors whose squared distance from a target counts, with a weight each.
+    wanted : sequence of str
+        Inputs to differentiate by, all `reached`.
+    """
+    out = onnx.ModelProto()
+    out.CopyFrom(part)
+    forward = list(out.graph.node)
+    tape = Tape(out, facts.shapes, facts.layers)
+    gradients: dict[str, list[str]] = {}
+    targets, errors = {}, []
+    for name, weight in goals.items():
+        targets[name] = f"{PREFIX}target/{name}"
+        miss = tape.op("Sub", name, targets[name])
+        squares = tape.op("ReduceSumSquare", miss, keepdims=0)
+        errors.append(tape.op("Mul", squares, tape.floats(weight)))
+        gradients[name] = [tape.op("Mul", miss, tape.floats(2 * weight))]
+    depend = _depending(forward, wanted)
+    for node in reversed(forward):
+        if not (depend & {*node.output}) or node.output[0] not in gradients:
+            continue
+        dy = _sum(tape, gradients.pop(node.output[0]))
+        for place, name in enumerate(node.input):
+            if name in depend:
+                found = RULES[node.op_type].write(tape, node, dy, place)
+                gradients.setdefault(name, []).append(found)
+    given = {name: _sum(tape, gradients[name]) for name in wanted}
+    error = _sum(tape, errors)
+    floats = onnx.TensorProto.FLOAT
+    out.graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, floats, None) for name in targets.values()
+    )
+    del out.graph.output[:]
+    out.graph.output.extend(onnx.ValueInfoProto(name=n) for n in (error, *given.values()))
+    return Trainer(out, targets, error, given)
+
+
+def _depending(nodes: Sequence[onnx.NodeProto], wanted: Collection[str]) -> set[str]:
+    """Return the tensors that depend on the wanted ones, themselves included."""
+    depend = set(wanted)
+    for node in nodes:
+        if depend & {*node.input} and node.op_type not in SIZES:
+            depend |= {*node.output}
+    return depend
+
+
+def _passes(node: onnx.NodeProto, place: int, facts: Facts) -> bool:
+    rule = RULES.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
+    if rule is None or not rule.covers(place):
+        return False
+    if node.op_type in ("Conv", "ConvTranspose") and node.output[0] not in facts.layers:
+        return False
+    is_weight = place > 0 and node.op_type in LAYERS
+    names = [node.output[0]] if is_weight else [node.output[0], node.input[place]]
+    return all(name in facts.shapes for name in names)
+
+
+def _sum(tape: Tape, names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else tape.op("Sum", *names)
+
+
+def _opset(part: onnx.ModelProto) -> int:
+    return max((o.version for o in part.opset_import if o.domain in ("", "ai.onnx")), default=0)

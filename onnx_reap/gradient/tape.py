@@ -1,0 +1,96 @@
+"""What rules write the nodes of a backward pass with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnx_reap.graph.records import Linear
+
+PREFIX = "onnx_reap.gradient/"
+
+
+class Tape:
+    """Nodes to append to a part of a model, and what is known of its tensors.
+
+    Parameters
+    ----------
+    part : onnx.ModelProto
+        Appended to.
+    shapes : mapping of str to tuple of int
+        Of tensors, as they were before channels were cut: ranks, spatial sizes and ones are right.
+    layers : mapping of str to Linear
+        Convolutions by their output.
+    """
+
+    def __init__(
+        self,
+        part: onnx.ModelProto,
+        shapes: Mapping[str, tuple[int, ...]],
+        layers: Mapping[str, Linear],
+    ) -> None:
+        self.shapes, self.layers = shapes, layers
+        self.opset = next(o.version for o in part.opset_import if o.domain in ("", "ai.onnx"))
+        self._graph = part.graph
+        self._constants = {tensor.name: tensor for tensor in part.graph.initializer}
+        self._count = 0
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node; return the name of its output."""
+        name = self._name()
+        node = onnx.helper.make_node(kind, list(inputs), [name], **attributes)
+        self._graph.node.append(node)
+        return name
+
+    def floats(self, values: Any) -> str:
+        """Add a constant of float32."""
+        return self._constant(np.asarray(values, np.float32))
+
+    def ints(self, values: Sequence[int]) -> str:
+        """Add a constant vector of int64."""
+        return self._constant(np.array(values, np.int64))
+
+    def values(self, name: str) -> np.ndarray:
+        """Return a constant of the part."""
+        return numpy_helper.to_array(self._constants[name])
+
+    def where(self, condition: str, gradient: str) -> str:
+        """Let a gradient through where a condition holds."""
+        return self.op("Mul", gradient, self.op("Cast", condition, to=onnx.TensorProto.FLOAT))
+
+    def total(self, x: str, axes: Sequence[int], *, keep: bool) -> str:
+        """Sum over axes."""
+        if not axes:
+            return x
+        if self.opset < 13:
+            return self.op("ReduceSum", x, axes=list(axes), keepdims=int(keep))
+        return self.op("ReduceSum", x, self.ints(axes), keepdims=int(keep))
+
+    def like(self, gradient: str, x: str) -> str:
+        """Give a gradient the shape of a tensor with as many entries."""
+        return self.op("Reshape", gradient, self.op("Shape", x))
+
+    def folded(self, gradient: str, result: str, x: str) -> str:
+        """Sum a gradient over the axes along which an operand was repeated to give a result."""
+        shape = self.shapes[x]
+        extra = len(self.shapes[result]) - len(shape)
+        repeated = [
+            axis + extra
+            for axis, size in enumerate(shape)
+            if size == 1 and self.shapes[result][axis + extra] > 1
+        ]
+        summed = self.total(gradient, repeated, keep=True)
+        return self.total(summed, range(extra), keep=False)
+
+    def _constant(self, values: np.ndarray) -> str:
+        name = self._name()
+        self._graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"{PREFIX}{self._count}"

@@ -1,0 +1,1 @@
+"""Refitting the layers of a stretch of the graph together."""

@@ -1,0 +1,107 @@
+"""One stretch: descend, and keep the result if samples that taught nothing are better off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_reap.gradient.backward import Trainer
+from onnx_reap.joint.descent import Descent
+from onnx_reap.runtime import run, session
+
+Arrays = Mapping[str, np.ndarray]
+
+SPEED = 0.05  # largest step, relative to a tensor's scale
+SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the judges choose
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a stretch is to learn.
+
+    Attributes
+    ----------
+    given, wanted : sequences of mappings of str to array
+        By batch what the stretch receives, and what it is to make of it.
+    teaching : int
+        So many batches come first and teach; the others judge.
+    passes : int
+        Over the batches that teach.
+    """
+
+    given: Sequence[Arrays]
+    wanted: Sequence[Arrays]
+    teaching: int
+    passes: int
+
+
+class Training:
+    """Runs a trainer on the batches of a lesson.
+
+    Parameters
+    ----------
+    fixed : mapping of str to array
+        Parameters that stay as they are.
+    """
+
+    def __init__(
+        self, trainer: Trainer, fixed: Arrays, lesson: Lesson, providers: Sequence[str]
+    ) -> None:
+        self._trainer, self._fixed, self._lesson = trainer, fixed, lesson
+        self._session = session(trainer.model, providers)
+        self._inputs = {value.name for value in self._session.get_inputs()}
+
+    def improve(
+        self, start: Arrays, scales: Mapping[str, float], rng: np.random.Generator
+    ) -> tuple[Arrays, float, float]:
+        """Look for better parameters.
+
+        Parameters
+        ----------
+        start : mapping of str to float32 array
+        scales : mapping of str to float
+            What a step of 1 is.
+
+        Returns
+        -------
+        found : mapping of str to float32 array
+            As far from `start` towards where descent led as is best for the batches that judge.
+        before, after : float
+            Error there.
+        """
+        end = self._descend(start, scales, rng)
+        best, before = start, self._error(start)
+        after = before
+        for share in map(np.float32, SHARES):
+            between = {name: x + share * (end[name] - x) for name, x in start.items()}
+            if (error := self._error(between)) < after:
+                best, after = between, error
+        return best, before, after
+
+    def _descend(
+        self, start: Arrays, scales: Mapping[str, float], rng: np.random.Generator
+    ) -> Arrays:
+        lesson = self._lesson
+        descent = Descent(start, scales, lesson.passes * lesson.teaching, SPEED)
+        for _ in range(lesson.passes):
+            for index in rng.permutation(lesson.teaching).tolist():
+                found = self._run(descent.values, index)
+                descent.step({n: found[g] for n, g in self._trainer.gradients.items()})
+        return descent.values
+
+    def _error(self, values: Arrays) -> float:
+        """Return the error on the batches that judge, or on those that teach if none do."""
+        batches = range(len(self._lesson.given))
+        judging = batches[self._lesson.teaching :] or batches
+        return float(np.mean([self._run(values, index)[self._trainer.error] for index in judging]))
+
+    def _run(self, values: Arrays, index: int) -> dict[str, np.ndarray]:
+        targets = {
+            self._trainer.targets[name]: array
+            for name, array in self._lesson.wanted[index].items()
+        }
+        fed = {**self._lesson.given[index], **targets, **self._fixed, **values}
+        outputs = [self._trainer.error, *self._trainer.gradients.values()]
+        return run(self._session, outputs, {n: x for n, x in fed.items() if n in self._inputs})
