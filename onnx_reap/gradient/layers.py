@@ -27,9 +27,7 @@ def conv(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
         return of_weight(tape, layer, node, dy)
     padding = [
         d * (k - 1) - pad
-        for d, k, pad in zip(
-            layer.dilations * 2, layer.kernel * 2, layer.pads, strict=True
-        )
+        for d, k, pad in zip(layer.dilations * 2, layer.kernel * 2, layer.pads, strict=True)
     ]
     if set(layer.strides) != {1} or min(padding) < 0:
         return _transposed(tape, layer, node, dy)
@@ -129,9 +127,7 @@ def _mirrored(tape: Tape, layer: Linear, node: onnx.NodeProto) -> str:
         perm=[0, 2, 1, *(axis + 1 for axis in spatial)],
     )
     rest = tape.op("Slice", tape.op("Shape", swapped), tape.ints([2]), tape.ints([2**31]))
-    return tape.op(
-        "Reshape", swapped, tape.op("Concat", tape.ints([-1]), rest, axis=0)
-    )
+    return tape.op("Reshape", swapped, tape.op("Concat", tape.ints([-1]), rest, axis=0))
 
 
 def _multiplier_is_one(tape: Tape, layer: Linear) -> bool:

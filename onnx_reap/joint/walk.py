@@ -153,7 +153,9 @@ def _fit(
     course: Course,
 ) -> Stretched | None:
     """Refit the layers of one stretch; None if nothing there can move or has to."""
-    goals = [name for name, x in wanted[0].items() if name not in given[0] and x.dtype == np.float32]
+    goals = [
+        name for name, x in wanted[0].items() if name not in given[0] and x.dtype == np.float32
+    ]
     constants = {t.name: t for layer in layers for t in pruned.node(layer.node).inputs[1:3]}
     values = {name: constant.values for name, constant in constants.items()}
     if not goals or not values:
@@ -170,9 +172,7 @@ def _fit(
     fixed = {name: array for name, array in values.items() if name not in free}
     training = Training(trainer, fixed, lesson, course.providers)
     start = {name: values[name] for name in free}
-    nodes = tuple(
-        layer.node for layer in layers if pruned.node(layer.node).inputs[1].name in free
-    )
+    nodes = tuple(layer.node for layer in layers if pruned.node(layer.node).inputs[1].name in free)
     scales = _scales(pruned, layers, given[0], course)
     found, before, after = training.improve(start, scales, np.random.default_rng(course.seed))
     for name in free:
