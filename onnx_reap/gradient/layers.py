@@ -65,10 +65,8 @@ def matmul(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     """Gradient of a MatMul with a constant matrix on the right."""
     if place == 0:
         return tape.op("MatMul", dy, tape.op("Transpose", node.input[1], perm=[1, 0]))
-    rows = [
-        tape.op("Reshape", tensor, tape.ints([-1, tape.shapes[name][-1]]))
-        for tensor, name in ((node.input[0], node.input[0]), (dy, node.output[0]))
-    ]
+    last = len(tape.shapes[node.input[0]]) - 1
+    rows = [tape.op("Flatten", tensor, axis=last) for tensor in (node.input[0], dy)]
     return tape.op("Gemm", *rows, transA=1)
 
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from onnx_reap.graph.tails import Tail
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.moments import Moments
-from onnx_reap.solve.ridge import best_damping, ridge, ridge_rows
+from onnx_reap.solve.ridge import best_damping, ridge, ridge_rows, weakest_that_helps
 
 ROUNDS = 2  # of solving and setting targets, where an activation clips
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, float("inf"))
@@ -192,12 +192,13 @@ class _Problem:
             self._moments = learn.merge(judge)
             return best_damping(learn, judge, self._start, dampings)
         (x, y), (x_test, y_test) = sides
-        errors = {}
-        for damping in sorted(dampings, reverse=True):
+
+        def error(damping: float) -> float:
             w, b = ridge_rows(x, y, self._start, damping)
             miss = self._backend.to_host(x_test @ w + b[..., None, :] - y_test)
-            errors[damping] = float(np.square(miss).mean())
-        return min(errors, key=errors.__getitem__)
+            return float(np.square(miss).mean())
+
+        return weakest_that_helps(dampings, error)
 
     def solve(self, wanted: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
         """Fit to all rows; return (g, D, O) weights and (g, 1, O) biases."""

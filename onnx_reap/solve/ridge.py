@@ -21,7 +21,7 @@ References
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import array_api_compat as compat
 
@@ -154,10 +154,35 @@ def best_damping(
     ReapError
         If `dampings` is empty, or as for `ridge`.
     """
+    return weakest_that_helps(dampings, lambda d: residual(held_out, *ridge(fit, weight, d)))
+
+
+def weakest_that_helps(dampings: Sequence[float], error: Callable[[float], float]) -> float:
+    """Weaken the damping as long as the error falls.
+
+    From the strongest one on, the error falls until the fit follows its own samples; past that
+    point, strengths needn't be tried, and each costs a solve.
+
+    Parameters
+    ----------
+    dampings : sequence of float
+    error : callable
+        Of a damping.
+
+    Raises
+    ------
+    ReapError
+        If `dampings` is empty.
+    """
     if not dampings:
         raise ReapError("dampings is empty", expected="at least one strength")
-    errors = {d: residual(held_out, *ridge(fit, weight, d)) for d in sorted(dampings, reverse=True)}
-    return min(errors, key=errors.__getitem__)
+    best, *weaker = sorted(dampings, reverse=True)
+    least = error(best)
+    for damping in weaker:
+        if (now := error(damping)) >= least:
+            break
+        best, least = damping, now
+    return best
 
 
 def _as_weight(moments: Moments, weight: Array) -> Array:
