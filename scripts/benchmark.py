@@ -15,9 +15,10 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ import onnx_reap
 MODELS = Path(__file__).resolve().parent.parent / "models"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CONSOLE = Console()
+PARTS = ("run", "removal", "criterion", "allocation", "drop", "latency")
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,8 @@ class Task:
     calibration, images : (N, C, H, W) uint8 arrays
     labels : (N,) int array
         Of `images`.
-    macs : float
-        Fraction of the multiply-accumulates to keep.
-    goal : float
-        Accuracy to reach, in percent.
+    goals : mapping of float to float
+        By the fraction of the multiply-accumulates to keep, the accuracy to reach, in percent.
     """
 
     name: str
@@ -54,22 +54,21 @@ class Task:
     calibration: np.ndarray
     images: np.ndarray
     labels: np.ndarray
-    macs: float
-    goal: float
+    goals: Mapping[float, float]
     preprocess: dict[str, Any]
 
     def accuracy(self, model: onnx.ModelProto | Path) -> float:
         """Top-1 accuracy on the labelled images, in percent."""
+        return 100 * float(np.mean(self.classes(model) == self.labels))
+
+    def classes(self, model: onnx.ModelProto | Path) -> np.ndarray:
+        """Return the class that a model puts each of the labelled images into, (N,)."""
         source = str(model) if isinstance(model, Path) else model.SerializeToString()
         session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
-        right = 0
-        for at in range(0, len(self.images), 50):
-            x = self.prepared(self.images[at : at + 50])
-            right += int(
-                (session.run(None, {name: x})[0].argmax(1) == self.labels[at : at + 50]).sum()
-            )
-        return 100 * right / len(self.images)
+        batches = (self.images[at : at + 50] for at in range(0, len(self.images), 50))
+        scores = [session.run(None, {name: self.prepared(batch)})[0] for batch in batches]
+        return np.concatenate(scores).argmax(1)
 
     def prepared(self, images: np.ndarray) -> np.ndarray:
         """Apply the preprocessing, written out once more and apart from the tool's."""
@@ -86,13 +85,11 @@ def fashion() -> Task:
     labelled = np.load(MODELS / "fashion_eval.npz")
     calibration = np.load(MODELS / "fashion_calib.npz")["input"]
     model = MODELS / "fashion_resnet.onnx"
-    task = Task(
-        "Fashion ResNet", model, calibration, labelled["input"], labelled["labels"], 0.5, 0.0, {}
-    )
-    return Task(**{**vars(task), "goal": task.accuracy(model) - 1.5})
+    task = Task("Fashion ResNet", model, calibration, labelled["input"], labelled["labels"], {}, {})
+    return replace(task, goals={0.5: task.accuracy(model) - 1.5})
 
 
-def cifar(folder: Path, name: str, goal: float) -> Task:
+def cifar(folder: Path, name: str, goals: Mapping[float, float]) -> Task:
     """Return a CIFAR-10 model, with 1,000 calibration images."""
     data = np.load(folder / "cifar10_test.npz")
     order = np.random.default_rng(0).permutation(10_000)
@@ -103,8 +100,7 @@ def cifar(folder: Path, name: str, goal: float) -> Task:
         images[order[:1000]],
         images[order[5000:]],
         data["y"].ravel()[order[5000:]],
-        0.6,
-        goal,
+        goals,
         {"scale": 1 / 255, "mean": MEAN, "std": STD},
     )
 
@@ -129,44 +125,59 @@ def imagenet(folder: Path) -> Task:
         images[calibrates],
         images[~calibrates],
         classes[~calibrates],
-        0.85,
-        74.0,
+        {0.85: 74.0, 0.8: 76.2, 0.7: 68.2},
         {"scale": 1 / 255, "mean": MEAN, "std": STD},
     )
 
 
-def accuracies(tasks: list[Task], seeds: int) -> None:
-    """Prune every model with REAP and with L1, same refit, and print accuracies."""
+def accuracies(tasks: list[Task], seeds: int, setting: str, values: Sequence[object]) -> None:
+    """Prune every model with each value of a setting, all else equal, and print accuracies."""
     table = Table(title="Accuracy on labelled images, %")
-    for title in ("model", "criterion", "seed", "MACs off", "before", "after", "goal", "seconds"):
+    for title in ("model", "MACs off", setting, *map(str, range(seeds)), "mean", "goal", "before"):
         table.add_column(title, justify="right")
     for task in tasks:
         before = task.accuracy(task.model)
-        for criterion in ("reap", "l1"):
-            for seed in range(seeds):
-                start = time.perf_counter()
-                result = onnx_reap.reap(
-                    task.model,
-                    task.calibration,
-                    target_macs=task.macs,
-                    criterion=criterion,
-                    seed=seed,
-                    **task.preprocess,
-                )
-                seconds = time.perf_counter() - start
-                report = result.report
-                off = 1 - report.after.macs / report.before.macs
-                table.add_row(
-                    task.name,
-                    criterion,
-                    str(seed),
-                    f"{off:.1%}",
-                    f"{before:.2f}",
-                    f"{task.accuracy(result.model):.2f}",
-                    f"{task.goal:.2f}",
-                    f"{seconds:.1f}",
-                )
+        for (macs, goal), value in product(task.goals.items(), values):
+            found = [
+                _pruned(task, seed, {setting: value, "target_macs": macs}) for seed in range(seeds)
+            ]
+            after = [task.accuracy(result.model) for result in found]
+            figures = [*after, np.mean(after), goal, before]
+            off = 1 - found[0].report.after.macs / found[0].report.before.macs
+            table.add_row(task.name, f"{off:.1%}", str(value), *(f"{x:.2f}" for x in figures))
     CONSOLE.print(table)
+
+
+def drops(tasks: list[Task]) -> None:
+    """Bound the loss to 1 %, and compare with what other images lose."""
+    table = Table(title="--max-drop 1%: top-1 disagreement")
+    for title in ("model", "MACs off", "held out", "interval", "on other images"):
+        table.add_column(title, justify="right")
+    for task in tasks:
+        try:
+            result = _pruned(task, 0, {"max_drop": 0.01})
+        except onnx_reap.ReapError as error:
+            CONSOLE.print(f"{task.name}: {error}")
+            continue
+        report, loss = result.report, result.report.loss
+        assert loss is not None
+        other = np.mean(task.classes(task.model) != task.classes(result.model))
+        off = 1 - report.after.macs / report.before.macs
+        interval = f"{loss.low:.2%} to {loss.high:.2%}"
+        table.add_row(task.name, f"{off:.1%}", f"{loss.value:.2%}", interval, f"{other:.2%}")
+    CONSOLE.print(table)
+
+
+def latencies(tasks: list[Task]) -> None:
+    """Ask for 0.7 times the latency, and print what the interleaved measurement says."""
+    for task in tasks:
+        report = _pruned(task, 0, {"target_latency": "0.7x"}).report
+        ratio = report.after.latency_ms / report.before.latency_ms
+        CONSOLE.print(f"{task.name}: --target-latency 0.7x gives {ratio:.3f}x")
+
+
+def _pruned(task: Task, seed: int, settings: Mapping[str, Any]) -> onnx_reap.Result:
+    return onnx_reap.reap(task.model, task.calibration, seed=seed, **settings, **task.preprocess)
 
 
 def whole_run(folder: Path) -> None:
@@ -183,9 +194,7 @@ def whole_run(folder: Path) -> None:
     plain = min(_seconds(passes) for _ in range(3))
     CONSOLE.print(f"MobileNetV2, 256 images: two forward passes {plain:.2f} s")
     for allocation in ("local", "pro"):
-        prune = partial(
-            onnx_reap.reap, task.model, images, target_macs=task.macs, allocation=allocation
-        )
+        prune = partial(onnx_reap.reap, task.model, images, target_macs=0.85, allocation=allocation)
         run = _seconds(partial(prune, **task.preprocess))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         CONSOLE.print(
@@ -203,10 +212,11 @@ def _seconds(work: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bench", type=Path, help="folder of further models and images")
+    parser.add_argument("--model", help="one model alone, such as resnet20")
     parser.add_argument("--seeds", type=int, default=1, help="runs per model and criterion")
-    parser.add_argument("--only", choices=("accuracy", "run", "removal"), help="one part alone")
+    parser.add_argument("--only", choices=PARTS, help="one part alone")
     arguments = parser.parse_args()
-    parts = {arguments.only} if arguments.only else {"accuracy", "run", "removal"}
+    parts = {arguments.only} if arguments.only else set(PARTS)
     if "run" in parts and arguments.bench:
         if arguments.only == "run":
             whole_run(arguments.bench)
@@ -217,13 +227,21 @@ def main() -> None:
         subprocess.run(
             [sys.executable, str(Path(__file__).with_name("time_removal.py"))], check=True
         )
-    if "accuracy" in parts:
-        tasks = [fashion()]
-        if arguments.bench:
-            tasks.append(cifar(arguments.bench, "resnet20", 76.5))
-            tasks.append(cifar(arguments.bench, "resnet56", 80.0))
-            tasks.append(imagenet(arguments.bench))
-        accuracies(tasks, arguments.seeds)
+    tasks = [fashion()]
+    if arguments.bench:
+        tasks.append(cifar(arguments.bench, "resnet20", {0.6: 78.5, 0.5: 76.0}))
+        tasks.append(cifar(arguments.bench, "resnet56", {0.6: 80.0, 0.5: 80.6}))
+        tasks.append(imagenet(arguments.bench))
+    if arguments.model:
+        tasks = [task for task in tasks if task.name == arguments.model]
+    if "criterion" in parts:
+        accuracies(tasks, arguments.seeds, "criterion", ("reap", "l1"))
+    if "allocation" in parts:
+        accuracies(tasks, arguments.seeds, "allocation", ("pro", "local", "uniform"))
+    if "drop" in parts:
+        drops(tasks)
+    if "latency" in parts:
+        latencies([task for task in tasks if task.name in ("Fashion ResNet", "mobilenet_v2")])
 
 
 if __name__ == "__main__":
