@@ -12,6 +12,7 @@ import onnx
 from onnx_reap.data import Calibration, InputSpec
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError, UsageError
+from onnx_reap.graph.branches import Branches, find_branches
 from onnx_reap.graph.channels import FrozenChannels, Group, find_frozen, find_groups
 from onnx_reap.graph.cost import count_macs, count_params
 from onnx_reap.graph.flow import flow
@@ -36,6 +37,8 @@ class Analysis:
     fixed_batch : int or None
         The batch that the model insists on.
     groups : tuple of Group
+    branches : Branches
+        Those that vanish with all of a group.
     frozen : tuple of FrozenChannels
     macs, params : Cost
     """
@@ -45,6 +48,7 @@ class Analysis:
     probe: Probe
     flow: Flow
     groups: tuple[Group, ...]
+    branches: Branches
     frozen: tuple[FrozenChannels, ...]
     macs: Cost
     params: Cost
@@ -69,12 +73,15 @@ def macs_left(analysis: Analysis, pruned: Model, widths: np.ndarray) -> int:
         Units that stay; products that are no layers are counted by these.
     """
     shapes, total = analysis.probe.shapes, 0.0
-    for linear in analysis.flow.linears:
+    nodes = {pruned.keys[id(node)]: node for node in pruned.nodes}
+    for linear in (each for each in analysis.flow.linears if each.node in nodes):
         side, axis = (linear.x, linear.x_axis) if linear.transposed else (linear.y, linear.y_axis)
         places = np.prod(shapes[side]) / shapes[side][axis] / analysis.probe.batch
-        total += places * np.prod(pruned.node(linear.node).inputs[1].shape)
+        total += places * np.prod(nodes[linear.node].inputs[1].shape)
     others = replace(analysis.flow, linears=())
-    products = count_macs(analysis.model, analysis.probe, others, analysis.groups)
+    products = count_macs(
+        analysis.model, analysis.probe, others, analysis.groups, analysis.branches
+    )
     return round(float(total)) + products.at(widths)
 
 
@@ -177,15 +184,17 @@ def analyse(
     seen, fixed = _probe(model, inputs, samples, providers)
     found = flow(model, seen, _exclusion(settings))
     groups = find_groups(found)
+    branches = find_branches(model, seen, found, groups)
     return Analysis(
         proto,
         model,
         seen,
         found,
         groups,
+        branches,
         find_frozen(found),
-        count_macs(model, seen, found, groups),
-        count_params(model, found, groups),
+        count_macs(model, seen, found, groups, branches),
+        count_params(model, found, groups, branches),
         providers,
         fixed,
     )

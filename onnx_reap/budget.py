@@ -39,7 +39,8 @@ class Goal:
     Attributes
     ----------
     widths : tuple of int arrays
-        For every group the widths that it may take, ascending, its own last.
+        For every group the widths that it may take, ascending, its own last; 0 first where it may
+        vanish.
     ratios : tuple of float, optional
         Fraction to remove from every group.
     budgets : tuple of Budget
@@ -69,18 +70,10 @@ def read_goal(analysis: Analysis, settings: Settings) -> Goal:
     _check_globs(analysis, settings)
     if not analysis.groups:
         raise _nothing_to_prune(analysis)
-    widths = tuple(
-        allowed_widths(
-            group.width,
-            step=group.step,
-            round_to=settings.round_to,
-            min_channels=settings.min_channels,
-        )
-        for group in analysis.groups
-    )
+    ratios = read_ratios(analysis.groups, settings)
+    widths = _allowed(analysis, settings, vanishing=ratios is None)
     if all(len(choices) == 1 for choices in widths):
         raise _no_width(analysis, settings)
-    ratios = read_ratios(analysis.groups, settings)
     if ratios is not None:
         check_ratios(widths, ratios)
         return Goal(widths, ratios, ())
@@ -88,6 +81,22 @@ def read_goal(analysis: Analysis, settings: Settings) -> Goal:
     check_reachable(widths, budgets)
     timed = None if settings.latency_table is not None else settings.target_latency
     return Goal(widths, None, budgets, timed, settings.max_drop)
+
+
+def _allowed(analysis: Analysis, settings: Settings, *, vanishing: bool) -> tuple[np.ndarray, ...]:
+    """List the widths of every group; none vanishes where all are narrowed alike."""
+    vanishing = vanishing and settings.vanish and settings.allocation != "uniform"
+    vanishing = vanishing and (settings.criterion == "reap" or settings.refit)  # else all are
+    return tuple(
+        allowed_widths(
+            group.width,
+            step=group.step,
+            round_to=settings.round_to,
+            min_channels=settings.min_channels,
+            may_vanish=vanishing and index in analysis.branches.vanishing,
+        )
+        for index, group in enumerate(analysis.groups)
+    )
 
 
 def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
@@ -211,7 +220,8 @@ def added_biases(analysis: Analysis) -> Cost:
             owners = Counter(of_unit.get(int(unit), -1) for unit in units)
             fixed = owners.pop(-1, 0)
             per_unit = {g: n / groups[g].width for g, n in owners.items()}
-            terms.append(Term(1.0, (Extent(fixed, per_unit),)))
+            ways = analysis.branches.of(linear.node)
+            terms.append(Term(1.0, (Extent(fixed, per_unit),), ways))
     return Cost(terms, len(groups))
 
 

@@ -102,22 +102,24 @@ def narrowed(evidence: Evidence, goal: Goal) -> Evidence:
 
 
 def chosen(analysis: Analysis, evidence: Evidence, widths: np.ndarray) -> Choice:
-    """Look up what goes at some widths."""
+    """Look up what goes at some widths, and what is taken along."""
+    along = analysis.branches.taken_along(np.flatnonzero(widths == 0).tolist())
+    widths = np.array([0 if g in along else w for g, w in enumerate(widths.tolist())], np.int64)
     removed: list[int] = []
-    errors = []
+    errors: list[float | None] = []
     for group, path, width, variance in zip(
         analysis.groups, evidence.paths, widths.tolist(), evidence.variances, strict=True
     ):
         gone = group.width - width
-        removed += [group.units[int(unit)] for unit in path.order[:gone]]
-        error = float(path.errors[gone - 1]) if gone else 0.0
-        errors.append(error / variance if variance else None)
+        removed += [group.units[int(u)] for u in path.order[:gone]] if width else group.units
+        error = float(path.errors[gone - 1]) / variance if width and gone and variance else 0.0
+        errors.append(None if not variance else error if width else 1.0)
     return Choice(widths, tuple(removed), tuple(errors))
 
 
 def _without_evidence(work: Work, goal: Goal) -> np.ndarray | None:
     """Return the widths where they don't depend on what removals cost."""
-    blank = [Choices(w, np.zeros(len(w))) for w in goal.widths]
+    blank = [Choices(w[w > 0], np.zeros((w > 0).sum())) for w in goal.widths]
     if goal.ratios is not None:
         return uniform(blank, goal.ratios)
     whole = fits(np.array([group.width for group in work.analysis.groups]), goal.budgets)
@@ -135,7 +137,8 @@ def _worth_following(goal: Goal) -> list[np.ndarray]:
     """Leave out widths far below what the budgets ask for on average: long paths take time."""
     full = np.array([w[-1] for w in goal.widths])
     asked = min((b.limit / max(b.cost.at(full), 1) for b in goal.budgets), default=1.0)
-    widths = [w[w >= min(asked * DEEPEST, 1.0) * w[-1]] for w in goal.widths]
+    least = min(asked * DEEPEST, 1.0)
+    widths = [w[(w >= least * w[-1]) | (w == 0)] for w in goal.widths]
     reachable = fits(np.array([w[0] for w in widths]), goal.budgets)
     return widths if reachable else list(goal.widths)
 

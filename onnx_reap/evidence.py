@@ -31,7 +31,7 @@ class Evidence:
     Attributes
     ----------
     paths : tuple of RemovalPath
-        By group, down to the narrowest width that may be chosen.
+        By group, down to the narrowest width but 0 that may be chosen.
     variances : tuple of float or None
         Of the consumers' outputs, in the unit of the paths' errors; None where nothing may go.
     choices : tuple of Choices
@@ -72,8 +72,7 @@ def gather_evidence(
     sense : bool
         Whether errors are those of the final output; local errors otherwise.
     """
-    narrowest = [int(w[0]) for w in widths]
-    shrinking = [g for g, w in zip(analysis.groups, narrowest, strict=True) if g.width > w]
+    shrinking = [g for g, w in zip(analysis.groups, widths, strict=True) if len(w) > 1]
     taps = find_taps(analysis.flow, shrinking)
     parts = (sense and teachers_and_judges(samples, settings.seed)) or (samples,)
     with progress.stage("Capturing activations", len(samples)) as step:
@@ -83,9 +82,12 @@ def gather_evidence(
     together = learned
     for other in others:
         together = {node: seen.merge(other.pop(node)) for node, seen in learned.items()}
-    paths, variances = _paths(analysis, narrowest, taps, together, settings, backend, progress)
+    paths, variances = _paths(analysis, widths, taps, together, settings, backend, progress)
     del together  # as large as what is still needed
-    choices = [_choices(w, path) for w, path in zip(widths, paths, strict=True)]
+    choices = [
+        _choices(w, path, variance)
+        for w, path, variance in zip(widths, paths, variances, strict=True)
+    ]
     if sense:
         observed = Observed({t.linear.node: t for t in taps}, learned, DAMPING, backend)
         orders = [path.order for path in paths]
@@ -122,21 +124,21 @@ def _capture(
 
 def _paths(
     analysis: Analysis,
-    narrowest: Sequence[int],
+    widths: Sequence[np.ndarray],
     taps: Sequence[Tap],
     moments: Mapping[str, Moments],
     settings: Settings,
     backend: Backend,
     progress: Progress,
 ) -> tuple[list[RemovalPath], list[float | None]]:
-    """Follow the removal path of every group down to its narrowest width."""
+    """Follow the removal path of every group down to its narrowest width but 0."""
     by_node = {tap.linear.node: tap for tap in taps}
     paths: list[RemovalPath] = []
     variances: list[float | None] = []
-    with progress.stage("Choosing channels", len(narrowest)) as step:
-        for group, least in zip(analysis.groups, narrowest, strict=True):
+    with progress.stage("Choosing channels", len(widths)) as step:
+        for group, allowed in zip(analysis.groups, widths, strict=True):
             path, variance = RemovalPath(np.zeros(0, np.int64), np.zeros(0)), None
-            if least < group.width:
+            if len(allowed) > 1:
                 path, variance = group_path(
                     group,
                     analysis.flow,
@@ -144,7 +146,7 @@ def _paths(
                     by_node,
                     moments,
                     backend,
-                    steps=group.width - least,
+                    steps=max(group.width - int(allowed[allowed > 0][0]), 1),
                     order=_order(group, analysis, settings),
                 )
             paths.append(path)
@@ -161,7 +163,9 @@ def _order(group: Group, analysis: Analysis, settings: Settings) -> list[int] | 
     return None
 
 
-def _choices(widths: np.ndarray, path: RemovalPath) -> Choices:
-    gone = widths[-1] - widths
+def _choices(widths: np.ndarray, path: RemovalPath, variance: float | None) -> Choices:
+    """Look up the error at every width; without any unit it is all that an intercept leaves."""
     errors = np.concatenate([[0.0], path.errors])
-    return Choices(widths, errors[gone])
+    at = errors[widths[-1] - widths[widths > 0]]
+    whole = [max(variance or 0.0, errors[-1])] * int((widths == 0).sum())
+    return Choices(widths, np.concatenate([whole, at]))

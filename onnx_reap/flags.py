@@ -121,8 +121,12 @@ FLAGS = {
         default="all",
     ),
     "min_channels": Flag(
-        "budget", "channels that every group keeps at least", parsing.positive, "N"
+        "budget",
+        "channels that every group keeps at least that doesn't vanish",
+        parsing.positive,
+        "N",
     ),
+    "vanish": Flag("budget", "take no residual branch wholly, make all of them thinner at most"),
     "round_to": Flag(
         "budget",
         "make widths multiples of N, or leave them; auto: 8 for groups of 64 channels and more, "

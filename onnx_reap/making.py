@@ -12,7 +12,8 @@ from onnx_reap.capture.moments import batch_size
 from onnx_reap.choice import Choice
 from onnx_reap.data import Calibration
 from onnx_reap.equivalence import check_cut
-from onnx_reap.graph.cut import cut_graph, kept_positions
+from onnx_reap.graph.cut import cut_graph
+from onnx_reap.graph.kept import kept_positions
 from onnx_reap.graph.mask import mask_graph
 from onnx_reap.graph.model import Model
 from onnx_reap.joining import join
@@ -97,7 +98,7 @@ def cut_and_compare(
         If the two differ.
     """
     pruned, masked = analysis.copy(), analysis.copy()
-    cut_graph(pruned, analysis.probe, analysis.flow, removed)
+    cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     mask_graph(masked, analysis.flow, removed)
     sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]
     feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from onnx_reap.analysis import Analysis
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.channels import Group
-from onnx_reap.graph.cut import Kept, group_positions, kept_positions
+from onnx_reap.graph.cut import group_positions
+from onnx_reap.graph.kept import Kept, kept_positions
 from onnx_reap.graph.records import Linear
 from onnx_reap.plan.plan import Constants, FrozenPlan, GroupPlan, Plan
 from onnx_reap.settings import Settings
@@ -66,7 +67,26 @@ def removed_by(plan: Plan, analysis: Analysis) -> tuple[int, ...]:
             )
         _check_kept(group, entry.kept)
         removed += [u for i, u in enumerate(group.units) if i not in set(entry.kept)]
-    return tuple(removed)
+    return _with_taken_along(analysis, removed)
+
+
+def _with_taken_along(analysis: Analysis, removed: Sequence[int]) -> tuple[int, ...]:
+    """Add the channels of groups that vanish with others; refuse groups that can't go alone.
+
+    Raises
+    ------
+    ReapError
+    """
+    empty = np.flatnonzero(widths_left(analysis, removed) == 0).tolist()
+    along = analysis.branches.taken_along(empty)
+    for index in empty:
+        if index not in along:
+            raise ReapError(
+                f"plan: group {analysis.groups[index].name} keeps no channels",
+                expected="one at least, since no residual branch vanishes with this group",
+            )
+    gone = [u for index in sorted(along) for u in analysis.groups[index].units]
+    return tuple(dict.fromkeys([*removed, *gone]))
 
 
 def widths_left(analysis: Analysis, removed: Collection[int]) -> np.ndarray:
@@ -84,9 +104,9 @@ def _described(group: Group | GroupPlan, entry: GroupPlan) -> str:
 
 
 def _check_kept(group: Group, kept: tuple[int, ...]) -> None:
-    if not kept or not set(kept) <= set(range(group.width)):
+    if not set(kept) <= set(range(group.width)):
         raise ReapError(
-            f"plan: group {group.name} keeps channels that don't exist, or none",
+            f"plan: group {group.name} keeps channels that don't exist",
             got=str(list(kept))[:80],
             expected=f"some of 0 to {group.width - 1}",
         )

@@ -107,8 +107,11 @@ def predicted_latency(analysis: Analysis, table: LatencyTable) -> Latency:
     return Latency(
         replace(table, layers=tuple(measured[head.node] for head in heads)),
         layer_extents(analysis.flow, analysis.groups),
-        count_entries(analysis.model, analysis.probe, analysis.flow, analysis.groups),
+        count_entries(
+            analysis.model, analysis.probe, analysis.flow, analysis.groups, analysis.branches
+        ),
         np.array([group.width for group in analysis.groups], np.int64),
+        [analysis.branches.of(layer.node) for layer in analysis.flow.linears],
     )
 
 

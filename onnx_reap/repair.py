@@ -10,7 +10,7 @@ import numpy as np
 from onnx_reap.analysis import Analysis
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.data import Calibration
-from onnx_reap.graph.cut import kept_positions
+from onnx_reap.graph.kept import kept_positions
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.records import Linear
 from onnx_reap.graph.tails import Tail, find_tail

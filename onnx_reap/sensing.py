@@ -115,10 +115,13 @@ def _mixed(
 
 
 def _points(group: Group, choices: Choices) -> np.ndarray:
-    """Choose widths to try, as indices, evenly spread over those that cost something."""
+    """Choose widths to try, as indices, evenly spread over those that cost something; and 0."""
     costly = int((choices.errors > FLOOR * choices.errors[0]).sum())  # the narrowest come first
+    vanishes = int(choices.widths[0] == 0 < costly)
+    costly -= vanishes
     count = STREAM_POINTS if len(group.producers) > 1 else POINTS
-    return np.unique(((np.arange(count) + 0.5) * costly / count).astype(int))[:costly]
+    inner = np.unique(((np.arange(count) + 0.5) * costly / count).astype(int))[:costly]
+    return np.append(np.arange(vanishes), inner + vanishes)
 
 
 def _series(
@@ -129,6 +132,7 @@ def _series(
     def trials() -> Iterator[Constants]:
         for width in widths.tolist():
             gone = {group.units[int(unit)] for unit in order[: group.width - width]}
+            gone = gone if width else set(group.units)
             yield _together(consumer.without(gone) for consumer in consumers)
 
     dtypes = {

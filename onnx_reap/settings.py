@@ -60,7 +60,10 @@ class Settings:
         Globs on node names: only these, or not these, may lose output channels. Python takes a
         single string, too.
     min_channels : int
-        Channels that every group keeps at least.
+        Channels that every group keeps at least that doesn't vanish.
+    vanish : bool
+        Whether a budget may take residual branches wholly, where all that is left of them is a
+        constant. At equal ratios none goes.
     round_to : int, optional
         Widths become multiples of this. None is automatic: 8 for groups of 64 channels and more,
         4 from 16 on, else 1.
@@ -106,6 +109,7 @@ class Settings:
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     min_channels: int = 1
+    vanish: bool = True
     round_to: int | None = None
     criterion: str = "reap"
     allocation: str = "pro"

@@ -207,6 +207,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "std": (_are_numbers, "a number, or one a channel"),
     "scale": (_is_number, "a number"),
     "joint_refit": (lambda v: _is_whole(v) and v >= 0, "a whole number, at least 0"),
+    "vanish": (lambda v: isinstance(v, bool), "True or False"),
     "refit": (lambda v: isinstance(v, bool), "True or False"),
     "provider": (_is_text, "a name, such as cpu or cuda"),
 }

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Set
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_reap.graph.kept import Kept
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.view import View
-
-Kept = Mapping[str, tuple[int, np.ndarray]]
 
 
 class Correction(View):

@@ -2,33 +2,60 @@
 
 MACs are those of Conv, ConvTranspose, Gemm and MatMul with a constant weight, for one sample.
 Parameters are the elements of all floating-point constants. Entries of other nodes' outputs
-tell how the time outside linear layers shrinks.
+tell how the time outside linear layers shrinks. What a vanished branch took along counts nowhere;
+the constant that is added in its place is a parameter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from onnx_reap.graph.branches import NONE, Branches
 from onnx_reap.graph.channels import Group
-from onnx_reap.graph.model import Model, is_floating
+from onnx_reap.graph.model import Model, captured_tensors, is_floating
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Binding, Flow, Linear, Product
 from onnx_reap.plan.cost import Cost, Extent, Term
+from onnx_reap.plan.gates import ALWAYS, Ways, fewest
 
 
-def count_macs(model: Model, probe: Probe, flow: Flow, groups: Sequence[Group]) -> Cost:
+def count_macs(
+    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
+) -> Cost:
     """Multiply-accumulates per sample."""
-    group_of = _group_of(groups)
-    terms = [_linear_macs(linear, probe, flow, group_of, groups) for linear in flow.linears]
-    terms += [_product_macs(product, probe, flow, group_of, groups) for product in flow.products]
+    group_of, maker = _group_of(groups), _makers(model)
+    terms = [
+        replace(_linear_macs(linear, probe, flow, group_of, groups), ways=branches.of(linear.node))
+        for linear in flow.linears
+    ]
+    terms += [
+        replace(
+            _product_macs(product, probe, flow, group_of, groups),
+            ways=branches.of(maker[product.y]),
+        )
+        for product in flow.products
+    ]
     return Cost(terms, len(groups))
 
 
-def count_params(model: Model, flow: Flow, groups: Sequence[Group]) -> Cost:
+def count_params(
+    model: Model, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
+) -> Cost:
     """Elements of floating-point constants."""
-    return Cost(_parameters(model, flow, _group_of(groups), groups), len(groups))
+    group_of = _group_of(groups)
+    terms = _parameters(model, flow, group_of, groups, branches)
+    for branch in branches.every:
+        for join in branch.joins:
+            # There where the addition is, unless the branch is, too.
+            there = branches.of(join.edge[0])
+            both = fewest(way | {branch.group} for way in there)
+            units = flow.units_along(join.tensor, join.axis)
+            extent = (_extent(units, group_of, groups),)
+            terms += [Term(1.0, extent, there), Term(-1.0, extent, both)]
+    return Cost(terms, len(groups))
 
 
 def layer_extents(flow: Flow, groups: Sequence[Group]) -> list[tuple[Extent, Extent]]:
@@ -44,23 +71,31 @@ def layer_extents(flow: Flow, groups: Sequence[Group]) -> list[tuple[Extent, Ext
     ]
 
 
-def count_entries(model: Model, probe: Probe, flow: Flow, groups: Sequence[Group]) -> Cost:
+def count_entries(
+    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
+) -> Cost:
     """Entries of all tensors that nodes other than linear layers make, in one run of the probe."""
     linear = {layer.y for layer in flow.linears}
     group_of = _group_of(groups)
     terms = []
-    for name in (t.name for node in model.nodes for t in node.outputs if t.name not in linear):
+    made = [(t.name, model.keys[id(node)]) for node in model.nodes for t in node.outputs]
+    for name, node in ((name, node) for name, node in made if name not in linear):
+        ways = branches.of(node)
         entries, axis = float(np.prod(probe.shapes.get(name, (0,)))), flow.axes.get(name)
         if axis is None or not entries:
-            terms.append(Term(entries, ()))
+            terms.append(Term(entries, (), ways))
         else:
             units = flow.units_along(name, axis)
-            terms.append(Term(entries / len(units), (_extent(units, group_of, groups),)))
+            terms.append(Term(entries / len(units), (_extent(units, group_of, groups),), ways))
     return Cost(terms, len(groups))
 
 
 def _group_of(groups: Sequence[Group]) -> dict[int, int]:
     return {unit: g for g, group in enumerate(groups) for unit in group.units}
+
+
+def _makers(model: Model) -> dict[str, str]:
+    return {t.name: model.keys[id(node)] for node in model.nodes for t in node.outputs}
 
 
 def _extent(units: np.ndarray, group_of: Mapping[int, int], groups: Sequence[Group]) -> Extent:
@@ -103,8 +138,13 @@ def _product_macs(
 
 
 def _parameters(
-    model: Model, flow: Flow, group_of: Mapping[int, int], groups: Sequence[Group]
+    model: Model,
+    flow: Flow,
+    group_of: Mapping[int, int],
+    groups: Sequence[Group],
+    branches: Branches,
 ) -> list[Term]:
+    ways = _ways_of_constants(model, branches)
     bound: dict[str, dict[int, Binding]] = {}
     for binding in flow.bindings:
         bound.setdefault(binding.constant, {})[binding.constant_axis] = binding
@@ -121,5 +161,14 @@ def _parameters(
                 factor /= follows.blocks
                 units = flow.units_along(follows.tensor, follows.tensor_axis)
                 extents.append(_extent(units, group_of, groups))
-        terms.append(Term(factor, tuple(extents)))
+        terms.append(Term(factor, tuple(extents), ways.get(name, ALWAYS)))
     return terms
+
+
+def _ways_of_constants(model: Model, branches: Branches) -> dict[str, Ways]:
+    """By constant, the ways of all nodes that read it."""
+    ways: dict[str, set[frozenset[int]]] = {t.name: set(ALWAYS) for t in model.graph.outputs}
+    for node in model.nodes:
+        for name in {t.name for t in node.inputs} | set(captured_tensors([node])):
+            ways.setdefault(name, set()).update(branches.of(model.keys[id(node)]))
+    return {name: fewest(each) for name, each in ways.items()}

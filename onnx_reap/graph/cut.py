@@ -1,5 +1,7 @@
 """Cutting: remove units from every tensor that holds them, and correct what counts them.
 
+Branches none of whose channels stay are taken out first.
+
 Nothing is patched by pattern. For every tensor the labels tell which positions stay; constants are
 sliced by the tensors that they follow, and a node's own numbers are corrected by its rule until the
 node, run on what is left of its input, gives what is left of its output.
@@ -7,38 +9,41 @@ node, run on what is left of its input, gives what is left of its output.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 
-from onnx_reap.graph.correction import Correction, Kept
+from onnx_reap.graph.branches import NONE, Branches
+from onnx_reap.graph.correction import Correction
+from onnx_reap.graph.kept import Kept, kept_positions
 from onnx_reap.graph.model import STANDARD_DOMAINS, Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Binding, Flow, Linear
 from onnx_reap.graph.rules import RULES
 from onnx_reap.graph.sizes import corrections_needed, sizes_after
+from onnx_reap.graph.vanish import vanish
 
 
-def kept_positions(flow: Flow, removed: Iterable[int]) -> dict[str, tuple[int, np.ndarray]]:
-    """Return, for every tensor that loses something, its axis and the positions that stay."""
-    gone = np.array(sorted(removed), np.int64)
-    kept = {}
-    for tensor, axis in flow.axes.items():
-        stays = ~np.isin(flow.units_along(tensor, axis), gone)
-        if not stays.all():
-            kept[tensor] = (axis, np.flatnonzero(stays))
-    return kept
-
-
-def cut_graph(model: Model, probe: Probe, flow: Flow, removed: Iterable[int]) -> None:
+def cut_graph(
+    model: Model,
+    probe: Probe,
+    flow: Flow,
+    removed: Collection[int],
+    branches: Branches = NONE,
+) -> None:
     """Remove units from the graph of `model`, in place.
 
     Parameters
     ----------
-    removed : iterable of int
-        Units of `flow`. At least one of every group must stay, and equally many of its parts.
+    removed : collection of int
+        Units of `flow`. Of every group equally many of its parts must stay, and one at least,
+        unless it vanishes or is taken along by one that does.
+    branches : Branches
+        That may vanish.
     """
     kept = kept_positions(flow, removed)
+    if gone := branches.gone(removed):
+        vanish(model, probe, flow, removed, gone, kept)
     values = sizes_after(model, probe, flow.of_sizes, kept)
     constants = model.constants()
     for name, array in cut_constants(model, flow, kept).items():
@@ -61,12 +66,14 @@ def cut_constants(model: Model, flow: Flow, kept: Kept) -> dict[str, np.ndarray]
             cuts.setdefault(binding.constant, {})[binding.constant_axis] = stays
     new = {}
     for name, axes in cuts.items():
+        if name not in constants:
+            continue  # it went with a branch
         array = constants[name].values
         for axis, stays in axes.items():
             array = np.take(array, stays, axis)
         new[name] = np.ascontiguousarray(array)
     for name, linear in grouped.items():
-        if linear.x in kept or linear.y in kept:
+        if name in constants and (linear.x in kept or linear.y in kept):
             new[name] = _cut_grouped(constants[name].values, linear, kept)
     return new
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from onnx_reap.graph.cut import kept_positions
+from onnx_reap.graph.kept import kept_positions
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.records import Flow, Linear
 

@@ -93,7 +93,7 @@ class Model:
             for node in list(old.outputs):
                 node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
             unread += list(old.inputs)
-        self._drop(unread)
+        self.drop(unread)
 
     def unused(self, name: str) -> str:
         """Return a name for a new tensor, `name` if it is free; it counts as taken from now on."""
@@ -112,7 +112,7 @@ class Model:
         node.name = _free_name(node.name, set(self.keys.values()))
         self.keys[id(node)] = node.name
 
-    def _drop(self, nodes: list[gs.Node]) -> None:
+    def drop(self, nodes: list[gs.Node]) -> None:
         """Remove nodes whose outputs nobody reads, and what served only them."""
         keep = {id(tensor) for tensor in self.graph.outputs}
         captured = captured_tensors(self.graph.nodes)

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_reap.graph.correction import Kept
 from onnx_reap.graph.export import tensor_proto
+from onnx_reap.graph.kept import Kept
 from onnx_reap.graph.labels import LabelArray, collapse, varying_axes
 from onnx_reap.graph.model import STANDARD_DOMAINS, Model
 from onnx_reap.graph.probe import RANDOM, Probe

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from onnx_reap.latency.table import LatencyTable, LayerTimes
 from onnx_reap.plan.cost import Cost, Extent, Widths
+from onnx_reap.plan.gates import ALWAYS, Gates, Ways
 
 NANOSECONDS = 1e6  # a millisecond
 
@@ -34,6 +35,8 @@ class Latency:
         Entries of the tensors that other nodes make.
     full : (groups,) int array
         Widths of the model that was measured.
+    ways : sequence of Ways, optional
+        By layer, which groups take it along when they vanish; by default none does.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Latency:
         extents: Sequence[tuple[Extent, Extent]],
         entries: Cost,
         full: Widths,
+        ways: Sequence[Ways] | None = None,
     ) -> None:
         layers, groups = table.layers, len(full)
         size = max([2, *(len(w) for layer in layers for w in (layer.inputs, layer.outputs))])
@@ -50,6 +54,7 @@ class Latency:
         ends = [[(w[0], w[-1]) for w in (layer.inputs, layer.outputs)] for layer in layers]
         self._low, self._high = np.moveaxis(np.reshape(ends, (-1, 2, 2)).astype(float), 2, 0)
         self._ns = np.array([_times(layer, size) for layer in layers]).reshape(-1, size, size)
+        self._gates = Gates([ALWAYS] * len(layers) if ways is None else ways, groups)
         self._fixed = np.array([[e.fixed for e in pair] for pair in extents]).reshape(-1, 2)
         self._slope = np.zeros((len(layers), 2, groups))
         for i, pair in enumerate(extents):
@@ -65,7 +70,7 @@ class Latency:
 
     def at(self, widths: Widths) -> int:
         """Nanoseconds when group g keeps `widths[g]` units; widths has shape (groups,)."""
-        layers = float(self._layers(self._lengths(widths)).sum())
+        layers = float(self._gates.there(widths) @ self._layers(self._lengths(widths)))
         return round(layers + self._per_entry * self._entries.at(widths) + self._constant)
 
     def alone(self, widths: Widths, options: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -73,8 +78,13 @@ class Latency:
         change = (options - np.asarray(widths)[:, None])[..., None, None]  # (groups, k, 1, 1)
         slopes = np.moveaxis(self._slope, -1, 0)[:, None]  # (groups, 1, layers, 2)
         base = self._lengths(widths)
+        there, gone = (self._gates.there_if(widths, gone=gone).T for gone in (False, True))
+        present = np.where((options > 0)[..., None], there[:, None], gone[:, None])
         layers = np.stack(
-            [self._layers(base + c * s).sum(-1) for c, s in zip(change, slopes, strict=True)]
+            [
+                (p * self._layers(base + c * s)).sum(-1)
+                for c, s, p in zip(change, slopes, present, strict=True)
+            ]
         )
         return layers + self._per_entry * self._entries.alone(widths, options) + self._constant
 
@@ -85,14 +95,14 @@ class Latency:
         the present length of the other axis: steps and noise between neighbouring widths would
         mislead whoever looks at widths far off.
         """
-        lengths = self._lengths(widths)
+        lengths, there = self._lengths(widths), self._gates.there_if(widths, gone=False)
         total = self._per_entry * self._entries.per_unit(widths)
         for axis in (0, 1):
             narrow, wide = lengths.copy(), lengths.copy()
             narrow[:, axis], wide[:, axis] = self._low[:, axis], self._high[:, axis]
             span = np.maximum(self._high[:, axis] - self._low[:, axis], 1)
             slope = (self._layers(wide) - self._layers(narrow)) / span
-            total = total + slope @ self._slope[:, axis]
+            total = total + slope @ (self._slope[:, axis] * there)
         return np.asarray(total)
 
     def _lengths(self, widths: Widths) -> npt.NDArray[np.float64]:

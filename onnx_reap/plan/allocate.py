@@ -58,7 +58,7 @@ class Budget:
 
 
 def allowed_widths(
-    width: int, *, step: int, round_to: int | None, min_channels: int
+    width: int, *, step: int, round_to: int | None, min_channels: int, may_vanish: bool = False
 ) -> npt.NDArray[np.int64]:
     """List the widths that a group may be cut to, ascending, its own width last.
 
@@ -72,14 +72,17 @@ def allowed_widths(
         Widths are multiples of this, so that a group with no smaller one stays whole; None picks 8
         for 64 units and more, 4 from 16 on, else 1.
     min_channels : int
-        Smallest width.
+        Smallest width, but for 0.
+    may_vanish : bool
+        Whether the group may go wholly.
     """
     multiple = round_to or (8 if width >= 64 else 4 if width >= 16 else 1)
     multiple = lcm(multiple, step)
     if round_to is None and multiple >= width:
         multiple = step
     smaller = np.arange(multiple, width, multiple)
-    return np.append(smaller[smaller >= max(min_channels, step)], width)
+    smaller = smaller[smaller >= max(min_channels, step)]
+    return np.concatenate([[0] if may_vanish else [], smaller, [width]]).astype(np.int64)
 
 
 def nearest(choices: Choices, wanted: float) -> int:

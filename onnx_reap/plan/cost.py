@@ -2,16 +2,19 @@
 
 Every linear layer costs `factor * inputs * outputs`, and both extents are sums of what stays in any
 case and of channels of groups; so the total is a sum of products of affine functions of the widths.
+Layers that go wholly, with a group of width 0, cost nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from onnx_reap.plan.gates import ALWAYS, Gates, Ways
 
 Widths = npt.NDArray[np.int64]
 
@@ -26,10 +29,11 @@ class Extent:
 
 @dataclass(frozen=True)
 class Term:
-    """A cost of `factor` times the lengths of at most two axes."""
+    """A cost of `factor` times the lengths of at most two axes, while one of the ways is open."""
 
     factor: float
     extents: tuple[Extent, ...]
+    ways: Ways = ALWAYS
 
 
 class Costs(Protocol):
@@ -59,6 +63,7 @@ class Cost:
     """
 
     def __init__(self, terms: Sequence[Term], groups: int) -> None:
+        self._terms, self._groups = tuple(terms), groups
         self._factor = np.array([term.factor for term in terms])
         self._fixed = np.ones((len(terms), 2))
         self._slope = np.zeros((len(terms), 2, groups))
@@ -67,28 +72,23 @@ class Cost:
                 self._fixed[i, j] = extent.fixed
                 for g, each in extent.per_unit.items():
                     self._slope[i, j, g] = each
+        gated = [i for i, term in enumerate(terms) if term.ways != ALWAYS]
+        self._gated = np.array(gated, np.int64)
+        self._gates = Gates([terms[i].ways for i in gated], groups)
 
     def __add__(self, other: Cost) -> Cost:
         """Return the sum of two costs of the same groups."""
-        total = Cost((), self._slope.shape[2])
-        total._factor = np.concatenate([self._factor, other._factor])
-        total._fixed = np.concatenate([self._fixed, other._fixed])
-        total._slope = np.concatenate([self._slope, other._slope])
-        return total
+        return Cost((*self._terms, *other._terms), self._groups)
 
     def __mul__(self, factor: float) -> Cost:
         """Return the cost in another unit, `factor` of which make one of this."""
-        scaled = Cost((), self._slope.shape[2])
-        scaled._factor, scaled._fixed, scaled._slope = (
-            factor * self._factor,
-            self._fixed,
-            self._slope,
-        )
-        return scaled
+        scaled = [replace(term, factor=factor * term.factor) for term in self._terms]
+        return Cost(scaled, self._groups)
 
     def at(self, widths: Widths) -> int:
         """Total cost when group g keeps `widths[g]` units; widths has shape (groups,)."""
-        return round(self._total(widths))
+        lengths = self._lengths(widths)
+        return round(float((self._present(widths) * lengths[:, 0] * lengths[:, 1]).sum()))
 
     def alone(self, widths: Widths, options: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return the total cost if one group alone changed, for each of its options.
@@ -105,21 +105,58 @@ class Cost:
             Exact, not linearised: a group that is both axes of a layer counts squared.
         """
         change = options - np.asarray(widths)[:, None]
-        square = np.einsum("t,tg,tg->g", self._factor, self._slope[:, 0], self._slope[:, 1])
-        slope = self.per_unit(widths)[:, None] + change * square[:, None]
-        return np.asarray(self._total(widths) + change * slope)
+        lengths, always = self._lengths(widths), self._factor.copy()
+        always[self._gated] = 0
+        total = _polynomial(always[:, None], lengths, self._slope, change)
+        if self._gated.size:
+            some = lengths[self._gated], self._slope[self._gated], change
+            factor = self._factor[self._gated, None]
+            there, gone = (
+                _polynomial(factor * self._gates.there_if(widths, gone=gone), *some)
+                for gone in (False, True)
+            )
+            total = total + np.where(options > 0, there, gone)
+        return total
 
     def per_unit(self, widths: Widths) -> npt.NDArray[np.float64]:
-        """Return the derivative of the cost by each width, shape (groups,)."""
-        lengths = self._lengths(widths) * self._factor[:, None]
-        # Product rule: each axis' slope times the other axis' length.
-        first = np.einsum("t,tg->g", lengths[:, 1], self._slope[:, 0])
-        second = np.einsum("t,tg->g", lengths[:, 0], self._slope[:, 1])
-        return np.asarray(first + second)
+        """Return the derivative of the cost by each width, shape (groups,).
 
-    def _total(self, widths: Widths) -> float:
-        lengths = self._lengths(widths)
-        return float((self._factor * lengths[:, 0] * lengths[:, 1]).sum())
+        Of a group that has vanished, what it would be if it were there.
+        """
+        factor = np.repeat(self._factor[:, None], self._groups, axis=1)
+        factor[self._gated] *= self._gates.there_if(widths, gone=False)
+        return _slopes(factor, self._lengths(widths), self._slope)
+
+    def _present(self, widths: Widths) -> npt.NDArray[np.float64]:
+        """Return the factors, 0 for what has gone, (terms,)."""
+        factor = self._factor.copy()
+        factor[self._gated] *= self._gates.there(widths)
+        return factor
 
     def _lengths(self, widths: Widths) -> npt.NDArray[np.float64]:
         return np.asarray(self._fixed + self._slope @ np.asarray(widths, float))
+
+
+def _polynomial(
+    factor: npt.NDArray[np.float64],
+    lengths: npt.NDArray[np.float64],
+    slope: npt.NDArray[np.float64],
+    change: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    """Sum terms where one width changes, (groups, k); `factor` is (terms, groups) or (terms, 1)."""
+    total = (factor * lengths.prod(axis=1)[:, None]).sum(axis=0)
+    square = (factor * slope[:, 0] * slope[:, 1]).sum(axis=0)
+    return np.asarray(
+        total[:, None]
+        + change * (_slopes(factor, lengths, slope)[:, None] + change * square[:, None])
+    )
+
+
+def _slopes(
+    factor: npt.NDArray[np.float64],
+    lengths: npt.NDArray[np.float64],
+    slope: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Product rule: each axis' slope times the other axis' length; (groups,)."""
+    each = slope[:, 0] * lengths[:, 1:] + slope[:, 1] * lengths[:, :1]
+    return np.asarray((factor * each).sum(axis=0))

@@ -115,7 +115,7 @@ def _groups(report: Report) -> Table:
     table = new_table("Groups", "group", "before", "after", "error")
     for group in report.groups:
         error = "-" if group.error is None else f"{group.error:.2g}"
-        table.add_row(Text(group.name), str(group.before), str(group.after), error)
+        table.add_row(Text(group.name), str(group.before), str(group.after or "gone"), error)
     return table
 
 

@@ -28,7 +28,7 @@ WIDEST = 6000  # columns past which a channel's taps share one coefficient
 
 def find_taps(flow: Flow, groups: Sequence[Group]) -> list[Tap]:
     """List the layers whose inputs must be observed to choose channels."""
-    wanted = {node for group in groups if group.width > group.step for node in group.consumers}
+    wanted = {node for group in groups for node in group.consumers}
     taps = []
     for linear in flow.linears:
         if linear.node in wanted:

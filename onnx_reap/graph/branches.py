@@ -1,0 +1,201 @@
+"""Residual branches that may vanish: without some group's channels all they add is a constant.
+
+When all channels of a group are gone, a layer that reads nothing else gives its bias, whatever the
+model is fed. Operators that treat a channel alone (normalisation, activations, a gate that is
+computed from the branch itself) hand a constant on as a constant, up to an addition that joins the
+branch with a tensor of the full shape. If the group's channels are read on no other way, all that
+computes them serves nobody, and the branch is as good as one number per channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from onnx_reap.graph.channels import Group
+from onnx_reap.graph.constancy import (
+    Edge,
+    Join,
+    channel_axis,
+    constant_values,
+    find_joins,
+    per_channel,
+)
+from onnx_reap.graph.model import Model, captured_tensors
+from onnx_reap.graph.probe import Probe
+from onnx_reap.graph.records import Flow
+from onnx_reap.plan.gates import ALWAYS, Ways, fewest, is_open
+
+OTHER = -1
+"""Stands for channels that are in no group."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What vanishes with all channels of one group.
+
+    Attributes
+    ----------
+    group : int
+        Its index.
+    units : frozenset of int
+    roots : tuple of str
+        Keys of the layers that give their bias alone.
+    joins : tuple of Join
+        Where the branch is added to something else.
+    """
+
+    group: int
+    units: frozenset[int]
+    roots: tuple[str, ...]
+    joins: tuple[Join, ...]
+
+
+@dataclass(frozen=True)
+class Branches:
+    """All branches that may vanish, in any combination.
+
+    Attributes
+    ----------
+    every : tuple of Branch
+    nodes : mapping of str to Ways
+        By key, the ways from a node to the outputs.
+    groups : tuple of Ways
+        By group, the ways of the tensors that hold its channels.
+    """
+
+    every: tuple[Branch, ...] = ()
+    nodes: Mapping[str, Ways] = field(default_factory=dict)
+    groups: tuple[Ways, ...] = ()
+
+    @property
+    def vanishing(self) -> frozenset[int]:
+        """Groups that may take width 0."""
+        return frozenset(branch.group for branch in self.every)
+
+    def of(self, node: str) -> Ways:
+        """Return the ways from a node to the outputs."""
+        return self.nodes.get(node, ALWAYS)
+
+    def gone(self, removed: Collection[int]) -> tuple[Branch, ...]:
+        """Return the branches all of whose group's units are removed."""
+        removed = set(removed)
+        return tuple(branch for branch in self.every if branch.units <= removed)
+
+    def taken_along(self, vanished: Collection[int]) -> frozenset[int]:
+        """Return the groups that are gone when some groups vanish, these included."""
+        closed = frozenset(vanished) & self.vanishing
+        return closed | {
+            g for g, ways in enumerate(self.groups) if ways and not is_open(ways, closed)
+        }
+
+
+NONE = Branches()
+
+
+def find_branches(model: Model, probe: Probe, flow: Flow, groups: Sequence[Group]) -> Branches:
+    """Find the groups that may vanish, later ones first: of several on one branch, the last.
+
+    Any of them may vanish together: at every addition something of the full shape is left.
+    """
+    holders = _holders(model, flow, groups)
+    every: list[Branch] = []
+    for index in reversed(range(len(groups))):
+        branch = _branch(index, groups[index], model, probe, flow, holders)
+        if branch is None or _in_the_way(branch, every):
+            continue
+        settled = _settled(branch, model, probe, flow)
+        if settled is not None:
+            every.insert(0, settled)
+    if not every:
+        return Branches()
+    edges = {join.edge: branch.group for branch in every for join in branch.joins}
+    nodes = ways_out(model, edges)
+    ways: list[set[frozenset[int]]] = [set() for _ in groups]
+    for node in model.nodes:
+        for g in {g for tensor in node.outputs for g in holders.get(tensor.name, ())} - {OTHER}:
+            ways[g] |= nodes[model.keys[id(node)]]
+    return Branches(tuple(every), nodes, tuple(fewest(each) for each in ways))
+
+
+def _holders(model: Model, flow: Flow, groups: Sequence[Group]) -> dict[str, frozenset[int]]:
+    """Return, for every tensor with channels that may go, the groups that these are of."""
+    group_of = {unit: g for g, group in enumerate(groups) for unit in group.units}
+    return {
+        tensor: frozenset(
+            group_of.get(unit, OTHER) for unit in np.unique(flow.units_along(tensor, axis)).tolist()
+        )
+        for tensor, axis in flow.axes.items()
+    }
+
+
+def _branch(
+    index: int,
+    group: Group,
+    model: Model,
+    probe: Probe,
+    flow: Flow,
+    holders: Mapping[str, frozenset[int]],
+) -> Branch | None:
+    """Return what a group takes along, if it reaches the outputs through additions alone."""
+    roots = [linear for linear in flow.linears if linear.node in group.consumers]
+    if not roots or any(holders[root.x] != {index} for root in roots):
+        return None
+    vanishing = {tensor for tensor, held in holders.items() if index in held}
+    joins = find_joins(model, probe, flow, vanishing, roots)
+    ways = ways_out(model, dict.fromkeys((join.edge for join in joins), index))
+    gone = frozenset({index})
+    for node in model.nodes:
+        makes = any(tensor.name in vanishing for tensor in node.outputs)
+        if makes and is_open(ways[model.keys[id(node)]], gone):
+            return None
+    joins = [join for join in joins if is_open(ways[join.edge[0]], gone)]
+    keys = tuple(root.node for root in roots)
+    return Branch(index, frozenset(group.units), keys, tuple(joins)) if joins else None
+
+
+def _in_the_way(branch: Branch, others: Sequence[Branch]) -> bool:
+    """Whether an addend would be replaced twice, or an addition be left without any."""
+    taken = {(join.edge[0], join.tensor) for other in others for join in other.joins}
+    needed = {(join.edge[0], join.beside) for other in others for join in other.joins}
+    own = {(join.edge[0], join.tensor) for join in branch.joins}
+    beside = {(join.edge[0], join.beside) for join in branch.joins}
+    return bool(own & (taken | needed) or beside & taken)
+
+
+def _settled(branch: Branch, model: Model, probe: Probe, flow: Flow) -> Branch | None:
+    """Find out along which axis the constants vary; None where it is not one axis."""
+    tensors = [join.tensor for join in branch.joins]
+    values = constant_values(model, probe, flow, branch.roots, tensors)
+    if values is None:
+        return None
+    joins = []
+    for join in branch.joins:
+        axis = join.axis if join.axis >= 0 else channel_axis(values[join.tensor])
+        if per_channel(values[join.tensor], axis) is None:
+            return None
+        joins.append(replace(join, axis=axis))
+    return replace(branch, joins=tuple(joins))
+
+
+def ways_out(model: Model, edges: Mapping[Edge, int]) -> dict[str, Ways]:
+    """Find the ways from every node to the outputs; what nobody reads counts as an output.
+
+    Parameters
+    ----------
+    edges : mapping of Edge to int
+        Inputs that are closed when a group vanishes.
+    """
+    behind: dict[str, set[frozenset[int]]] = {t.name: set(ALWAYS) for t in model.graph.outputs}
+    found: dict[str, Ways] = {}
+    for node in reversed(model.nodes):
+        key, read = model.keys[id(node)], [t.name for t in node.outputs if t.name in behind]
+        found[key] = fewest(way for name in read for way in behind[name]) if read else ALWAYS
+        for place, tensor in ((p, t) for p, t in enumerate(node.inputs) if t.name):
+            closing = frozenset({edges[key, place]} if (key, place) in edges else ())
+            behind.setdefault(tensor.name, set()).update(way | closing for way in found[key])
+        for name in captured_tensors([node]):
+            behind.setdefault(name, set()).update(found[key])
+    return found

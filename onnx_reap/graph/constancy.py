@@ -1,0 +1,163 @@
+"""Tensors that a layer without inputs makes constant, and the additions that end their spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from onnx_reap.graph.model import STANDARD_DOMAINS, Model, captured_tensors
+from onnx_reap.graph.probe import Probe
+from onnx_reap.graph.records import Flow, Linear
+from onnx_reap.graph.weights import has_plain_bias, layer_weights
+from onnx_reap.runtime import run, session
+
+# What these make of constants depends on nothing else, neither on data nor on how large it is.
+CARRIERS = frozenset((
+    "Abs", "Add", "BatchNormalization", "Cast", "Celu", "Clip", "Conv", "Div", "Dropout", "Elu",
+    "Erf", "Exp",
+    "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish",
+    "Identity", "LayerNormalization", "LeakyRelu", "Log", "MatMul", "Max", "Min", "Mish", "Mul",
+    "Neg", "PRelu", "Pow", "Reciprocal", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Selu",
+    "Sigmoid", "Softplus", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "ThresholdedRelu",
+    "Transpose", "Unsqueeze",
+))  # fmt: skip
+CPU = ("CPUExecutionProvider",)  # a handful of numbers
+ADDITIONS = ("Add", "Sum")
+ROUNDING = 1e-5  # relative: a reduction over equal numbers need not give exactly this number
+
+Edge = tuple[str, int]
+"""A node's key and the index of one of its inputs."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """One addend that becomes constant.
+
+    Attributes
+    ----------
+    edge : Edge
+        The addition, and which of its inputs this is.
+    tensor : str
+    axis : int
+        Of the channels; along all others the constant is the same.
+    beside : str
+        An addend of the full shape that is not constant.
+    """
+
+    edge: Edge
+    tensor: str
+    axis: int
+    beside: str
+
+
+def find_joins(
+    model: Model, probe: Probe, flow: Flow, vanishing: Set[str], roots: Sequence[Linear]
+) -> list[Join]:
+    """Follow what layers make constant that read nothing any more, up to additions to the rest.
+
+    Parameters
+    ----------
+    vanishing : set of str
+        Tensors that are to go, and so are neither.
+    roots : sequence of Linear
+        These layers.
+    """
+    linears = {linear.node: linear for linear in flow.linears}
+    constant = {root.y for root in roots} - vanishing
+    joins = []
+    for node in model.nodes:
+        inputs = [t for t in node.inputs if t.name]
+        if not any(t.name in constant for t in inputs):
+            continue
+        moving = [t for t in inputs if t.name not in constant and not isinstance(t, gs.Constant)]
+        if not moving:
+            if _carries(node, linears.get(model.keys[id(node)])):
+                constant.update({t.name for t in node.outputs if t.name} - vanishing)
+        elif node.op in ADDITIONS and node.domain in STANDARD_DOMAINS:
+            joins += _joins(model, probe, flow, node, constant, vanishing)
+    return joins
+
+
+def _carries(node: gs.Node, linear: Linear | None) -> bool:
+    """Whether a node makes constants of constants, the same at every position."""
+    if node.domain not in STANDARD_DOMAINS or node.op not in CARRIERS or captured_tensors([node]):
+        return False
+    return linear is None or not any(linear.pads)
+
+
+def _joins(
+    model: Model, probe: Probe, flow: Flow, node: gs.Node, constant: Set[str], vanishing: Set[str]
+) -> list[Join]:
+    shapes, out = probe.shapes, node.outputs[0].name
+    others = [
+        t.name
+        for t in node.inputs
+        if t.name not in constant | vanishing
+        and not isinstance(t, gs.Constant)
+        and shapes.get(t.name) == shapes.get(out)
+    ]
+    if not others or out not in shapes:
+        return []
+    return [
+        Join((model.keys[id(node)], place), t.name, flow.axes.get(out, -1), others[0])
+        for place, t in enumerate(node.inputs)
+        if t.name in constant and shapes.get(t.name) == shapes[out]
+    ]
+
+
+def constant_values(
+    model: Model,
+    probe: Probe,
+    flow: Flow,
+    roots: Sequence[str],
+    tensors: Sequence[str],
+) -> dict[str, np.ndarray] | None:
+    """Compute tensors from layers that give their bias alone.
+
+    Parameters
+    ----------
+    roots : sequence of str
+        Keys of these layers.
+    tensors : sequence of str
+
+    Returns
+    -------
+    dict or None
+        Arrays of the probe's shapes; None where a layer's bias is not one number per output.
+    """
+    linears = {linear.node: linear for linear in flow.linears}
+    feed = {}
+    for linear in (linears[root] for root in roots):
+        if not has_plain_bias(model, linear):
+            return None
+        shape, (_, bias) = probe.shapes[linear.y], layer_weights(model, linear)
+        place = [-1 if axis == linear.y_axis else 1 for axis in range(len(shape))]
+        full = np.broadcast_to(bias.reshape(place), shape)
+        feed[linear.y] = np.ascontiguousarray(full, probe.dtypes[linear.y])
+    part = model.part({name: array.dtype for name, array in feed.items()}, tensors)
+    active = session(part, CPU, optimize=False)
+    fed = {value.name for value in active.get_inputs()}
+    named = [name for name in tensors if name not in feed]
+    found = run(active, named, {n: x for n, x in feed.items() if n in fed}) if named else {}
+    return {name: feed[name] if name in feed else found[name] for name in tensors}
+
+
+def per_channel(values: np.ndarray, axis: int) -> npt.NDArray[np.float64] | None:
+    """Return the entries along an axis, (C,), if they are the same along all others."""
+    first = values[tuple(slice(None) if a == axis else slice(1) for a in range(values.ndim))]
+    spread = np.abs(values.astype(np.float64) - first).max(initial=0.0)
+    if not np.isfinite(values).all() or spread > ROUNDING * np.abs(first).max(initial=0.0):
+        return None
+    return first.astype(np.float64).ravel()
+
+
+def channel_axis(values: np.ndarray) -> int:
+    """Return the axis along which a constant varies most; 1 where it doesn't."""
+    spreads = [
+        np.ptp(values.astype(np.float64), axis=axis).max(initial=0.0) for axis in range(values.ndim)
+    ]
+    return int(np.argmax(spreads)) if max(spreads, default=0.0) > 0 else 1
