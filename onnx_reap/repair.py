@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +10,11 @@ import numpy as np
 from onnx_reap.analysis import Analysis
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.data import Calibration
+from onnx_reap.graph.constancy import Join
 from onnx_reap.graph.kept import kept_positions
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.records import Linear
-from onnx_reap.graph.tails import Tail, find_tail
+from onnx_reap.graph.tails import Tail, clipping, find_tail, only_reader
 from onnx_reap.graph.weights import bias_behind, has_plain_bias
 from onnx_reap.progress import Progress
 from onnx_reap.refit.layer import Fitted
@@ -28,7 +29,7 @@ from onnx_reap.solve.backend import Backend
 def repair(
     analysis: Analysis,
     pruned: Model,
-    removed: Iterable[int],
+    removed: Collection[int],
     settings: Settings,
     calibration: Calibration,
     backend: Backend,
@@ -36,7 +37,7 @@ def repair(
 ) -> tuple[dict[str, Fitted], list[str]]:
     """Refit a cut model in place; return what was fitted, and notes on layers that were not."""
     kept = kept_positions(analysis.flow, removed)
-    jobs, notes = _jobs(analysis, pruned, kept)
+    jobs, notes = _jobs(analysis, pruned, set(removed), kept)
     names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
     learn = len(calibration)
@@ -68,26 +69,57 @@ def has_bias(model: Model, linear: Linear) -> bool:
 
 
 def _jobs(
-    analysis: Analysis, pruned: Model, kept: dict[str, tuple[int, np.ndarray]]
+    analysis: Analysis,
+    pruned: Model,
+    removed: Collection[int],
+    kept: dict[str, tuple[int, np.ndarray]],
 ) -> tuple[list[Job], list[str]]:
     """List the layers that receive something else than before, with what follows each."""
-    affected = affected_tensors(pruned, kept.keys())
+    gone = analysis.branches.gone(removed)
+    nodes = {pruned.keys[id(node)]: place for place, node in enumerate(pruned.nodes)}
+    joins = [join for branch in gone for join in branch.joins if join.edge[0] in nodes]
+    sums = {pruned.node(join.edge[0]).outputs[0].name for join in joins}
+    affected = affected_tensors(pruned, kept.keys() | sums)
     users: dict[str, int] = {}
     for node in pruned.nodes:
         for tensor in node.inputs:
             users[tensor.name] = users.get(tensor.name, 0) + 1
     jobs, notes = [], []
+    for join in joins:
+        (key, _), rank = join.edge, len(analysis.probe.shapes[join.tensor])
+        if len(pruned.node(key).inputs) == 2 and join.axis in (1, rank - 1):
+            jobs.append(_constant(pruned, join, rank))
+        else:
+            notes.append(f"{key} was not refitted: more than two addends, or an unusual layout")
     for linear in analysis.flow.linears:
-        if linear.x not in affected:
+        if linear.node not in nodes:
+            continue
+        now = as_cut(linear, kept)
+        tail = _tail(analysis, pruned, now, kept)
+        if linear.x not in affected and tail.tensor not in sums:
             continue
         if users[linear.weight] > 1:
             notes.append(f"{linear.node} was not refitted: other layers share its weights")
         elif not has_plain_bias(pruned, linear):
             notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
         else:
-            now = as_cut(linear, kept)
-            jobs.append(Job(now, _tail(analysis, pruned, now, kept)))
-    return jobs, notes
+            jobs.append(Job(now, tail))
+    return sorted(jobs, key=lambda job: nodes[job.linear.node]), notes
+
+
+def _constant(pruned: Model, join: Join, rank: int) -> Job:
+    """Describe what is added in place of a branch as a layer whose input is the other addend."""
+    key, place = join.edge
+    out = pruned.node(key).outputs[0]
+    spatial = (1,) * (rank - 2) if join.axis == 1 else ()
+    linear = Linear(
+        key, "Add", join.beside, out.name, join.axis, join.axis, "", None, 0, 0, kernel=spatial,
+        strides=spatial, dilations=spatial, pads=(0,) * (2 * len(spatial)),
+    )  # fmt: skip
+    count = pruned.node(key).inputs[place].values.size
+    low, high = clipping(only_reader(pruned, out))
+    tail = Tail(np.ones(count), np.zeros(count), out.name, None, low, high)
+    return Job(linear, tail, place)
 
 
 def as_cut(linear: Linear, kept: Mapping[str, tuple[int, np.ndarray]]) -> Linear:

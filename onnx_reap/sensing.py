@@ -96,17 +96,32 @@ def divergence_choices(
     )
     measured = dict(zip(tried, measure(bench, series, on_group), strict=True))
     felt = [
-        divergence_curve(c.errors, c.errors[at], np.array(measured[g])) if g in measured else None
+        _felt(c, at, np.array(measured[g])) if g in measured else None
         for g, (c, at) in enumerate(zip(local, points, strict=True))
     ]
     return [Choices(c.widths, e) for c, e in zip(local, _mixed(local, felt), strict=True)]
+
+
+def _felt(
+    local: Choices, at: np.ndarray, measured: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64] | None:
+    """Return the divergence at every width; that at 0 was measured, and tells of no other."""
+    vanishes = bool(at.size and local.widths[at[0]] == 0)
+    inner = local.errors[at[vanishes:]]
+    curve = divergence_curve(local.errors, inner, measured[vanishes:])
+    if curve is not None and vanishes:
+        curve[0] = max(measured[0], curve[1])
+    return curve
 
 
 def _mixed(
     local: Sequence[Choices], felt: Sequence[np.ndarray | None]
 ) -> list[npt.NDArray[np.float64]]:
     """Mix divergences with local errors; the groups' median ratio stands in where none was felt."""
-    ratios = [f[0] / c.errors[0] for c, f in zip(local, felt, strict=True) if f is not None]
+    least = [int(c.widths[0] == 0 < len(c.widths) - 2) for c in local]  # width but 0
+    ratios = [
+        f[i] / c.errors[i] for c, f, i in zip(local, felt, least, strict=True) if f is not None
+    ]
     usual = float(np.median(ratios)) if ratios else 1.0
     return [
         c.errors ** (1 - TRUST) * (usual * c.errors if f is None else f) ** TRUST

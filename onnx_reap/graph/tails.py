@@ -64,7 +64,14 @@ def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
         if len(other) == 1 and not isinstance(other[0], gs.Constant):
             addend, tensor = other[0].name, reader.outputs[0]
             reader = only_reader(model, tensor)
-    low, high = _clipping(reader)
+            # Constants that are added behind, where branches were, shift the sum.
+            while reader is not None and reader.op in ("Add", "Sub"):
+                affine = _affine(reader, tensor, linear, outputs)
+                if affine is None:
+                    break
+                shift, tensor = shift + affine[1], reader.outputs[0]
+                reader = only_reader(model, tensor)
+    low, high = clipping(reader)
     return Tail(scale, shift, tensor.name, addend, low, high)
 
 
@@ -113,7 +120,8 @@ def _per_channel(values: np.ndarray, linear: Linear, outputs: int) -> Vector | N
     return np.broadcast_to(values.astype(np.float64).ravel(), (outputs,))
 
 
-def _clipping(node: gs.Node | None) -> tuple[float, float]:
+def clipping(node: gs.Node | None) -> tuple[float, float]:
+    """Return the bounds of a clipping activation, infinite where a node is none."""
     if node is not None and node.op == "Relu":
         return 0.0, np.inf
     if node is not None and node.op == "Clip":

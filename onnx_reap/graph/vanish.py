@@ -33,7 +33,7 @@ def vanish(
     kept : mapping of str to (int, array)
         What stays of tensors that lose something.
     """
-    left = _left_over(model, probe, flow, removed, gone)
+    left, unread = _left_over(model, probe, flow, removed, gone), []
     nodes = {model.keys[id(node)]: node for node in model.nodes}
     for branch, vectors in zip(gone, left, strict=True):
         for join, vector in zip(branch.joins, vectors, strict=True):
@@ -41,9 +41,9 @@ def vanish(
             stays = kept[tensor][1] if tensor in kept else slice(None)
             shape = (-1, *(1,) * (len(probe.shapes[tensor]) - join.axis - 1))
             values = vector[stays].reshape(shape).astype(probe.dtypes[tensor])
-            old = nodes[key].inputs[place]
+            unread += nodes[key].inputs[place].inputs
             nodes[key].inputs[place] = gs.Constant(model.unused(f"{tensor}_gone"), values)
-            model.drop(list(old.inputs))
+    model.drop(unread)
 
 
 def _left_over(

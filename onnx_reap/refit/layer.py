@@ -119,6 +119,40 @@ def fit_layer(
     return Fitted(new_weight, new_bias, damping, before, after)
 
 
+def fit_constant(rows: Rows, constant: np.ndarray, tail: Tail) -> Fitted:
+    """Fit what is added in place of a branch that vanished.
+
+    Parameters
+    ----------
+    rows : Rows
+        Inputs are what the constant is added to; without an addend.
+    constant : (1, O) float64 array
+        Current values.
+    tail : Tail
+        What follows the addition; neither scaled nor shifted.
+
+    Returns
+    -------
+    Fitted
+        The constant as the bias, of an empty weight: without inputs it is the mean of the target.
+    """
+    clip, target = Clip(tail.low, tail.high, rows.wanted), rows.wanted
+    empty = np.zeros((1, 0, constant.shape[1]))
+    before = clip.error(_shifted(rows.x, constant))
+    for _ in range(1 + ROUNDS * clip.bites):
+        fitted = (target - rows.x).mean(axis=1, dtype=np.float64)
+        now = _shifted(rows.x, fitted)
+        target = clip.nearest(now)
+    after = clip.error(now)
+    if not after < before:
+        return Fitted(empty, constant, math.inf, before, before)
+    return Fitted(empty, fitted, 0.0, before, after)
+
+
+def _shifted(x: npt.NDArray[np.float32], by: np.ndarray) -> npt.NDArray[np.float32]:
+    return x + by[:, None].astype(np.float32)
+
+
 class Clip:
     """The activation behind a layer, as far as it clips, and what stood before it.
 

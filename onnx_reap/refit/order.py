@@ -19,12 +19,16 @@ class Job:
     Attributes
     ----------
     linear : Linear
+        The addition, with x the addend that stays, where a branch vanished.
     tail : Tail
         What follows it in the pruned model; `addend` is None where it could not be known in time.
+    place : int, optional
+        Index of the addition's input that took the branch's place; None for layers.
     """
 
     linear: Linear
     tail: Tail
+    place: int | None = None
 
 
 def affected_tensors(model: Model, changed: Set[str]) -> set[str]:

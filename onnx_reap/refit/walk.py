@@ -11,7 +11,7 @@ from onnx_reap.capture.rows import matrix_to_weight, weight_to_matrix
 from onnx_reap.capture.stream import Stream
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.weights import layer_weights, set_layer
-from onnx_reap.refit.layer import Fitted, Rows, fit_layer
+from onnx_reap.refit.layer import Fitted, Rows, fit_constant, fit_layer
 from onnx_reap.refit.order import Job, waves
 from onnx_reap.refit.sampling import Sampler, Walk
 from onnx_reap.solve.backend import Backend
@@ -47,7 +47,8 @@ def refit_model(
     fitted: dict[str, Fitted] = {}
     sampler = Sampler(walk, jobs)
     samples = len(walk.calibration)
-    place_before, place_after = (Frontier(pruned, walk.probe, samples) for _ in range(2))
+    # Branches that vanished run in the original alone, from tensors that the other may be past.
+    place_before, place_after = (Frontier(m, walk.probe, samples) for m in (original, pruned))
     with _stream(walk) as before, _stream(walk) as after:
         stretches = list(_stretches(waves(pruned, jobs), sampler))
         followed_by: list[Sequence[Job]] = [*(later[0] for later in stretches[1:]), []]
@@ -100,6 +101,11 @@ def _given(wave: Sequence[Job]) -> list[str]:
 
 
 def _fit(job: Job, rows: Rows, pruned: Model, backend: Backend) -> Fitted:
+    if job.place is not None:
+        old = pruned.node(job.linear.node).inputs[job.place]
+        fitted = fit_constant(rows, old.values.astype(np.float64).reshape(1, -1), job.tail)
+        old.values = fitted.bias.reshape(old.shape).astype(old.dtype)
+        return fitted
     stored, bias = layer_weights(pruned, job.linear)
     weight = weight_to_matrix(job.linear, stored)
     groups, _, outputs = weight.shape

@@ -14,6 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_reap.errors import ReapError
+from onnx_reap.graph.branches import Branches, find_branches
 from onnx_reap.graph.channels import FrozenChannels, Group, find_frozen, find_groups
 from onnx_reap.graph.cost import count_macs, count_params
 from onnx_reap.graph.cut import cut_graph
@@ -41,6 +42,7 @@ class Studied:
     flow: Flow
     groups: tuple[Group, ...]
     frozen: tuple[FrozenChannels, ...]
+    branches: Branches
 
     @property
     def widths(self) -> np.ndarray:
@@ -48,11 +50,11 @@ class Studied:
 
     @property
     def macs(self) -> Cost:
-        return count_macs(self.model, self.probe, self.flow, self.groups)
+        return count_macs(self.model, self.probe, self.flow, self.groups, self.branches)
 
     @property
     def params(self) -> Cost:
-        return count_params(self.model, self.flow, self.groups)
+        return count_params(self.model, self.flow, self.groups, self.branches)
 
     def copy(self) -> Model:
         model = Model(self.proto)
@@ -61,7 +63,7 @@ class Studied:
 
     def cut(self, removed: Sequence[int]) -> onnx.ModelProto:
         model = self.copy()
-        cut_graph(model, self.probe, self.flow, removed)
+        cut_graph(model, self.probe, self.flow, removed, self.branches)
         return model.to_proto()
 
     def mask(self, removed: Sequence[int]) -> onnx.ModelProto:
@@ -102,7 +104,9 @@ def study(proto: onnx.ModelProto, excluded=lambda key: None, dynamic: int = 8) -
     fold_constants(model, CPU)
     seen = _probed(model, proto, dynamic)
     found = flow(model, seen, excluded)
-    return Studied(proto, model, seen, found, find_groups(found), find_frozen(found))
+    groups = find_groups(found)
+    branches = find_branches(model, seen, found, groups)
+    return Studied(proto, model, seen, found, groups, find_frozen(found), branches)
 
 
 def _probed(model: Model, proto: onnx.ModelProto, dynamic: int) -> Probe:

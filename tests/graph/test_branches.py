@@ -1,0 +1,276 @@
+"""Residual branches that vanish: slice = mask, and the costs that were foretold."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+from net import Net
+from oracle import (
+    Studied,
+    assert_costs,
+    assert_differs,
+    assert_interface,
+    assert_same_function,
+    choose,
+    study,
+)
+
+C, HALF = 8, 4
+
+
+def norm(net: Net, x: str, c: int, name: str) -> str:
+    uniform = net.rng.uniform
+    parameters = [uniform(0.5, 1.5, c), uniform(-0.5, 0.5, c), uniform(-0.2, 0.2, c)]
+    arrays = [p.astype(np.float32) for p in (*parameters, uniform(0.5, 1.5, c))]
+    return net("BatchNormalization", x, *arrays, name=f"{name}_bn")
+
+
+def basic(net: Net, x: str, name: str) -> str:
+    h = net("Relu", norm(net, net.conv(f"{name}1", x, C, 6), 6, f"{name}1"))
+    h = norm(net, net.conv(f"{name}2", h, 6, C), C, f"{name}2")
+    return net("Relu", net("Add", h, x, name=f"{name}_add"))
+
+
+def downsampling(net: Net, x: str, name: str) -> str:
+    h = net("Relu", norm(net, net.conv(f"{name}1", x, C, 6, strides=[2, 2]), 6, f"{name}1"))
+    h = norm(net, net.conv(f"{name}2", h, 6, C), C, f"{name}2")
+    side = net.conv(f"{name}s", x, C, C, 1, strides=[2, 2])
+    return net("Relu", net("Add", side, norm(net, h, C, f"{name}3"), name=f"{name}_add"))
+
+
+def bottleneck(net: Net, x: str, name: str) -> str:
+    h = net("Relu", norm(net, net.conv(f"{name}1", x, C, 4, 1), 4, f"{name}1"))
+    h = net("Relu", norm(net, net.conv(f"{name}2", h, 4, 5), 5, f"{name}2"))
+    h = norm(net, net.conv(f"{name}3", h, 5, C, 1), C, f"{name}3")
+    return net("Relu", net("Add", x, h, name=f"{name}_add"))
+
+
+def inverted(net: Net, x: str, name: str) -> str:
+    h = net("Relu", norm(net, net.conv(f"{name}1", x, C, 12, 1), 12, f"{name}1"))
+    h = net("Relu", norm(net, net.conv(f"{name}d", h, 12, 12, group=12), 12, f"{name}d"))
+    h = norm(net, net.conv(f"{name}2", h, 12, C, 1), C, f"{name}2")
+    return net("Add", x, h, name=f"{name}_add")
+
+
+def gated(net: Net, x: str, name: str) -> str:
+    """Squeeze and excitation inside, as in MobileNetV3."""
+    h = net("Relu", norm(net, net.conv(f"{name}1", x, C, 12, 1), 12, f"{name}1"))
+    s = net("Relu", net.conv(f"{name}q", net("GlobalAveragePool", h), 12, 3, 1))
+    h = net("Mul", h, net("Sigmoid", net.conv(f"{name}e", s, 3, 12, 1)))
+    return net("Add", x, net.conv(f"{name}2", h, 12, C, 1), name=f"{name}_add")
+
+
+def gated_behind(net: Net, x: str, name: str) -> str:
+    """Squeeze and excitation behind the last layer, as in SE-ResNet."""
+    h = net("Relu", norm(net, net.conv(f"{name}1", x, C, 6), 6, f"{name}1"))
+    h = norm(net, net.conv(f"{name}2", h, 6, C), C, f"{name}2")
+    s = net("Relu", net.conv(f"{name}q", net("GlobalAveragePool", h), C, 3, 1))
+    h = net("Mul", h, net("Sigmoid", net.conv(f"{name}e", s, 3, C, 1)))
+    return net("Relu", net("Add", h, x, name=f"{name}_add"))
+
+
+def convnext(net: Net, x: str, name: str) -> str:
+    """Channels last in between, LayerNormalization, LayerScale."""
+    h = net.conv(f"{name}d", x, C, C, group=C)
+    h = net("Transpose", h, perm=[0, 2, 3, 1])
+    h = net("LayerNormalization", h, net.weight(C, scale=1.0), net.weight(C, scale=1.0))
+    h = net("Add", net("MatMul", h, net.weight(C, 12), name=f"{name}1"), net.weight(12))
+    h = net("Add", net("MatMul", _gelu(net, h), net.weight(12, C), name=f"{name}2"), net.weight(C))
+    h = net("Mul", net.weight(C, scale=1.0), h)
+    return net("Add", x, net("Transpose", h, perm=[0, 3, 1, 2]), name=f"{name}_add")
+
+
+def _gelu(net: Net, x: str) -> str:
+    half, one, root = (np.array(v, np.float32) for v in (0.5, 1.0, 2**0.5))
+    return net("Mul", net("Mul", x, net("Add", net("Erf", net("Div", x, root)), one)), half)
+
+
+BLOCKS = {
+    # The groups that vanish, and the others that each takes along, for a block named a.
+    basic: {"a1": set()},
+    downsampling: {"a1": set()},
+    bottleneck: {"a2": {"a1"}},
+    inverted: {"a1": set()},
+    gated: {"a1": {"aq"}},
+    gated_behind: {"a1": {"aq"}},
+    convnext: {"a1": set()},
+}
+
+
+def network(*blocks, seed: int = 0) -> onnx.ModelProto:
+    """Image, stem, blocks named a, b, ..., classes."""
+    net = Net(seed=seed)
+    x = net("Relu", net.conv("stem", net.input("x", "N", 3, 8, 8), 3, C))
+    for block, name in zip(blocks, "abcdef", strict=False):
+        x = block(net, x, name)
+    y = net("Flatten", net("GlobalAveragePool", net.conv("head", x, C, 16, 1)))
+    net.output(net("Gemm", y, net.weight(16, 5), net.weight(5), name="classes"))
+    return net.model()
+
+
+def removal(studied: Studied, vanishing: set[str], ratio: float = 0.0, seed: int = 0) -> list[int]:
+    """Units that go when some groups vanish, and a part of all others."""
+    index = {group.name: i for i, group in enumerate(studied.groups)}
+    along = studied.branches.taken_along({index[name] for name in vanishing})
+    others = [group for i, group in enumerate(studied.groups) if i not in along]
+    gone = [unit for i in along for unit in studied.groups[i].units]
+    return gone + choose(others, ratio, seed)
+
+
+def check(studied: Studied, removed: list[int]) -> onnx.ModelProto:
+    masked, cut = studied.mask(removed), studied.cut(removed)
+    assert_same_function(masked, cut)
+    assert_differs(studied.proto, masked)
+    onnx.checker.check_model(cut, full_check=True)
+    assert_interface(studied.proto, cut)
+    assert_costs(studied, removed, cut)
+    return cut
+
+
+def vanishing(studied: Studied) -> set[str]:
+    return {studied.groups[g].name for g in studied.branches.vanishing}
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
+def test_a_branch_vanishes(block, ratio):
+    studied = study(network(block))
+    assert vanishing(studied) == set(BLOCKS[block])
+    for name, along in BLOCKS[block].items():
+        index = [group.name for group in studied.groups].index(name)
+        taken = {studied.groups[g].name for g in studied.branches.taken_along({index})}
+        assert taken == {name} | along
+        cut = check(studied, removal(studied, {name}, ratio))
+        names = {node.name for node in cut.graph.node}
+        assert "a_add" in names
+        assert not {n for n in names if n.startswith("a")} - {"a_add", "as"}
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    list(itertools.product(BLOCKS, repeat=2)),
+    ids=lambda b: "-".join(x.__name__ for x in b),
+)
+def test_stacked_branches_vanish_in_any_combination(blocks):
+    studied = study(network(*blocks))
+    names = sorted(vanishing(studied))
+    assert len(names) == 2
+    for chosen in ({names[0]}, {names[1]}, set(names)):
+        check(studied, removal(studied, chosen, 0.4))
+
+
+def test_costs_of_one_group_alone_are_true_where_others_have_vanished():
+    studied = study(network(basic, bottleneck, gated_behind, inverted))
+    rng = np.random.default_rng(0)
+    index = sorted(studied.branches.vanishing)
+    for cost in (studied.macs, studied.params):
+        for closed in itertools.product([False, True], repeat=len(index)):
+            widths = rng.integers(1, studied.widths + 1)
+            widths[[g for g, c in zip(index, closed, strict=True) if c]] = 0
+            options = np.stack([studied.widths, np.ones_like(widths), np.zeros_like(widths)], 1)
+            got = cost.alone(widths, options)
+            for g, i in np.ndindex(*options.shape):
+                if options[g, i] == 0 and g not in index:
+                    continue
+                changed = widths.copy()
+                changed[g] = options[g, i]
+                assert got[g, i] == pytest.approx(cost.at(changed), abs=0.51)
+
+
+# What may not vanish
+
+
+def refused(body, **changes) -> Studied:
+    net = Net(seed=0)
+    x = net("Relu", net.conv("stem", net.input("x", "N", 3, 8, 8), 3, C))
+    x = body(net, x)
+    y = net("Flatten", net("GlobalAveragePool", net.conv("head", x, C, 16, 1)))
+    net.output(net("Gemm", y, net.weight(16, 5), net.weight(5), name="classes"))
+    return study(net.model())
+
+
+def _inner(net: Net, x: str) -> str:
+    return net("Relu", net.conv("a1", x, C, 6))
+
+
+def _chain(net, x):
+    return net.conv("a2", _inner(net, x), 6, C)
+
+
+def _product(net, x):
+    return net("Mul", x, net.conv("a2", _inner(net, x), 6, C))
+
+
+def _read_elsewhere(net, x):
+    h = _inner(net, x)
+    y = net("Add", x, net.conv("a2", h, 6, C))
+    return net("Add", net("Mul", y, net("Sigmoid", net.conv("a3", h, 6, C))), x)
+
+
+def _spread(net, x):
+    """The other addend is smaller than the sum."""
+    return net("Add", net("GlobalAveragePool", x), net.conv("a2", _inner(net, x), 6, C))
+
+
+def _unlike_borders(net, x):
+    """The branch's constant passes a layer that pads with zeros."""
+    h = net.conv("a2", _inner(net, x), 6, C)
+    return net("Add", x, net("Conv", h, net.weight(C, 1, 3, 3), name="a3", group=C, pads=[1] * 4))
+
+
+def _mixed_input(net, x):
+    h = net("Concat", _inner(net, x), x, axis=1)
+    return net("Add", x, net.conv("a2", h, 6 + C, C))
+
+
+def _subtracted(net, x):
+    return net("Sub", x, net.conv("a2", _inner(net, x), 6, C))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [_chain, _product, _read_elsewhere, _spread, _unlike_borders, _mixed_input, _subtracted],
+    ids=lambda body: body.__name__,
+)
+def test_what_is_no_residual_branch_stays(body):
+    assert not refused(body).branches.every
+
+
+def test_of_two_branches_without_a_shortcut_one_stays():
+    def body(net, x):
+        h = net.conv("a2", net("Relu", net.conv("a1", x, C, 6)), 6, C)
+        return net("Add", h, net.conv("b2", net("Relu", net.conv("b1", x, C, 6)), 6, C))
+
+    studied = refused(body)
+    assert len(studied.branches.every) == 1
+    check(studied, removal(studied, vanishing(studied), 0.5))
+
+
+def test_what_two_branches_share_goes_with_both():
+    def body(net, x):
+        h = net("Relu", net.conv("shared", x, C, 6))
+        a = net.conv("a2", net("Relu", net.conv("a1", h, 6, 6)), 6, C)
+        b = net.conv("b2", net("Relu", net.conv("b1", h, 6, 6)), 6, C)
+        return net("Add", net("Add", x, a), b)
+
+    studied = refused(body)
+    assert vanishing(studied) == {"a1", "b1"}
+    for chosen in ({"a1"}, {"b1"}, {"a1", "b1"}):
+        cut = check(studied, removal(studied, chosen, 0.5))
+        left = {node.name for node in cut.graph.node}
+        assert ("shared" in left) == (len(chosen) < 2)
+
+
+def test_a_branch_inside_of_a_branch():
+    def body(net, x):
+        h = net("Relu", net.conv("a1", x, C, 6))
+        h = net("Add", h, net.conv("b2", net("Relu", net.conv("b1", h, 6, 4)), 4, 6))
+        return net("Add", x, net.conv("a2", h, 6, C))
+
+    studied = refused(body)
+    assert len(studied.branches.every) == 2
+    for chosen in ({"b1"}, {"a1"}, {"a1", "b1"}):
+        check(studied, removal(studied, chosen, 0.5))
