@@ -96,32 +96,17 @@ def divergence_choices(
     )
     measured = dict(zip(tried, measure(bench, series, on_group), strict=True))
     felt = [
-        _felt(c, at, np.array(measured[g])) if g in measured else None
+        divergence_curve(c.errors, c.errors[at], np.array(measured[g])) if g in measured else None
         for g, (c, at) in enumerate(zip(local, points, strict=True))
     ]
     return [Choices(c.widths, e) for c, e in zip(local, _mixed(local, felt), strict=True)]
-
-
-def _felt(
-    local: Choices, at: np.ndarray, measured: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64] | None:
-    """Return the divergence at every width; that at 0 was measured, and tells of no other."""
-    vanishes = bool(at.size and local.widths[at[0]] == 0)
-    inner = local.errors[at[vanishes:]]
-    curve = divergence_curve(local.errors, inner, measured[vanishes:])
-    if curve is not None and vanishes:
-        curve[0] = max(measured[0], curve[1])
-    return curve
 
 
 def _mixed(
     local: Sequence[Choices], felt: Sequence[np.ndarray | None]
 ) -> list[npt.NDArray[np.float64]]:
     """Mix divergences with local errors; the groups' median ratio stands in where none was felt."""
-    least = [int(c.widths[0] == 0 < len(c.widths) - 2) for c in local]  # width but 0
-    ratios = [
-        f[i] / c.errors[i] for c, f, i in zip(local, felt, least, strict=True) if f is not None
-    ]
+    ratios = [f[0] / c.errors[0] for c, f in zip(local, felt, strict=True) if f is not None]
     usual = float(np.median(ratios)) if ratios else 1.0
     return [
         c.errors ** (1 - TRUST) * (usual * c.errors if f is None else f) ** TRUST
@@ -130,13 +115,13 @@ def _mixed(
 
 
 def _points(group: Group, choices: Choices) -> np.ndarray:
-    """Choose widths to try, as indices, evenly spread over those that cost something; and 0."""
-    costly = int((choices.errors > FLOOR * choices.errors[0]).sum())  # the narrowest come first
-    vanishes = int(choices.widths[0] == 0 < costly)
-    costly -= vanishes
+    """Choose widths to try, as indices, evenly spread over those that cost something."""
+    tried = choices.widths > 0
+    worst = choices.errors[tried].max(initial=0.0)
+    costly = np.flatnonzero(tried & (choices.errors > FLOOR * worst))  # the narrowest come first
     count = STREAM_POINTS if len(group.producers) > 1 else POINTS
-    inner = np.unique(((np.arange(count) + 0.5) * costly / count).astype(int))[:costly]
-    return np.append(np.arange(vanishes), inner + vanishes)
+    at = np.unique(((np.arange(count) + 0.5) * len(costly) / count).astype(int))
+    return costly[at[: len(costly)]]
 
 
 def _series(
@@ -147,7 +132,6 @@ def _series(
     def trials() -> Iterator[Constants]:
         for width in widths.tolist():
             gone = {group.units[int(unit)] for unit in order[: group.width - width]}
-            gone = gone if width else set(group.units)
             yield _together(consumer.without(gone) for consumer in consumers)
 
     dtypes = {

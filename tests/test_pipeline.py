@@ -569,9 +569,9 @@ def test_a_plan_with_exclusions_is_replayed_with_them(settings):
         ({"consumers": ["conv0"]}, "got: 16 channels from conv0 to conv0 | expected: 16 channels"),
         ({"name": "nobody"}, "group nobody doesn't fit the model"),
         ({"width": 5}, "doesn't fit the model | got: 5 channels from conv0"),
-        ({"kept": []}, "keeps channels that don't exist, or none"),
-        ({"kept": [0, 99]}, "keeps channels that don't exist, or none"),
-        ({"kept": [-1]}, "keeps channels that don't exist, or none"),
+        ({"kept": []}, "keeps no channels | expected: one at least, since no residual branch"),
+        ({"kept": [0, 99]}, "keeps channels that don't exist"),
+        ({"kept": [-1]}, "keeps channels that don't exist"),
     ],
 )
 def test_plans_that_do_not_fit_are_refused(change, message, tmp_path: Path):

@@ -99,3 +99,21 @@ def test_layers_that_take_longer_than_the_model_are_scaled():
 
 def test_a_model_without_layers_takes_what_it_takes():
     assert Latency(table(whole=1.5), [], NO_ENTRIES, FULL).at(FULL) == 1_500_000
+
+
+def test_a_layer_that_a_vanished_group_takes_along_costs_nothing():
+    first, second = noisy(1), noisy(2, name="b")
+    entries = Cost([Term(5e5, (BOTH[0],), frozenset({frozenset({1})}))], 2)
+    measured = table(first, second)
+    whole = 1e6 * (first.ms[-1][-1] + second.ms[-1][-1]) + 4e6
+    measured = replace(measured, whole_ms=whole / 1e6)
+    ways = [frozenset({frozenset[int]()}), frozenset({frozenset({1})})]
+    cost = Latency(measured, [BOTH] * 2, entries, FULL, ways)
+    assert cost.at(FULL) == pytest.approx(whole, abs=2)
+    assert cost.at(np.array([8, 0])) == pytest.approx(1e6 * first.ms[-1][0], abs=2)
+    options = np.array([[2, 5, 8], [0, 4, 8]])
+    for widths in (FULL, np.array([8, 0])):
+        changed = [[np.array([o, widths[1]]) for o in options[0]]]
+        changed += [[np.array([widths[0], o]) for o in options[1]]]
+        expected = [[cost.at(w) for w in row] for row in changed]
+        np.testing.assert_allclose(cost.alone(widths, options), expected, rtol=0, atol=1)

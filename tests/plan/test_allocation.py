@@ -157,3 +157,20 @@ def test_allowed_widths(arguments, widths):
     width, step, round_to, least = arguments
     found = allowed_widths(width, step=step, round_to=round_to, min_channels=least)
     assert found.tolist() == widths
+
+
+def test_only_what_may_vanish_has_a_width_of_0():
+    found = allowed_widths(24, step=1, round_to=8, min_channels=16, may_vanish=True)
+    assert found.tolist() == [0, 16, 24]
+    found = allowed_widths(4, step=4, round_to=8, min_channels=1, may_vanish=True)
+    assert found.tolist() == [0, 4]
+
+
+def test_a_group_vanishes_where_what_it_takes_along_is_worth_it():
+    """Both groups are as wide and as dear by themselves; the second takes another layer along."""
+    each = [Term(10.0, (Extent(0, {g: 1.0}),), frozenset({frozenset({g})})) for g in (0, 1)]
+    along = Term(30.0, (), frozenset({frozenset({1})}))
+    choices = [Choices(np.array([0, 2, 4]), np.array([5.0, 1.0, 0.0]))] * 2
+    with_layer, without = Cost([*each, along], 2), Cost(each, 2)
+    assert knapsack(choices, [Budget("--b", with_layer, 60)]).tolist() == [4, 0]
+    assert knapsack(choices, [Budget("--b", without, 40)]).tolist() == [2, 2]
