@@ -23,7 +23,7 @@ from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.moments import Moments
 from onnx_reap.solve.removal import RemovalPath
 
-MADE_UP = 0.5  # of a vanished branch's error is left by later layers, see docs/experiments.md
+MADE_UP = 0.7  # of a vanished branch's error is left by later layers, see docs/experiments.md
 
 
 @dataclass(frozen=True)
