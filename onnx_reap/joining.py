@@ -10,7 +10,7 @@ import numpy as np
 from onnx_reap.analysis import Analysis
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.data import Calibration
-from onnx_reap.graph.cut import kept_positions
+from onnx_reap.graph.kept import kept_positions
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.records import Linear
 from onnx_reap.graph.weights import has_plain_bias
@@ -79,12 +79,13 @@ def _layers(
 ) -> list[Linear]:
     """List the layers that may move, as they are now."""
     users: dict[str, int] = {}
+    left = {pruned.keys[id(node)]: node for node in pruned.nodes}
     for node in pruned.nodes:
         for tensor in node.inputs:
             users[tensor.name] = users.get(tensor.name, 0) + 1
     layers = []
-    for linear in analysis.flow.linears:
-        node = pruned.node(linear.node)
+    for linear in (each for each in analysis.flow.linears if each.node in left):
+        node = left[linear.node]
         weight, *bias = [tensor for tensor in node.inputs[1:3] if tensor.name]
         alone = all(users[tensor.name] == 1 for tensor in (weight, *bias))
         small = weight.values.size <= LARGEST

@@ -180,3 +180,17 @@ def test_without_an_activation_the_constant_is_the_mean_that_is_missing():
     mean = run(onnx_model, {"x": DATA})[1].mean(axis=(0, 2, 3))
     # Not equal: rows are sampled, and where Relu clips the sum anyway only its sign matters.
     assert np.corrcoef(constant, mean)[0, 1] > 0.9
+
+
+def test_a_branch_that_reads_what_only_the_original_still_needs():
+    """Its input is computed, and done with in the pruned model, long before the addition."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    early = n.block("x", 3, 8)
+    h = n.block(n.block(n.block(early, 8, 8), 8, 8), 8, 8)
+    b = n.norm(n.conv(n.block(early, 8, 12), 12, 8), 8)
+    b = n.node("Mul", b, n.constant(np.full((8, 1, 1), 0.02)))
+    h = n.block(n.node("Relu", n.node("Add", h, b)), 8, 8)
+    model = n.model(n.head(h, 8, 5))
+    result = shrunk(model, target_macs=0.6, joint_refit=2)
+    assert len(vanished(result)) == 1
+    assert result.report.held_out is not None

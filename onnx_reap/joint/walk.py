@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_reap.capture.frontier import Frontier
-from onnx_reap.capture.stream import Stream
+from onnx_reap.capture.stream import Move, Stream
 from onnx_reap.data import Calibration
 from onnx_reap.gradient.backward import Facts, reached, with_gradients
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Linear
 from onnx_reap.graph.weights import layer_weights, set_layer
-from onnx_reap.joint.stretches import stretches
+from onnx_reap.joint.stretches import Stretch, stretches
 from onnx_reap.joint.training import Lesson, Training
 from onnx_reap.runtime import run, session
 
@@ -106,8 +106,11 @@ def refit_together(
         for stretch in list(stretches(frontier, places, len(place))):
             nodes = range(stretch.first, stretch.end)
             inside = [layer for layer in layers if place[layer.node] in nodes]
-            before.advance(original, stretch.after)
-            wanted = [_as_cut(batch, course) for batch in before.held()]
+            before.advance(original, _with_branches(original, pruned, stretch, course))
+            wanted = [
+                _as_cut({name: batch[name] for name in stretch.after.tensors}, course)
+                for batch in before.held()
+            ]
             found = _fit(pruned, inside, list(after.held()), wanted, facts, course)
             done += [] if found is None else [found]
             after.advance(pruned, stretch.after)
@@ -117,6 +120,16 @@ def refit_together(
 
 def _stream(course: Course) -> Stream:
     return Stream(course.calibration, course.batch, course.pad, course.providers)
+
+
+def _with_branches(original: Model, pruned: Model, stretch: Stretch, course: Course) -> Move:
+    """Hold in the original also what branches read that are no longer in the pruned model."""
+    place = {original.keys[id(node)]: i for i, node in enumerate(original.nodes)}
+    behind = (place.get(pruned.keys[id(node)]) for node in pruned.nodes[stretch.end :])
+    first = next((spot for spot in behind if spot is not None), len(place))
+    whole = Frontier(original, course.probe, len(course.calibration)).at(first)
+    tensors = dict.fromkeys([*stretch.after.tensors, *(whole.tensors if whole else ())])
+    return Move(list(tensors), max(stretch.after.size, whole.size if whole else 0))
 
 
 def _give_bias(pruned: Model, layer: Linear) -> None:
