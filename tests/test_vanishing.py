@@ -194,3 +194,9 @@ def test_a_branch_that_reads_what_only_the_original_still_needs():
     result = shrunk(model, target_macs=0.6, joint_refit=2)
     assert len(vanished(result)) == 1
     assert result.report.held_out is not None
+
+
+def test_the_original_is_run_from_where_it_still_has_what_the_branch_reads(monkeypatch):
+    """The same where the walk of the refit takes one layer after the other."""
+    monkeypatch.setattr("onnx_reap.refit.walk.TARGET_BYTES", 1)
+    test_a_branch_that_reads_what_only_the_original_still_needs()
