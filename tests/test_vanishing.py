@@ -182,21 +182,34 @@ def test_without_an_activation_the_constant_is_the_mean_that_is_missing():
     assert np.corrcoef(constant, mean)[0, 1] > 0.9
 
 
-def test_a_branch_that_reads_what_only_the_original_still_needs():
-    """Its input is computed, and done with in the pruned model, long before the addition."""
+def further_back() -> onnx.ModelProto:
+    """A branch whose input is done with in the pruned model long before the addition."""
     n = Net({"x": ("N", 3, 8, 8)})
     early = n.block("x", 3, 8)
     h = n.block(n.block(n.block(early, 8, 8), 8, 8), 8, 8)
     b = n.norm(n.conv(n.block(early, 8, 12), 12, 8), 8)
     b = n.node("Mul", b, n.constant(np.full((8, 1, 1), 0.02)))
     h = n.block(n.node("Relu", n.node("Add", h, b)), 8, 8)
-    model = n.model(n.head(h, 8, 5))
-    result = shrunk(model, target_macs=0.6, joint_refit=2)
+    return n.model(n.head(h, 8, 5))
+
+
+def test_blocks_are_refitted_past_what_only_the_original_still_needs():
+    result = shrunk(further_back(), target_macs=0.6, joint_refit=2)
     assert len(vanished(result)) == 1
     assert result.report.held_out is not None
 
 
-def test_the_original_is_run_from_where_it_still_has_what_the_branch_reads(monkeypatch):
-    """The same where the walk of the refit takes one layer after the other."""
+def test_layers_are_refitted_past_what_only_the_original_still_needs(monkeypatch):
     monkeypatch.setattr("onnx_reap.refit.walk.TARGET_BYTES", 1)
-    test_a_branch_that_reads_what_only_the_original_still_needs()
+    monkeypatch.setattr("onnx_reap.capture.frontier.PATIENCE", 1)
+    model = further_back()
+    samples = open_calibration(DATA, model_inputs(model))
+    analysis = analyse(model, model_inputs(model), samples, Settings())
+    (branch,) = analysis.branches.every
+    others = [g for i, g in enumerate(analysis.groups) if i != branch.group]
+    removed = sorted(branch.units) + [g.units[0] for g in others]
+    pruned = analysis.copy()
+    cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
+    backend = Backend(*namespace("cpu"))
+    fitted, _ = repair(analysis, pruned, removed, Settings(), samples, backend, NoProgress())
+    assert branch.joins[0].edge[0] in fitted
