@@ -1,1 +1,1 @@
-"""Backward passes, written as ONNX nodes behind the forward ones, so that any runtime takes them."""
+"""Backward passes, written as ONNX nodes behind the forward ones: any runtime takes them."""

@@ -11,6 +11,7 @@ from onnx_reap.gradient.rules import RULES
 from onnx_reap.gradient.tape import PREFIX, Tape
 from onnx_reap.graph.model import STANDARD_DOMAINS
 from onnx_reap.graph.records import Linear
+from onnx_reap.runtime import names_in_subgraphs
 
 OLDEST = 11  # operator set in which all nodes that rules write exist
 SIZES = {"Shape", "Size"}  # what they give doesn't change with values
@@ -26,7 +27,7 @@ class Facts:
     shapes : mapping of str to tuple of int
         As they were before channels were cut: ranks, spatial sizes and ones are right.
     layers : mapping of str to Linear
-        Convolutions by their output.
+        By the output of their node. Other nodes of these operators let no gradient through.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -55,26 +56,35 @@ class Trainer:
 
 
 def reached(part: onnx.ModelProto, facts: Facts, wanted: Collection[str]) -> set[str]:
-    """Tell which inputs of a part all get their whole gradient.
+    """Tell which inputs of a part get their whole gradient.
 
     Parameters
     ----------
     part : onnx.ModelProto
-        Every node leads to one of its outputs.
     wanted : collection of str
         Inputs in question.
     """
-    if _opset(part) < OLDEST:
+    if opset(part) < OLDEST:
         return set()
+    constants = {tensor.name for tensor in part.graph.initializer}
+    leading = {value.name for value in part.graph.output}
     blocked: set[str] = set()
     for node in reversed(part.graph.node):
         if node.op_type in SIZES:
             continue
         ahead = any(name in blocked for name in node.output)
+        if any(name in leading for name in node.output):
+            leading |= {*node.input}
+        blocked.update(names_in_subgraphs(node))
         for place, name in enumerate(node.input):
-            if ahead or not _passes(node, place, facts):
+            if name and (ahead or not _passes(node, place, facts, constants)):
                 blocked.add(name)
-    return set(wanted) - blocked
+    return (set(wanted) & leading) - blocked
+
+
+def opset(part: onnx.ModelProto) -> int:
+    """Return the version of the standard operator set."""
+    return max((o.version for o in part.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
 def with_gradients(
@@ -135,20 +145,24 @@ def _depending(nodes: Sequence[onnx.NodeProto], wanted: Collection[str]) -> set[
     return depend
 
 
-def _passes(node: onnx.NodeProto, place: int, facts: Facts) -> bool:
+def _passes(node: onnx.NodeProto, place: int, facts: Facts, constants: Collection[str]) -> bool:
     rule = RULES.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
-    if rule is None or not rule.covers(place):
+    if rule is None or not rule.covers(place) or _is_training(node):
         return False
-    if node.op_type in ("Conv", "ConvTranspose") and node.output[0] not in facts.layers:
+    if any(node.input[needed] not in constants for needed in rule.constant):
+        return False
+    if node.op_type in LAYERS and node.output[0] not in facts.layers:
         return False
     is_weight = place > 0 and node.op_type in LAYERS
     names = [node.output[0]] if is_weight else [node.output[0], node.input[place]]
     return all(name in facts.shapes for name in names)
 
 
+def _is_training(node: onnx.NodeProto) -> bool:
+    """Whether a node may use statistics of the batch, or drop values."""
+    asked = any(a.name == "training_mode" and a.i for a in node.attribute)
+    return asked or (node.op_type == "Dropout" and any(node.input[2:]))
+
+
 def _sum(tape: Tape, names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else tape.op("Sum", *names)
-
-
-def _opset(part: onnx.ModelProto) -> int:
-    return max((o.version for o in part.opset_import if o.domain in ("", "ai.onnx")), default=0)

@@ -159,7 +159,8 @@ def _tap(tape: Tape, layer: Linear, padded: str, index: int) -> str:
     """Take what one tap of the kernel saw at every output position."""
     if math.prod(layer.kernel) == 1 and set(layer.strides) == {1}:
         return padded
-    starts, ends = [], []
+    starts: list[int] = []
+    ends: list[int] = []
     sizes = tape.shapes[layer.y][2:]
     for kernel, stride, dilation, size in reversed(
         list(zip(layer.kernel, layer.strides, layer.dilations, sizes, strict=True))
@@ -184,8 +185,7 @@ def _grouped_weight(tape: Tape, layer: Linear, node: onnx.NodeProto, dy: str) ->
     else:
         apart = tape.op("Reshape", x, tape.ints([0, layer.group, -1, *sizes]))
         swapped = tape.op("Transpose", apart, perm=[2, 1, 0, *(axis + 1 for axis in spatial)])
-        samples = tape.op("Reshape", swapped, tape.ints([0, -1, *sizes]))
-        blocks = samples
+        blocks = tape.op("Reshape", swapped, tape.ints([0, -1, *sizes]))
     found = tape.op(
         "Conv",
         blocks,

@@ -20,10 +20,20 @@ Write = Callable[[Tape, onnx.NodeProto, str, int], str]
 
 @dataclass(frozen=True)
 class Rule:
-    """How to write a gradient, and for which inputs (None for all)."""
+    """How to write a gradient.
+
+    Attributes
+    ----------
+    write : callable
+    places : frozenset of int, optional
+        Inputs whose gradient can be written; None for all.
+    constant : tuple of int
+        Inputs that must be constants of the part.
+    """
 
     write: Write
     places: frozenset[int] | None = frozenset({0})
+    constant: tuple[int, ...] = ()
 
     def covers(self, place: int) -> bool:
         """Whether the gradient at this input can be written."""
@@ -149,7 +159,7 @@ _WEIGHTED = frozenset({0, 1, 2})
 
 RULES: Mapping[str, Rule] = {
     "Add": Rule(_add, _ALL),
-    "BatchNormalization": Rule(_batch_norm),
+    "BatchNormalization": Rule(_batch_norm, constant=(1, 4)),
     "Clip": Rule(_clip),
     "Concat": Rule(_concat, _ALL),
     "Conv": Rule(layers.conv, _WEIGHTED),

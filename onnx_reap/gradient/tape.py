@@ -24,7 +24,7 @@ class Tape:
     shapes : mapping of str to tuple of int
         Of tensors, as they were before channels were cut: ranks, spatial sizes and ones are right.
     layers : mapping of str to Linear
-        Convolutions by their output.
+        By the output of their node.
     """
 
     def __init__(

@@ -1,0 +1,277 @@
+"""What gets a gradient, and what must not."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import pytest
+from differences import analysed, assert_close, facts_of, gradients_of, part_of
+from small_models import Net, run
+
+from onnx_reap.gradient.backward import Facts, reached, with_gradients
+from onnx_reap.gradient.tape import PREFIX
+from onnx_reap.graph.cut import cut_graph, kept_positions
+from onnx_reap.repair import as_cut
+
+
+def prepared(net: Net, *goals: str, wanted, opset: int = 17):
+    """Return a part, what is known of it, and what to feed."""
+    rng = np.random.default_rng(0)
+    data = {
+        name: rng.standard_normal(shape).astype(np.float32) for name, shape in net.inputs.items()
+    }
+    analysis = analysed(net.model(*goals, opset=opset), data)
+    fed = data | {name: net.weights[name] for name in wanted}
+    return part_of(analysis.model, fed, goals), facts_of(analysis), fed
+
+
+def layer_and(op: str, **attributes):
+    """A convolution, and some operator behind it."""
+    net = Net({"x": (2, 4, 6, 6)})
+    weight = net.random(4, 4, 1, 1)
+    return net, weight, net.node(op, net.node("Conv", "x", weight), **attributes)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("MaxPool", {"kernel_shape": [2, 2]}),
+        ("AveragePool", {"kernel_shape": [2, 2]}),
+        ("Softmax", {"axis": 1}),
+        ("LRN", {"size": 3}),
+        ("Abs", {}),
+        ("DepthToSpace", {"blocksize": 2}),
+    ],
+)
+def test_operators_without_a_rule_let_nothing_through(op, attributes):
+    net, weight, y = layer_and(op, **attributes)
+    behind = net.random(net.weights[weight].shape[0] if op != "DepthToSpace" else 1, 1, 1, 1)
+    last = net.node("Conv", y, behind, group=4 if op != "DepthToSpace" else 1)
+    part, facts, _ = prepared(net, last, wanted=[weight, behind])
+    assert reached(part, facts, [weight, behind]) == {behind}
+
+
+def test_both_ways_must_be_open():
+    net = Net({"x": (2, 4, 6, 6)})
+    weight = net.random(4, 4, 1, 1)
+    h = net.node("Conv", "x", weight)
+    y = net.node("Add", h, net.node("Softmax", h, axis=1))
+    part, facts, _ = prepared(net, y, wanted=[weight])
+    assert reached(part, facts, [weight]) == set()
+
+
+@pytest.mark.parametrize(("opset", "open_"), [(10, False), (11, True), (12, True), (21, True)])
+def test_old_operator_sets_are_refused(opset, open_):
+    net, weight, y = layer_and("Relu")
+    part, facts, _ = prepared(net, y, wanted=[weight], opset=opset)
+    assert reached(part, facts, [weight]) == ({weight} if open_ else set())
+
+
+def test_operators_of_other_domains_are_refused():
+    net, weight, y = layer_and("Relu")
+    part, facts, _ = prepared(net, y, wanted=[weight])
+    part.graph.node[-1].domain = "com.microsoft"
+    assert reached(part, facts, [weight]) == set()
+
+
+@pytest.mark.parametrize("op", ["Div", "Clip", "BatchNormalization"])
+def test_places_that_a_rule_does_not_cover_are_refused(op):
+    net = Net({"x": (2, 4, 6, 6)})
+    weight = net.random(1 if op == "Clip" else 4, 4, 1, 1)
+    h = net.node("Conv", "x", weight, net.constant(np.full(len(net.weights[weight]), 9.0)))
+    if op == "Div":
+        y = net.node("Div", "x", h)
+    elif op == "Clip":
+        pooled = net.node("GlobalAveragePool", h, name="pooled")
+        first = net.node("Gather", net.node("Flatten", pooled), net.constant(np.array(0)), axis=0)
+        y = net.node("Clip", "x", "", net.node("Squeeze", first))
+    else:
+        pooled = net.node("Flatten", net.node("GlobalAveragePool", h))
+        scale = net.node("Gather", pooled, net.constant(np.array(0)), axis=0)
+        ones = [net.constant(np.ones(4)) for _ in range(3)]
+        y = net.node("BatchNormalization", "x", scale, *ones)
+    part, facts, _ = prepared(net, y, wanted=[weight])
+    assert reached(part, facts, [weight]) == set()
+
+
+def test_a_normalization_whose_scale_is_computed_lets_nothing_through():
+    net = Net({"x": (2, 4, 6, 6), "scale": (4,)})
+    weight = net.random(4, 4, 1, 1)
+    ones = [net.constant(np.ones(4)) for _ in range(3)]
+    y = net.node("BatchNormalization", net.node("Conv", "x", weight), "scale", *ones)
+    part, facts, _ = prepared(net, y, wanted=[weight])
+    assert reached(part, facts, [weight]) == set()
+
+
+@pytest.mark.parametrize("how", ["normalization", "dropout"])
+def test_operators_that_train_are_refused(how):
+    net, weight, y = layer_and("Relu")
+    if how == "normalization":
+        y = net.norm(y, 4)
+    else:
+        y = net.node("Dropout", y, net.constant(np.array(0.5)), net.constant(np.array(True)))
+    part, facts, _ = prepared(net, y, wanted=[weight])
+    if how == "normalization":
+        assert reached(part, facts, [weight]) == {weight}
+        part.graph.node[-1].attribute.append(oh.make_attribute("training_mode", 1))
+    assert reached(part, facts, [weight]) == set()
+
+
+def test_products_of_two_activations_are_refused():
+    net = Net({"x": (2, 3, 4)})
+    weight = net.random(4, 5)
+    h = net.node("MatMul", "x", weight)
+    y = net.node("MatMul", h, net.node("Transpose", h, perm=[0, 2, 1]))
+    part, facts, _ = prepared(net, y, wanted=[weight])
+    assert reached(part, facts, [weight]) == set()
+
+
+def test_what_a_body_reads_is_refused():
+    """The body of an If reads the layer's result, which is also passed on outside."""
+    net = Net({"x": (2, 4, 6, 6)})
+    weight = net.random(4, 4, 1, 1)
+    h = net.node("Conv", "x", weight)
+    bodies = [
+        oh.make_graph(
+            [oh.make_node(op, [h], [f"{op}_out"])],
+            op,
+            [],
+            [oh.make_tensor_value_info(f"{op}_out", onnx.TensorProto.FLOAT, None)],
+        )
+        for op in ("Relu", "Neg")
+    ]
+    yes = net.node("Greater", net.node("ReduceSum", "x", keepdims=0), net.constant(np.array(0.0)))
+    chosen = net.node("If", yes, then_branch=bodies[0], else_branch=bodies[1])
+    part, facts, _ = prepared(net, net.node("Add", h, chosen), wanted=[weight])
+    assert reached(part, facts, [weight]) == set()
+
+
+def test_sizes_do_not_pass_gradients():
+    """A layer whose result is only measured gets none; one that is measured too gets its own."""
+    net = Net({"x": (2, 4, 6, 6)})
+    one, two = net.random(4, 4, 1, 1), net.random(4, 4, 1, 1)
+    size = net.node("Shape", net.node("Conv", "x", one))
+    y = net.node("Reshape", net.node("Conv", "x", two), size)
+    part, facts, fed = prepared(net, y, wanted=[one, two])
+    assert reached(part, facts, [one, two]) == {two}
+    gradients, slopes, _ = gradients_of(part, facts, fed, [two])
+    assert_close(gradients[two], slopes[two], 2e-3)  # float32 outputs, steps of 1/64
+
+
+def test_inputs_that_are_left_out_block_nothing():
+    """An empty name stands for no tensor, wherever it is."""
+    net = Net({"x": (2, 4, 6, 6)})
+    weight = net.random(4, 4, 1, 1)
+    h = net.node("Dropout", net.node("Conv", "x", weight))
+    net.nodes[-1].output.append("")
+    y = net.node("Clip", h, "", net.constant(np.array(1.0)))
+    part, facts, _ = prepared(net, y, wanted=[weight])
+    assert reached(part, facts, [weight]) == {weight}
+
+
+def test_several_goals_add_up():
+    """One goal lies on the way to the other."""
+    net = Net({"x": (2, 4, 6, 6)})
+    one, two = net.random(4, 4, 1, 1), net.random(3, 4, 1, 1)
+    middle = net.node("Tanh", net.node("Conv", "x", one))
+    end = net.node("Conv", middle, two)
+    part, facts, fed = prepared(net, middle, end, wanted=[one, two])
+    rng = np.random.default_rng(1)
+    goals = {middle: 0.5, end: 2.0}
+    targets = {
+        name: rng.standard_normal(y.shape).astype(np.float32)
+        for name, y in zip(goals, run(part, fed), strict=True)
+    }
+    both = with_gradients(part, facts, goals, [one, two])
+    fed_both = fed | {both.targets[name]: target for name, target in targets.items()}
+    error, of_one, of_two = run(both.model, fed_both)
+    parts = []
+    for name, weight in goals.items():
+        alone = part if name == end else part_without(part, end, two)
+        wanted = [one, two] if name == end else [one]
+        trainer = with_gradients(alone, facts, {name: weight}, wanted)
+        fed_alone = {n: x for n, x in fed.items() if n != two or name == end}
+        parts.append(run(trainer.model, fed_alone | {trainer.targets[name]: targets[name]}))
+    close = {"rtol": 1e-4, "atol": 1e-4}  # float32 sums in another order
+    np.testing.assert_allclose(error, parts[0][0] + parts[1][0], **close)
+    np.testing.assert_allclose(of_one, parts[0][1] + parts[1][1], **close)
+    np.testing.assert_allclose(of_two, parts[1][2], **close)
+
+
+def part_without(part: onnx.ModelProto, output: str, weight: str) -> onnx.ModelProto:
+    out = onnx.ModelProto()
+    out.CopyFrom(part)
+    for values in (out.graph.node, out.graph.output, out.graph.input):
+        for value in list(values):
+            names = value.output if isinstance(value, onnx.NodeProto) else [value.name]
+            if output in names or weight in names:
+                values.remove(value)
+    return out
+
+
+def smooth(net: Net, x: str, cin: int, cout: int, **attributes) -> str:
+    """A layer without kinks, which steps would cross."""
+    return net.node("Tanh", net.norm(net.conv(x, cin, cout, **attributes), cout))
+
+
+def test_shapes_may_be_those_before_a_cut():
+    """Sizes of channels in the facts are too large; gradients are those of the cut model."""
+    net = Net({"x": (2, 3, 5, 5)})
+    h = smooth(net, "x", 3, 8)
+    h = smooth(net, h, 8, 8, group=8)  # depthwise
+    h = smooth(net, h, 8, 16, group=8)  # two of each
+    h = net.node("Concat", h, smooth(net, h, 16, 8, group=2), axis=1)
+    h = smooth(net, h, 24, 8, strides=[2, 2])
+    gate = net.node("Sigmoid", net.conv(net.node("GlobalAveragePool", h), 8, 8, 1))
+    y = net.head(net.node("Mul", h, gate), 8, 4)
+    model = net.model(y)
+    data = {"x": np.random.default_rng(2).standard_normal((2, 3, 5, 5)).astype(np.float32)}
+    analysis = analysed(model, data)
+    removed = [unit for group in analysis.groups for unit in removable(group)]
+    pruned = analysis.copy()
+    cut_graph(pruned, analysis.probe, analysis.flow, removed)
+    kept = kept_positions(analysis.flow, removed)
+    linears = [as_cut(linear, kept) for linear in analysis.flow.linears]
+    assert any(layer.depthwise and layer.x in kept for layer in linears)
+    facts = Facts(analysis.probe.shapes, {layer.y: layer for layer in linears})
+    weights = {
+        tensor.name: tensor.values
+        for layer in linears
+        for tensor in pruned.node(layer.node).inputs[1:3]
+    }
+    fed = data | weights
+    part = part_of(pruned, fed, [y])
+    wanted = sorted(weights)
+    assert reached(part, facts, wanted) == set(wanted)
+    gradients, slopes, _ = gradients_of(part, facts, fed, wanted)
+    largest = max(np.abs(slope).max() for slope in slopes.values())
+    for name in wanted:  # curvature over steps of 1/64
+        np.testing.assert_allclose(gradients[name], slopes[name], rtol=0, atol=5e-3 * largest)
+
+
+def removable(group) -> list[int]:
+    """Two units of every part of a group."""
+    parts = np.zeros(group.width) if group.parts is None else np.asarray(group.parts)
+    return [group.units[i] for p in np.unique(parts) for i in np.flatnonzero(parts == p)[:2]]
+
+
+def test_the_oracle_notices_a_doubled_and_a_shifted_gradient():
+    net, weight, y = layer_and("Tanh")
+    part, facts, fed = prepared(net, y, wanted=[weight])
+    gradients, slopes, _ = gradients_of(part, facts, fed, [weight])
+    assert_close(gradients[weight], slopes[weight], 5e-3)  # curvature over steps of 1/64
+    for wrong in (2 * gradients[weight], np.roll(gradients[weight], 1, 0)):
+        with pytest.raises(AssertionError):
+            assert_close(wrong, slopes[weight], 5e-3)
+
+
+def test_the_part_is_left_as_it_was():
+    net, weight, y = layer_and("Relu")
+    part, facts, _ = prepared(net, y, wanted=[weight])
+    before = part.SerializeToString()
+    trainer = with_gradients(part, facts, {y: 1.0}, [weight])
+    assert part.SerializeToString() == before
+    forward = len(part.graph.node)
+    assert list(trainer.model.graph.node[:forward]) == list(part.graph.node)
+    assert all(n.output[0].startswith(PREFIX) for n in trainer.model.graph.node[forward:])

@@ -1,0 +1,346 @@
+"""Every rule, at every place that it covers, against differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+from differences import analysed, assert_close, facts_of, gradients_of, part_of
+from small_models import Net
+
+from onnx_reap.gradient.backward import reached
+from onnx_reap.gradient.rules import RULES
+
+# Errors are quadratic in each entry, or nearly so; what is left is float32 rounding of outputs of
+# about 10, relative to steps of 1/64.
+ROUNDING = 2e-3
+CURVED = 5e-3  # and the third derivative times the step's square
+
+COVERED: set[tuple[str, int]] = set()
+
+
+def grid(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Odd multiples of 1/8: a step of 1/64 never crosses a kink at a multiple of 1/4."""
+    return ((np.floor(4 * rng.standard_normal(shape)) + 0.5) / 4).astype(np.float32)
+
+
+def inputs_of(net: Net) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return {name: grid(rng, *shape) for name, shape in net.inputs.items()}
+
+
+def check(net: Net, y: str, wanted, *, opset=17, tolerance=ROUNDING) -> None:
+    model = net.model(y, opset=opset)
+    data = inputs_of(net)
+    analysis = analysed(model, data)
+    weights = {name: net.weights[name] for name in wanted if name in net.weights}
+    fed = {**data, **weights}
+    part, facts = part_of(analysis.model, fed, [y]), facts_of(analysis)
+    assert reached(part, facts, wanted) == set(wanted)
+    gradients, slopes, error = gradients_of(part, facts, fed, wanted)
+    assert error > 0
+    for name in wanted:
+        assert_close(gradients[name], slopes[name], tolerance)
+    for node in part.graph.node:
+        for place, name in enumerate(node.input):
+            if name in wanted:
+                COVERED.add((node.op_type, place))
+
+
+def conv(sizes, cin, cout, k, *, op="Conv", group=1, batch=2, **attributes):
+    """A convolution of any rank, with gradients towards all that it reads."""
+    net = Net({"x": (batch, cin, *sizes)})
+    shape = (cout, cin // group, *k) if op == "Conv" else (cin, cout // group, *k)
+    weight = net.random(*shape, scale=0.5)
+    wanted = ["x", weight, net.random(cout)] if op == "Conv" else ["x"]
+    return net, net.node(op, "x", weight, *wanted[2:], group=group, **attributes), wanted
+
+
+CONVOLUTIONS = {
+    "1-D": partial(conv, [7], 3, 4, [3]),
+    "1-D, strides and dilations": partial(
+        conv, [11], 3, 2, [3], strides=[2], dilations=[2], pads=[1, 2]
+    ),
+    "2-D": partial(conv, [5, 6], 2, 3, [3, 3], pads=[1, 1, 1, 1]),
+    "pointwise": partial(conv, [3, 4], 3, 4, [1, 1]),
+    "pointwise, strides": partial(conv, [5, 4], 3, 4, [1, 1], strides=[2, 2]),
+    "oblong": partial(conv, [5, 6], 2, 3, [1, 3], pads=[0, 2, 0, 0]),
+    "asymmetric pads": partial(conv, [5, 6], 2, 3, [3, 2], pads=[1, 0, 2, 1]),
+    "pads beyond the kernel": partial(conv, [4, 4], 2, 3, [2, 3], pads=[2, 3, 1, 4]),
+    "pads beyond the kernel, in groups": partial(
+        conv, [4, 4], 4, 6, [2, 3], pads=[2, 3, 1, 4], group=2
+    ),
+    "strides": partial(conv, [7, 7], 2, 3, [3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    "borders unseen": partial(conv, [8, 9], 2, 3, [3, 2], strides=[3, 3]),
+    "borders unseen, padded": partial(
+        conv, [8, 6], 2, 3, [3, 3], strides=[2, 3], pads=[1, 0, 0, 1]
+    ),
+    "dilations": partial(conv, [7, 8], 2, 3, [3, 2], dilations=[2, 3], pads=[2, 1, 2, 2]),
+    "strides and dilations": partial(
+        conv, [9, 9], 2, 3, [3, 2], strides=[2, 3], dilations=[2, 3], pads=[2, 1, 0, 2]
+    ),
+    "SAME_UPPER": partial(conv, [6, 7], 2, 3, [3, 2], strides=[2, 2], auto_pad="SAME_UPPER"),
+    "groups": partial(conv, [4, 5], 4, 6, [3, 3], group=2, pads=[1, 1, 1, 1]),
+    "groups, strides, dilations, unseen": partial(
+        conv, [10, 9], 4, 6, [3, 2], group=2, strides=[2, 2], dilations=[2, 1], pads=[1, 0, 2, 1]
+    ),
+    "depthwise": partial(conv, [4, 5], 3, 3, [3, 3], group=3, pads=[1, 1, 1, 1]),
+    "depthwise, strides": partial(
+        conv, [6, 7], 3, 3, [3, 3], group=3, strides=[2, 2], pads=[1, 1, 1, 1]
+    ),
+    "depthwise, strides, unseen": partial(conv, [8, 8], 3, 3, [2, 3], group=3, strides=[3, 3]),
+    "depth multiplier": partial(conv, [4, 5], 3, 6, [3, 3], group=3, pads=[1, 0, 1, 2]),
+    "depth multiplier, strides": partial(conv, [7, 6], 2, 6, [3, 3], group=2, strides=[2, 2]),
+    "depthwise 1-D": partial(conv, [7], 3, 3, [3], group=3, pads=[1, 1]),
+    "3-D": partial(conv, [3, 4, 4], 2, 2, [2, 3, 2], pads=[0, 1, 1, 1, 1, 0]),
+    "3-D, strides": partial(conv, [5, 4, 4], 2, 2, [2, 2, 3], strides=[2, 1, 2]),
+    "3-D, groups": partial(conv, [3, 3, 4], 4, 2, [2, 2, 2], group=2, dilations=[1, 1, 2]),
+    "3-D, depthwise": partial(conv, [3, 3, 4], 2, 2, [2, 2, 2], group=2),
+    "one sample": partial(conv, [4, 4], 2, 3, [3, 3], batch=1),
+    "one channel": partial(conv, [4, 4], 1, 3, [3, 3]),
+    "to one channel": partial(conv, [4, 4], 3, 1, [3, 3], pads=[1, 1, 1, 1]),
+}
+TRANSPOSED = {
+    "plain": partial(conv, [3, 4], 3, 2, [2, 2], op="ConvTranspose"),
+    "strides": partial(conv, [3, 4], 3, 2, [2, 2], op="ConvTranspose", strides=[2, 2]),
+    "output padding": partial(
+        conv,
+        [3, 4],
+        3,
+        2,
+        [3, 3],
+        op="ConvTranspose",
+        strides=[2, 3],
+        pads=[1, 1, 1, 1],
+        output_padding=[1, 2],
+    ),
+    "groups": partial(conv, [3, 3], 4, 4, [3, 2], op="ConvTranspose", group=2, strides=[2, 1]),
+    "dilations": partial(conv, [4], 2, 3, [3], op="ConvTranspose", dilations=[2], pads=[1, 2]),
+    "output shape": partial(
+        conv, [3, 3], 2, 3, [3, 3], op="ConvTranspose", strides=[2, 2], output_shape=[6, 6]
+    ),
+}
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+@pytest.mark.parametrize("case", list(CONVOLUTIONS))
+def test_convolutions(case, opset):
+    net, y, wanted = CONVOLUTIONS[case]()
+    check(net, y, wanted, opset=opset)
+
+
+@pytest.mark.parametrize("case", list(TRANSPOSED))
+def test_transposed_convolutions(case):
+    net, y, wanted = TRANSPOSED[case]()
+    check(net, y, wanted)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+@pytest.mark.parametrize(
+    "attributes", [{}, {"transB": 1}, {"alpha": 0.5, "beta": 2.0}, {"alpha": -2.0, "transB": 1}]
+)
+def test_gemm(attributes, opset):
+    net = Net({"x": (3, 5)})
+    shape = (4, 5) if attributes.get("transB") else (5, 4)
+    wanted = ["x", net.random(*shape), net.random(4)]
+    check(net, net.node("Gemm", *wanted, **attributes), wanted, opset=opset)
+
+
+@pytest.mark.parametrize("lead", [(3,), (2, 3), (2, 2, 3)])
+def test_matmul(lead):
+    net = Net({"x": (*lead, 5)})
+    wanted = ["x", net.random(5, 4)]
+    check(net, net.node("MatMul", *wanted), wanted)
+
+
+# Shapes of the operands; the first is fed, the second is fed or a constant.
+SHAPES = {
+    "equal": ((2, 3, 4, 4), (2, 3, 4, 4)),
+    "gate": ((2, 3, 4, 4), (2, 3, 1, 1)),
+    "gate first": ((2, 3, 1, 1), (2, 3, 4, 4)),
+    "map": ((2, 3, 4, 4), (2, 1, 4, 4)),
+    "both": ((2, 3, 1, 4), (2, 3, 4, 1)),
+}
+CONSTANTS = {"vector": (4,), "channels": (3, 1, 1), "one number": (), "lead": (1, 3, 1, 1)}
+
+
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Sum"])
+@pytest.mark.parametrize("case", list(SHAPES))
+def test_operators_with_two_inputs(op, case):
+    one, other = SHAPES[case]
+    net = Net({"x": one, "z": other})
+    wanted = ["x"] if op == "Div" else ["x", "z"]
+    check(net, net.node(op, "x", "z"), wanted)
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Sum"])
+@pytest.mark.parametrize("case", list(CONSTANTS))
+@pytest.mark.parametrize("first", [True, False])
+def test_operands_of_lower_rank(op, case, first, opset):
+    net = Net({"x": (2, 3, 4, 4)})
+    pair = [net.random(*CONSTANTS[case]), "x"]
+    check(net, net.node(op, *(pair if first else pair[::-1])), pair, opset=opset)
+
+
+def test_division_by_constants_of_lower_rank():
+    net = Net({"x": (2, 3, 4, 4)})
+    check(net, net.node("Div", "x", net.constant(np.array([[[0.5]], [[2.0]], [[-1.5]]]))), ["x"])
+
+
+def test_sum_of_three():
+    net = Net({"x": (2, 3, 4), "z": (2, 1, 4)})
+    wanted = ["x", "z", net.random(3, 1)]
+    check(net, net.node("Sum", *wanted), wanted)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
+def test_concat(axis, opset):
+    sizes = {"x": [2, 3, 4], "z": [2, 3, 4], "u": [2, 3, 4]}
+    sizes["z"][axis] += 1
+    sizes["u"][axis] = 1
+    net = Net(sizes)
+    wanted = ["u", "x", "z"]
+    y = net.node("Concat", *wanted, axis=axis)
+    check(net, y, wanted, opset=opset)
+
+
+def test_concat_of_one_tensor_twice():
+    net = Net({"x": (2, 3, 4)})
+    check(net, net.node("Concat", "x", "x", axis=1), ["x"])
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13, 17])
+@pytest.mark.parametrize("low", [-0.5, None])
+@pytest.mark.parametrize("high", [0.75, None])
+def test_clip(low, high, opset):
+    net = Net({"x": (2, 3, 4, 4)})
+    bounds = ["" if bound is None else net.constant(np.array(bound)) for bound in (low, high)]
+    while bounds and not bounds[-1]:
+        bounds.pop()
+    check(net, net.node("Clip", "x", *bounds), ["x"], opset=opset)
+
+
+ACTIVATIONS = {
+    "Relu": {},
+    "LeakyRelu": {},
+    "LeakyRelu, steep": {"alpha": 0.3},
+    "Sigmoid": {},
+    "Tanh": {},
+    "HardSigmoid": {},
+    "HardSigmoid, steep": {"alpha": 0.5, "beta": 0.25},
+    "HardSwish": {},
+    "Erf": {},
+    "Identity": {},
+    "Dropout": {},
+}
+
+
+@pytest.mark.parametrize("case", list(ACTIVATIONS))
+def test_activations(case):
+    op = case.split(",")[0]
+    net = Net({"x": (2, 3, 5, 5)})
+    scaled = net.node("Mul", "x", net.constant(np.array(2.0)))  # beyond all kinks
+    check(net, net.node(op, scaled, **ACTIVATIONS[case]), ["x"], tolerance=CURVED)
+    net = Net({"x": (2, 3, 5, 5)})
+    check(net, net.node(op, "x", **ACTIVATIONS[case]), ["x"], tolerance=CURVED)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+@pytest.mark.parametrize("sizes", [(), (5,), (3, 4), (2, 2, 3)])
+def test_batch_normalization(sizes, opset):
+    net = Net({"x": (4, 3, *sizes)})
+    check(net, net.norm("x", 3, epsilon=1e-2), ["x"], opset=opset)
+
+
+@pytest.mark.parametrize("sizes", [(5,), (3, 4), (2, 2, 3)])
+def test_global_average_pool(sizes):
+    net = Net({"x": (2, 3, *sizes)})
+    check(net, net.node("GlobalAveragePool", "x"), ["x"])
+
+
+def computed_target(net: Net) -> str:
+    """Reshape to sizes that are read off the tensor."""
+    whole = net.node("Shape", "x")
+    lead = net.node("Gather", whole, net.constant(np.array([0])), axis=0)
+    sizes = net.node("Concat", lead, net.constant(np.array([-1])), axis=0)
+    return net.node("Reshape", "x", sizes)
+
+
+def by_vector(op: str, axes: list[int], net: Net, opset: int) -> str:
+    if opset < 13:
+        return net.node(op, "x", axes=axes)
+    return net.node(op, "x", net.constant(np.array(axes)))
+
+
+MOVES: dict[str, tuple[tuple[int, ...], Callable]] = {
+    "flatten": ((2, 3, 4), lambda n, opset: n.node("Flatten", "x")),
+    "flatten at 2": ((2, 3, 4), lambda n, opset: n.node("Flatten", "x", axis=2)),
+    "reshape": (
+        (2, 3, 4),
+        lambda n, opset: n.node("Reshape", "x", n.constant(np.array([0, 2, -1]))),
+    ),
+    "reshape as computed": ((2, 3, 4), lambda n, opset: computed_target(n)),
+    "squeeze": ((2, 1, 3, 1), partial(by_vector, "Squeeze", [1, 3])),
+    "squeeze all": ((2, 1, 3, 1), lambda n, opset: n.node("Squeeze", "x")),
+    "unsqueeze": ((2, 3), partial(by_vector, "Unsqueeze", [0, 3])),
+    "transpose": ((2, 3, 4), lambda n, opset: n.node("Transpose", "x")),
+    "transpose by perm": (
+        (2, 3, 4, 5),
+        lambda n, opset: n.node("Transpose", "x", perm=[2, 0, 3, 1]),
+    ),
+}
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+@pytest.mark.parametrize("case", list(MOVES))
+def test_movements(case, opset):
+    shape, build = MOVES[case]
+    net = Net({"x": shape})
+    check(net, build(net, opset=opset), ["x"], opset=opset)
+
+
+def test_a_tensor_that_is_read_thrice():
+    net = Net({"x": (2, 3, 4, 4)})
+    weight = net.random(3, 3, 1, 1)
+    h = net.node("Conv", "x", weight)
+    gated = net.node("Mul", h, net.node("Sigmoid", h))
+    check(net, net.node("Add", gated, h), ["x", weight], tolerance=CURVED)
+
+
+def test_a_square():
+    net = Net({"x": (2, 3, 4)})
+    check(net, net.node("Mul", "x", "x"), ["x"], tolerance=CURVED)
+
+
+def test_a_weight_that_two_layers_share():
+    net = Net({"x": (2, 3, 4, 4)})
+    weight = net.random(3, 3, 3, 3, scale=0.2)
+    h = net.node("Conv", "x", weight, pads=[1] * 4)
+    check(net, net.node("Conv", h, weight, pads=[1] * 4), ["x", weight], tolerance=CURVED)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 21])
+def test_a_network(opset):
+    net = Net({"x": (2, 2, 5, 5)})
+    first = net.random(4, 2, 3, 3, scale=0.3)
+    h = net.node("Tanh", net.norm(net.node("Conv", "x", first, pads=[1] * 4), 4))
+    gate = net.node("GlobalAveragePool", h)
+    gate = net.node("Sigmoid", net.conv(gate, 4, 4, 1))
+    h = net.node("Concat", net.node("Mul", h, gate), h, axis=1)
+    flat = net.node("Flatten", net.node("GlobalAveragePool", h))
+    last = net.random(8, 3)
+    y = net.node("Gemm", flat, last)
+    check(net, y, [first, last], opset=opset, tolerance=CURVED)
+
+
+def test_every_rule_was_tried_at_every_place():
+    """Runs last in this file, after the others noted what they tried."""
+    if len(COVERED) < 20:
+        pytest.skip("the other tests of this file did not run")
+    for op, rule in RULES.items():
+        places = {0, 1} if rule.places is None else set(rule.places)
+        assert places <= {place for name, place in COVERED if name == op}, op
