@@ -55,10 +55,10 @@ def set_weight(model: Model, linear: Linear, weight: np.ndarray) -> None:
 
 def has_plain_bias(model: Model, linear: Linear) -> bool:
     """Whether a layer's bias is, or may become, one number per output."""
-    if linear.bias is None:
-        return True
+    if linear.beta == 0 or linear.bias is None:
+        return linear.beta != 0
     shape = model.constants()[linear.bias].shape
-    return linear.beta != 0 and len(shape) <= 2 and (len(shape) < 2 or shape[0] == 1)
+    return len(shape) <= 2 and (len(shape) < 2 or shape[0] == 1)
 
 
 def bias_behind(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
