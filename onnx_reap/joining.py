@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy as np
 from onnx_reap.analysis import Analysis
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.data import Calibration
+from onnx_reap.gradient.backward import OLDEST
 from onnx_reap.graph.kept import kept_positions
-from onnx_reap.graph.model import Model
+from onnx_reap.graph.model import Model, captured_tensors
 from onnx_reap.graph.records import Linear
 from onnx_reap.graph.weights import has_plain_bias
 from onnx_reap.joint.walk import Course, Stretched, refit_together
@@ -35,8 +37,10 @@ def join(
     progress: Progress,
     *,
     macs: int,
-) -> list[Stretched]:
-    """Refit the blocks of a cut model in place.
+) -> tuple[list[Stretched], list[str]]:
+    """Refit the blocks of a cut model in place; return what was fitted, and a note if nothing was.
+
+    The note is for those who asked for it.
 
     Parameters
     ----------
@@ -45,26 +49,42 @@ def join(
     """
     parts = teachers_and_judges(calibration, settings.seed)
     passes = _passes(settings, macs, 0 if parts is None else len(parts[0]))
-    if parts is None or not passes:
-        return []
+    if not passes:
+        return [], []
+    if parts is None or len(parts[0]) < (analysis.fixed_batch or 1):
+        return [], _because(settings, f"{len(calibration)} samples are too few to teach and judge")
+    if pruned.opset < OLDEST:
+        why = f"it takes operator set {OLDEST} or newer, and the model's is {pruned.opset}"
+        return [], _because(settings, why)
     kept = kept_positions(analysis.flow, removed)
-    layers = _layers(analysis, pruned, kept)
+    left = {pruned.keys[id(node)] for node in pruned.nodes}
+    linears = [as_cut(linear, kept) for linear in analysis.flow.linears if linear.node in left]
+    layers = _movable(pruned, linears)
+    if not layers:
+        return [], _because(settings, "it takes layers in float32 only, with weights of their own")
     names = [name for layer in layers for name in (layer.x, layer.y)]
-    widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
-    batch = batch_size(analysis.probe, [widest] * 4 if widest else [], analysis.fixed_batch)
+    widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]))
+    batch = batch_size(analysis.probe, [widest] * 4, analysis.fixed_batch)
     course = Course(
+        linears=linears,
         kept=kept,
         probe=analysis.probe,
         calibration=parts[0].followed_by(parts[1]),
         learn=len(parts[0]),
-        batch=batch if analysis.fixed_batch else min(batch, BATCH),
+        batch=batch if analysis.fixed_batch else min(batch, BATCH, len(parts[0])),
         pad=analysis.fixed_batch is not None,
         providers=analysis.providers,
         passes=passes,
         seed=settings.seed,
     )
     with progress.stage("Refitting blocks", len(pruned.nodes)) as step:
-        return refit_together(analysis.model, pruned, layers, course, step)
+        blocks = refit_together(analysis.model, pruned, layers, course, step)
+    why = "no gradient gets from behind a block to its layers"
+    return blocks, [] if blocks else _because(settings, why)
+
+
+def _because(settings: Settings, why: str) -> list[str]:
+    return [f"--joint-refit changed nothing: {why}"] if settings.joint_refit else []
 
 
 def _passes(settings: Settings, macs: int, samples: int) -> int:
@@ -74,22 +94,17 @@ def _passes(settings: Settings, macs: int, samples: int) -> int:
     return PASSES if PASSES * macs * samples <= ARITHMETIC else 0
 
 
-def _layers(
-    analysis: Analysis, pruned: Model, kept: Mapping[str, tuple[int, np.ndarray]]
-) -> list[Linear]:
-    """List the layers that may move, as they are now."""
-    users: dict[str, int] = {}
-    left = {pruned.keys[id(node)]: node for node in pruned.nodes}
-    for node in pruned.nodes:
-        for tensor in node.inputs:
-            users[tensor.name] = users.get(tensor.name, 0) + 1
+def _movable(pruned: Model, linears: Sequence[Linear]) -> list[Linear]:
+    """List the layers that may move."""
+    users = Counter(tensor.name for node in pruned.nodes for tensor in node.inputs)
+    users.update(captured_tensors(pruned.nodes).keys())
+    users.update(tensor.name for tensor in pruned.graph.outputs)
     layers = []
-    for linear in (each for each in analysis.flow.linears if each.node in left):
-        node = left[linear.node]
-        weight, *bias = [tensor for tensor in node.inputs[1:3] if tensor.name]
+    for linear in linears:
+        weight, *bias = [t for t in pruned.node(linear.node).inputs[1:3] if t.name]
+        now = replace(linear, bias=bias[0].name if bias else None)
         alone = all(users[tensor.name] == 1 for tensor in (weight, *bias))
-        small = weight.values.size <= LARGEST
-        if alone and small and linear.op != "ConvTranspose" and has_plain_bias(pruned, linear):
-            now = as_cut(linear, kept)
-            layers.append(replace(now, bias=bias[0].name if bias else None))
+        fits = weight.values.dtype == np.float32 and weight.values.size <= LARGEST
+        if alone and fits and now.op != "ConvTranspose" and has_plain_bias(pruned, now):
+            layers.append(now)
     return layers

@@ -58,6 +58,8 @@ def make(work: Work, choice: Choice) -> Made:
     with work.clock("cut"):
         pruned, notes = cut_and_compare(work.analysis, choice.removed, work.samples.every)
     refits: dict[str, Fitted] = {}
+    blocks: list[Stretched] = []
+    macs = macs_left(work.analysis, pruned, choice.widths)
     if work.settings.refit and work.samples.fit is not None and choice.removed:
         with work.clock("refit"):
             refits, unfitted = repair(
@@ -70,11 +72,8 @@ def make(work: Work, choice: Choice) -> Made:
                 work.progress,
             )
             notes += unfitted
-    macs = macs_left(work.analysis, pruned, choice.widths)
-    blocks: list[Stretched] = []
-    if refits and work.samples.fit is not None:
         with work.clock("joint refit"):
-            blocks = join(
+            blocks, unjoined = join(
                 work.analysis,
                 pruned,
                 choice.removed,
@@ -83,6 +82,9 @@ def make(work: Work, choice: Choice) -> Made:
                 work.progress,
                 macs=macs,
             )
+            notes += unjoined
+    elif work.settings.joint_refit:
+        notes.append("--joint-refit changed nothing: no channel was removed")
     out = finish(pruned, work.settings)
     return Made(choice, out, macs, count_parameters(out), refits, tuple(blocks), tuple(notes))
 

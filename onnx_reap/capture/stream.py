@@ -54,14 +54,19 @@ class Store:
             ) from error
         self._batches.append(path)
 
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        batch = self._batches[index]
+        if isinstance(batch, dict):
+            return batch
+        with np.load(batch) as arrays:
+            names = arrays["arr_0"].tolist()
+            return {name: arrays[f"arr_{i + 1}"] for i, name in enumerate(names)}
+
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        for batch in self._batches:
-            if isinstance(batch, dict):
-                yield batch
-            else:
-                with np.load(batch) as arrays:
-                    names = arrays["arr_0"].tolist()
-                    yield {name: arrays[f"arr_{i + 1}"] for i, name in enumerate(names)}
+        return map(self.__getitem__, range(len(self)))
 
     def close(self) -> None:
         """Free what is kept."""
@@ -149,6 +154,12 @@ class Stream:
         active = session(part, self._providers)
         fed = [i.name for i in active.get_inputs()]  # initializers may be listed, but aren't fed
         return lambda held: run(active, wanted, {name: held[name] for name in fed})
+
+    @property
+    def store(self) -> Store:
+        """What is held at the frontier, once it was moved."""
+        assert self._store is not None
+        return self._store
 
     def held(self) -> Iterator[dict[str, np.ndarray]]:
         """Yield what is held at the frontier, batch by batch."""

@@ -55,8 +55,10 @@ class Descent:
             mean, square = self._mean[name], self._square[name]
             mean += (1 - FIRST) * (gradient - mean)
             square += (1 - SECOND) * (gradient * gradient - square)
-            size = np.sqrt(square / (1 - SECOND**self._done)) + np.finfo(np.float32).tiny
-            move = mean / (1 - FIRST**self._done) / size
+            size = np.sqrt(square / (1 - SECOND**self._done))
+            # Squares of gradients below 1e-23 vanish: what hardly matters stays.
+            move = np.divide(mean, size, out=np.zeros_like(mean), where=size > 0)
+            move /= 1 - FIRST**self._done
             self.values[name] -= np.float32(speed * self._scales[name]) * move
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -18,22 +19,30 @@ EXACT = 1e-9  # errors below this, relative to the variance, are rounding
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the judges choose
 
 
+class Batches(Protocol):
+    """Arrays by batch, in memory or not."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Arrays: ...
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What a stretch is to learn.
 
     Attributes
     ----------
-    given, wanted : sequences of mappings of str to array
-        By batch what the stretch receives, and what it is to make of it.
+    given, wanted : Batches
+        What the stretch receives, and what it is to make of it.
     teaching : int
-        So many batches come first and teach; the others judge.
+        So many batches come first and teach; the others, one at least, judge.
     passes : int
         Over the batches that teach.
     """
 
-    given: Sequence[Arrays]
-    wanted: Sequence[Arrays]
+    given: Batches
+    wanted: Batches
     teaching: int
     passes: int
 
@@ -94,15 +103,13 @@ class Training:
         return descent.values
 
     def _error(self, values: Arrays) -> float:
-        """Return the error on the batches that judge, or on those that teach if none do."""
-        batches = range(len(self._lesson.given))
-        judging = batches[self._lesson.teaching :] or batches
+        """Return the error on the batches that judge."""
+        judging = range(self._lesson.teaching, len(self._lesson.given))
         return float(np.mean([self._run(values, index)[self._trainer.error] for index in judging]))
 
     def _run(self, values: Arrays, index: int) -> dict[str, np.ndarray]:
-        targets = {
-            self._trainer.targets[name]: array for name, array in self._lesson.wanted[index].items()
-        }
+        wanted = self._lesson.wanted[index]
+        targets = {fed: wanted[name] for name, fed in self._trainer.targets.items()}
         fed = {**self._lesson.given[index], **targets, **self._fixed, **values}
         outputs = [self._trainer.error, *self._trainer.gradients.values()]
         return run(self._session, outputs, {n: x for n, x in fed.items() if n in self._inputs})

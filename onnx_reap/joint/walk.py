@@ -16,17 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnx_reap.capture.frontier import Frontier
-from onnx_reap.capture.stream import Move, Stream
+from onnx_reap.capture.stream import Move, Store, Stream
 from onnx_reap.data import Calibration
 from onnx_reap.gradient.backward import Facts, reached, with_gradients
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Linear
-from onnx_reap.graph.weights import layer_weights, set_layer
 from onnx_reap.joint.stretches import Stretch, stretches
-from onnx_reap.joint.training import Lesson, Training
+from onnx_reap.joint.training import Batches, Lesson, Training
 from onnx_reap.runtime import run, session
 
 Batch = Mapping[str, np.ndarray]
@@ -38,16 +38,19 @@ class Course:
 
     Attributes
     ----------
+    linears : sequence of Linear
+        All layers, as they are after the cut: gradients pass through them.
     kept : mapping of str to (int, array)
         Axis and positions that stay, for tensors that were cut.
     learn : int
-        So many samples come first and teach; the others judge.
+        So many samples come first and may teach, as many of them as fill batches; the others judge.
     batch : int
-        Samples per step; `pad` where the model insists on it.
+        Samples per step, at most `learn`; `pad` where the model insists on it.
     passes : int
         Over the samples that teach.
     """
 
+    linears: Sequence[Linear]
     kept: Mapping[str, tuple[int, np.ndarray]]
     probe: Probe
     calibration: Calibration
@@ -91,31 +94,55 @@ def refit_together(
     original : Model
         With constants folded as in `pruned`, so that tensors have the same names.
     layers : sequence of Linear
-        As they are after the cut, those that may change; their constants are their own.
+        Those of `course.linears` that may change; their constants are their own.
     on_node : callable
         Told how many nodes are done.
     """
-    for layer in layers:
-        _give_bias(pruned, layer)
     frontier = Frontier(pruned, course.probe, len(course.calibration))
+    start = frontier.at(0)
+    if start is None:
+        return []
+    given_biases = [_give_bias(pruned, layer) for layer in layers if layer.op != "MatMul"]
     place = {pruned.keys[id(node)]: i for i, node in enumerate(pruned.nodes)}
     places = sorted(place[layer.node] for layer in layers)
-    facts = Facts(_shapes(pruned, course.probe), {layer.y: layer for layer in layers})
+    facts = _facts(pruned, course)
     done = []
     with _stream(course) as before, _stream(course) as after:
+        before.advance(original, _with_branches(original, pruned, Stretch(0, 0, start), course))
+        after.advance(pruned, start)
         for stretch in list(stretches(frontier, places, len(place))):
             nodes = range(stretch.first, stretch.end)
             inside = [layer for layer in layers if place[layer.node] in nodes]
             before.advance(original, _with_branches(original, pruned, stretch, course))
-            wanted = [
-                _as_cut({name: batch[name] for name in stretch.after.tensors}, course)
-                for batch in before.held()
-            ]
-            found = _fit(pruned, inside, list(after.held()), wanted, facts, course)
+            wanted = _AsCut(before.store, stretch.after.tensors, course.kept)
+            found = _fit(pruned, inside, after.store, wanted, facts, course)
             done += [] if found is None else [found]
             after.advance(pruned, stretch.after)
             on_node(len(nodes))
+    for bias in given_biases:
+        bias.take_back_unless_used()
     return done
+
+
+class _AsCut:
+    """Batches of the original's activations, without the channels that went."""
+
+    def __init__(
+        self, store: Store, names: Sequence[str], kept: Mapping[str, tuple[int, np.ndarray]]
+    ) -> None:
+        self._store, self._names, self._kept = store, names, kept
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        kept, batch = self._kept, self._store[index]
+        return {
+            name: np.take(batch[name], kept[name][1], kept[name][0])
+            if name in kept
+            else batch[name]
+            for name in self._names
+        }
 
 
 def _stream(course: Course) -> Stream:
@@ -132,75 +159,90 @@ def _with_branches(original: Model, pruned: Model, stretch: Stretch, course: Cou
     return Move(list(tensors), max(stretch.after.size, whole.size if whole else 0))
 
 
-def _give_bias(pruned: Model, layer: Linear) -> None:
-    """Give a layer a bias if it has none; what is added behind a MatMul stays as it is."""
-    if layer.op != "MatMul" and layer.bias is None:
-        weight, bias = layer_weights(pruned, layer)
-        set_layer(pruned, layer, weight, np.broadcast_to(bias, weight.shape[layer.weight_out]))
+@dataclass(frozen=True)
+class _Bias:
+    """A bias that a layer was given, and the inputs that it had."""
+
+    node: gs.Node
+    before: list[gs.Tensor]
+    start: np.ndarray
+
+    def take_back_unless_used(self) -> None:
+        """Give the layer its old inputs where the bias did not move."""
+        if np.array_equal(self.node.inputs[2].values, self.start):
+            self.node.inputs = self.before
 
 
-def _as_cut(batch: Batch, course: Course) -> dict[str, np.ndarray]:
-    """Take the channels that are left."""
-    return {
-        name: np.take(x, course.kept[name][1], course.kept[name][0]) if name in course.kept else x
-        for name, x in batch.items()
-    }
+def _give_bias(pruned: Model, layer: Linear) -> _Bias:
+    """Give a layer one number per output to add; what is added behind a MatMul stays as it is."""
+    node = pruned.node(layer.node)
+    before, weight = list(node.inputs), node.inputs[1].values
+    old = np.zeros(1) if layer.bias is None else node.inputs[2].values.ravel()
+    start = np.array(np.broadcast_to(old, weight.shape[layer.weight_out]), weight.dtype)
+    bias = gs.Constant(pruned.unused(f"{layer.y}_bias"), start)
+    node.inputs = [*before[:2], bias]
+    return _Bias(node, before, start)
 
 
-def _shapes(pruned: Model, probe: Probe) -> dict[str, tuple[int, ...]]:
-    """Return known shapes, with those in front of biases that a refit added behind MatMuls."""
-    shapes = dict(probe.shapes)
-    for node in pruned.nodes:
-        raw = node.outputs[0].name
-        if node.op == "MatMul" and raw not in shapes and node.outputs[0].outputs:
-            shapes[raw] = shapes[node.outputs[0].outputs[0].outputs[0].name]
-    return shapes
+def _facts(pruned: Model, course: Course) -> Facts:
+    """Tell shapes, also those in front of biases that a refit added behind MatMuls, and layers."""
+    shapes, layers = dict(course.probe.shapes), {}
+    for layer in course.linears:
+        result = pruned.node(layer.node).outputs[0].name
+        shapes[result] = shapes[layer.y]
+        layers[result] = layer
+    return Facts(shapes, layers)
 
 
 def _fit(
     pruned: Model,
     layers: Sequence[Linear],
-    given: Sequence[Batch],
-    wanted: Sequence[Batch],
+    given: Batches,
+    wanted: Batches,
     facts: Facts,
     course: Course,
 ) -> Stretched | None:
     """Refit the layers of one stretch; None if nothing there can move or has to."""
-    goals = [
-        name for name, x in wanted[0].items() if name not in given[0] and x.dtype == np.float32
-    ]
+    first = given[0]
+    floats = [name for name, x in wanted[0].items() if x.dtype == np.float32]
+    goals = _weights(wanted, [name for name in floats if name not in first])
     constants = {t.name: t for layer in layers for t in pruned.node(layer.node).inputs[1:3]}
     values = {name: constant.values for name, constant in constants.items()}
     if not goals or not values:
         return None
-    fed = {name: array.dtype for name, array in {**given[0], **values}.items()}
-    part = pruned.part(fed, goals)
+    fed = {name: array.dtype for name, array in {**first, **values}.items()}
+    part = pruned.part(fed, list(goals))
     free = sorted(reached(part, facts, [n for n, x in values.items() if x.dtype == np.float32]))
     if not free:
         return None
-    goals_only = [{name: batch[name] for name in goals} for batch in wanted]
-    trainer = with_gradients(part, facts, _weights(goals_only), free)
-    teaching = -(-course.learn // course.batch)
-    lesson = Lesson(given, goals_only, teaching, course.passes)
+    trainer = with_gradients(part, facts, goals, free)
+    lesson = Lesson(given, wanted, course.learn // course.batch, course.passes)
     fixed = {name: array for name, array in values.items() if name not in free}
     training = Training(trainer, fixed, lesson, course.providers)
     start = {name: values[name] for name in free}
     nodes = tuple(layer.node for layer in layers if pruned.node(layer.node).inputs[1].name in free)
-    scales = _scales(pruned, layers, given[0], course)
+    scales = _scales(pruned, layers, first, course)
     found, before, after = training.improve(start, scales, np.random.default_rng(course.seed))
     for name in free:
         constants[name].values = found[name]
     return Stretched(nodes, before, after)
 
 
-def _weights(wanted: Sequence[Batch]) -> dict[str, float]:
-    """Weight squared errors so that a batch's mean is relative to the variance."""
-    weights = {}
-    for name in wanted[0]:
-        entries = [batch[name] for batch in wanted]
-        variance = float(np.mean([np.var(x, dtype=np.float64) for x in entries]))
-        weights[name] = 1 / (max(variance, np.finfo(np.float32).tiny) * entries[0].size)
-    return weights
+def _weights(wanted: Batches, names: Sequence[str]) -> dict[str, float]:
+    """Weight squared errors so that a batch's mean is relative to the variance, where it varies."""
+    variances: dict[str, list[float]] = {name: [] for name in names}
+    sizes = {name: wanted[0][name].size for name in names}
+    with np.errstate(invalid="ignore"):  # activations may be infinite
+        for index in range(len(wanted)):
+            batch = wanted[index]
+            for name in names:
+                variances[name].append(float(np.var(batch[name], dtype=np.float64)))
+        means = {name: float(np.mean(each)) for name, each in variances.items()}
+    return {
+        name: 1 / (variance * sizes[name])
+        for name, variance in means.items()
+        if np.finfo(np.float32).tiny < variance < np.inf
+    }
 
 
 def _scales(
