@@ -18,6 +18,7 @@ from onnx_reap.graph.records import Linear
 from onnx_reap.graph.weights import has_plain_bias
 from onnx_reap.joint.walk import Course, Stretched, refit_together
 from onnx_reap.progress import Progress
+from onnx_reap.refit.order import affected_tensors
 from onnx_reap.repair import as_cut
 from onnx_reap.samples import teachers_and_judges
 from onnx_reap.settings import Settings
@@ -57,6 +58,7 @@ def join(
         why = f"it takes operator set {OLDEST} or newer, and the model's is {pruned.opset}"
         return [], _because(settings, why)
     kept = kept_positions(analysis.flow, removed)
+    affected = affected_tensors(pruned, kept.keys())
     left = {pruned.keys[id(node)] for node in pruned.nodes}
     linears = [as_cut(linear, kept) for linear in analysis.flow.linears if linear.node in left]
     layers = _movable(pruned, linears)
@@ -67,6 +69,7 @@ def join(
     batch = batch_size(analysis.probe, [widest] * 4, analysis.fixed_batch)
     course = Course(
         linears=linears,
+        biased={layer.node for layer in layers if layer.x in affected},
         kept=kept,
         probe=analysis.probe,
         calibration=parts[0].followed_by(parts[1]),

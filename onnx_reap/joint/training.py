@@ -84,11 +84,13 @@ class Training:
         best, before = start, self._error(start)
         if before < EXACT:
             return best, before, before
-        end, after = self._descend(start, scales, rng), before
-        for share in map(np.float32, SHARES):
-            between = {name: x + share * (end[name] - x) for name, x in start.items()}
-            if (error := self._error(between)) < after:
-                best, after = between, error
+        after = before
+        with np.errstate(over="ignore", invalid="ignore"):  # no judge takes what is not finite
+            end = self._descend(start, scales, rng)
+            for share in map(np.float32, SHARES):
+                between = {name: x + share * (end[name] - x) for name, x in start.items()}
+                if (error := self._error(between)) < after:
+                    best, after = between, error
         return best, before, after
 
     def _descend(

@@ -12,7 +12,7 @@ Y. Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,8 @@ class Course:
     ----------
     linears : sequence of Linear
         All layers, as they are after the cut: gradients pass through them.
+    biased : collection of str
+        Nodes that may get a bias if they have none: the target counted it.
     kept : mapping of str to (int, array)
         Axis and positions that stay, for tensors that were cut.
     learn : int
@@ -51,6 +53,7 @@ class Course:
     """
 
     linears: Sequence[Linear]
+    biased: Collection[str]
     kept: Mapping[str, tuple[int, np.ndarray]]
     probe: Probe
     calibration: Calibration
@@ -102,7 +105,8 @@ def refit_together(
     start = frontier.at(0)
     if start is None:
         return []
-    given_biases = [_give_bias(pruned, layer) for layer in layers if layer.op != "MatMul"]
+    bare = [layer for layer in layers if layer.bias is None and layer.node in course.biased]
+    given_biases = [_give_bias(pruned, layer) for layer in bare if layer.op != "MatMul"]
     place = {pruned.keys[id(node)]: i for i, node in enumerate(pruned.nodes)}
     places = sorted(place[layer.node] for layer in layers)
     facts = _facts(pruned, course)
@@ -165,23 +169,26 @@ class _Bias:
 
     node: gs.Node
     before: list[gs.Tensor]
-    start: np.ndarray
 
     def take_back_unless_used(self) -> None:
         """Give the layer its old inputs where the bias did not move."""
-        if np.array_equal(self.node.inputs[2].values, self.start):
+        if not self.node.inputs[2].values.any():
             self.node.inputs = self.before
 
 
 def _give_bias(pruned: Model, layer: Linear) -> _Bias:
-    """Give a layer one number per output to add; what is added behind a MatMul stays as it is."""
     node = pruned.node(layer.node)
     before, weight = list(node.inputs), node.inputs[1].values
-    old = np.zeros(1) if layer.bias is None else node.inputs[2].values.ravel()
-    start = np.array(np.broadcast_to(old, weight.shape[layer.weight_out]), weight.dtype)
-    bias = gs.Constant(pruned.unused(f"{layer.y}_bias"), start)
-    node.inputs = [*before[:2], bias]
-    return _Bias(node, before, start)
+    zeros = np.zeros(weight.shape[layer.weight_out], weight.dtype)
+    node.inputs = [*before[:2], gs.Constant(pruned.unused(f"{layer.y}_bias"), zeros)]
+    return _Bias(node, before)
+
+
+def _parameters(pruned: Model, layer: Linear) -> list[gs.Constant]:
+    """List a layer's weight, and its bias if it has one number per output."""
+    weight, *bias = pruned.node(layer.node).inputs[1:3]
+    outputs = weight.shape[layer.weight_out]
+    return [weight, *(b for b in bias if b.name and tuple(b.shape[-1:]) == (outputs,))]
 
 
 def _facts(pruned: Model, course: Course) -> Facts:
@@ -206,7 +213,7 @@ def _fit(
     first = given[0]
     floats = [name for name, x in wanted[0].items() if x.dtype == np.float32]
     goals = _weights(wanted, [name for name in floats if name not in first])
-    constants = {t.name: t for layer in layers for t in pruned.node(layer.node).inputs[1:3]}
+    constants = {t.name: t for layer in layers for t in _parameters(pruned, layer)}
     values = {name: constant.values for name, constant in constants.items()}
     if not goals or not values:
         return None
@@ -256,7 +263,7 @@ def _scales(
     results = run(active, outputs, {name: given[name] for name in fed})
     scales = {}
     for layer, output in zip(layers, outputs, strict=True):
-        weight, *bias = pruned.node(layer.node).inputs[1:3]
+        weight, *bias = _parameters(pruned, layer)
         scales[weight.name] = _size(weight.values)
         scales |= {constant.name: _size(results[output]) for constant in bias}
     return scales
