@@ -41,12 +41,26 @@ def stretches(frontier: Frontier, layers: Sequence[int], end: int) -> Iterator[S
     first = 0
     while first < end:
         ahead = [place for place in layers if place >= first]
-        ends = [*ahead[FEWEST:], end]
-        moves = [(spot, frontier.at(spot)) for spot in ends]
-        known = [(spot, move) for spot, move in moves if move is not None]
-        near = [pair for pair in known if pair[0] in ends[: MOST - FEWEST + 1]] or known[:1]
+        # Behind so many layers: up to the next one, or to the end.
+        gaps = [*zip(ahead[FEWEST - 1 :], [*ahead[FEWEST:], end], strict=False)] or [
+            (ahead[-1] if ahead else end - 1, end)
+        ]
+        known = [pair for gap in gaps if (pair := _widest(frontier, *gap)) is not None]
+        near = [pair for pair in known if pair[0] <= gaps[: MOST - FEWEST + 1][-1][1]] or known[:1]
         if not near:
             return
         spot, move = min(near, key=lambda pair: len(pair[1].tensors))
         yield Stretch(first, spot, move)
         first = spot
+
+
+def _widest(frontier: Frontier, layer: int, end: int) -> tuple[int, Move] | None:
+    """Return the last place behind a layer where few tensors are alive, but not shrunk by pooling.
+
+    The fewer entries a target has, the fewer equations there are for the weights.
+    """
+    moves = [(spot, frontier.at(spot)) for spot in range(layer + 1, end + 1)]
+    known = [(spot, move) for spot, move in moves if move is not None]
+    return min(
+        known, key=lambda pair: (len(pair[1].tensors), -pair[1].size, -pair[0]), default=None
+    )
