@@ -16,14 +16,13 @@ from onnx_reap.graph.kept import kept_positions
 from onnx_reap.graph.model import Model, captured_tensors
 from onnx_reap.graph.records import Linear
 from onnx_reap.graph.weights import has_plain_bias
-from onnx_reap.joint.walk import Course, Stretched, refit_together
+from onnx_reap.joint.walk import STEP, Course, Stretched, refit_together
 from onnx_reap.progress import Progress
 from onnx_reap.refit.order import affected_tensors
 from onnx_reap.repair import as_cut
 from onnx_reap.samples import teachers_and_judges
 from onnx_reap.settings import Settings
 
-BATCH = 32  # samples a step
 PASSES = 10  # unless the user says how many,
 ARITHMETIC = 3e11  # or forward passes take more multiply-accumulates than these
 LARGEST = 2**23  # weights of a layer; wider ones stay as they were refitted
@@ -74,7 +73,7 @@ def join(
         probe=analysis.probe,
         calibration=parts[0].followed_by(parts[1]),
         learn=len(parts[0]),
-        batch=batch if analysis.fixed_batch else min(batch, BATCH, len(parts[0])),
+        batch=batch if analysis.fixed_batch else min(batch, STEP, len(parts[0])),
         pad=analysis.fixed_batch is not None,
         providers=analysis.providers,
         passes=passes,

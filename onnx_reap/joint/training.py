@@ -39,12 +39,15 @@ class Lesson:
         So many batches come first and teach; the others, one at least, judge.
     passes : int
         Over the batches that teach.
+    together : int
+        Batches whose mean gradient makes a step.
     """
 
     given: Batches
     wanted: Batches
     teaching: int
     passes: int
+    together: int = 1
 
 
 class Training:
@@ -97,11 +100,16 @@ class Training:
         self, start: Arrays, scales: Mapping[str, float], rng: np.random.Generator
     ) -> Arrays:
         lesson = self._lesson
-        descent = Descent(start, scales, lesson.passes * lesson.teaching, SPEED)
+        steps = -(-lesson.teaching // lesson.together)
+        descent = Descent(start, scales, lesson.passes * steps, SPEED)
         for _ in range(lesson.passes):
-            for index in rng.permutation(lesson.teaching).tolist():
-                found = self._run(descent.values, index)
-                descent.step({n: found[g] for n, g in self._trainer.gradients.items()})
+            for batches in np.array_split(rng.permutation(lesson.teaching), steps):
+                found = [self._run(descent.values, index) for index in batches.tolist()]
+                totals = {
+                    name: np.sum([outputs[gradient] for outputs in found], axis=0)
+                    for name, gradient in self._trainer.gradients.items()
+                }
+                descent.step(totals)  # of which only the direction counts
         return descent.values
 
     def _error(self, values: Arrays) -> float:

@@ -31,6 +31,8 @@ from onnx_reap.runtime import run, session
 
 Batch = Mapping[str, np.ndarray]
 
+STEP = 32  # samples a step
+
 
 @dataclass(frozen=True)
 class Course:
@@ -47,7 +49,7 @@ class Course:
     learn : int
         So many samples come first and may teach, as many of them as fill batches; the others judge.
     batch : int
-        Samples per step, at most `learn`; `pad` where the model insists on it.
+        Samples per run, at most `learn`; `pad` where the model insists on it.
     passes : int
         Over the samples that teach.
     """
@@ -223,7 +225,8 @@ def _fit(
     if not free:
         return None
     trainer = with_gradients(part, facts, goals, free)
-    lesson = Lesson(given, wanted, course.learn // course.batch, course.passes)
+    teaching, together = course.learn // course.batch, max(STEP // course.batch, 1)
+    lesson = Lesson(given, wanted, teaching, course.passes, together)
     fixed = {name: array for name, array in values.items() if name not in free}
     training = Training(trainer, fixed, lesson, course.providers)
     start = {name: values[name] for name in free}

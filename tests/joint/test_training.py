@@ -38,11 +38,11 @@ class Stretch:
     def outputs(self, weights=None) -> list[np.ndarray]:
         return [run(self.part, {**batch, **(weights or self.start)})[0] for batch in self.given]
 
-    def improve(self, wanted, *, teaching=4, passes=15):
+    def improve(self, wanted, *, teaching=4, passes=15, together=1):
         size = wanted[0].size
         trainer = with_gradients(self.part, self.facts, {self.y: 1 / size}, list(self.start))
         targets = [{self.y: y.astype(np.float32), "nobody's": y} for y in wanted]
-        lesson = Lesson(self.given, targets, teaching, passes)
+        lesson = Lesson(self.given, targets, teaching, passes, together)
         training = Training(trainer, {}, lesson, CPU)
         found, before, after = training.improve(self.start, self.scales, np.random.default_rng(0))
         judges = slice(teaching, None)
@@ -70,6 +70,20 @@ def test_weights_that_moved_are_found_again():
     found, before, after = stretch.improve(stretch.outputs(moved))
     assert after < 0.1 * before
     assert not unchanged(stretch, found)
+
+
+def test_batches_whose_gradients_are_added_are_as_good_as_one():
+    stretch, halves = Stretch(), Stretch()
+    halves.given = [{"x": x} for b in stretch.given for x in (b["x"][:4], b["x"][4:])]
+    rng = np.random.default_rng(5)
+    moved = {
+        name: (x + 0.3 * x.std() * rng.standard_normal(x.shape)).astype(np.float32)
+        for name, x in stretch.start.items()
+    }
+    whole, _, _ = stretch.improve(stretch.outputs(moved), teaching=2, passes=4, together=2)
+    parts, _, _ = halves.improve(halves.outputs(moved), teaching=4, passes=4, together=4)
+    for name, x in whole.items():  # float32 sums in another order, through 4 steps
+        np.testing.assert_allclose(parts[name], x, rtol=0, atol=1e-3 * np.abs(x).max())
 
 
 def test_what_fits_already_stays():
