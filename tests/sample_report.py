@@ -1,6 +1,7 @@
 """A report that looks like a real one."""
 
 from onnx_reap.report.records import (
+    BlockRefit,
     Figures,
     FrozenResult,
     GroupResult,
@@ -32,6 +33,7 @@ def sample_report(**changes) -> Report:
             FrozenResult("/attention/MatMul_1", 32, "Foo is not in the rule table", "/foo_2"),
         ),
         "refits": (LayerRefit("c2", 0.01, 0.3, 0.1),),
+        "blocks": (BlockRefit(("c1", "c2"), 0.2, 0.1), BlockRefit(("c3",), 0.05, 0.05)),
         "seconds": {"capture": 1.5},
         "notes": ("5 samples are few",),
     }

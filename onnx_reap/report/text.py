@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_reap.report.records import Figures, FrozenResult, Loss, Quality, Report
+from onnx_reap.report.records import BlockRefit, Figures, FrozenResult, Loss, Quality, Report
 
 # A held-out error this many times the fitted one means that weights fit the samples, not the task.
 WIDE_GAP = 2.0
@@ -150,9 +150,24 @@ def _remarks(report: Report) -> Iterator[str]:
         yield _bounded(report.loss)
     if measured:
         yield "Output error: squared error over the variance of the original output."
+    if report.blocks:
+        yield _together(report.blocks)
     gap = _gap(report)
     if gap >= WIDE_GAP:
         yield f"Held-out error is {gap:.1f} times the fitted one, a wide gap: bring more data."
+
+
+def _together(blocks: Sequence[BlockRefit]) -> str:
+    better = [block for block in blocks if block.error_after < block.error_before]
+    count = f"Refitted together: the layers of {len(better)} of {len(blocks)} blocks"
+    if not better:
+        return f"{count}; where they were refitted alone is as near as they get."
+    before, after = (
+        sum(getattr(block, f"error_{when}") for block in better) / len(better)
+        for when in ("before", "after")
+    )
+    where = "on samples that did not teach"
+    return f"{count}; mean error behind these {before:.2g} -> {after:.2g} {where}."
 
 
 def _bounded(loss: Loss) -> str:

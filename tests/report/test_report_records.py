@@ -30,6 +30,6 @@ def test_every_field_is_documented():
     page = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
     values = sample_report().to_dict()
     nested = [values[key] for key in ("before", "fitted")]
-    nested += [values[key][0] for key in ("groups", "frozen", "refits")]
+    nested += [values[key][0] for key in ("groups", "frozen", "refits", "blocks")]
     names = {"schema", *Report.__dataclass_fields__} | {name for part in nested for name in part}
     assert sorted(name for name in names if f"`{name}`" not in page) == []

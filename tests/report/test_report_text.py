@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from sample_report import sample_report
 
-from onnx_reap.report.records import FrozenResult, GroupResult, Quality
+from onnx_reap.report.records import BlockRefit, FrozenResult, GroupResult, Quality
 from onnx_reap.report.text import print_report, quantity
 
 
@@ -97,3 +97,14 @@ def test_long_names_stay_whole_and_lines_fit_80_columns():
 )
 def test_quantities_have_three_digits(value: float, text: str):
     assert quantity(value) == text
+
+
+def test_one_line_tells_what_came_of_blocks():
+    def line(text: str) -> str:
+        joined = " ".join(text.split())
+        return joined[joined.index("Refitted together") :].split(". ")[0]
+
+    assert "1 of 2 blocks; mean error behind these 0.2 -> 0.1 on samples" in line(rendered())
+    none = (BlockRefit(("a",), 0.1, 0.1),)
+    assert line(rendered(blocks=none)).startswith("Refitted together: the layers of 0 of 1 blocks")
+    assert "Refitted together" not in rendered(blocks=())
