@@ -98,8 +98,11 @@ NONE = Branches()
 def find_branches(model: Model, probe: Probe, flow: Flow, groups: Sequence[Group]) -> Branches:
     """Find the groups that may vanish, later ones first: of several on one branch, the last.
 
-    Any of them may vanish together: at every addition something of the full shape is left.
+    Any of them may vanish together: at every addition something of the full shape is left. Where
+    sizes other than the batch are open, none may: that holds at the sizes that were seen.
     """
+    if _has_open_sizes(model):
+        return NONE
     holders = _holders(model, flow, groups)
     every: list[Branch] = []
     for index in reversed(range(len(groups))):
@@ -118,6 +121,14 @@ def find_branches(model: Model, probe: Probe, flow: Flow, groups: Sequence[Group
         for g in {g for tensor in node.outputs for g in holders.get(tensor.name, ())} - {OTHER}:
             ways[g] |= nodes[model.keys[id(node)]]
     return Branches(tuple(every), nodes, tuple(fewest(each) for each in ways))
+
+
+def _has_open_sizes(model: Model) -> bool:
+    shapes = [tensor.shape for tensor in model.graph.inputs]
+    return any(
+        shape is None or any(not isinstance(size, int) or size < 1 for size in shape[1:])
+        for shape in shapes
+    )
 
 
 def _holders(model: Model, flow: Flow, groups: Sequence[Group]) -> dict[str, frozenset[int]]:
@@ -174,7 +185,7 @@ def _settled(branch: Branch, model: Model, probe: Probe, flow: Flow) -> Branch |
     joins = []
     for join in branch.joins:
         axis = join.axis if join.axis >= 0 else channel_axis(values[join.tensor])
-        if per_channel(values[join.tensor], axis) is None:
+        if axis is None or per_channel(values[join.tensor], axis) is None:
             return None
         joins.append(replace(join, axis=axis))
     return replace(branch, joins=tuple(joins))

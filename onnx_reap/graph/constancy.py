@@ -86,6 +86,8 @@ def _carries(node: gs.Node, linear: Linear | None) -> bool:
     """Whether a node makes constants of constants, the same at every position."""
     if node.domain not in STANDARD_DOMAINS or node.op not in CARRIERS or captured_tensors([node]):
         return False
+    if linear is None and node.op in ("Conv", "Gemm", "MatMul"):
+        return False  # a sum over as many activations as the model is fed
     return linear is None or not any(linear.pads)
 
 
@@ -155,9 +157,9 @@ def per_channel(values: np.ndarray, axis: int) -> npt.NDArray[np.float64] | None
     return first.astype(np.float64).ravel()
 
 
-def channel_axis(values: np.ndarray) -> int:
-    """Return the axis along which a constant varies most; 1 where it doesn't."""
+def channel_axis(values: np.ndarray) -> int | None:
+    """Return the axis along which a constant varies most; None where it doesn't."""
     spreads = [
         np.ptp(values.astype(np.float64), axis=axis).max(initial=0.0) for axis in range(values.ndim)
     ]
-    return int(np.argmax(spreads)) if max(spreads, default=0.0) > 0 else 1
+    return int(np.argmax(spreads)) if max(spreads, default=0.0) > 0 else None

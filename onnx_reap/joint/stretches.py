@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from onnx_reap.capture.frontier import Frontier
@@ -28,7 +28,9 @@ class Stretch:
     after: Move
 
 
-def stretches(frontier: Frontier, layers: Sequence[int], end: int) -> Iterator[Stretch]:
+def stretches(
+    frontier: Frontier, layers: Sequence[int], end: int, opaque: Collection[int] = ()
+) -> Iterator[Stretch]:
     """Divide a graph where little is alive between a few layers: behind blocks, mostly.
 
     Parameters
@@ -37,6 +39,8 @@ def stretches(frontier: Frontier, layers: Sequence[int], end: int) -> Iterator[S
         Places of the layers, ascending.
     end : int
         Number of nodes.
+    opaque : collection of int
+        Places of nodes that let no gradient through: stretches rather end in front of them.
     """
     first = 0
     while first < end:
@@ -45,7 +49,7 @@ def stretches(frontier: Frontier, layers: Sequence[int], end: int) -> Iterator[S
         gaps = [*zip(ahead[FEWEST - 1 :], [*ahead[FEWEST:], end], strict=False)] or [
             (ahead[-1] if ahead else end - 1, end)
         ]
-        known = [pair for gap in gaps if (pair := _widest(frontier, *gap)) is not None]
+        known = [pair for gap in gaps if (pair := _widest(frontier, *gap, opaque)) is not None]
         near = [pair for pair in known if pair[0] <= gaps[: MOST - FEWEST + 1][-1][1]] or known[:1]
         if not near:
             return
@@ -54,13 +58,19 @@ def stretches(frontier: Frontier, layers: Sequence[int], end: int) -> Iterator[S
         first = spot
 
 
-def _widest(frontier: Frontier, layer: int, end: int) -> tuple[int, Move] | None:
+def _widest(
+    frontier: Frontier, layer: int, end: int, opaque: Collection[int]
+) -> tuple[int, Move] | None:
     """Return the last place behind a layer where few tensors are alive, but not shrunk by pooling.
 
     The fewer entries a target has, the fewer equations there are for the weights.
     """
     moves = [(spot, frontier.at(spot)) for spot in range(layer + 1, end + 1)]
     known = [(spot, move) for spot, move in moves if move is not None]
-    return min(
-        known, key=lambda pair: (len(pair[1].tensors), -pair[1].size, -pair[0]), default=None
-    )
+
+    def cost(pair: tuple[int, Move]) -> tuple[int, bool, int, int]:
+        spot, move = pair
+        hidden = any(place in opaque for place in range(layer + 1, spot))
+        return len(move.tensors), hidden, -move.size, -spot
+
+    return min(known, key=cost, default=None)

@@ -104,22 +104,27 @@ class Training:
         descent = Descent(start, scales, lesson.passes * steps, SPEED)
         for _ in range(lesson.passes):
             for batches in np.array_split(rng.permutation(lesson.teaching), steps):
-                found = [self._run(descent.values, index) for index in batches.tolist()]
-                totals = {
-                    name: np.sum([outputs[gradient] for outputs in found], axis=0)
-                    for name, gradient in self._trainer.gradients.items()
-                }
-                descent.step(totals)  # of which only the direction counts
+                totals: dict[str, np.ndarray] = {}  # of which only the direction counts
+                for index in batches.tolist():
+                    found = self._run(descent.values, index)
+                    for name, gradient in self._trainer.gradients.items():
+                        sofar = totals.get(name)
+                        totals[name] = found[gradient] + (0 if sofar is None else sofar)
+                descent.step(totals)
         return descent.values
 
     def _error(self, values: Arrays) -> float:
-        """Return the error on the batches that judge."""
-        judging = range(self._lesson.teaching, len(self._lesson.given))
-        return float(np.mean([self._run(values, index)[self._trainer.error] for index in judging]))
+        """Return the error on the batches that judge, of which the last may be a short one."""
+        lesson, name = self._lesson, next(iter(self._trainer.targets))
+        total = samples = 0.0
+        for index in range(lesson.teaching, len(lesson.given)):
+            total += float(self._run(values, index, gradients=False)[self._trainer.error])
+            samples += len(lesson.wanted[index][name]) / len(lesson.wanted[0][name])
+        return total / samples
 
-    def _run(self, values: Arrays, index: int) -> dict[str, np.ndarray]:
+    def _run(self, values: Arrays, index: int, *, gradients: bool = True) -> dict[str, np.ndarray]:
         wanted = self._lesson.wanted[index]
         targets = {fed: wanted[name] for name, fed in self._trainer.targets.items()}
         fed = {**self._lesson.given[index], **targets, **self._fixed, **values}
-        outputs = [self._trainer.error, *self._trainer.gradients.values()]
+        outputs = [self._trainer.error, *(self._trainer.gradients.values() if gradients else ())]
         return run(self._session, outputs, {n: x for n, x in fed.items() if n in self._inputs})

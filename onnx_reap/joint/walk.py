@@ -21,7 +21,8 @@ import onnx_graphsurgeon as gs
 from onnx_reap.capture.frontier import Frontier
 from onnx_reap.capture.stream import Move, Store, Stream
 from onnx_reap.data import Calibration
-from onnx_reap.gradient.backward import Facts, reached, with_gradients
+from onnx_reap.gradient.backward import SIZES, Facts, reached, with_gradients
+from onnx_reap.gradient.rules import RULES
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Linear
@@ -116,7 +117,8 @@ def refit_together(
     with _stream(course) as before, _stream(course) as after:
         before.advance(original, _with_branches(original, pruned, Stretch(0, 0, start), course))
         after.advance(pruned, start)
-        for stretch in list(stretches(frontier, places, len(place))):
+        opaque = {i for i, node in enumerate(pruned.nodes) if node.op not in RULES.keys() | SIZES}
+        for stretch in list(stretches(frontier, places, len(place), opaque)):
             nodes = range(stretch.first, stretch.end)
             inside = [layer for layer in layers if place[layer.node] in nodes]
             before.advance(original, _with_branches(original, pruned, stretch, course))

@@ -179,7 +179,7 @@ def weakest_that_helps(dampings: Sequence[float], error: Callable[[float], float
     best, *weaker = sorted(dampings, reverse=True)
     least = error(best)
     for damping in weaker:
-        if (now := error(damping)) >= least:
+        if not (now := error(damping)) < least:
             break
         best, least = damping, now
     return best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import onnx
@@ -183,9 +184,9 @@ def test_costs_of_one_group_alone_are_true_where_others_have_vanished():
 # What may not vanish
 
 
-def refused(body, **changes) -> Studied:
+def refused(body, sizes: tuple[int | str, int | str] = (8, 8)) -> Studied:
     net = Net(seed=0)
-    x = net("Relu", net.conv("stem", net.input("x", "N", 3, 8, 8), 3, C))
+    x = net("Relu", net.conv("stem", net.input("x", "N", 3, *sizes), 3, C))
     x = body(net, x)
     y = net("Flatten", net("GlobalAveragePool", net.conv("head", x, C, 16, 1)))
     net.output(net("Gemm", y, net.weight(16, 5), net.weight(5), name="classes"))
@@ -230,9 +231,32 @@ def _subtracted(net, x):
     return net("Sub", x, net.conv("a2", _inner(net, x), 6, C))
 
 
+def _summed_over_positions(net, x):
+    """What products of activations give depends on how many positions there are."""
+    flat = net("Reshape", net.conv("a2", _inner(net, x), 6, C), np.array([0, C, -1]))
+    pairs = net("MatMul", flat, net("Transpose", flat, perm=[0, 2, 1]))
+    return net("Add", x, net("Reshape", net("MatMul", pairs, flat), np.array([0, C, 8, 8])))
+
+
+def test_branches_stay_where_sizes_are_open():
+    """What holds at the sizes that were seen need not hold at others."""
+    body = partial(basic, name="a")
+    assert refused(body).branches.every
+    assert not refused(body, sizes=("H", "W")).branches.every
+
+
 @pytest.mark.parametrize(
     "body",
-    [_chain, _product, _read_elsewhere, _spread, _unlike_borders, _mixed_input, _subtracted],
+    [
+        _summed_over_positions,
+        _chain,
+        _product,
+        _read_elsewhere,
+        _spread,
+        _unlike_borders,
+        _mixed_input,
+        _subtracted,
+    ],
     ids=lambda body: body.__name__,
 )
 def test_what_is_no_residual_branch_stays(body):

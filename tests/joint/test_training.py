@@ -56,6 +56,21 @@ class Stretch:
         return found, before, after
 
 
+def test_a_short_last_batch_weighs_as_much_as_its_samples():
+    stretch = Stretch()
+    rng = np.random.default_rng(3)
+    wanted = [y + rng.normal(size=y.shape) * (i + 1) for i, y in enumerate(stretch.outputs())]
+    stretch.given[-1] = {"x": stretch.given[-1]["x"][:3]}
+    wanted[-1] = wanted[-1][:3]
+    trainer = with_gradients(stretch.part, stretch.facts, {stretch.y: 1 / wanted[0].size}, [])
+    targets = [{stretch.y: y.astype(np.float32)} for y in wanted]
+    training = Training(trainer, stretch.start, Lesson(stretch.given, targets, 4, 0), CPU)
+    _, before, _ = training.improve({}, {}, rng)
+    pairs = zip(stretch.outputs()[4:], wanted[4:], strict=True)
+    squares = np.concatenate([np.square(a - b).ravel() for a, b in pairs])
+    assert before == pytest.approx(squares.mean(), rel=1e-4)  # means of float32 squares
+
+
 def unchanged(stretch: Stretch, found) -> bool:
     return all(np.array_equal(found[name], x) for name, x in stretch.start.items())
 

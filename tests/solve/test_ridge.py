@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from onnx_reap.errors import ReapError
 from onnx_reap.solve.backend import to_host
 from onnx_reap.solve.moments import Moments
-from onnx_reap.solve.ridge import best_damping, residual, ridge, ridge_rows
+from onnx_reap.solve.ridge import (
+    best_damping,
+    residual,
+    ridge,
+    ridge_rows,
+    weakest_that_helps,
+)
 
 STRENGTHS = [1e-6, 1e-2, 1.0]
 
@@ -177,3 +183,9 @@ def test_refusals():
         residual(moments, weight, np.zeros(2))
     with pytest.raises(ReapError, match="dampings is empty"):
         best_damping(moments, moments, weight, [])
+
+
+def test_dampings_are_weakened_as_long_as_it_helps():
+    errors = {np.inf: 3.0, 1.0: 2.0, 0.1: 2.5, 0.01: 1.0}
+    assert weakest_that_helps(list(errors), errors.__getitem__) == 1.0
+    assert weakest_that_helps([1.0, 0.1], {1.0: 1.0, 0.1: np.nan}.__getitem__) == 1.0
