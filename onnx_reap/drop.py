@@ -9,6 +9,9 @@ References
 ----------
 E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the
 American Statistical Association 22(158), 1927.
+
+A. Agresti, Y. Min, "Simple Improved Confidence Intervals for Comparing Matched Proportions",
+Statistics in Medicine 24(5), 2005.
 """
 
 from __future__ import annotations
@@ -115,6 +118,13 @@ def hits(
         From a model to a (samples,) bool array; it raises ReapError if the model is no classifier.
     """
     wanted = labels[samples.indices]
+    classes = _classes(work)
+    if classes is not None and not 0 <= labels.min() <= labels.max() < classes:
+        raise ReapError(
+            "--labels: not the model's classes",
+            got=f"{labels.min()} to {labels.max()}",
+            expected=f"0 to {classes - 1}",
+        )
     return lambda model: _first_choices(work, samples, model) == wanted
 
 
@@ -131,12 +141,12 @@ def _by_labels(
     work: Work, samples: Calibration, labels: np.ndarray
 ) -> Callable[[onnx.ModelProto], Drop]:
     right = hits(work, samples, labels)
-    before = right(work.analysis.proto)
+    before, n = right(work.analysis.proto), len(samples)
 
     def judge(model: onnx.ModelProto) -> Drop:
-        change = before.astype(float) - right(model)
-        value, half = float(change.mean()), Z * float(change.std()) / math.sqrt(len(change))
-        return Drop("accuracy", value, value - half, value + half, len(change))
+        after = right(model)
+        lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+        return Drop("accuracy", (lost - gained) / n, *agresti_min(lost, gained, n), n)
 
     return judge
 
@@ -218,6 +228,12 @@ def read_labels(labels: Any, samples: Calibration) -> np.ndarray:
     return values
 
 
+def _classes(work: Work) -> int | None:
+    """Return the length of the model's first output, if it is known."""
+    shape = work.analysis.probe.shapes.get(work.analysis.model.graph.outputs[0].name, ())
+    return int(np.prod(shape[1:])) if len(shape) > 1 else None
+
+
 def _first_choices(work: Work, samples: Calibration, model: onnx.ModelProto) -> np.ndarray:
     analysis = work.analysis
     batch = analysis.fixed_batch or BATCH
@@ -244,3 +260,14 @@ def wilson(share: float, n: int) -> tuple[float, float]:
         Z * math.sqrt(share * (1 - share) / n + (Z / n / 2) ** 2),
     )
     return (centre - spread) / (1 + Z**2 / n), (centre + spread) / (1 + Z**2 / n)
+
+
+def agresti_min(lost: int, gained: int, n: int) -> tuple[float, float]:
+    """Return the 95 % confidence interval of a difference of shares among the same n samples.
+
+    Half a sample is added to each of the four cells, so that it is right for few changes, too.
+    """
+    lost_, gained_, n_ = lost + 0.5, gained + 0.5, n + 2
+    centre = (lost_ - gained_) / n_
+    half = Z * math.sqrt(lost_ + gained_ - n_ * centre**2) / n_
+    return max(centre - half, -1.0), min(centre + half, 1.0)

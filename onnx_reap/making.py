@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from onnx_reap.analysis import Analysis, count_parameters, macs_left
@@ -12,15 +15,18 @@ from onnx_reap.capture.moments import batch_size
 from onnx_reap.choice import Choice
 from onnx_reap.data import Calibration
 from onnx_reap.equivalence import check_cut
+from onnx_reap.errors import CheckError
 from onnx_reap.graph.cut import cut_graph
 from onnx_reap.graph.kept import kept_positions
 from onnx_reap.graph.mask import mask_graph
 from onnx_reap.graph.model import Model
+from onnx_reap.graph.weights import remember
 from onnx_reap.joining import join
 from onnx_reap.joint.walk import Stretched
 from onnx_reap.refit.layer import Fitted
 from onnx_reap.repair import repair
 from onnx_reap.report.records import Quality
+from onnx_reap.samples import teachers_and_judges
 from onnx_reap.settings import Settings
 from onnx_reap.verify import measure_quality
 from onnx_reap.version import __version__
@@ -73,20 +79,42 @@ def make(work: Work, choice: Choice) -> Made:
             )
             notes += unfitted
         with work.clock("joint refit"):
-            blocks, unjoined = join(
-                work.analysis,
-                pruned,
-                choice.removed,
-                work.settings,
-                work.samples.fit,
-                work.progress,
-                macs=macs,
-            )
+            blocks, unjoined = _joined(work, pruned, choice.removed, work.samples.fit, macs)
             notes += unjoined
     elif work.settings.joint_refit:
         notes.append("--joint-refit changed nothing: no channel was removed")
     out = finish(pruned, work.settings)
     return Made(choice, out, macs, count_parameters(out), refits, tuple(blocks), tuple(notes))
+
+
+def _joined(
+    work: Work, pruned: Model, removed: Sequence[int], samples: Calibration, macs: int
+) -> tuple[list[Stretched], list[str]]:
+    """Refit blocks together, unless the outputs are further away then on samples that judge.
+
+    A block may come nearer in directions that the outputs don't feel.
+    """
+    analysis, settings = work.analysis, work.settings
+    before, undo = pruned.to_proto(), remember(pruned)
+    blocks, notes = join(analysis, pruned, removed, settings, samples, work.progress, macs=macs)
+    parts = teachers_and_judges(samples, settings.seed)
+    if parts is None or not any(block.error_after < block.error_before for block in blocks):
+        return blocks, notes
+    old, new = (_distance(analysis, model, parts[1]) for model in (before, pruned.to_proto()))
+    if new <= old:
+        return blocks, notes
+    undo()
+    back = "blocks were not refitted together: on samples that judge, the outputs' error rose"
+    return [], [*notes, f"{back} from {old:.2g} to {new:.2g}"]
+
+
+def _distance(analysis: Analysis, model: onnx.ModelProto, samples: Calibration) -> float:
+    """Mean error of the outputs; infinite where they are not finite."""
+    try:
+        errors = quality(analysis, model, samples).output_error
+    except CheckError:
+        return math.inf
+    return float(np.mean(list(errors.values()))) if errors else 0.0
 
 
 def cut_and_compare(

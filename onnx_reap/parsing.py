@@ -100,7 +100,9 @@ def round_to(text: str) -> int | None:
 
 def passes(text: str) -> int | None:
     """Read a whole number, 0 included, or `auto` as None."""
-    return None if text == "auto" else seed(text)
+    if text == "auto" or text.isdecimal():
+        return None if text == "auto" else int(text)
+    raise ArgumentTypeError(f"got: {text!r} | expected: a whole number, at least 0, or auto")
 
 
 def size(text: str) -> int | tuple[int, int]:

@@ -65,6 +65,8 @@ def _plain(name: str, value: Any) -> Any:
     """Make lists of NumPy arrays and of a single glob, and read a latency as the command does."""
     if name in ("include", "exclude") and isinstance(value, str):
         return [value]
+    if name in ("joint_refit", "round_to") and value == "auto":
+        return None
     if name == "target_latency" and isinstance(value, str):
         try:
             return parsing.latency(value)
@@ -206,7 +208,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mean": (_are_numbers, "a number, or one a channel"),
     "std": (_are_numbers, "a number, or one a channel"),
     "scale": (_is_number, "a number"),
-    "joint_refit": (lambda v: _is_whole(v) and v >= 0, "a whole number, at least 0"),
+    "joint_refit": (lambda v: _is_whole(v) and v >= 0, "a whole number, at least 0, or auto"),
     "vanish": (lambda v: isinstance(v, bool), "True or False"),
     "refit": (lambda v: isinstance(v, bool), "True or False"),
     "provider": (_is_text, "a name, such as cpu or cuda"),

@@ -8,7 +8,7 @@ from small_models import chain, images, run
 
 import onnx_reap
 from onnx_reap import searching
-from onnx_reap.drop import read_labels, wilson
+from onnx_reap.drop import agresti_min, read_labels, wilson
 from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.parsing import latency
 from onnx_reap.report.latency import Timing
@@ -84,6 +84,21 @@ def test_with_labels_the_accuracy_is_bounded(tmp_path):
     result = onnx_reap.reap(MODEL, DATA, max_drop=0.2, labels=tmp_path / "labels.npy")
     assert result.report.loss.kind == "accuracy"
     assert result.report.loss.value <= 0.2
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_labels_that_the_model_does_not_know_are_refused(shift):
+    labels = np.arange(len(DATA)) % 5 + shift
+    with pytest.raises(ReapError, match="--labels: not the model's classes"):
+        onnx_reap.reap(MODEL, DATA, max_drop=0.2, labels=labels)
+
+
+def test_no_change_among_few_samples_proves_little():
+    low, high = agresti_min(0, 0, 18)
+    assert low < -0.05 and high > 0.05
+    # Agresti and Min's formula by hand: 12.5 lost, 4.5 gained, 102 samples.
+    half = 1.96 * np.sqrt(17 - 8**2 / 102) / 102
+    assert agresti_min(12, 4, 100) == pytest.approx((8 / 102 - half, 8 / 102 + half))
 
 
 def test_labels_belong_to_the_samples_that_judge():

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
+from onnx import numpy_helper
 
 from onnx_reap.gradient.rules import RULES
 from onnx_reap.gradient.tape import PREFIX, Tape
@@ -66,7 +67,7 @@ def reached(part: onnx.ModelProto, facts: Facts, wanted: Collection[str]) -> set
     """
     if opset(part) < OLDEST:
         return set()
-    constants = {tensor.name for tensor in part.graph.initializer}
+    constants = {tensor.name: tensor for tensor in part.graph.initializer}
     leading = {value.name for value in part.graph.output}
     blocked: set[str] = set()
     for node in reversed(part.graph.node):
@@ -145,9 +146,11 @@ def _depending(nodes: Sequence[onnx.NodeProto], wanted: Collection[str]) -> set[
     return depend
 
 
-def _passes(node: onnx.NodeProto, place: int, facts: Facts, constants: Collection[str]) -> bool:
+def _passes(
+    node: onnx.NodeProto, place: int, facts: Facts, constants: Mapping[str, onnx.TensorProto]
+) -> bool:
     rule = RULES.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
-    if rule is None or not rule.covers(place) or _is_training(node):
+    if rule is None or not rule.covers(place) or _is_training(node, constants):
         return False
     if any(node.input[needed] not in constants for needed in rule.constant):
         return False
@@ -158,10 +161,12 @@ def _passes(node: onnx.NodeProto, place: int, facts: Facts, constants: Collectio
     return all(name in facts.shapes for name in names)
 
 
-def _is_training(node: onnx.NodeProto) -> bool:
+def _is_training(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
     """Whether a node may use statistics of the batch, or drop values."""
-    asked = any(a.name == "training_mode" and a.i for a in node.attribute)
-    return asked or (node.op_type == "Dropout" and any(node.input[2:]))
+    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+        mode = constants.get(node.input[2])
+        return mode is None or bool(numpy_helper.to_array(mode).any())
+    return any(a.name == "training_mode" and a.i for a in node.attribute)
 
 
 def _sum(tape: Tape, names: Sequence[str]) -> str:

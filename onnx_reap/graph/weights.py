@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -72,6 +74,21 @@ def bias_behind(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
         return None
     same = other.shape[0] == node.inputs[1].shape[-1]
     return (reader, place) if same else None
+
+
+def remember(model: Model) -> Callable[[], None]:
+    """Return a function that gives all nodes the inputs and constants that they have now."""
+    inputs = [(node, list(node.inputs)) for node in model.nodes]
+    values = [(constant, constant.values) for constant in model.constants().values()]
+
+    def undo() -> None:
+        for node, tensors in inputs:
+            if list(map(id, node.inputs)) != list(map(id, tensors)):
+                node.inputs = tensors
+        for constant, array in values:
+            constant.values = array
+
+    return undo
 
 
 def _constant(model: Model, old: gs.Constant, values: np.ndarray) -> gs.Constant:

@@ -104,6 +104,13 @@ def test_a_normalization_whose_scale_is_computed_lets_nothing_through():
     assert reached(part, facts, [weight]) == set()
 
 
+def test_dropout_that_is_told_not_to_train_lets_gradients_through():
+    net, weight, y = layer_and("Relu")
+    y = net.node("Dropout", y, net.constant(np.array(0.5)), net.constant(np.array(False)))
+    part, facts, _ = prepared(net, y, wanted=[weight])
+    assert reached(part, facts, [weight]) == {weight}
+
+
 @pytest.mark.parametrize("how", ["normalization", "dropout"])
 def test_operators_that_train_are_refused(how):
     net, weight, y = layer_and("Relu")
