@@ -90,28 +90,30 @@ def make(work: Work, choice: Choice) -> Made:
 def _joined(
     work: Work, pruned: Model, removed: Sequence[int], samples: Calibration, macs: int
 ) -> tuple[list[Stretched], list[str]]:
-    """Refit blocks together, unless the outputs are further away then on samples that judge.
+    """Refit blocks together; take it back if samples that judge find the outputs further away.
 
     A block may come nearer in directions that the outputs don't feel.
     """
     analysis, settings = work.analysis, work.settings
-    before, undo = pruned.to_proto(), remember(pruned)
+    undo = remember(pruned)
     blocks, notes = join(analysis, pruned, removed, settings, samples, work.progress, macs=macs)
     parts = teachers_and_judges(samples, settings.seed)
     if parts is None or not any(block.error_after < block.error_before for block in blocks):
         return blocks, notes
-    old, new = (_distance(analysis, model, parts[1]) for model in (before, pruned.to_proto()))
-    if new <= old:
-        return blocks, notes
+    new, redo = _distance(analysis, pruned, parts[1]), remember(pruned)
     undo()
+    old = _distance(analysis, pruned, parts[1])
+    if new <= old:
+        redo()
+        return blocks, notes
     back = "blocks were not refitted together: on samples that judge, the outputs' error rose"
     return [], [*notes, f"{back} from {old:.2g} to {new:.2g}"]
 
 
-def _distance(analysis: Analysis, model: onnx.ModelProto, samples: Calibration) -> float:
+def _distance(analysis: Analysis, pruned: Model, samples: Calibration) -> float:
     """Mean error of the outputs; infinite where they are not finite."""
     try:
-        errors = quality(analysis, model, samples).output_error
+        errors = quality(analysis, pruned.to_proto(), samples).output_error
     except CheckError:
         return math.inf
     return float(np.mean(list(errors.values()))) if errors else 0.0

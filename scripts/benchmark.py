@@ -213,7 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bench", type=Path, help="folder of further models and images")
     parser.add_argument("--model", help="one model alone, such as resnet20")
-    parser.add_argument("--seeds", type=int, default=1, help="runs per model and criterion")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each row of a table")
     parser.add_argument("--only", choices=PARTS, help="one part alone")
     arguments = parser.parse_args()
     parts = {arguments.only} if arguments.only else set(PARTS)
@@ -233,7 +233,10 @@ def main() -> None:
         tasks.append(cifar(arguments.bench, "resnet56", {0.6: 80.0, 0.5: 80.6}))
         tasks.append(imagenet(arguments.bench))
     if arguments.model:
+        names = [task.name for task in tasks]
         tasks = [task for task in tasks if task.name == arguments.model]
+        if not tasks:
+            parser.error(f"--model {arguments.model}: not one of {', '.join(names)}")
     if "criterion" in parts:
         accuracies(tasks, arguments.seeds, "criterion", ("reap", "l1"))
     if "allocation" in parts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from onnx_reap.capture.frontier import Frontier
 from onnx_reap.capture.stream import Move
@@ -49,8 +50,9 @@ def stretches(
         gaps = [*zip(ahead[FEWEST - 1 :], [*ahead[FEWEST:], end], strict=False)] or [
             (ahead[-1] if ahead else end - 1, end)
         ]
-        known = [pair for gap in gaps if (pair := _widest(frontier, *gap, opaque)) is not None]
-        near = [pair for pair in known if pair[0] <= gaps[: MOST - FEWEST + 1][-1][1]] or known[:1]
+        found = (_widest(frontier, *gap, opaque) for gap in gaps)
+        near = [pair for pair in islice(found, MOST - FEWEST + 1) if pair is not None]
+        near = near or [*islice((pair for pair in found if pair is not None), 1)]
         if not near:
             return
         spot, move = min(near, key=lambda pair: len(pair[1].tensors))

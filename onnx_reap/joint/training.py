@@ -108,8 +108,8 @@ class Training:
                 for index in batches.tolist():
                     found = self._run(descent.values, index)
                     for name, gradient in self._trainer.gradients.items():
-                        sofar = totals.get(name)
-                        totals[name] = found[gradient] + (0 if sofar is None else sofar)
+                        add = found[gradient]
+                        totals[name] = totals[name] + add if name in totals else add
                 descent.step(totals)
         return descent.values
 
