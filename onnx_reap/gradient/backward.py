@@ -57,13 +57,13 @@ class Trainer:
 
 
 def reached(part: onnx.ModelProto, facts: Facts, wanted: Collection[str]) -> set[str]:
-    """Tell which inputs of a part get their whole gradient.
+    """Tell which tensors of a part get their whole gradient from its outputs.
 
     Parameters
     ----------
     part : onnx.ModelProto
     wanted : collection of str
-        Inputs in question.
+        Tensors in question.
     """
     if opset(part) < OLDEST:
         return set()
@@ -94,7 +94,7 @@ def with_gradients(
     goals: Mapping[str, float],
     wanted: Sequence[str],
 ) -> Trainer:
-    """Append a backward pass.
+    """Append a backward pass from a squared error.
 
     Parameters
     ----------
@@ -107,27 +107,16 @@ def with_gradients(
     """
     out = onnx.ModelProto()
     out.CopyFrom(part)
-    forward = list(out.graph.node)
     tape = Tape(out, facts.shapes, facts.layers)
-    gradients: dict[str, list[str]] = {}
-    targets, errors = {}, []
+    starts, targets, errors = {}, {}, []
     for name, weight in goals.items():
         targets[name] = f"{PREFIX}target/{name}"
         miss = tape.op("Sub", name, targets[name])
         squares = tape.op("ReduceSumSquare", miss, keepdims=0)
         errors.append(tape.op("Mul", squares, tape.floats(weight)))
-        gradients[name] = [tape.op("Mul", miss, tape.floats(2 * weight))]
-    depend = _depending(forward, wanted)
-    for node in reversed(forward):
-        if not (depend & {*node.output}) or node.output[0] not in gradients:
-            continue
-        dy = _sum(tape, gradients.pop(node.output[0]))
-        for place, name in enumerate(node.input):
-            if name in depend:
-                found = RULES[node.op_type].write(tape, node, dy, place)
-                gradients.setdefault(name, []).append(found)
-    given = {name: _sum(tape, gradients[name]) for name in wanted}
-    error = _sum(tape, errors)
+        starts[name] = tape.op("Mul", miss, tape.floats(2 * weight))
+    given = backpropagate(tape, part.graph.node, starts, wanted)
+    error = tape.sum(errors)
     floats = onnx.TensorProto.FLOAT
     out.graph.input.extend(
         onnx.helper.make_tensor_value_info(name, floats, None) for name in targets.values()
@@ -135,6 +124,45 @@ def with_gradients(
     del out.graph.output[:]
     out.graph.output.extend(onnx.ValueInfoProto(name=n) for n in (error, *given.values()))
     return Trainer(out, targets, error, given)
+
+
+def backpropagate(
+    tape: Tape,
+    nodes: Sequence[onnx.NodeProto],
+    starts: Mapping[str, str],
+    wanted: Sequence[str],
+) -> dict[str, str]:
+    """Write a backward pass.
+
+    Parameters
+    ----------
+    tape : Tape
+    nodes : sequence of onnx.NodeProto
+        The forward pass, in order.
+    starts : mapping of str to str
+        Gradients at some tensors.
+    wanted : sequence of str
+        Tensors to differentiate by, all `reached` from those.
+
+    Returns
+    -------
+    dict
+        The gradients' tensors, by what they are of.
+    """
+    gradients = {name: [given] for name, given in starts.items()}
+    depend = _depending(nodes, wanted)
+    for node in reversed(nodes):
+        for index, result in enumerate(node.output):
+            if result not in depend or result not in gradients:
+                continue
+            dy = tape.sum(gradients[result])
+            gradients[result] = [dy]
+            rule = RULES.get(node.op_type)
+            for place, name in enumerate(node.input):
+                if name in depend and rule is not None:
+                    found = rule.write(tape, node, dy, index if rule.splits else place)
+                    gradients.setdefault(name, []).append(found)
+    return {name: tape.sum(gradients[name]) for name in wanted}
 
 
 def _depending(nodes: Sequence[onnx.NodeProto], wanted: Collection[str]) -> set[str]:
@@ -154,6 +182,8 @@ def _passes(
         return False
     if any(node.input[needed] not in constants for needed in rule.constant):
         return False
+    if rule.fits is not None and not rule.fits(node, constants):
+        return False
     if node.op_type in LAYERS and node.output[0] not in facts.layers:
         return False
     is_weight = place > 0 and node.op_type in LAYERS
@@ -167,7 +197,3 @@ def _is_training(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
         mode = constants.get(node.input[2])
         return mode is None or bool(numpy_helper.to_array(mode).any())
     return any(a.name == "training_mode" and a.i for a in node.attribute)
-
-
-def _sum(tape: Tape, names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else tape.op("Sum", *names)

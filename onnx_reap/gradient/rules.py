@@ -16,6 +16,7 @@ from onnx_reap.gradient import layers
 from onnx_reap.gradient.tape import Tape
 
 Write = Callable[[Tape, onnx.NodeProto, str, int], str]
+Fits = Callable[[onnx.NodeProto, Mapping[str, onnx.TensorProto]], bool]
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,18 @@ class Rule:
         Inputs whose gradient can be written; None for all.
     constant : tuple of int
         Inputs that must be constants of the part.
+    fits : callable, optional
+        Whether the rule covers a node, from it and the part's constants.
+    splits : bool
+        Whether the node has several results of one input: the rule is then given the place of the
+        result that the gradient is at.
     """
 
     write: Write
     places: frozenset[int] | None = frozenset({0})
     constant: tuple[int, ...] = ()
+    fits: Fits | None = None
+    splits: bool = False
 
     def covers(self, place: int) -> bool:
         """Whether the gradient at this input can be written."""

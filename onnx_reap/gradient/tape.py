@@ -62,6 +62,10 @@ class Tape:
         """Let a gradient through where a condition holds."""
         return self.op("Mul", gradient, self.op("Cast", condition, to=onnx.TensorProto.FLOAT))
 
+    def sum(self, names: Sequence[str]) -> str:
+        """Add tensors of one shape."""
+        return names[0] if len(names) == 1 else self.op("Sum", *names)
+
     def total(self, x: str, axes: Sequence[int], *, keep: bool) -> str:
         """Sum over axes."""
         if not axes:
