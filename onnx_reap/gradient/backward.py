@@ -182,13 +182,13 @@ def _passes(
         return False
     if any(node.input[needed] not in constants for needed in rule.constant):
         return False
-    if rule.fits is not None and not rule.fits(node, constants):
-        return False
     if node.op_type in LAYERS and node.output[0] not in facts.layers:
         return False
     is_weight = place > 0 and node.op_type in LAYERS
     names = [node.output[0]] if is_weight else [node.output[0], node.input[place]]
-    return all(name in facts.shapes for name in names)
+    if any(name not in facts.shapes for name in names):
+        return False
+    return rule.fits is None or rule.fits(node, constants, facts.shapes)
 
 
 def _is_training(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:

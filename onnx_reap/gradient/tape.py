@@ -14,6 +14,12 @@ from onnx_reap.graph.records import Linear
 PREFIX = "onnx_reap.gradient/"
 
 
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return the attributes that a node gives, text as str."""
+    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    return {k: v.decode() if isinstance(v, bytes) else v for k, v in given.items()}
+
+
 class Tape:
     """Nodes to append to a part of a model, and what is known of its tensors.
 
@@ -50,8 +56,8 @@ class Tape:
         """Add a constant of float32."""
         return self._constant(np.asarray(values, np.float32))
 
-    def ints(self, values: Sequence[int]) -> str:
-        """Add a constant vector of int64."""
+    def ints(self, values: int | Sequence[int]) -> str:
+        """Add a constant of int64, a number or a vector."""
         return self._constant(np.array(values, np.int64))
 
     def values(self, name: str) -> np.ndarray:
@@ -68,11 +74,18 @@ class Tape:
 
     def total(self, x: str, axes: Sequence[int], *, keep: bool) -> str:
         """Sum over axes."""
-        if not axes:
-            return x
-        if self.opset < 13:
-            return self.op("ReduceSum", x, axes=list(axes), keepdims=int(keep))
-        return self.op("ReduceSum", x, self.ints(axes), keepdims=int(keep))
+        return self.reduced("ReduceSum", x, axes, keep=keep) if axes else x
+
+    def reduced(self, kind: str, x: str, axes: Sequence[int], *, keep: bool) -> str:
+        """Add a ReduceSum, ReduceMean or ReduceMax over axes."""
+        if self.opset < (13 if kind == "ReduceSum" else 18):
+            return self.op(kind, x, axes=list(axes), keepdims=int(keep))
+        return self.op(kind, x, self.ints(axes), keepdims=int(keep))
+
+    def size(self, x: str, axis: int) -> str:
+        """Return a tensor's size along an axis that is not negative, as a vector."""
+        shape = self.op("Shape", x)
+        return self.op("Slice", shape, self.ints([axis]), self.ints([axis + 1]))
 
     def like(self, gradient: str, x: str) -> str:
         """Give a gradient the shape of a tensor with as many entries."""

@@ -270,10 +270,38 @@ def computed_target(net: Net) -> str:
     return net.node("Reshape", "x", sizes)
 
 
-def by_vector(op: str, axes: list[int], net: Net, opset: int) -> str:
-    if opset < 13:
-        return net.node(op, "x", axes=axes)
-    return net.node(op, "x", net.constant(np.array(axes)))
+def by_vector(
+    op: str, axes: list[int], net: Net, opset: int, *, since: int = 13, **attributes
+) -> str:
+    if opset < since:
+        return net.node(op, "x", axes=axes, **attributes)
+    return net.node(op, "x", net.constant(np.array(axes)), **attributes)
+
+
+def by_vectors(op: str, *vectors, **attributes) -> Callable:
+    """Whatever the operator set, vectors are inputs."""
+
+    def build(net: Net, opset: int) -> str:
+        return net.node(op, "x", *(net.constant(np.array(v)) for v in vectors), **attributes)
+
+    return build
+
+
+def split_into(sizes: list[int] | None, used: list[int], axis: int) -> Callable:
+    """Concatenate some of three parts; sizes are an attribute, an input or left out."""
+
+    def build(net: Net, opset: int) -> str:
+        inputs, attributes = ["x"], {"axis": axis} if axis else {}
+        if sizes is None and opset >= 18:
+            attributes["num_outputs"] = 3
+        elif sizes is not None and opset >= 13:
+            inputs.append(net.constant(np.array(sizes)))
+        elif sizes is not None:
+            attributes["split"] = sizes
+        parts = net.node("Split", *inputs, outputs=3, **attributes)
+        return net.node("Concat", *(parts[i] for i in used), axis=axis)
+
+    return build
 
 
 MOVES: dict[str, tuple[tuple[int, ...], Callable]] = {
@@ -292,15 +320,78 @@ MOVES: dict[str, tuple[tuple[int, ...], Callable]] = {
         (2, 3, 4, 5),
         lambda n, opset: n.node("Transpose", "x", perm=[2, 0, 3, 1]),
     ),
+    "pad": ((2, 3, 4), by_vectors("Pad", [0, 1, 2, 0, 0, 3])),
+    "pad by a number": (
+        (2, 3, 4),
+        lambda n, opset: n.node(
+            "Pad", "x", n.constant(np.array([1, 0, 2, 0, 0, 1])), n.constant(np.array(0.5))
+        ),
+    ),
+    "pad and crop": ((2, 3, 5), by_vectors("Pad", [0, -1, 2, 0, 1, -3], mode="constant")),
+    "slice": ((2, 3, 4), by_vectors("Slice", [0, 1], [2, 3])),
+    "slice from the end": ((2, 3, 4), by_vectors("Slice", [-3, 1], [-1, 2**31], [2, 1])),
+    "slice in steps": ((2, 5, 7), by_vectors("Slice", [1, 0], [7, 5], [-1, -2], [3, 2])),
+    "slice backwards": ((2, 3, 4), by_vectors("Slice", [-1], [-(2**31)], [2], [-2])),
+    "gather one": ((2, 3, 4), by_vectors("Gather", 1, axis=1)),
+    "gather the last": ((2, 3, 4), by_vectors("Gather", -1, axis=-1)),
+    "gather some": ((4, 3, 4), by_vectors("Gather", [2, 0, 3])),
+    "gather a table": ((2, 6, 2), by_vectors("Gather", [[-1, -3], [-4, -2]], axis=1)),
+    "split": ((2, 6, 4), split_into(None, [0, 1, 2], 1)),
+    "split along the first axis": ((6, 2), split_into(None, [2, 0], 0)),
+    "split, one part read": ((2, 6, 4), split_into([1, 2, 3], [1], 1)),
+    "split, parts twice": ((2, 3, 6), split_into([1, 2, 3], [2, 1, 1], -1)),
+    "depth to space": (
+        (2, 8, 2, 3),
+        lambda n, opset: n.node("DepthToSpace", "x", blocksize=2),
+    ),
+    "depth to space, columns first": (
+        (2, 8, 2, 3),
+        lambda n, opset: n.node("DepthToSpace", "x", blocksize=2, mode="CRD"),
+    ),
+    "space to depth": ((2, 2, 4, 6), lambda n, opset: n.node("SpaceToDepth", "x", blocksize=2)),
+    "expand": ((2, 1, 4, 1), by_vectors("Expand", [2, 3, 4, 5])),
+    "expand to more axes": ((3, 1), by_vectors("Expand", [2, 1, 4])),
 }
 
 
-@pytest.mark.parametrize("opset", [11, 13, 17])
+@pytest.mark.parametrize("opset", [11, 13, 18])
 @pytest.mark.parametrize("case", list(MOVES))
 def test_movements(case, opset):
     shape, build = MOVES[case]
     net = Net({"x": shape})
     check(net, build(net, opset=opset), ["x"], opset=opset)
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+def test_pads_of_some_axes(opset):
+    net = Net({"x": (2, 3, 4, 5)})
+    vectors = [net.constant(np.array(v)) for v in ([1, 2, 0, 3], [3, -3])]
+    check(net, net.node("Pad", "x", vectors[0], "", vectors[1]), ["x"], opset=opset)
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+@pytest.mark.parametrize("op", ["Max", "Min"])
+@pytest.mark.parametrize("case", list(SHAPES))
+def test_extremes(case, op, opset):
+    one, other = SHAPES[case]
+    net = Net({"x": one, "z": other})
+    apart = net.node("Add", "z", net.constant(np.array(0.125)))  # never equal
+    check(net, net.node(op, "x", apart), ["x", "z"], opset=opset)
+    net = Net({"x": one})
+    wanted = ["x", net.constant(grid(np.random.default_rng(1), *other) + 0.125)]
+    check(net, net.node(op, *wanted), wanted, opset=opset)
+
+
+@pytest.mark.parametrize("opset", [11, 16])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (3, 1, 1), (2, 1, 4, 4), (2, 2, 3, 4, 4)])
+@pytest.mark.parametrize("case", list(SHAPES))
+def test_choices(case, shape, opset):
+    net = Net(dict(zip("xz", SHAPES[case], strict=True)))
+    choice = net.constant(np.random.default_rng(2).random(shape) > 0.5)
+    wanted = ["x", "z", net.random(4)]
+    y = net.node("Where", choice, "x", "z")
+    other = net.node("Where", choice, wanted[2], "x")
+    check(net, net.node("Add", y, other), wanted, opset=opset)
 
 
 def test_a_tensor_that_is_read_thrice():
@@ -335,6 +426,44 @@ def test_a_network(opset):
     last = net.random(8, 3)
     y = net.node("Gemm", flat, last)
     check(net, y, [first, last], opset=opset, tolerance=CURVED)
+
+
+def passed_on(op: str, *inputs, **attributes) -> Callable:
+    """One operator on names and constants."""
+
+    def build(net: Net) -> str:
+        names = [o if isinstance(o, str) else net.constant(np.array(o)) for o in inputs]
+        return net.node(op, *names, **attributes)
+
+    return build
+
+
+# What x, of shape (2, 4, 6, 6), gets no gradient through.
+REFUSED: dict[str, Callable] = {
+    "reflected": passed_on("Pad", "x", [0, 0, 1, 1, 0, 0, 1, 1], mode="reflect"),
+    "repeated edges": passed_on("Pad", "x", [0, 0, 1, 1, 0, 0, 1, 1], mode="edge"),
+    "gathered twice": passed_on("Gather", "x", [0, 2, 0], axis=1),
+    "gathered from both ends": passed_on("Gather", "x", [0, -4], axis=1),
+    "gathered as computed": lambda net: net.node(
+        "Gather", "x", net.node("ArgMax", "x", axis=1, keepdims=0), axis=1
+    ),
+    "largest of three": passed_on("Max", "x", 0.5, 1.5),
+    "larger of equals": passed_on("Max", "x", "x"),
+    "choice by its sign": lambda net: net.node(
+        "Where", net.node("Greater", "x", net.constant(np.array(0.5))), "x", "x"
+    ),
+    "as another type": passed_on("Cast", "x", to=1),
+}
+
+
+@pytest.mark.parametrize("case", list(REFUSED))
+def test_what_is_not_covered_is_refused(case):
+    net = Net({"x": (2, 4, 6, 6)})
+    y = REFUSED[case](net)
+    fed = inputs_of(net)
+    analysis = analysed(net.model(y), fed)
+    part, facts = part_of(analysis.model, fed, [y]), facts_of(analysis)
+    assert reached(part, facts, ["x"]) == set()
 
 
 def test_every_rule_was_tried_at_every_place():
