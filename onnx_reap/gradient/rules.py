@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnx_reap.gradient import arithmetic, layers, movement, norms, pointwise, pooling
+from onnx_reap.gradient import (
+    arithmetic,
+    layers,
+    movement,
+    norms,
+    pointwise,
+    pooling,
+    reductions,
+    resize,
+)
 from onnx_reap.gradient.tape import Tape
 
 Write = Callable[[Tape, onnx.NodeProto, str, int], str]
@@ -53,6 +62,7 @@ _WEIGHTED = frozenset({0, 1, 2})
 
 RULES: Mapping[str, Rule] = {
     "Add": Rule(arithmetic.add, _ALL),
+    "AveragePool": Rule(pooling.average_pool, fits=pooling.has_plain_windows),
     "BatchNormalization": Rule(norms.batch_norm, constant=(1, 4)),
     "Clip": Rule(pointwise.clip),
     "Concat": Rule(movement.concat, _ALL),
@@ -66,18 +76,25 @@ RULES: Mapping[str, Rule] = {
     "Flatten": Rule(movement.reshape),
     "Gather": Rule(movement.put_back, constant=(1,), fits=movement.takes_nothing_twice),
     "Gemm": Rule(layers.gemm, _WEIGHTED),
-    "GlobalAveragePool": Rule(pooling.global_average),
+    "GlobalAveragePool": Rule(reductions.global_average),
+    "GlobalMaxPool": Rule(reductions.global_max),
     "HardSigmoid": Rule(pointwise.hard_sigmoid),
     "HardSwish": Rule(pointwise.hard_swish),
     "Identity": Rule(movement.same),
     "LeakyRelu": Rule(pointwise.leaky_relu),
     "MatMul": Rule(layers.matmul, frozenset({0, 1})),
     "Max": Rule(arithmetic.extreme, _ALL, fits=arithmetic.has_two_operands),
+    "MaxPool": Rule(pooling.max_pool, fits=pooling.has_plain_windows),
     "Min": Rule(arithmetic.extreme, _ALL, fits=arithmetic.has_two_operands),
     "Mul": Rule(arithmetic.mul, _ALL),
     "Pad": Rule(movement.pad, fits=movement.pads_with_a_constant),
+    "ReduceMax": Rule(reductions.extreme, fits=reductions.has_constant_axes),
+    "ReduceMean": Rule(reductions.mean, fits=reductions.has_constant_axes),
+    "ReduceMin": Rule(reductions.extreme, fits=reductions.has_constant_axes),
+    "ReduceSum": Rule(reductions.total, fits=reductions.has_constant_axes),
     "Relu": Rule(pointwise.relu),
     "Reshape": Rule(movement.reshape),
+    "Resize": Rule(resize.resize, fits=resize.resizes_the_last_two_of_four),
     "Sigmoid": Rule(pointwise.sigmoid),
     "Slice": Rule(movement.put_back),
     "SpaceToDepth": Rule(movement.space_to_depth),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pytest
 from differences import analysed, assert_close, facts_of, gradients_of, part_of
-from small_models import Net
+from small_models import Net, run
 
-from onnx_reap.gradient.backward import reached
+from onnx_reap.gradient.backward import reached, with_gradients
 from onnx_reap.gradient.rules import RULES
 
 # Errors are quadratic in each entry, or nearly so; what is left is float32 rounding of outputs of
@@ -26,14 +27,20 @@ def grid(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return ((np.floor(4 * rng.standard_normal(shape)) + 0.5) / 4).astype(np.float32)
 
 
-def inputs_of(net: Net) -> dict[str, np.ndarray]:
+def distinct(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """No two equal, and far enough apart that steps of 1/64 leave their order as it is."""
+    count = math.prod(shape)
+    return ((rng.permutation(count).reshape(shape) - count // 2) / 16).astype(np.float32)
+
+
+def inputs_of(net: Net, draw: Callable = grid) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(3)
-    return {name: grid(rng, *shape) for name, shape in net.inputs.items()}
+    return {name: draw(rng, *shape) for name, shape in net.inputs.items()}
 
 
-def check(net: Net, y: str, wanted, *, opset=17, tolerance=ROUNDING) -> None:
+def check(net: Net, y: str, wanted, *, opset=17, tolerance=ROUNDING, draw=grid) -> None:
     model = net.model(y, opset=opset)
-    data = inputs_of(net)
+    data = inputs_of(net, draw)
     analysis = analysed(model, data)
     weights = {name: net.weights[name] for name in wanted if name in net.weights}
     fed = {**data, **weights}
@@ -262,6 +269,162 @@ def test_global_average_pool(sizes):
     check(net, net.node("GlobalAveragePool", "x"), ["x"])
 
 
+WINDOWS = {
+    "plain": ((4, 6), {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    "strides left out": ((4, 5), {"kernel_shape": [2, 3]}),
+    "overlapping": ((7, 5), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}),
+    "a rest unseen": ((6, 8), {"kernel_shape": [2, 3], "strides": [3, 3], "pads": [1, 1, 0, 0]}),
+    "asymmetric pads": ((5, 4), {"kernel_shape": [3, 2], "pads": [0, 1, 2, 0]}),
+    "oblong": ((4, 6), {"kernel_shape": [1, 3], "strides": [1, 2]}),
+    "VALID": ((5, 5), {"kernel_shape": [2, 2], "strides": [2, 2], "auto_pad": "VALID"}),
+    "ceil_mode that changes nothing": (
+        (4, 4),
+        {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1},
+    ),
+    "1-D": ((7,), {"kernel_shape": [3], "strides": [2], "pads": [1, 1]}),
+    "3-D": ((4, 3, 4), {"kernel_shape": [2, 2, 3], "strides": [2, 1, 1], "pads": [0] * 5 + [1]}),
+    "all of it": ((3, 3), {"kernel_shape": [3, 3]}),
+}
+DILATED = {
+    "dilations": ((6, 7), {"kernel_shape": [2, 3], "dilations": [2, 3]}),
+    "dilations, strides, pads": (
+        (9, 8),
+        {"kernel_shape": [3, 2], "dilations": [2, 1], "strides": [2, 3], "pads": [1, 0, 2, 1]},
+    ),
+}
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18, 22])
+@pytest.mark.parametrize("case", [*WINDOWS, *DILATED])
+def test_max_pool(case, opset):
+    sizes, attributes = (WINDOWS | DILATED)[case]
+    net = Net({"x": (2, 3, *sizes)})
+    check(net, net.node("MaxPool", "x", **attributes), ["x"], opset=opset, draw=distinct)
+
+
+@pytest.mark.parametrize("opset", [11, 18, 22])
+@pytest.mark.parametrize("with_pads", [None, 0, 1])
+@pytest.mark.parametrize("case", [*WINDOWS, *DILATED])
+def test_average_pool(case, with_pads, opset):
+    if case in DILATED and opset < 19:
+        pytest.skip("no dilations before operator set 19")
+    sizes, attributes = (WINDOWS | DILATED)[case]
+    counted = {} if with_pads is None else {"count_include_pad": with_pads}
+    net = Net({"x": (2, 3, *sizes)})
+    check(net, net.node("AveragePool", "x", **attributes, **counted), ["x"], opset=opset)
+
+
+@pytest.mark.parametrize("low", [-5.0, 0.0])
+def test_equal_entries_of_a_window_share_its_gradient(low):
+    """What a window has beyond the border takes no part, even where it would be larger."""
+    net = Net({"x": (2, 3, 5, 5)})
+    y = net.node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    fed = {"x": np.full((2, 3, 5, 5), low, np.float32)}
+    analysis = analysed(net.model(y), fed)
+    part, facts = part_of(analysis.model, fed, [y]), facts_of(analysis)
+    trainer = with_gradients(part, facts, {y: 0.5}, ["x"])
+    target = np.random.default_rng(0).standard_normal((2, 3, 3, 3)).astype(np.float32)
+    _, gradient = run(trainer.model, {**fed, trainer.targets[y]: target})
+    expected = np.zeros(gradient.shape)
+    for i, j in np.ndindex(3, 3):
+        rows, columns = (slice(max(2 * k - 1, 0), 2 * k + 2) for k in (i, j))
+        window = expected[:, :, rows, columns]
+        share = (low - target[:, :, i, j]) / (window.shape[2] * window.shape[3])
+        window += share[:, :, None, None]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+@pytest.mark.parametrize("sizes", [(5,), (3, 4), (2, 2, 3)])
+def test_global_max_pool(sizes, opset):
+    net = Net({"x": (2, 3, *sizes)})
+    check(net, net.node("GlobalMaxPool", "x"), ["x"], opset=opset, draw=distinct)
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13, 17, 18, 21])
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"])
+@pytest.mark.parametrize("keep", [{}, {"keepdims": 1}, {"keepdims": 0}])
+@pytest.mark.parametrize("axes", [[1], [2, 3], [-1, 1], [3, 0, -2], None])
+def test_reductions(axes, keep, op, opset):
+    net = Net({"x": (2, 3, 4, 2)})
+    if axes is None:
+        y = net.node(op, "x", **keep)
+    else:
+        y = by_vector(op, axes, net, opset, since=13 if op == "ReduceSum" else 18, **keep)
+    y = net.node("Add", y, net.constant(np.array(2.0)))  # away from the target
+    check(net, y, ["x"], opset=opset, draw=distinct if op in ("ReduceMax", "ReduceMin") else grid)
+
+
+def resized(net: Net, opset: int, roi=None, *, scales=None, sizes=None, **attributes) -> str:
+    """A Resize; inputs that are left out are empty vectors where they may not be missing."""
+    missing = net.constant(np.zeros(0)) if opset < 13 else ""
+    inputs = [
+        missing if roi is None else net.constant(np.array(roi, float)),
+        missing if scales is None else net.constant(np.array([1, 1, *scales], float)),
+    ]
+    if sizes is not None:
+        inputs.append(net.constant(np.array([*net.inputs["x"][:2], *sizes])))
+    return net.node("Resize", "x", *inputs, **attributes)
+
+
+RESIZES: dict[str, dict] = {
+    "nearest": {"scales": [2, 2]},
+    "nearest, asymmetric": {
+        "scales": [2, 3],
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    },
+    "nearest, sizes": {"sizes": [7, 3], "mode": "nearest", "nearest_mode": "ceil"},
+    "nearest, smaller": {"scales": [0.5, 0.6], "mode": "nearest"},
+    "linear": {"scales": [2, 2], "mode": "linear"},
+    "linear, odd scales": {"scales": [1.7, 2.3], "mode": "linear"},
+    "linear, corners": {
+        "sizes": [7, 9],
+        "mode": "linear",
+        "coordinate_transformation_mode": "align_corners",
+    },
+    "linear, smaller": {
+        "sizes": [3, 2],
+        "mode": "linear",
+        "coordinate_transformation_mode": "pytorch_half_pixel",
+    },
+    "linear, to one": {
+        "sizes": [1, 8],
+        "mode": "linear",
+        "coordinate_transformation_mode": "pytorch_half_pixel",
+    },
+    "linear, cropped": {
+        "roi": [0, 0, 0.2, -0.3, 1, 1, 0.9, 0.6],
+        "sizes": [6, 7],
+        "mode": "linear",
+        "coordinate_transformation_mode": "tf_crop_and_resize",
+        "extrapolation_value": 3.0,
+    },
+    "cubic": {"scales": [2, 2], "mode": "cubic"},
+    "cubic, excluding the outside": {
+        "sizes": [9, 5],
+        "mode": "cubic",
+        "cubic_coeff_a": -0.5,
+        "exclude_outside": 1,
+    },
+    "one axis": {"scales": [1, 2], "mode": "linear"},
+}
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+@pytest.mark.parametrize("case", list(RESIZES))
+def test_resize(case, opset):
+    net = Net({"x": (2, 3, 4, 5)})
+    check(net, resized(net, opset, **RESIZES[case]), ["x"], opset=opset)
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_resize_that_smooths(mode):
+    net = Net({"x": (2, 3, 7, 9)})
+    check(net, resized(net, 18, scales=[0.5, 0.4], mode=mode, antialias=1), ["x"], opset=18)
+
+
 def computed_target(net: Net) -> str:
     """Reshape to sizes that are read off the tensor."""
     whole = net.node("Shape", "x")
@@ -452,18 +615,82 @@ REFUSED: dict[str, Callable] = {
     "choice by its sign": lambda net: net.node(
         "Where", net.node("Greater", "x", net.constant(np.array(0.5))), "x", "x"
     ),
+    "pooled, padded by itself": passed_on(
+        "MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER"
+    ),
+    "averaged, padded by itself": passed_on(
+        "AveragePool", "x", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_LOWER"
+    ),
+    "pooled, beyond the border": passed_on(
+        "MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1
+    ),
+    "averaged, beyond the border": passed_on(
+        "AveragePool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1
+    ),
+    "pooled, with places": lambda net: net.node(
+        "MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2], outputs=2
+    )[0],
+    "resized, five axes": lambda net: net.node(
+        "Resize",
+        net.node("Reshape", "x", net.constant(np.array([2, 4, 1, 6, 6]))),
+        "",
+        net.constant(np.array([1.0, 1.0, 2.0, 2.0, 2.0])),
+        mode="nearest",
+    ),
+    "resized channels": passed_on("Resize", "x", "", [1.0, 2.0, 1.0, 1.0], mode="nearest"),
+    "resized axes that it names": passed_on(
+        "Resize", "x", "", [2.0, 2.0], axes=[2, 3], mode="nearest"
+    ),
+    "resized, shape kept": passed_on(
+        "Resize", "x", "", "", [2, 4, 9, 8], keep_aspect_ratio_policy="not_larger"
+    ),
+    "resized as computed": lambda net: net.node(
+        "Resize", "x", "", "", net.node("Shape", "x"), mode="nearest"
+    ),
+    "cropped samples": passed_on(
+        "Resize",
+        "x",
+        [0.5, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0],
+        [1.0, 1.0, 2.0, 2.0],
+        coordinate_transformation_mode="tf_crop_and_resize",
+    ),
+    "summed over nothing": passed_on("ReduceSum", "x", noop_with_empty_axes=1),
+    "summed over axes that are computed": lambda net: net.node(
+        "ReduceSum",
+        "x",
+        net.node(
+            "Sub",
+            net.node(
+                "Slice",
+                net.node("Shape", "x"),
+                net.constant(np.array([1])),
+                net.constant(np.array([2])),
+            ),
+            net.constant(np.array([2])),
+        ),
+    ),
     "as another type": passed_on("Cast", "x", to=1),
 }
 
 
 @pytest.mark.parametrize("case", list(REFUSED))
 def test_what_is_not_covered_is_refused(case):
+    assert refuses(REFUSED[case], opset=18)
+
+
+def refuses(build: Callable, opset: int) -> bool:
     net = Net({"x": (2, 4, 6, 6)})
-    y = REFUSED[case](net)
+    y = build(net)
     fed = inputs_of(net)
-    analysis = analysed(net.model(y), fed)
+    analysis = analysed(net.model(y, opset=opset), fed)
     part, facts = part_of(analysis.model, fed, [y]), facts_of(analysis)
-    assert reached(part, facts, ["x"]) == set()
+    return not reached(part, facts, ["x"])
+
+
+def test_an_old_way_to_resize_is_refused():
+    """It moves entries also along axes whose size stays."""
+    mode = {"coordinate_transformation_mode": "tf_half_pixel_for_nn"}
+    assert refuses(partial(resized, opset=11, scales=[2, 2], **mode), opset=11)
 
 
 def test_every_rule_was_tried_at_every_place():
