@@ -23,6 +23,7 @@ from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.moments import Moments
 from onnx_reap.solve.removal import RemovalPath
 
+JUDGES = 128  # samples that tell what the outputs feel, at most
 MADE_UP = 0.7  # of a vanished branch's error is left by later layers, see docs/experiments.md
 
 
@@ -93,9 +94,10 @@ def gather_evidence(
     if sense:
         observed = Observed({t.linear.node: t for t in taps}, learned, DAMPING, backend)
         orders = [path.order for path in paths]
-        with progress.stage("Measuring sensitivities", len(shrinking)) as step:
+        judges = parts[-1].take(JUDGES, settings.seed)
+        with progress.stage("Measuring sensitivities", len(judges)) as step:
             choices = divergence_choices(
-                analysis, choices, orders, observed, parts[-1], settings, step
+                analysis, choices, orders, observed, judges, settings, step
             )
     return Evidence(tuple(paths), tuple(variances), tuple(choices))
 

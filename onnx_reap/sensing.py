@@ -14,26 +14,23 @@ Accelerating Convolutional Neural Networks", IEICE Trans. Inf. & Syst. E105-D(1)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from onnx_reap.analysis import Analysis
-from onnx_reap.capture.moments import batch_size
 from onnx_reap.data import Calibration
 from onnx_reap.graph.channels import Group
 from onnx_reap.plan.allocate import Choices
 from onnx_reap.sensitivity.curve import FLOOR, divergence_curve
 from onnx_reap.sensitivity.divergence import metrics
-from onnx_reap.sensitivity.measure import Bench, Series, measure
-from onnx_reap.sensitivity.trial import Constants, Consumer, Observed, consumers_of
+from onnx_reap.sensitivity.measure import Bench, Trial, measure
+from onnx_reap.sensitivity.trial import Consumer, Observed, consumers_of
 from onnx_reap.settings import Settings
 
 POINTS = 1  # widths of a group that are tried, besides its own,
 STREAM_POINTS = 2  # or so many where several layers make the channels: errors add up along a stream
-MOST_SAMPLES = 128
-BATCH = 16  # samples a run: a session's first run allocates memory for all that it holds
 TRUST = 0.6  # in the divergence, against the local error, in their weighted geometric mean
 
 
@@ -44,7 +41,7 @@ def divergence_choices(
     observed: Observed,
     samples: Calibration,
     settings: Settings,
-    on_group: Callable[[], None],
+    on_batch: Callable[[int], None],
 ) -> list[Choices]:
     """Replace local errors by divergences of the final output.
 
@@ -58,18 +55,13 @@ def divergence_choices(
         What trials are fitted from.
     samples : Calibration
         To measure on; best others than `observed` is of.
-    on_group : callable
-        Told that a group is done.
+    on_batch : callable
+        Told the number of samples after every batch.
 
     Returns
     -------
     list of Choices
         The local errors themselves where no output can be compared.
-
-    Raises
-    ------
-    ReapError
-        If an output is not finite without some channels.
     """
     compared = metrics(
         analysis.model, analysis.probe.shapes, analysis.probe.dtypes, settings.metric
@@ -78,25 +70,31 @@ def divergence_choices(
     tried = [g for g, at in enumerate(points) if len(at) and analysis.groups[g].consumers]
     if not compared or not tried:
         return list(local)
-    model = analysis.copy()
-    layers = consumers_of(model, [analysis.groups[g] for g in tried], analysis.flow, observed)
-    series = [
-        _series(analysis.groups[g], layers, orders[g], local[g].widths[points[g]]) for g in tried
-    ]
-    outputs = [metric.output for metric in compared]
-    fixed = analysis.fixed_batch
-    bench = Bench(
-        model,
-        analysis.probe,
-        compared,
-        samples.take(MOST_SAMPLES, settings.seed),
-        fixed or min(BATCH, batch_size(analysis.probe, outputs, None)),
-        fixed is not None,
-        analysis.providers,
+    layers = consumers_of(
+        analysis.model, [analysis.groups[g] for g in tried], analysis.flow, observed
     )
-    measured = dict(zip(tried, measure(bench, series, on_group), strict=True))
+    trials = [
+        (g, _trial(analysis.groups[g], layers, orders[g], int(local[g].widths[at])))
+        for g in tried
+        for at in points[g]
+    ]
+    bench = Bench(
+        analysis.model,
+        analysis.probe,
+        analysis.flow.linears,
+        compared,
+        samples,
+        analysis.fixed_batch,
+        analysis.providers,
+        settings.seed,
+    )
+    measured: dict[int, list[float | None]] = {g: [] for g in tried}
+    for (g, _), found in zip(trials, measure(bench, [t for _, t in trials], on_batch), strict=True):
+        measured[g].append(found)
     felt = [
-        divergence_curve(c.errors, c.errors[at], np.array(measured[g])) if g in measured else None
+        divergence_curve(c.errors, c.errors[at], np.array(measured[g], np.float64))
+        if None not in measured.get(g, [None])
+        else None
         for g, (c, at) in enumerate(zip(local, points, strict=True))
     ]
     return [Choices(c.widths, e) for c, e in zip(local, _mixed(local, felt), strict=True)]
@@ -124,22 +122,6 @@ def _points(group: Group, choices: Choices) -> np.ndarray:
     return costly[at[: len(costly)]]
 
 
-def _series(
-    group: Group, layers: Mapping[str, Consumer], order: np.ndarray, widths: np.ndarray
-) -> Series:
-    consumers = [layers[node] for node in group.consumers]
-
-    def trials() -> Iterator[Constants]:
-        for width in widths.tolist():
-            gone = {group.units[int(unit)] for unit in order[: group.width - width]}
-            yield _together(consumer.without(gone) for consumer in consumers)
-
-    dtypes = {
-        name: values.dtype
-        for name, values in _together(consumer.original() for consumer in consumers).items()
-    }
-    return Series(tuple(consumer.y for consumer in consumers), dtypes, trials())
-
-
-def _together(parts: Iterator[Mapping[str, np.ndarray]]) -> Constants:
-    return {name: values for part in parts for name, values in part.items()}
+def _trial(group: Group, layers: Mapping[str, Consumer], order: np.ndarray, width: int) -> Trial:
+    gone = {group.units[int(unit)] for unit in order[: group.width - width]}
+    return [layers[node].without(gone) for node in group.consumers]

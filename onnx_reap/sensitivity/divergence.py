@@ -1,28 +1,36 @@
-"""How far a model's outputs are from the original's.
+"""How far a change of a model's outputs takes it from the original, to second order.
 
 Class scores are compared by the Kullback-Leibler divergence of the distributions that they stand
-for, anything else by its squared error relative to the variance of the original output. Entries
-that the original has not finite, such as masked classes, don't count; nor does an output whose
-shape depends on its content, where the shapes differ.
+for, anything else by its squared error relative to the variance of the original output. Both are
+quadratic forms in a small change d of an output,
 
-The divergence of p and q is sum(p log(p / q) - p + q), which rounding can't make negative.
+    1/2 d^T (diag(p) - p p^T) d    and    d^T d / variance,
+
+and a form d^T F d is the mean of (v^T d)^2 over random directions v with E[v v^T] = F: with random
+signs r, v = diag(p)^1/2 r - p (p^1/2)^T r has diag(p) - p p^T. One backward pass from v then tells
+how any change of any layer is felt, instead of a forward pass for each.
+
+Where the original is sure of a class, p p^T is all but diag(p) and nothing seems to be felt, though
+removing channels is no small change. So the distributions are those of scores divided by a
+temperature.
+
+Entries that the original has not finite, such as masked classes, don't count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from onnx_reap.data.spec import is_float
+from onnx_reap.gradient.tape import Tape
 from onnx_reap.graph.model import Model
 
+TEMPERATURE = 1.5  # of the distributions, see docs/experiments.md
 TINY = 1e-12  # of a probability
-
-Tensors = Mapping[str, npt.NDArray[np.floating]]
 
 _SAME_VALUES = {"Flatten", "Identity", "Reshape", "Squeeze"}
 
@@ -44,29 +52,38 @@ class Metric:
     kind: str
     axis: int = -1
 
-    def scale(self, original: Sequence[Tensors]) -> float:
-        """Return what to divide summed distances by: distributions, or the summed variance."""
-        arrays = [batch[self.output] for batch in original]
-        if self.kind != "values":
-            return float(max(sum(a.size / a.shape[self.axis] for a in arrays), 1))
-        entries = np.concatenate([a[np.isfinite(a)].ravel() for a in arrays]).astype(np.float64)
-        total = float(np.square(entries - entries.mean()).sum()) if entries.size else 0.0
-        return total if total > 0 else 1.0
+    def direction(self, tape: Tape, signs: str) -> str:
+        """Write a random direction: its product with a change, squared, is felt on average.
 
-    def distance(self, original: Tensors, other: Tensors) -> float:
-        """Return the summed distance over a batch, at least 0."""
-        a, b = (batch[self.output].astype(np.float64) for batch in (original, other))
-        if a.shape != b.shape:
-            return 0.0
+        Parameters
+        ----------
+        signs : str
+            Tensor of independent random signs, of the output's shape.
+
+        Returns
+        -------
+        str
+            Tensor of the output's shape. For class scores the mean is the divergence summed over
+            distributions; for values the squared error, still to be divided by the variance.
+        """
         if self.kind == "values":
-            return float(np.square((a - b)[np.isfinite(a)]).sum())
-        with np.errstate(divide="ignore"):
-            logs = [
-                _log_softmax(x, self.axis) if self.kind == "logits" else np.log(x) for x in (a, b)
-            ]
-        p, q = (np.exp(log) for log in logs)
-        log_p, log_q = (np.maximum(log, np.log(TINY)) for log in logs)
-        return max(float((p * (log_p - log_q) - p + q).sum()), 0.0)
+            small = tape.op("Less", tape.op("Abs", self.output), tape.floats(np.inf))
+            return tape.where(small, signs)
+        axis = self.axis % len(tape.shapes[self.output])
+        swap = list(range(len(tape.shapes[self.output])))
+        swap[axis], swap[-1] = swap[-1], swap[axis]
+        x, r = (tape.op("Transpose", tensor, perm=swap) for tensor in (self.output, signs))
+        if self.kind == "probabilities":
+            chances = tape.op("Max", x, tape.floats(TINY))
+            x = tape.op("Log", chances)
+        p = tape.op("Softmax", tape.op("Div", x, tape.floats(TEMPERATURE)), axis=-1)
+        spread = tape.op("Mul", tape.op("Sqrt", p), r)
+        total = tape.total(spread, [len(swap) - 1], keep=True)
+        found = tape.op("Sub", spread, tape.op("Mul", p, total))
+        if self.kind == "probabilities":
+            found = tape.op("Div", found, chances)
+        halved = tape.op("Mul", found, tape.floats(np.sqrt(0.5)))
+        return tape.op("Transpose", halved, perm=swap)
 
 
 def metrics(
@@ -110,8 +127,3 @@ def _maker(tensor: gs.Tensor) -> gs.Node:
     while maker.op in _SAME_VALUES and maker.inputs and maker.inputs[0].inputs:
         maker = maker.inputs[0].inputs[0]
     return maker
-
-
-def _log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
-    x = x - x.max(axis, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis, keepdims=True))

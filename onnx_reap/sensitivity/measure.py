@@ -1,22 +1,34 @@
-"""Measure what trials do to the outputs, each from the input of the layers that it changes."""
+"""Measure what trials do to the outputs: all of them by one forward and one backward pass.
+
+A trial changes some layers' constants, and so their outputs by what the layers make of the
+difference. Its product with the gradient of a random direction of the model's outputs tells,
+squared and on average, how the outputs feel it, see `divergence`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
-from onnx_reap.capture.frontier import Frontier
+from onnx_reap.capture.moments import batch_size
 from onnx_reap.capture.rows import own_samples
-from onnx_reap.capture.stream import Stream
 from onnx_reap.data import Calibration
-from onnx_reap.errors import ReapError
+from onnx_reap.gradient.backward import Facts, backpropagate, reached
+from onnx_reap.gradient.tape import PREFIX, Tape
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
+from onnx_reap.graph.records import Linear
 from onnx_reap.runtime import run, session
-from onnx_reap.sensitivity.divergence import Metric, Tensors
-from onnx_reap.sensitivity.trial import Constants
+from onnx_reap.sensitivity.divergence import Metric
+from onnx_reap.sensitivity.trial import Change
+
+Trial = Sequence[Change]
+
+SAMPLES = f"{PREFIX}samples"  # input: how many samples a batch has
+MOST = 8  # samples a run: more are no faster
 
 
 @dataclass(frozen=True)
@@ -26,103 +38,156 @@ class Bench:
     Attributes
     ----------
     model : Model
-        The original's function, with constants that trials replace.
+        The original; it is read only.
     samples : Calibration
         Best not among those that trials were fitted on.
-    batch : int
-        Samples a run; `pad` where the model insists on it.
+    fixed : int or None
+        The batch that the model insists on.
+    seed : int
+        Of the random directions.
     """
 
     model: Model
     probe: Probe
+    layers: Sequence[Linear]
     metrics: Sequence[Metric]
     samples: Calibration
-    batch: int
-    pad: bool
+    fixed: int | None
     providers: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Series:
-    """Trials of one group.
-
-    Attributes
-    ----------
-    tensors : tuple of str
-        Outputs of the layers whose constants change.
-    dtypes : mapping of str to numpy.dtype
-        These constants.
-    trials : iterable of Constants
-        Values for them; made when they are asked for.
-    """
-
-    tensors: tuple[str, ...]
-    dtypes: Mapping[str, np.dtype]
-    trials: Iterable[Constants]
+    seed: int
 
 
 def measure(
-    bench: Bench, series: Sequence[Series], on_series: Callable[[], None]
-) -> list[list[float]]:
+    bench: Bench, trials: Sequence[Trial], on_batch: Callable[[int], None]
+) -> list[float | None]:
     """Measure how far every trial takes the outputs from the original's.
+
+    Parameters
+    ----------
+    on_batch : callable
+        Told the number of samples after every batch.
 
     Returns
     -------
-    list of lists of float
-        For each series the divergence of its trials: mean over samples, sum over outputs.
+    list of float or None
+        For each trial the divergence: mean over samples, sum over outputs. None where no gradient
+        gets through to its layers, or where it is not finite.
     """
-    names = [metric.output for metric in bench.metrics]
-    frontier = Frontier(bench.model, bench.probe, len(bench.samples))
-    result: list[list[float]] = [[] for _ in series]
-    with Stream(bench.samples, bench.batch, bench.pad, bench.providers) as stream:
-        wanted = list(_outputs(bench, stream, names))
-        for index in np.argsort([frontier.place(s.tensors) for s in series], kind="stable"):
-            move = frontier.move(series[index].tensors)
-            if move is not None:
-                stream.advance(bench.model, move)
-            score = _scorer(bench, stream, series[index], wanted)
-            result[index] = [score(trial) for trial in series[index].trials]
-            on_series()
+    fed = {t.name: np.dtype(t.dtype) for t in bench.model.graph.inputs}
+    part = bench.model.part(fed, [metric.output for metric in bench.metrics])
+    facts = Facts(bench.probe.shapes, {layer.y: layer for layer in bench.layers})
+    changed = dict.fromkeys(change.linear.y for trial in trials for change in trial)
+    open_ = reached(part, facts, [y for y in changed if _has_samples_first(bench, y)])
+    tried = [i for i, trial in enumerate(trials) if all(c.linear.y in open_ for c in trial)]
+    result: list[float | None] = [None] * len(trials)
+    if not tried:
+        return result
+    batch = bench.fixed or min(MOST, batch_size(bench.probe, _alive(part, bench), None))
+    weights = _weights(bench, part, batch)
+    model, felt = _instrumented(bench, part, facts, [trials[i] for i in tried], weights)
+    totals = np.zeros(len(tried))
+    for own, outputs in _runs(bench, model, felt, batch, on_batch):
+        totals += [np.square(outputs[name][:own], dtype=np.float64).sum() for name in felt]
+    for index, total in zip(tried, totals.tolist(), strict=True):
+        result[index] = total if np.isfinite(total) else None
     return result
 
 
-def _outputs(bench: Bench, stream: Stream, names: Sequence[str]) -> Iterator[Tensors]:
-    """Run the original; what fills up the last batch of a model with a fixed batch is left out."""
+def _has_samples_first(bench: Bench, tensor: str) -> bool:
+    leading = bench.probe.shapes[tensor][:1]
+    return bool(leading) and leading[0] % bench.probe.batch == 0
+
+
+def _alive(part: onnx.ModelProto, bench: Bench) -> list[str]:
+    """List the tensors that a backward pass needs of a forward pass: all, to be safe."""
+    made = (name for node in part.graph.node for name in node.output)
+    return [name for name in made if name in bench.probe.shapes]
+
+
+def _weights(bench: Bench, part: onnx.ModelProto, batch: int) -> dict[str, float]:
+    """Return what to multiply directions of each output by, so that squares sum to a mean."""
+    scales = _variances(bench, part, batch)
+    for metric in bench.metrics:
+        if metric.kind != "values":
+            shape = bench.probe.shapes[metric.output]
+            distributions = np.prod(shape) / shape[metric.axis] / bench.probe.batch
+            scales[metric.output] = float(max(distributions * len(bench.samples), 1))
+    return {name: float(1 / np.sqrt(scale)) for name, scale in scales.items()}
+
+
+def _variances(bench: Bench, part: onnx.ModelProto, batch: int) -> dict[str, float]:
+    """Return the summed variance of outputs that are compared by their values, 1 if they are one."""
+    names = [metric.output for metric in bench.metrics if metric.kind == "values"]
+    sums = {name: np.zeros(3) for name in names}
+    for own, outputs in _runs(bench, part, names, batch, lambda count: None) if names else ():
+        for name in names:
+            x = own_samples(outputs[name], own, batch) if bench.fixed else outputs[name]
+            x = x[np.isfinite(x)].astype(np.float64)
+            sums[name] += [x.size, x.sum(), np.square(x).sum()]
+    variances = {n: square - total**2 / max(count, 1) for n, (count, total, square) in sums.items()}
+    return {name: variance if variance > 0 else 1.0 for name, variance in variances.items()}
+
+
+def _instrumented(
+    bench: Bench,
+    part: onnx.ModelProto,
+    facts: Facts,
+    trials: Sequence[Trial],
+    weights: Mapping[str, float],
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Append directions, a backward pass, and what every trial makes of it, a number a sample."""
+    out = onnx.ModelProto()
+    out.CopyFrom(part)
+    tape = Tape(out, facts.shapes, facts.layers)
+    starts = {}
+    for index, metric in enumerate(bench.metrics):
+        noise = tape.op("RandomNormalLike", metric.output, seed=float(bench.seed + index))
+        direction = metric.direction(tape, tape.op("Sign", noise))
+        starts[metric.output] = tape.op("Mul", direction, tape.floats(weights[metric.output]))
+    changed = list(dict.fromkeys(change.linear.y for trial in trials for change in trial))
+    gradients = backpropagate(tape, part.graph.node, starts, changed)
+    makers = {node.output[0]: node for node in part.graph.node}
+    rows = tape.op("Concat", SAMPLES, tape.ints([-1]), axis=0)
+    felt = []
+    for trial in trials:
+        terms = []
+        for change in trial:
+            y = change.linear.y
+            product = tape.op("Mul", _difference(tape, makers[y], change), gradients[y])
+            terms.append(tape.total(tape.op("Reshape", product, rows), [1], keep=False))
+        felt.append(tape.sum(terms))
+    del out.graph.output[:]
+    out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in felt)
+    counts = onnx.helper.make_tensor_value_info(SAMPLES, onnx.TensorProto.INT64, [1])
+    out.graph.input.append(counts)
+    return out, felt
+
+
+def _difference(tape: Tape, node: onnx.NodeProto, change: Change) -> str:
+    """Write a layer again, with the change of its constants: the change of its output."""
+    inputs = [node.input[0], tape.floats(change.weight)]
+    bias = None if change.bias is None else tape.floats(change.bias)
+    if bias is not None and node.op_type != "MatMul":
+        inputs.append(bias)
+    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    y = tape.op(node.op_type, *inputs, **given)
+    return tape.op("Add", y, bias) if bias is not None and node.op_type == "MatMul" else y
+
+
+def _runs(
+    bench: Bench,
+    model: onnx.ModelProto,
+    names: Sequence[str],
+    batch: int,
+    on_batch: Callable[[int], None],
+) -> Iterable[tuple[int, dict[str, np.ndarray]]]:
+    """Run a model on all samples; yield how many of a batch's samples are real, and outputs."""
+    active = session(model, bench.providers)
+    counted = any(value.name == SAMPLES for value in model.graph.input)
     left = len(bench.samples)
-    for batch in stream.run(bench.model, names):
-        own, left = min(left, bench.batch), left - bench.batch
-        yield {n: own_samples(x, own, bench.batch) if bench.pad else x for n, x in batch.items()}
-
-
-def _scorer(
-    bench: Bench, stream: Stream, series: Series, wanted: Sequence[Tensors]
-) -> Callable[[Constants], float]:
-    """Make the function that runs the rest of the model with other constants."""
-    names = list(wanted[0])
-    held = next(stream.held())
-    inputs = {name: array.dtype for name, array in held.items()}
-    active = session(bench.model.part({**inputs, **series.dtypes}, names), bench.providers)
-    fed = {value.name for value in active.get_inputs()}
-
-    scales = {metric: metric.scale(wanted) for metric in bench.metrics}
-
-    def score(trial: Constants) -> float:
-        total = 0.0
-        for held, want in zip(stream.held(), wanted, strict=True):
-            feed = {name: x for name, x in {**held, **trial}.items() if name in fed}
-            got = _own(run(active, names, feed), want)
-            total += sum(m.distance(want, got) / scale for m, scale in scales.items())
-        if not np.isfinite(total):
-            raise ReapError(
-                "the model's outputs are not finite without some channels",
-                got=", ".join(names),
-                hint="--allocation local spreads the budget without looking at outputs",
-            )
-        return total
-
-    return score
-
-
-def _own(got: Tensors, want: Tensors) -> Tensors:
-    """Leave out what fills up the last batch of a model with a fixed batch."""
-    return {n: x if x.shape == want[n].shape else x[: len(want[n])] for n, x in got.items()}
+    for feed in bench.samples.batches(batch, pad=bench.fixed is not None):
+        own = min(left, batch)
+        count = {SAMPLES: np.array([batch if bench.fixed else own])} if counted else {}
+        yield own, run(active, names, {**feed, **count})
+        left -= own
+        on_batch(own)

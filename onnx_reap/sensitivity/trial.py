@@ -1,8 +1,7 @@
 """One group without some of its channels, everything else intact: its consumers' weights.
 
 Instead of cutting channels, their columns are zeroed in the consumers, which is the same function;
-the columns that stay make up for them by the moments of the original. So all trials of all groups
-are one graph with other constants, which can be fed.
+the columns that stay make up for them by the moments of the original.
 """
 
 from __future__ import annotations
@@ -11,25 +10,16 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from onnx_reap.capture.moments import Tap
 from onnx_reap.capture.rows import matrix_to_weight, weight_to_matrix
 from onnx_reap.graph.channels import Group
 from onnx_reap.graph.model import Model
-from onnx_reap.graph.records import Flow
-from onnx_reap.graph.weights import (
-    bias_behind,
-    has_plain_bias,
-    layer_weights,
-    set_layer,
-    set_weight,
-)
+from onnx_reap.graph.records import Flow, Linear
+from onnx_reap.graph.weights import has_plain_bias, layer_weights
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.kept import without
 from onnx_reap.solve.moments import Moments
-
-Constants = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -48,43 +38,36 @@ class Observed:
     backend: Backend
 
 
-class Consumer:
-    """A layer whose weight, and bias where it takes one, are constants of its own.
+@dataclass(frozen=True)
+class Change:
+    """What a trial adds to a layer's constants.
 
-    Parameters
+    Attributes
     ----------
-    model : Model
-        Edited: constants that the layer shares are copied, a bias is added where it has none.
+    weight : array of the weight's shape
+    bias : (outputs,) array, optional
+        None where the layer's bias is not one number per output.
     """
+
+    linear: Linear
+    weight: np.ndarray
+    bias: np.ndarray | None
+
+
+class Consumer:
+    """A layer that reads channels which may go."""
 
     def __init__(self, model: Model, node: str, flow: Flow, observed: Observed) -> None:
         self._tap = observed.taps[node]
         self._linear = linear = self._tap.linear
         self._moments, self._observed = observed.moments[node], observed
         self._units = flow.units_along(linear.x, linear.x_axis)
-        stored, bias = layer_weights(model, linear)
-        self._weight = weight_to_matrix(linear, stored)
-        self._bias: gs.Constant | None = None
-        if has_plain_bias(model, linear):
-            outputs = linear.group * self._weight.shape[2]
-            set_layer(model, linear, stored, np.broadcast_to(bias, outputs))
-            self._bias = _bias_of(model, node)
-        else:
-            set_weight(model, linear, stored)
-        self._stored = model.node(node).inputs[1]
+        self._stored, _ = layer_weights(model, linear)
+        self._weight = weight_to_matrix(linear, self._stored)
+        self._takes_bias = has_plain_bias(model, linear)
 
-    @property
-    def y(self) -> str:
-        """Name of the layer's output."""
-        return self._linear.y
-
-    def original(self) -> Constants:
-        """Return the layer's constants as they are, by name."""
-        mine = [self._stored] if self._bias is None else [self._stored, self._bias]
-        return {constant.name: constant.values for constant in mine}
-
-    def without(self, removed: Collection[int]) -> Constants:
-        """Return the layer's constants that make up for units that are gone."""
+    def without(self, removed: Collection[int]) -> Change:
+        """Return the change that makes up for units that are gone."""
         gone = np.repeat(np.isin(self._units, list(removed)), self._linear.taps)
         weight = np.stack(
             [
@@ -94,12 +77,11 @@ class Consumer:
                 )
             ]
         )
-        values = {self._stored.name: matrix_to_weight(self._linear, weight, self._stored.values)}
-        if self._bias is not None:
-            lost = np.einsum("gd,gdo->go", self._mean(), self._weight - weight).ravel()
-            old = self._bias.values
-            values[self._bias.name] = (old + lost / self._linear.beta).astype(old.dtype)
-        return values
+        change = matrix_to_weight(self._linear, weight - self._weight, self._stored)
+        if not self._takes_bias:
+            return Change(self._linear, change, None)
+        lost = np.einsum("gd,gdo->go", self._mean(), self._weight - weight).ravel()
+        return Change(self._linear, change, lost / self._linear.beta)
 
     def _one(self, g: int, weight: np.ndarray, gone: np.ndarray) -> np.ndarray:
         """Return the weight (D, O) of one map."""
@@ -130,16 +112,6 @@ class Consumer:
 def consumers_of(
     model: Model, groups: Iterable[Group], flow: Flow, observed: Observed
 ) -> dict[str, Consumer]:
-    """Prepare the consumers of some groups, by node; the model is edited."""
+    """Prepare the consumers of some groups, by node."""
     nodes = dict.fromkeys(node for group in groups for node in group.consumers)
     return {node: Consumer(model, node, flow, observed) for node in nodes}
-
-
-def _bias_of(model: Model, key: str) -> gs.Constant:
-    node = model.node(key)
-    if node.op != "MatMul":
-        return node.inputs[2]
-    found = bias_behind(model, node)
-    assert found is not None  # it was set
-    reader, place = found
-    return reader.inputs[place]

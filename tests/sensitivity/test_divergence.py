@@ -2,60 +2,99 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-from small_models import Net
+from itertools import product
 
+import numpy as np
+import onnx
+import pytest
+from small_models import Net, run
+
+from onnx_reap.gradient.tape import Tape
 from onnx_reap.graph.model import Model
+from onnx_reap.sensitivity import divergence
 from onnx_reap.sensitivity.divergence import Metric, metrics
 
 RNG = np.random.default_rng(0)
-A, B = RNG.standard_normal((2, 6, 4))
+CLASSES = 4
+SIGNS = np.array(list(product([-1, 1], repeat=CLASSES)), np.float32)  # each is as likely
+
+
+def directions(metric: Metric, y: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """Run the nodes that a metric writes."""
+    shape = [None] * y.ndim
+    inputs = [onnx.helper.make_tensor_value_info(n, 1, shape) for n in ("y", "signs")]
+    graph = onnx.helper.make_graph([], "directions", inputs, [])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    found = metric.direction(Tape(model, {"y": y.shape}, {}), "signs")
+    model.graph.output.append(onnx.helper.make_tensor_value_info(found, 1, shape))
+    return run(model, {"y": y.astype(np.float32), "signs": signs})[0].astype(np.float64)
+
+
+def felt(metric: Metric, y: np.ndarray) -> np.ndarray:
+    """Return the mean of v v^T over all signs, for one vector of scores."""
+    v = directions(metric, np.broadcast_to(y, SIGNS.shape), SIGNS)
+    return v.T @ v / len(v)
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
     e = np.exp(x)
-    return e / e.sum(1, keepdims=True)
+    return e / e.sum(-1, keepdims=True)
 
 
 @pytest.mark.parametrize("kind", ["logits", "probabilities"])
-def test_class_scores_are_compared_as_distributions(kind: str):
-    p, q = softmax(A), softmax(B)
-    expected = sum(p[i, c] * np.log(p[i, c] / q[i, c]) for i in range(6) for c in range(4))
-    a, b = ({"y": v} for v in ((A, B) if kind == "logits" else (p, q)))
-    metric = Metric("y", kind, 1)
-    assert metric.distance(a, b) == pytest.approx(expected)
-    assert metric.scale([a, a]) == 12
+def test_class_scores_are_compared_as_distributions(kind: str, monkeypatch):
+    monkeypatch.setattr(divergence, "TEMPERATURE", 1.0)
+    scores = RNG.standard_normal(CLASSES)
+    p = softmax(scores)
+    step = 1e-3 * RNG.standard_normal(CLASSES)
+    q = softmax(scores + step)
+    y, d = (scores, step) if kind == "logits" else (p, q - p)
+    found = d @ felt(Metric("y", kind, 1), y) @ d
+    assert found == pytest.approx((p * np.log(p / q)).sum(), rel=5e-3)
 
 
-def test_a_constant_added_to_all_logits_is_no_difference():
-    assert Metric("y", "logits", 1).distance({"y": A}, {"y": A + 3}) == pytest.approx(0, abs=1e-12)
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+def test_a_temperature_makes_distributions_flatter(kind: str):
+    scores = 3 * RNG.standard_normal(CLASSES)
+    p = softmax(scores / divergence.TEMPERATURE)
+    expected = (np.diag(p) - np.outer(p, p)) / 2
+    chances = softmax(scores)
+    found = felt(Metric("y", kind, 1), scores if kind == "logits" else chances)
+    if kind == "probabilities":  # of the logarithms
+        found = chances[:, None] * found * chances
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_values_are_compared_by_squared_error_and_variance():
-    metric = Metric("y", "values")
-    expected = sum((a - b) ** 2 for a, b in zip(A.flat, B.flat, strict=True))
-    assert metric.distance({"y": A}, {"y": B}) == pytest.approx(expected)
-    halves = [{"y": A[:2]}, {"y": A[2:]}]  # however the samples are divided
-    assert metric.scale(halves) == pytest.approx(A.var() * A.size)
+def test_a_constant_added_to_all_logits_is_not_felt():
+    form = felt(Metric("y", "logits", 1), RNG.standard_normal(CLASSES))
+    np.testing.assert_allclose(form.sum(0), 0, atol=1e-6)
 
 
-def test_masked_classes_do_not_count():
-    mask = np.array([0, 0, -np.inf, 0])
+def test_classes_may_lie_along_any_axis():
+    y = RNG.standard_normal((2, CLASSES, 3, 5))
+    signs = np.sign(RNG.standard_normal(y.shape)).astype(np.float32)
+    found = directions(Metric("y", "logits", 1), y, signs)
+    flat = [x.transpose(0, 2, 3, 1).reshape(-1, CLASSES) for x in (y, signs)]
+    expected = directions(Metric("y", "logits", 1), *flat).reshape(2, 3, 5, CLASSES)
+    np.testing.assert_allclose(found, expected.transpose(0, 3, 1, 2), atol=1e-6)
+
+
+def test_values_are_compared_by_squared_error():
+    np.testing.assert_allclose(felt(Metric("y", "values"), RNG.random(CLASSES)), np.eye(CLASSES))
+
+
+@pytest.mark.parametrize("kind", ["values", "logits", "probabilities"])
+def test_masked_classes_do_not_count(kind: str):
+    scores = RNG.standard_normal(CLASSES)
+    scores[2] = -np.inf
+    y = softmax(scores) if kind == "probabilities" else scores
+    form = felt(Metric("y", kind, 1), y)
+    assert np.isfinite(form).all()
+    if kind != "probabilities":
+        np.testing.assert_array_equal(form[2], 0)
     left = [0, 1, 3]
-    found = Metric("y", "logits", 1).distance({"y": A + mask}, {"y": B + mask})
-    expected = Metric("y", "logits", 1).distance({"y": A[:, left]}, {"y": B[:, left]})
-    assert found == pytest.approx(expected)
-
-
-def test_rounding_makes_no_divergence_negative():
-    p = softmax(RNG.standard_normal((2000, 50)).astype(np.float32) * 1e-4).astype(np.float32)
-    q = p[:, ::-1] * np.float32(1 - 1e-6)
-    assert Metric("y", "probabilities", 1).distance({"y": p}, {"y": q}) >= 0
-
-
-def test_outputs_of_another_shape_are_not_comparable():
-    assert Metric("y", "values").distance({"y": A}, {"y": A[:3]}) == 0
+    assert (np.diag(form)[left] > 0).all()
 
 
 def outputs_of_all_kinds() -> Model:

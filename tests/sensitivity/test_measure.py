@@ -1,6 +1,9 @@
-"""Trials: what is fed into the rest of the graph does what the whole changed graph does."""
+"""Trials: what is felt of a change is what the whole changed model makes of it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,16 +13,24 @@ from small_models import Net, images, run
 import onnx_reap
 from onnx_reap import sensing
 from onnx_reap.analysis import Analysis, analyse, model_inputs
-from onnx_reap.capture.moments import Tap, capture_moments
-from onnx_reap.capture.rows import input_rows, output_rows, sample_positions
+from onnx_reap.capture.moments import capture_moments
+from onnx_reap.capture.rows import (
+    input_rows,
+    output_rows,
+    sample_positions,
+    weight_to_matrix,
+)
 from onnx_reap.data import open_calibration
 from onnx_reap.graph.model import Model
+from onnx_reap.graph.records import Linear
+from onnx_reap.graph.weights import layer_weights, set_layer, set_weight
 from onnx_reap.plan.allocate import Choices
 from onnx_reap.runtime import with_outputs
 from onnx_reap.select.paths import find_taps
+from onnx_reap.sensitivity import divergence
 from onnx_reap.sensitivity.divergence import metrics
-from onnx_reap.sensitivity.measure import Bench, Series, measure
-from onnx_reap.sensitivity.trial import Consumer, Observed
+from onnx_reap.sensitivity.measure import Bench, measure
+from onnx_reap.sensitivity.trial import Change, Consumer, Observed
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend, namespace
 
@@ -27,36 +38,36 @@ BACKEND = Backend(*namespace("cpu"))
 DATA = images(18, 6)
 
 
-def plain(batch="N"):
+def plain(outputs=1, batch="N"):
     n = Net({"x": (batch, 3, 6, 6)})
-    return n.model(n.head(n.block(n.block("x", 3, 8), 8, 6), 6, 4))
+    return n.model(n.head(n.block(n.block("x", 3, 8), 8, 6), 6, outputs))
 
 
-def residual():
+def residual(outputs=1):
     n = Net({"x": ("N", 3, 6, 6)})
     stem = n.block("x", 3, 8)
     branch = n.norm(n.conv(n.block(stem, 8, 6), 6, 8, bias=False), 8)
-    return n.model(n.head(n.block(n.node("Relu", n.node("Add", branch, stem)), 8, 5), 5, 4))
+    return n.model(n.head(n.block(n.node("Relu", n.node("Add", branch, stem)), 8, 5), 5, outputs))
 
 
-def grouped():
+def grouped(outputs=1):
     n = Net({"x": ("N", 3, 6, 6)})
     h = n.node("Relu", n.conv(n.block("x", 3, 8), 8, 8, group=2))
-    return n.model(n.head(n.block(h, 8, 6, 1), 6, 4))
+    return n.model(n.head(n.block(h, 8, 6, 1), 6, outputs))
 
 
-def transposed():
+def transposed(outputs=1):
     n = Net({"x": ("N", 3, 6, 6)})
     h = n.node("Relu", n.node("ConvTranspose", n.block("x", 3, 8), n.random(8, 6, 2, 2)))
-    return n.model(n.head(h, 6, 4))
+    return n.model(n.head(h, 6, outputs))
 
 
-def matmul(bias: bool):
+def matmul(bias: bool, outputs=1):
     n = Net({"x": ("N", 3, 6, 6)})
     h = n.node("Flatten", n.node("GlobalAveragePool", n.block("x", 3, 8)))
     h = n.node("MatMul", h, n.random(8, 6))
     h = n.node("Add", h, n.random(6)) if bias else h
-    return n.model(n.node("MatMul", n.node("Relu", h), n.random(6, 4)))
+    return n.model(n.node("MatMul", n.node("Relu", h), n.random(6, outputs)))
 
 
 MODELS = {
@@ -66,7 +77,7 @@ MODELS = {
     "transposed": transposed,
     "matmul": lambda: matmul(False),
     "matmul with bias": lambda: matmul(True),
-    "batch of 4": lambda: plain(4),
+    "batch of 4": lambda: plain(batch=4),
 }
 
 
@@ -92,49 +103,106 @@ def look(proto) -> tuple[Analysis, Observed]:
     return analysis, Observed({t.linear.node: t for t in taps}, moments, 1e-6, BACKEND)
 
 
-def with_constants(proto: onnx.ModelProto, constants: dict[str, np.ndarray]) -> onnx.ModelProto:
-    """Replace constants of a model."""
-    for tensor in proto.graph.initializer:
-        if tensor.name in constants:
-            new = onnx.numpy_helper.from_array(constants[tensor.name], tensor.name)
-            tensor.CopyFrom(new)
-    return proto
+def changed(analysis: Analysis, changes: Sequence[Change], share: float = 1.0) -> onnx.ModelProto:
+    """Write the model with (a share of) some changes."""
+    model = analysis.copy()
+    for change in changes:
+        weight, bias = layer_weights(model, change.linear)
+        outputs = change.linear.group * weight_to_matrix(change.linear, weight).shape[2]
+        weight = (weight + share * change.weight).astype(weight.dtype)
+        if change.bias is None:
+            set_weight(model, change.linear, weight)
+        else:
+            bias = np.broadcast_to(bias, outputs) + share * change.bias * change.linear.beta
+            set_layer(model, change.linear, weight, bias)
+    return model.to_proto()
 
 
-def outputs_with(model: Model, constants: dict[str, np.ndarray]) -> np.ndarray:
-    """Run a model as a whole, some of its constants replaced, on all of DATA."""
-    proto = with_constants(model.to_proto(), constants)
-    batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or len(DATA)
-    filled = DATA[np.minimum(np.arange(-(-len(DATA) // batch) * batch), len(DATA) - 1)]
+def outputs_of_all(proto: onnx.ModelProto, data: np.ndarray = DATA) -> np.ndarray:
+    """Run a model on all samples, filled up where it has a batch of its own."""
+    batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or len(data)
+    filled = data[np.minimum(np.arange(-(-len(data) // batch) * batch), len(data) - 1)]
     parts = [run(proto, {"x": filled[i : i + batch]})[0] for i in range(0, len(filled), batch)]
-    return np.concatenate(parts)[: len(DATA)]
+    return np.concatenate(parts)[: len(data)].astype(np.float64)
+
+
+def bench_of(analysis: Analysis, metric: str = "auto", data: np.ndarray = DATA) -> Bench:
+    kinds = metrics(analysis.model, analysis.probe.shapes, analysis.probe.dtypes, metric)
+    samples = open_calibration(data, model_inputs(analysis.proto))
+    fixed, layers = analysis.fixed_batch, analysis.flow.linears
+    return Bench(
+        analysis.model, analysis.probe, layers, kinds, samples, fixed, analysis.providers, 0
+    )
+
+
+def half_of(analysis: Analysis, observed: Observed) -> list[Change]:
+    """The trial without every other unit of the group that most layers read."""
+    group = max(analysis.groups, key=lambda g: len(g.consumers))
+    consumers = [Consumer(analysis.model, n, analysis.flow, observed) for n in group.consumers]
+    return [consumer.without(set(group.units[::2])) for consumer in consumers]
+
+
+def scaled(changes: Sequence[Change], share: float) -> list[Change]:
+    return [
+        replace(c, weight=share * c.weight, bias=None if c.bias is None else share * c.bias)
+        for c in changes
+    ]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_trial_measured_from_the_middle_is_the_whole_model_with_other_constants(name: str):
+def test_a_small_change_of_one_number_is_felt_by_its_square(name: str):
     analysis, observed = look(MODELS[name]())
-    model = analysis.copy()
-    group = max(analysis.groups, key=lambda g: len(g.consumers))
-    consumers = [Consumer(model, node, analysis.flow, observed) for node in group.consumers]
-    gone = set(group.units[::2])
-    trial = {k: v for c in consumers for k, v in c.without(gone).items()}
-    known = {k: v for c in consumers for k, v in c.original().items()}
-    kinds = metrics(analysis.model, analysis.probe.shapes, analysis.probe.dtypes, "auto")
-    batch = analysis.fixed_batch or 7  # 18 samples: the last batch is smaller, or filled up
-    data = open_calibration(DATA, model_inputs(analysis.proto))
-    bench = Bench(
-        model, analysis.probe, kinds, data, batch, bool(analysis.fixed_batch), analysis.providers
+    changes = half_of(analysis, observed)
+    small, none = scaled(changes, 1 / 256), scaled(changes, 0)
+    seen: list[int] = []
+    found, nothing = measure(bench_of(analysis), [small, none], seen.append)
+    original, other = (outputs_of_all(changed(analysis, c)) for c in ([], small))
+    expected = np.square(other - original).sum() / np.square(original - original.mean()).sum()
+    assert found == pytest.approx(expected, rel=0.02)  # float32, and not quite linear
+    assert found > 0
+    assert nothing == 0
+    assert sum(seen) == len(DATA)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_class_scores_are_felt_by_the_divergence_of_their_distributions(softmax: bool):
+    many = np.tile(DATA, (60, 1, 1, 1))  # random directions are many, too
+    analysis, observed = look(plain(5))
+    changes = scaled(half_of(analysis, observed), 1 / 64)
+    if softmax:
+        proto = plain(5)
+        (y,) = proto.graph.output
+        proto.graph.node.append(onnx.helper.make_node("Softmax", [y.name], ["chances"], axis=1))
+        proto.graph.output[0].name = "chances"
+        bench = bench_of(look(proto)[0], data=many)
+        assert [metric.kind for metric in bench.metrics] == ["probabilities"]
+    else:
+        bench = bench_of(analysis, data=many)
+    (found,) = measure(bench, [changes], lambda count: None)
+    p, q = (
+        np.exp(x) / np.exp(x).sum(1, keepdims=True)
+        for c in ([], changes)
+        for x in [outputs_of_all(changed(analysis, c)) / divergence.TEMPERATURE]
     )
-    dtypes = {k: v.dtype for k, v in known.items()}
-    ys = tuple(c.y for c in consumers)
-    ((same, found),) = measure(bench, [Series(ys, dtypes, (known, trial))], lambda: None)
-    y = kinds[0].output
-    original, other = outputs_with(model, {}), outputs_with(model, trial)
-    np.testing.assert_allclose(original, outputs_with(analysis.model, {}), atol=1e-5)
-    total = kinds[0].distance({y: original}, {y: other})
-    assert found == pytest.approx(total / len(DATA), rel=1e-3)  # float32, in another order
-    assert same == pytest.approx(0, abs=1e-9)
-    assert found > 1e-6
+    expected = divergence.TEMPERATURE**2 * (p * np.log(p / q)).sum(1).mean()
+    assert found == pytest.approx(expected, rel=0.1)
+
+
+def test_layers_that_no_gradient_reaches_are_not_felt():
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("LRN", n.block("x", 3, 8), size=3)
+    analysis, observed = look(n.model(n.head(n.block(n.block(h, 8, 6), 6, 6), 6, 1)))
+    front, *_, last = analysis.groups
+    trials = []
+    for group in (front, last):
+        layers = [Consumer(analysis.model, n, analysis.flow, observed) for n in group.consumers]
+        trials.append([layer.without({group.units[0]}) for layer in layers])
+    bench = bench_of(analysis)
+    assert None not in measure(bench, trials, lambda count: None)
+    stuck = replace(bench, layers=[m for m in bench.layers if m.node != last.producers[0]])
+    before, behind = measure(stuck, trials, lambda count: None)
+    assert before is None
+    assert behind is not None
 
 
 @pytest.mark.parametrize("name", ["plain", "residual", "grouped", "matmul"])
@@ -143,11 +211,10 @@ def test_a_trial_is_the_least_squares_fit_with_what_is_left(name: str):
     group = max(analysis.groups, key=lambda g: len(g.consumers))
     gone = set(group.units[1::2])
     for node in group.consumers:
-        model = analysis.copy()
-        consumer = Consumer(model, node, analysis.flow, observed)
-        linear = observed.taps[node].linear
-        before, after = (outputs_of(model, linear, c) for c in ({}, consumer.without(gone)))
-        x = inputs_of(model, linear)
+        change = Consumer(analysis.model, node, analysis.flow, observed).without(gone)
+        linear = change.linear
+        before, after = (outputs_of(analysis, linear, c) for c in ([], [change]))
+        x = inputs_of(analysis.model, linear)
         units = np.isin(analysis.flow.units_along(linear.x, linear.x_axis), list(gone))
         columns = np.split(np.repeat(~units, linear.taps), linear.group)
         for g in range(linear.group):
@@ -163,9 +230,10 @@ def inputs_of(model: Model, linear) -> np.ndarray:
     return input_rows(linear, x, y.shape, at)
 
 
-def outputs_of(model: Model, linear, constants) -> np.ndarray:
+def outputs_of(analysis: Analysis, linear: Linear, changes: Sequence[Change]) -> np.ndarray:
     """Return what the layer gives everywhere, bias included, (g, n, O)."""
-    proto = with_constants(model.to_proto(), constants)
+    proto = changed(analysis, changes)
+    # A bias that a MatMul gets is added behind it, under the name of its result.
     (y,) = run(with_outputs(proto, [linear.y]), {"x": DATA})
     at = sample_positions(linear, y.shape, 10**6, np.random.default_rng(0))
     return output_rows(linear, y, at)
@@ -224,10 +292,10 @@ def test_what_the_output_does_not_feel_goes_first():
 
 
 @pytest.mark.parametrize("name", ["plain", "residual"])
-def test_a_groups_error_is_the_divergence_without_the_first_units_of_its_order(
+def test_a_groups_error_is_what_is_felt_without_the_first_units_of_its_order(
     name: str, monkeypatch
 ):
-    monkeypatch.setattr(sensing, "TRUST", 1.0)  # in the divergence alone
+    monkeypatch.setattr(sensing, "TRUST", 1.0)  # in what is felt alone
     analysis, observed = look(MODELS[name]())
     widths = [np.arange(1, group.width + 1) for group in analysis.groups]
     local = [Choices(w, ((w[-1] - w) ** 1.5).astype(float)) for w in widths]
@@ -235,20 +303,20 @@ def test_a_groups_error_is_the_divergence_without_the_first_units_of_its_order(
     orders = [rng.permutation(group.width) for group in analysis.groups]
     data = open_calibration(DATA, model_inputs(analysis.proto))
     found = sensing.divergence_choices(
-        analysis, local, orders, observed, data, Settings(), lambda: None
+        analysis, local, orders, observed, data, Settings(), lambda count: None
     )
-    (kind,) = metrics(analysis.model, analysis.probe.shapes, analysis.probe.dtypes, "auto")
-    original = {kind.output: outputs_with(analysis.model, {})}
     for group, order, before, after in zip(analysis.groups, orders, local, found, strict=True):
         tried = sensing._points(group, before)
         assert len(tried) == (2 if len(group.producers) > 1 else 1)
+        trials = []
         for index in tried:
-            model = analysis.copy()
-            layers = [Consumer(model, n, analysis.flow, observed) for n in group.consumers]
+            layers = [Consumer(analysis.model, n, analysis.flow, observed) for n in group.consumers]
             gone = {group.units[i] for i in order[: group.width - before.widths[index]]}
-            trial = {k: v for layer in layers for k, v in layer.without(gone).items()}
-            expected = kind.distance(original, {kind.output: outputs_with(model, trial)})
-            assert after.errors[index] == pytest.approx(expected / len(DATA), rel=2e-3)
+            trials.append([layer.without(gone) for layer in layers])
+        expected = measure(bench_of(analysis), trials, lambda count: None)
+        # Narrower is never felt less.
+        expected = np.maximum.accumulate(expected[::-1])[::-1]
+        np.testing.assert_allclose(after.errors[tried], expected, rtol=1e-4)
         assert after.errors[-1] == 0
 
 
@@ -269,33 +337,15 @@ def test_very_wide_layers_make_up_for_what_goes_by_a_coefficient_a_channel(monke
     group = next(g for g in analysis.groups if g.width == 8)
     (node,) = group.consumers
     assert observed.taps[node].fold is not None
-    model = analysis.copy()
-    consumer = Consumer(model, node, analysis.flow, observed)
+    consumer = Consumer(analysis.model, node, analysis.flow, observed)
     linear, gone = observed.taps[node].linear, set(group.units[::2])
     fold = observed.taps[node].fold
-    x = inputs_of(model, linear)[0][:, fold].transpose(0, 2, 1).reshape(-1, 8)
+    x = inputs_of(analysis.model, linear)[0][:, fold].transpose(0, 2, 1).reshape(-1, 8)
     x = x - x.mean(0)
-    old, found = (next(iter(c.values())) for c in (consumer.original(), consumer.without(gone)))
+    old = layer_weights(analysis.model, linear)[0].astype(np.float64)
+    found = old + consumer.without(gone).weight
     units = analysis.flow.units_along(linear.x, linear.x_axis)
     stay = ~np.isin(units[fold[:, 0]], list(gone))
     best = np.linalg.lstsq(x[:, stay], x @ old[fold].reshape(8, -1), rcond=None)[0]
     np.testing.assert_allclose(found[fold[stay]].reshape(4, -1), best, atol=2e-3)  # damped by 1e-6
-    np.testing.assert_array_equal(found[fold[~stay]], 0)
-
-
-def test_layers_that_share_a_weight_get_one_each():
-    n = Net({"x": (2, 8)})
-    h = n.node("Relu", n.gemm("x", 8, 6))
-    weight = n.random(6, 4)
-    ends = [n.node("Gemm", h, weight, n.random(2, 4)) for _ in range(2)]  # no bias per output
-    proto = n.model(*ends)
-    inputs = model_inputs(proto)
-    data = open_calibration(np.random.default_rng(0).standard_normal((8, 8)), inputs)
-    analysis = analyse(proto, inputs, data, Settings())
-    linears = [m for m in analysis.flow.linears if m.weight == weight]
-    model = analysis.copy()
-    observed = Observed(
-        {m.node: Tap(m, 6) for m in linears}, dict.fromkeys(m.node for m in linears), 0.1, BACKEND
-    )
-    layers = [Consumer(model, m.node, analysis.flow, observed) for m in linears]
-    assert len({name for layer in layers for name in layer.original()}) == 2
+    np.testing.assert_allclose(found[fold[~stay]], 0, atol=1e-6)
