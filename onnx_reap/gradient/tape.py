@@ -91,13 +91,16 @@ class Tape:
         """Give a gradient the shape of a tensor with as many entries."""
         return self.op("Reshape", gradient, self.op("Shape", x))
 
-    def folded(self, gradient: str, result: str, x: str) -> str:
-        """Sum a gradient over the axes along which an operand was repeated to give a result."""
+    def folded(self, gradient: str, result: str, x: str, *, matrices: bool = False) -> str:
+        """Sum a gradient over the axes along which an operand was repeated to give a result.
+
+        The last two axes of matrices are not repeated, whatever their sizes.
+        """
         shape = self.shapes[x]
         extra = len(self.shapes[result]) - len(shape)
         repeated = [
             axis + extra
-            for axis, size in enumerate(shape)
+            for axis, size in enumerate(shape[:-2] if matrices else shape)
             if size == 1 and self.shapes[result][axis + extra] > 1
         ]
         summed = self.total(gradient, repeated, keep=True)
