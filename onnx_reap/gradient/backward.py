@@ -9,7 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_reap.gradient.rules import RULES
-from onnx_reap.gradient.tape import PREFIX, Tape
+from onnx_reap.gradient.tape import PREFIX, Constants, Shapes, Tape
 from onnx_reap.graph.model import STANDARD_DOMAINS
 from onnx_reap.graph.records import Linear
 from onnx_reap.runtime import names_in_subgraphs
@@ -31,7 +31,7 @@ class Facts:
         By the output of their node. Other convolutions and Gemms let no gradient through.
     """
 
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Shapes
     layers: Mapping[str, Linear]
 
 
@@ -174,9 +174,7 @@ def _depending(nodes: Sequence[onnx.NodeProto], wanted: Collection[str]) -> set[
     return depend
 
 
-def _passes(
-    node: onnx.NodeProto, place: int, facts: Facts, constants: Mapping[str, onnx.TensorProto]
-) -> bool:
+def _passes(node: onnx.NodeProto, place: int, facts: Facts, constants: Constants) -> bool:
     rule = RULES.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
     if rule is None or not rule.covers(place) or _is_training(node, constants):
         return False
@@ -191,7 +189,7 @@ def _passes(
     return is_layer or rule.fits is None or rule.fits(node, constants, facts.shapes)
 
 
-def _is_training(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+def _is_training(node: onnx.NodeProto, constants: Constants) -> bool:
     """Whether a node may use statistics of the batch, or drop values."""
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
         mode = constants.get(node.input[2])

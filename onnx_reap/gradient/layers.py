@@ -9,11 +9,10 @@ and channels change places.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import onnx
 
-from onnx_reap.gradient.tape import Tape
+from onnx_reap.gradient.tape import Constants, Shapes, Tape
 from onnx_reap.graph.records import Linear
 
 
@@ -73,11 +72,7 @@ def matmul(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     return tape.op("Gemm", *rows, transA=1)
 
 
-def has_matrices(
-    node: onnx.NodeProto,
-    constants: Mapping[str, onnx.TensorProto],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> bool:
+def has_matrices(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether both operands of a MatMul are matrices, or stacks of them."""
     return all(len(shapes.get(name, ())) >= 2 for name in node.input)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import onnx
 
-from onnx_reap.gradient.tape import Tape, attributes
+from onnx_reap.gradient.tape import Constants, Shapes, Tape, attributes
 
 
 def batch_norm(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
@@ -46,11 +46,7 @@ def group_norm(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     return tape.like(found, x)
 
 
-def has_one_result(
-    node: onnx.NodeProto,
-    constants: Mapping[str, onnx.TensorProto],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> bool:
+def has_one_result(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether a normalization returns no statistics."""
     return not any(node.output[1:])
 

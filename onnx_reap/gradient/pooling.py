@@ -6,13 +6,12 @@ Channels are taken for samples there, so that it does not matter how many are le
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from onnx_reap.gradient.tape import Tape, attributes
+from onnx_reap.gradient.tape import Constants, Shapes, Tape, attributes
 
 FAR_BELOW = -3e38  # float32 still holds it, and what it is added to does not matter
 
@@ -88,11 +87,7 @@ def _windows(node: onnx.NodeProto, shape: tuple[int, ...]) -> _Windows:
     )
 
 
-def has_plain_windows(
-    node: onnx.NodeProto,
-    constants: Mapping[str, onnx.TensorProto],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> bool:
+def has_plain_windows(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether windows are where pads say, none reaches beyond, and places are not returned."""
     if attributes(node).get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return False

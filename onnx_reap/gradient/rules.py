@@ -21,11 +21,10 @@ from onnx_reap.gradient import (
     reductions,
     resize,
 )
-from onnx_reap.gradient.tape import Tape
+from onnx_reap.gradient.tape import Constants, Shapes, Tape
 
 Write = Callable[[Tape, onnx.NodeProto, str, int], str]
-Shapes = Mapping[str, tuple[int, ...]]
-Fits = Callable[[onnx.NodeProto, Mapping[str, onnx.TensorProto], Shapes], bool]
+Fits = Callable[[onnx.NodeProto, Constants, Shapes], bool]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from onnx_reap.graph.records import Linear
 
 PREFIX = "onnx_reap.gradient/"
 
+Constants = Mapping[str, onnx.TensorProto]
+Shapes = Mapping[str, tuple[int, ...]]
+
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Return the attributes that a node gives, text as str."""
@@ -36,7 +39,7 @@ class Tape:
     def __init__(
         self,
         part: onnx.ModelProto,
-        shapes: Mapping[str, tuple[int, ...]],
+        shapes: Shapes,
         layers: Mapping[str, Linear],
     ) -> None:
         self.shapes, self.layers = shapes, layers
