@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
-from onnx_reap.gradient.tape import Tape
+from onnx_reap.gradient.tape import Constants, Shapes, Tape
 
 
 def add(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
@@ -27,9 +27,24 @@ def mul(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
 
 
 def div(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a Div towards the dividend."""
+    """Gradient of a Div."""
     quotient = tape.op("Div", dy, node.input[1])
-    return tape.folded(quotient, node.output[0], node.input[0])
+    if place:
+        quotient = tape.op("Neg", tape.op("Mul", quotient, node.output[0]))
+    return tape.folded(quotient, node.output[0], node.input[place])
+
+
+def power(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+    """Gradient of a Pow with constant exponents."""
+    x, exponents = node.input[0], tape.values(node.input[1]).astype(np.float32)
+    less = x if (exponents == 2).all() else tape.op("Pow", x, tape.floats(exponents - 1))
+    product = tape.op("Mul", tape.op("Mul", dy, tape.floats(exponents)), less)
+    return tape.folded(product, node.output[0], x)
+
+
+def has_no_zero(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    """Whether the exponents of a Pow can be lowered by one at zero."""
+    return bool(numpy_helper.to_array(constants[node.input[1]]).all())
 
 
 def extreme(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
@@ -39,11 +54,7 @@ def extreme(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     return tape.folded(tape.where(chosen, dy), node.output[0], node.input[place])
 
 
-def has_two_operands(
-    node: onnx.NodeProto,
-    constants: Mapping[str, onnx.TensorProto],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> bool:
+def has_two_operands(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether `extreme` covers a node."""
     return len(node.input) == len(set(node.input)) == 2
 

@@ -9,14 +9,14 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_reap.gradient.rules import RULES
-from onnx_reap.gradient.tape import PREFIX, Tape
+from onnx_reap.gradient.tape import PREFIX, Constants, Shapes, Tape
 from onnx_reap.graph.model import STANDARD_DOMAINS
 from onnx_reap.graph.records import Linear
 from onnx_reap.runtime import names_in_subgraphs
 
 OLDEST = 11  # operator set in which all nodes that rules write exist
 SIZES = {"Shape", "Size"}  # what they give doesn't change with values
-LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+LAYERS = {"Conv", "ConvTranspose", "Gemm"}  # their rules need to know the layer
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Facts:
     shapes : mapping of str to tuple of int
         As they were before channels were cut: ranks, spatial sizes and ones are right.
     layers : mapping of str to Linear
-        By the output of their node. Other nodes of these operators let no gradient through.
+        By the output of their node. Other convolutions and Gemms let no gradient through.
     """
 
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Shapes
     layers: Mapping[str, Linear]
 
 
@@ -174,24 +174,22 @@ def _depending(nodes: Sequence[onnx.NodeProto], wanted: Collection[str]) -> set[
     return depend
 
 
-def _passes(
-    node: onnx.NodeProto, place: int, facts: Facts, constants: Mapping[str, onnx.TensorProto]
-) -> bool:
+def _passes(node: onnx.NodeProto, place: int, facts: Facts, constants: Constants) -> bool:
     rule = RULES.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
     if rule is None or not rule.covers(place) or _is_training(node, constants):
         return False
     if any(node.input[needed] not in constants for needed in rule.constant):
         return False
-    if node.op_type in LAYERS and node.output[0] not in facts.layers:
+    is_layer = node.output[0] in facts.layers
+    if node.op_type in LAYERS and not is_layer:
         return False
-    is_weight = place > 0 and node.op_type in LAYERS
-    names = [node.output[0]] if is_weight else [node.output[0], node.input[place]]
+    names = [node.output[0]] if is_layer and place > 0 else [node.output[0], node.input[place]]
     if any(name not in facts.shapes for name in names):
         return False
-    return rule.fits is None or rule.fits(node, constants, facts.shapes)
+    return is_layer or rule.fits is None or rule.fits(node, constants, facts.shapes)
 
 
-def _is_training(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+def _is_training(node: onnx.NodeProto, constants: Constants) -> bool:
     """Whether a node may use statistics of the batch, or drop values."""
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
         mode = constants.get(node.input[2])

@@ -12,7 +12,7 @@ import math
 
 import onnx
 
-from onnx_reap.gradient.tape import Tape
+from onnx_reap.gradient.tape import Constants, Shapes, Tape
 from onnx_reap.graph.records import Linear
 
 
@@ -62,12 +62,28 @@ def gemm(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
 
 
 def matmul(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a MatMul with a constant matrix on the right."""
+    """Gradient of a MatMul with a constant matrix on the right, or of any other."""
+    if node.output[0] not in tape.layers:
+        return _product(tape, node, dy, place)
     if place == 0:
         return tape.op("MatMul", dy, tape.op("Transpose", node.input[1], perm=[1, 0]))
     last = len(tape.shapes[node.input[0]]) - 1
     rows = [tape.op("Flatten", tensor, axis=last) for tensor in (node.input[0], dy)]
     return tape.op("Gemm", *rows, transA=1)
+
+
+def has_matrices(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    """Whether both operands of a MatMul are matrices, or stacks of them."""
+    return all(len(shapes.get(name, ())) >= 2 for name in node.input)
+
+
+def _product(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+    other = node.input[1 - place]
+    rank = len(tape.shapes[other])
+    turned = tape.op("Transpose", other, perm=[*range(rank - 2), rank - 1, rank - 2])
+    sides = (turned, dy) if place else (dy, turned)
+    product = tape.op("MatMul", *sides)
+    return tape.folded(product, node.output[0], node.input[place], matrices=True)
 
 
 def _geometry(layer: Linear) -> dict[str, object]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_reap.gradient.tape import Tape, attributes
+from onnx_reap.gradient.tape import Constants, Shapes, Tape, attributes
 
 
 def same(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
@@ -56,11 +54,7 @@ def pad(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     return tape.op("Pad", dy, tape.op("Neg", node.input[1]), *axes)
 
 
-def pads_with_a_constant(
-    node: onnx.NodeProto,
-    constants: Mapping[str, onnx.TensorProto],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> bool:
+def pads_with_a_constant(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether `pad` covers a node."""
     return attributes(node).get("mode", "constant") == "constant"
 
@@ -76,11 +70,7 @@ def put_back(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     return tape.like(tape.op("ScatterElements", nothing, *rows, axis=0), x)
 
 
-def takes_nothing_twice(
-    node: onnx.NodeProto,
-    constants: Mapping[str, onnx.TensorProto],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> bool:
+def takes_nothing_twice(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether the constant index of a Gather has no entry twice, counted from one end."""
     index = numpy_helper.to_array(constants[node.input[1]])
     return len(np.unique(index)) == index.size and len(np.unique(index < 0)) <= 1

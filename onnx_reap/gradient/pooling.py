@@ -6,15 +6,14 @@ Channels are taken for samples there, so that it does not matter how many are le
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
-from onnx_reap.gradient.tape import Tape, attributes
+from onnx_reap.gradient.tape import Constants, Shapes, Tape, attributes
 
-FAR_BELOW = -3e38  # what float32 still holds: pads are never the largest
+FAR_BELOW = -3e38  # float32 still holds it, and what it is added to does not matter
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,21 @@ class _Windows:
         """How many entries no window reaches at the ends."""
         return [u % s for u, s in zip(self.unused, self.strides, strict=True)]
 
+    @property
+    def geometry(self) -> dict[str, tuple[int, ...]]:
+        """Attributes of a convolution with these windows."""
+        return {"strides": self.strides, "dilations": self.dilations, "pads": self.pads}
+
     def inside(self) -> np.ndarray:
-        """Count the entries of every window that are not pads."""
-        total = np.ones(())
+        """Tell which tap of which window is no pad: (taps, *counts)."""
+        inside = np.ones(1, bool)
         for axis, size in enumerate(self.sizes):
             first = np.arange(self.counts[axis]) * self.strides[axis] - self.pads[axis]
-            places = first[:, None] + np.arange(self.kernel[axis]) * self.dilations[axis]
-            seen = ((places >= 0) & (places < size)).sum(axis=1)
-            total = np.multiply.outer(total, seen)
-        return total
+            places = first + np.arange(self.kernel[axis])[:, None] * self.dilations[axis]
+            seen = ((places >= 0) & (places < size)).reshape(-1, *[1] * axis, self.counts[axis])
+            inside = inside[:, None, ..., None] & seen
+            inside = inside.reshape(-1, *inside.shape[2:])
+        return inside
 
     def put_back(self, tape: Tape, shares: str, kernel: np.ndarray, x: str) -> str:
         """Add up what belongs to every entry of x."""
@@ -65,10 +70,8 @@ class _Windows:
             "ConvTranspose",
             shares,
             tape.floats(kernel),
-            strides=self.strides,
-            dilations=self.dilations,
-            pads=self.pads,
             output_padding=self.rests,
+            **self.geometry,
         )
         return tape.like(spread, x)
 
@@ -84,11 +87,7 @@ def _windows(node: onnx.NodeProto, shape: tuple[int, ...]) -> _Windows:
     )
 
 
-def has_plain_windows(
-    node: onnx.NodeProto,
-    constants: Mapping[str, onnx.TensorProto],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> bool:
+def has_plain_windows(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether windows are where pads say, none reaches beyond, and places are not returned."""
     if attributes(node).get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return False
@@ -101,15 +100,11 @@ def max_pool(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     x = node.input[0]
     windows = _windows(node, tape.shapes[x])
     apart = tape.op("Reshape", x, tape.ints([-1, 1, *windows.sizes]))
-    if any(windows.pads):
-        begin, end = windows.pads[: windows.rank], windows.pads[windows.rank :]
-        pads = tape.ints([0, 0, *begin, 0, 0, *end])
-        apart = tape.op("Pad", apart, pads, tape.floats(FAR_BELOW))
     taps = math.prod(windows.kernel)
     pick = np.eye(taps).reshape(taps, 1, *windows.kernel)
-    seen = tape.op(
-        "Conv", apart, tape.floats(pick), strides=windows.strides, dilations=windows.dilations
-    )
+    seen = tape.op("Conv", apart, tape.floats(pick), **windows.geometry)
+    if any(windows.pads):
+        seen = tape.op("Add", seen, tape.floats(np.where(windows.inside(), 0, FAR_BELOW)))
     # Not the node's own results: convolutions may round, all entries alike.
     largest = tape.op("Equal", seen, tape.reduced("ReduceMax", seen, [1], keep=True))
     mask = tape.op("Cast", largest, to=onnx.TensorProto.FLOAT)
@@ -122,7 +117,7 @@ def average_pool(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     """Gradient of an AveragePool: every entry has an equal share."""
     windows = _windows(node, tape.shapes[node.input[0]])
     with_pads = attributes(node).get("count_include_pad", 0)
-    counts = math.prod(windows.kernel) if with_pads else windows.inside()
+    counts = math.prod(windows.kernel) if with_pads else windows.inside().sum(axis=0)
     share = tape.op("Div", dy, tape.floats(counts))
     apart = tape.op("Reshape", share, tape.ints([-1, 1, *windows.counts]))
     return windows.put_back(tape, apart, np.ones((1, 1, *windows.kernel)), node.input[0])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import onnx
 from onnx import numpy_helper
 
-from onnx_reap.gradient.tape import Tape, attributes
+from onnx_reap.gradient.tape import Constants, Shapes, Tape, attributes
 
 
 def global_average(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
@@ -46,11 +45,7 @@ def mean(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     return total(tape, node, tape.op("Div", dy, count), place)
 
 
-def has_constant_axes(
-    node: onnx.NodeProto,
-    constants: Mapping[str, onnx.TensorProto],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> bool:
+def has_constant_axes(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether it is known what a reduction reduces."""
     given = [name for name in node.input[1:] if name]
     if any(name not in constants for name in given):

@@ -5,13 +5,11 @@ Resizing an identity along one axis gives the matrix, whatever the mode.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_reap.gradient.tape import Tape, attributes
+from onnx_reap.gradient.tape import Constants, Shapes, Tape, attributes
 
 ROI, SCALES, SIZES = 1, 2, 3  # inputs
 
@@ -24,9 +22,7 @@ def resize(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
 
 
 def resizes_the_last_two_of_four(
-    node: onnx.NodeProto,
-    constants: Mapping[str, onnx.TensorProto],
-    shapes: Mapping[str, tuple[int, ...]],
+    node: onnx.NodeProto, constants: Constants, shapes: Shapes
 ) -> bool:
     """Whether `resize` covers a node."""
     given = attributes(node)

@@ -21,11 +21,10 @@ from onnx_reap.gradient import (
     reductions,
     resize,
 )
-from onnx_reap.gradient.tape import Tape
+from onnx_reap.gradient.tape import Constants, Shapes, Tape
 
 Write = Callable[[Tape, onnx.NodeProto, str, int], str]
-Shapes = Mapping[str, tuple[int, ...]]
-Fits = Callable[[onnx.NodeProto, Mapping[str, onnx.TensorProto], Shapes], bool]
+Fits = Callable[[onnx.NodeProto, Constants, Shapes], bool]
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ _ALL = None
 _WEIGHTED = frozenset({0, 1, 2})
 
 RULES: Mapping[str, Rule] = {
+    "Abs": Rule(pointwise.absolute),
     "Add": Rule(arithmetic.add, _ALL),
     "AveragePool": Rule(pooling.average_pool, fits=pooling.has_plain_windows),
     "BatchNormalization": Rule(norms.batch_norm, constant=(1, 4)),
@@ -69,25 +69,37 @@ RULES: Mapping[str, Rule] = {
     "Conv": Rule(layers.conv, _WEIGHTED),
     "ConvTranspose": Rule(layers.conv_transpose),
     "DepthToSpace": Rule(movement.depth_to_space),
-    "Div": Rule(arithmetic.div),
+    "Div": Rule(arithmetic.div, _ALL),
     "Dropout": Rule(movement.same),
+    "Elu": Rule(pointwise.elu),
     "Erf": Rule(pointwise.erf),
+    "Exp": Rule(pointwise.exp),
     "Expand": Rule(arithmetic.add),
     "Flatten": Rule(movement.reshape),
     "Gather": Rule(movement.put_back, constant=(1,), fits=movement.takes_nothing_twice),
+    "Gelu": Rule(pointwise.gelu),
     "Gemm": Rule(layers.gemm, _WEIGHTED),
     "GlobalAveragePool": Rule(reductions.global_average),
     "GlobalMaxPool": Rule(reductions.global_max),
+    "GroupNormalization": Rule(norms.group_norm),
     "HardSigmoid": Rule(pointwise.hard_sigmoid),
     "HardSwish": Rule(pointwise.hard_swish),
     "Identity": Rule(movement.same),
+    "InstanceNormalization": Rule(norms.instance_norm),
+    "LayerNormalization": Rule(norms.layer_norm, fits=norms.has_one_result),
     "LeakyRelu": Rule(pointwise.leaky_relu),
-    "MatMul": Rule(layers.matmul, frozenset({0, 1})),
+    "Log": Rule(pointwise.log),
+    "LogSoftmax": Rule(norms.log_softmax),
+    "MatMul": Rule(layers.matmul, _ALL, fits=layers.has_matrices),
     "Max": Rule(arithmetic.extreme, _ALL, fits=arithmetic.has_two_operands),
     "MaxPool": Rule(pooling.max_pool, fits=pooling.has_plain_windows),
     "Min": Rule(arithmetic.extreme, _ALL, fits=arithmetic.has_two_operands),
     "Mul": Rule(arithmetic.mul, _ALL),
+    "Neg": Rule(pointwise.neg),
     "Pad": Rule(movement.pad, fits=movement.pads_with_a_constant),
+    "Pow": Rule(arithmetic.power, constant=(1,), fits=arithmetic.has_no_zero),
+    "PRelu": Rule(pointwise.prelu),
+    "Reciprocal": Rule(pointwise.reciprocal),
     "ReduceMax": Rule(reductions.extreme, fits=reductions.has_constant_axes),
     "ReduceMean": Rule(reductions.mean, fits=reductions.has_constant_axes),
     "ReduceMin": Rule(reductions.extreme, fits=reductions.has_constant_axes),
@@ -97,8 +109,11 @@ RULES: Mapping[str, Rule] = {
     "Resize": Rule(resize.resize, fits=resize.resizes_the_last_two_of_four),
     "Sigmoid": Rule(pointwise.sigmoid),
     "Slice": Rule(movement.put_back),
+    "Softmax": Rule(norms.softmax),
+    "Softplus": Rule(pointwise.softplus),
     "SpaceToDepth": Rule(movement.space_to_depth),
     "Split": Rule(movement.split, splits=True),
+    "Sqrt": Rule(pointwise.sqrt),
     "Squeeze": Rule(movement.reshape),
     "Sub": Rule(arithmetic.sub, _ALL),
     "Sum": Rule(arithmetic.add, _ALL),

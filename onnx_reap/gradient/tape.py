@@ -13,6 +13,9 @@ from onnx_reap.graph.records import Linear
 
 PREFIX = "onnx_reap.gradient/"
 
+Constants = Mapping[str, onnx.TensorProto]
+Shapes = Mapping[str, tuple[int, ...]]
+
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Return the attributes that a node gives, text as str."""
@@ -36,7 +39,7 @@ class Tape:
     def __init__(
         self,
         part: onnx.ModelProto,
-        shapes: Mapping[str, tuple[int, ...]],
+        shapes: Shapes,
         layers: Mapping[str, Linear],
     ) -> None:
         self.shapes, self.layers = shapes, layers
@@ -91,13 +94,16 @@ class Tape:
         """Give a gradient the shape of a tensor with as many entries."""
         return self.op("Reshape", gradient, self.op("Shape", x))
 
-    def folded(self, gradient: str, result: str, x: str) -> str:
-        """Sum a gradient over the axes along which an operand was repeated to give a result."""
+    def folded(self, gradient: str, result: str, x: str, *, matrices: bool = False) -> str:
+        """Sum a gradient over the axes along which an operand was repeated to give a result.
+
+        The last two axes of matrices are not repeated, whatever their sizes.
+        """
         shape = self.shapes[x]
         extra = len(self.shapes[result]) - len(shape)
         repeated = [
             axis + extra
-            for axis, size in enumerate(shape)
+            for axis, size in enumerate(shape[:-2] if matrices else shape)
             if size == 1 and self.shapes[result][axis + extra] > 1
         ]
         summed = self.total(gradient, repeated, keep=True)

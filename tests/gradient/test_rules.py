@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -50,10 +51,12 @@ def check(net: Net, y: str, wanted, *, opset=17, tolerance=ROUNDING, draw=grid) 
     assert error > 0
     for name in wanted:
         assert_close(gradients[name], slopes[name], tolerance)
+    depend = set(wanted)
     for node in part.graph.node:
         for place, name in enumerate(node.input):
-            if name in wanted:
+            if name in depend:
                 COVERED.add((node.op_type, place))
+                depend |= {*node.output}
 
 
 def conv(sizes, cin, cout, k, *, op="Conv", group=1, batch=2, **attributes):
@@ -155,6 +158,42 @@ def test_gemm(attributes, opset):
     check(net, net.node("Gemm", *wanted, **attributes), wanted, opset=opset)
 
 
+# Of stacks of matrices, (4, 3) and (3, 5), that are multiplied with each other.
+STACKS = {
+    "none": ((), ()),
+    "equal": ((2, 3), (2, 3)),
+    "first alone": ((), (2, 3)),
+    "second alone": ((2, 3), ()),
+    "repeated": ((2, 1), (1, 3)),
+    "repeated, more axes": ((2, 1), (2, 1, 3)),
+}
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+@pytest.mark.parametrize("case", list(STACKS))
+def test_products_of_two_activations(case, opset):
+    one, other = STACKS[case]
+    net = Net({"x": (*one, 4, 3), "z": (*other, 3, 5)})
+    check(net, net.node("MatMul", "x", "z"), ["x", "z"], opset=opset)
+
+
+@pytest.mark.parametrize("shapes", [((2, 1, 3), (2, 3, 5)), ((4, 1), (2, 1, 1)), ((1, 4), (4, 1))])
+def test_products_with_a_size_of_one(shapes):
+    net = Net(dict(zip("xz", shapes, strict=True)))
+    check(net, net.node("MatMul", "x", "z"), ["x", "z"])
+
+
+def test_a_constant_on_the_left():
+    net = Net({"x": (2, 3, 4)})
+    wanted = ["x", net.random(5, 3)]
+    check(net, net.node("MatMul", wanted[1], "x"), wanted)
+
+
+def test_a_matrix_times_itself():
+    net = Net({"x": (2, 3, 3)})
+    check(net, net.node("MatMul", "x", "x"), ["x"], tolerance=CURVED)
+
+
 @pytest.mark.parametrize("lead", [(3,), (2, 3), (2, 2, 3)])
 def test_matmul(lead):
     net = Net({"x": (*lead, 5)})
@@ -178,8 +217,14 @@ CONSTANTS = {"vector": (4,), "channels": (3, 1, 1), "one number": (), "lead": (1
 def test_operators_with_two_inputs(op, case):
     one, other = SHAPES[case]
     net = Net({"x": one, "z": other})
-    wanted = ["x"] if op == "Div" else ["x", "z"]
-    check(net, net.node(op, "x", "z"), wanted)
+    if op != "Div":
+        check(net, net.node(op, "x", "z"), ["x", "z"])
+        return
+    divisor = net.node("Add", net.node("Mul", "z", "z"), net.constant(np.array(2.0)))
+    check(net, net.node("Div", "x", divisor), ["x", "z"], tolerance=CURVED)
+    net = Net({"x": one})
+    wanted = ["x", net.constant(np.random.default_rng(1).uniform(1, 2, other))]
+    check(net, net.node("Div", *wanted), wanted, tolerance=CURVED)
 
 
 @pytest.mark.parametrize("opset", [11, 13])
@@ -190,6 +235,12 @@ def test_operands_of_lower_rank(op, case, first, opset):
     net = Net({"x": (2, 3, 4, 4)})
     pair = [net.random(*CONSTANTS[case]), "x"]
     check(net, net.node(op, *(pair if first else pair[::-1])), pair, opset=opset)
+
+
+def test_divisors_of_lower_rank():
+    net = Net({"x": (2, 3, 4, 4)})
+    wanted = ["x", net.constant(np.array([[[1.5]], [[2.0]], [[-1.5]]]))]
+    check(net, net.node("Div", *wanted), wanted, tolerance=CURVED)
 
 
 def test_division_by_constants_of_lower_rank():
@@ -243,17 +294,116 @@ ACTIVATIONS = {
     "Erf": {},
     "Identity": {},
     "Dropout": {},
+    "Neg": {},
+    "Abs": {},
+    "Softplus": {},
+    "Elu": {},
+    "Elu, steep": {"alpha": 0.5},
 }
 
 
+@pytest.mark.parametrize("opset", [14, 18])
 @pytest.mark.parametrize("case", list(ACTIVATIONS))
-def test_activations(case):
+def test_activations(case, opset):
     op = case.split(",")[0]
     net = Net({"x": (2, 3, 5, 5)})
     scaled = net.node("Mul", "x", net.constant(np.array(2.0)))  # beyond all kinks
-    check(net, net.node(op, scaled, **ACTIVATIONS[case]), ["x"], tolerance=CURVED)
+    y = net.node(op, scaled, **ACTIVATIONS[case])
+    check(net, y, ["x"], tolerance=CURVED, opset=opset)
     net = Net({"x": (2, 3, 5, 5)})
-    check(net, net.node(op, "x", **ACTIVATIONS[case]), ["x"], tolerance=CURVED)
+    check(net, net.node(op, "x", **ACTIVATIONS[case]), ["x"], tolerance=CURVED, opset=opset)
+
+
+def positive(net: Net) -> str:
+    return net.node("Add", net.node("Abs", "x"), net.constant(np.array(1.0)))
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+@pytest.mark.parametrize("op", ["Sqrt", "Exp", "Log", "Reciprocal"])
+def test_functions(op, opset):
+    net = Net({"x": (2, 3, 4)})
+    x = "x" if op == "Exp" else positive(net)
+    check(net, net.node(op, x), ["x"], opset=opset, tolerance=CURVED)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+@pytest.mark.parametrize(
+    "exponents", [2.0, 3.0, 0.5, -1.5, [1.0, 2.0, -2.0, 0.5], [[[2.0]], [[3.0]]]]
+)
+def test_powers(exponents, opset):
+    net = Net({"x": (2, 1, 4)})
+    y = net.node("Pow", positive(net), net.constant(np.array(exponents)))
+    check(net, y, ["x"], opset=opset, tolerance=CURVED)
+
+
+@pytest.mark.parametrize("exponents", [2, 3, [1, 2, 3, 2]])
+def test_whole_powers_of_negative_numbers(exponents):
+    net = Net({"x": (2, 3, 4)})
+    y = net.node("Pow", "x", net.constant(np.array(exponents)))
+    check(net, y, ["x"], opset=13, tolerance=CURVED)
+
+
+@pytest.mark.parametrize("opset", [11, 16])
+@pytest.mark.parametrize("shape", [(), (1,), (3, 1, 1), (4,), (2, 3, 4, 4)])
+def test_prelu(shape, opset):
+    net = Net({"x": (2, 3, 4, 4)})
+    check(net, net.node("PRelu", "x", net.random(*shape)), ["x"], opset=opset)
+
+
+def test_prelu_whose_slope_is_computed():
+    net = Net({"x": (2, 3, 4, 4), "slope": (3, 1, 1)})
+    check(net, net.node("PRelu", "x", "slope"), ["x"])
+
+
+@pytest.mark.parametrize("attributes", [{}, {"approximate": "none"}, {"approximate": "tanh"}])
+def test_gelu(attributes):
+    net = Net({"x": (2, 3, 5, 5)})
+    check(net, net.node("Gelu", "x", **attributes), ["x"], opset=20, tolerance=CURVED)
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13, 18])
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("axis", [None, 0, 1, 2, -1, -2])
+def test_softmax(axis, op, opset):
+    net = Net({"x": (2, 3, 4)})
+    y = net.node(op, "x", **({} if axis is None else {"axis": axis}))
+    check(net, y, ["x"], opset=opset, tolerance=CURVED)
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize("epsilon", [{}, {"epsilon": 0.5}])
+@pytest.mark.parametrize("axis", [None, -1, -2, 1, 2])
+def test_layer_normalization(axis, epsilon, opset):
+    net = Net({"x": (2, 3, 4)})
+    first = 2 if axis is None else axis % 3
+    parameters = [net.random(*(3, 4)[first - 1 :]) for _ in range(2)]
+    attributes = epsilon if axis is None else epsilon | {"axis": axis}
+    y = net.node("LayerNormalization", "x", *parameters, **attributes)
+    check(net, y, ["x"], opset=opset, tolerance=CURVED)
+
+
+def test_layer_normalization_without_a_bias():
+    net = Net({"x": (2, 3, 4), "scale": (4,)})
+    check(net, net.node("LayerNormalization", "x", "scale"), ["x"], tolerance=CURVED)
+
+
+@pytest.mark.parametrize("opset", [11, 17, 18])
+@pytest.mark.parametrize("epsilon", [{}, {"epsilon": 0.5}])
+@pytest.mark.parametrize("sizes", [(5,), (3, 4), (2, 2, 3)])
+def test_instance_normalization(sizes, epsilon, opset):
+    net = Net({"x": (2, 3, *sizes)})
+    y = net.node("InstanceNormalization", "x", net.random(3), net.random(3), **epsilon)
+    check(net, y, ["x"], opset=opset, tolerance=CURVED)
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("sizes", [(5,), (3, 2)])
+def test_group_normalization(sizes, groups, opset):
+    net = Net({"x": (2, 4, *sizes)})
+    parameters = [net.random(groups if opset < 21 else 4) for _ in range(2)]
+    y = net.node("GroupNormalization", "x", *parameters, num_groups=groups, epsilon=0.1)
+    check(net, y, ["x"], opset=opset, tolerance=CURVED)
 
 
 @pytest.mark.parametrize("opset", [11, 13, 17])
@@ -302,12 +452,12 @@ def test_max_pool(case, opset):
     check(net, net.node("MaxPool", "x", **attributes), ["x"], opset=opset, draw=distinct)
 
 
-@pytest.mark.parametrize("opset", [11, 18, 22])
 @pytest.mark.parametrize("with_pads", [None, 0, 1])
-@pytest.mark.parametrize("case", [*WINDOWS, *DILATED])
-def test_average_pool(case, with_pads, opset):
-    if case in DILATED and opset < 19:
-        pytest.skip("no dilations before operator set 19")
+@pytest.mark.parametrize(
+    ("case", "opset"),
+    [*product(WINDOWS, [11, 18]), *product([*WINDOWS, *DILATED], [19, 22])],
+)
+def test_average_pool(case, opset, with_pads):
     sizes, attributes = (WINDOWS | DILATED)[case]
     counted = {} if with_pads is None else {"count_include_pad": with_pads}
     net = Net({"x": (2, 3, *sizes)})
@@ -669,6 +819,15 @@ REFUSED: dict[str, Callable] = {
             net.constant(np.array([2])),
         ),
     ),
+    "normalized, with statistics": lambda net: net.node(
+        "LayerNormalization", "x", net.random(6), outputs=2
+    )[0],
+    "times a vector": lambda net: net.node(
+        "MatMul", "x", net.node("ReduceMax", "x", net.constant(np.array([0, 1, 2])), keepdims=0)
+    ),
+    "to the power of zero": passed_on("Pow", "x", 0.0),
+    "to its own power": passed_on("Pow", "x", "x"),
+    "slope of itself": passed_on("PRelu", 0.5, "x"),
     "as another type": passed_on("Cast", "x", to=1),
 }
 

@@ -88,7 +88,7 @@ def test_where_no_start_is_known_there_are_no_more_stretches():
 
 
 def test_targets_lie_in_front_of_pooling():
-    """Pooling leaves few equations, and MaxPool lets no gradient through."""
+    """Pooling leaves few equations."""
     n = Net({"x": ("N", 3, 8, 8)})
     h, ends = "x", []
     for cin, cout in ((3, 8), (8, 8)):
