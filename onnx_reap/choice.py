@@ -85,6 +85,7 @@ def decide(work: Work, goal: Goal, evidence: Evidence) -> Choice:
         notes = ["the model is as small as was asked for: nothing was removed"]
     elif work.samples.fit is not None:
         notes = _too_few_samples(work.analysis, widths, work.settings, work.samples.fit)
+        notes += evidence.notes
     return replace(choice, notes=tuple(notes))
 
 

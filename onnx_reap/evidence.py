@@ -39,11 +39,14 @@ class Evidence:
         Of the consumers' outputs, in the unit of the paths' errors; None where nothing may go.
     choices : tuple of Choices
         Widths, and an error for each that compares across groups.
+    notes : tuple of str
+        Warnings about these errors.
     """
 
     paths: tuple[RemovalPath, ...]
     variances: tuple[float | None, ...]
     choices: tuple[Choices, ...]
+    notes: tuple[str, ...] = ()
 
 
 def blind_evidence(
@@ -91,15 +94,16 @@ def gather_evidence(
         _choices(w, path, variance)
         for w, path, variance in zip(widths, paths, variances, strict=True)
     ]
+    notes: list[str] = []
     if sense:
         observed = Observed({t.linear.node: t for t in taps}, learned, DAMPING, backend)
         orders = [path.order for path in paths]
         judges = parts[-1].take(JUDGES, settings.seed)
         with progress.stage("Measuring sensitivities", len(judges)) as step:
-            choices = divergence_choices(
+            choices, notes = divergence_choices(
                 analysis, choices, orders, observed, judges, settings, step
             )
-    return Evidence(tuple(paths), tuple(variances), tuple(choices))
+    return Evidence(tuple(paths), tuple(variances), tuple(choices), tuple(notes))
 
 
 def _capture(

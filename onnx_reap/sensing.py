@@ -25,7 +25,7 @@ from onnx_reap.graph.channels import Group
 from onnx_reap.plan.allocate import Choices
 from onnx_reap.sensitivity.curve import FLOOR, divergence_curve
 from onnx_reap.sensitivity.divergence import metrics
-from onnx_reap.sensitivity.measure import Bench, Trial, measure
+from onnx_reap.sensitivity.measure import Bench, Trial, measure, obstacles
 from onnx_reap.sensitivity.trial import Consumer, Observed, consumers_of
 from onnx_reap.settings import Settings
 
@@ -42,7 +42,7 @@ def divergence_choices(
     samples: Calibration,
     settings: Settings,
     on_batch: Callable[[int], None],
-) -> list[Choices]:
+) -> tuple[list[Choices], list[str]]:
     """Replace local errors by divergences of the final output.
 
     Parameters
@@ -60,16 +60,19 @@ def divergence_choices(
 
     Returns
     -------
-    list of Choices
+    choices : list of Choices
         The local errors themselves where no output can be compared.
+    notes : list of str
+        Warnings.
     """
-    compared = metrics(
-        analysis.model, analysis.probe.shapes, analysis.probe.dtypes, settings.metric
-    )
+    dtypes = analysis.probe.dtypes
+    found = metrics(analysis.model, analysis.probe.shapes, dtypes, settings.metric)
+    compared = [metric for metric in found if dtypes[metric.output] == np.float32]
     points = [_points(group, c) for group, c in zip(analysis.groups, local, strict=True)]
     tried = [g for g, at in enumerate(points) if len(at) and analysis.groups[g].consumers]
     if not compared or not tried:
-        return list(local)
+        notes = ["no output holds numbers of float32 that nodes compute"] if tried else []
+        return list(local), [f"{note}: groups are judged by their local errors" for note in notes]
     layers = consumers_of(
         analysis.model, [analysis.groups[g] for g in tried], analysis.flow, observed
     )
@@ -89,15 +92,22 @@ def divergence_choices(
         settings.seed,
     )
     measured: dict[int, list[float | None]] = {g: [] for g in tried}
-    for (g, _), found in zip(trials, measure(bench, [t for _, t in trials], on_batch), strict=True):
-        measured[g].append(found)
+    results = measure(bench, [trial for _, trial in trials], on_batch)
+    for (g, _), result in zip(trials, results, strict=True):
+        measured[g].append(result)
     felt = [
         divergence_curve(c.errors, c.errors[at], np.array(measured[g], np.float64))
         if None not in measured.get(g, [None])
         else None
         for g, (c, at) in enumerate(zip(local, points, strict=True))
     ]
-    return [Choices(c.widths, e) for c, e in zip(local, _mixed(local, felt), strict=True)]
+    unfelt = sum(None in found for found in measured.values())
+    notes = [
+        f"what the outputs feel of {unfelt} of {len(tried)} groups is unknown, as gradients don't "
+        f"pass {obstacles(bench)}: they are judged by their local errors"
+    ]
+    choices = [Choices(c.widths, e) for c, e in zip(local, _mixed(local, felt), strict=True)]
+    return choices, notes if unfelt else []
 
 
 def _mixed(

@@ -16,7 +16,8 @@ import onnx
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.capture.rows import own_samples
 from onnx_reap.data import Calibration
-from onnx_reap.gradient.backward import Facts, backpropagate, reached
+from onnx_reap.gradient.backward import OLDEST, SIZES, Facts, backpropagate, opset, reached
+from onnx_reap.gradient.rules import RULES
 from onnx_reap.gradient.tape import PREFIX, Tape
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
@@ -73,11 +74,10 @@ def measure(
         For each trial the divergence: mean over samples, sum over outputs. None where no gradient
         gets through to its layers, or where it is not finite.
     """
-    fed = {t.name: np.dtype(t.dtype) for t in bench.model.graph.inputs}
-    part = bench.model.part(fed, [metric.output for metric in bench.metrics])
+    part = _part(bench)
     facts = Facts(bench.probe.shapes, {layer.y: layer for layer in bench.layers})
     changed = dict.fromkeys(change.linear.y for trial in trials for change in trial)
-    open_ = reached(part, facts, [y for y in changed if _has_samples_first(bench, y)])
+    open_ = reached(part, facts, [y for y in changed if _is_plain(bench, y)])
     tried = [i for i, trial in enumerate(trials) if all(c.linear.y in open_ for c in trial)]
     result: list[float | None] = [None] * len(trials)
     if not tried:
@@ -93,9 +93,25 @@ def measure(
     return result
 
 
-def _has_samples_first(bench: Bench, tensor: str) -> bool:
+def obstacles(bench: Bench) -> str:
+    """Name what may keep gradients from reaching some layers."""
+    part = _part(bench)
+    if opset(part) < OLDEST:
+        return f"operator set {opset(part)}"
+    ops = {node.op_type for node in part.graph.node} - RULES.keys() - SIZES
+    return ", ".join(sorted(ops)) or "some operators with their attributes"
+
+
+def _part(bench: Bench) -> onnx.ModelProto:
+    fed = {t.name: np.dtype(t.dtype) for t in bench.model.graph.inputs}
+    return bench.model.part(fed, [metric.output for metric in bench.metrics])
+
+
+def _is_plain(bench: Bench, tensor: str) -> bool:
+    """Whether a tensor has the type that rules write, and samples along its first axis."""
     leading = bench.probe.shapes[tensor][:1]
-    return bool(leading) and leading[0] % bench.probe.batch == 0
+    samples_first = bool(leading) and leading[0] % bench.probe.batch == 0
+    return samples_first and bench.probe.dtypes[tensor] == np.float32
 
 
 def _alive(part: onnx.ModelProto, bench: Bench) -> list[str]:
@@ -116,7 +132,7 @@ def _weights(bench: Bench, part: onnx.ModelProto, batch: int) -> dict[str, float
 
 
 def _variances(bench: Bench, part: onnx.ModelProto, batch: int) -> dict[str, float]:
-    """Return the summed variance of outputs that are compared by their values, 1 if they are one."""
+    """Return summed variances of outputs that are compared by values; 1 where nothing varies."""
     names = [metric.output for metric in bench.metrics if metric.kind == "values"]
     sums = {name: np.zeros(3) for name in names}
     for own, outputs in _runs(bench, part, names, batch, lambda count: None) if names else ():

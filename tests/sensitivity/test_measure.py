@@ -239,6 +239,27 @@ def outputs_of(analysis: Analysis, linear: Linear, changes: Sequence[Change]) ->
     return output_rows(linear, y, at)
 
 
+@pytest.mark.parametrize(
+    ("op", "opset", "named"), [("LRN", 17, "LRN"), ("Relu", 10, "operator set 10")]
+)
+def test_groups_that_no_gradient_reaches_are_told(op: str, opset: int, named: str):
+    n = Net({"x": ("N", 3, 6, 6)})
+    attributes = {"size": 3} if op == "LRN" else {}
+    h = n.node(op, n.block(n.block("x", 3, 16), 16, 16), **attributes)
+    proto = n.model(n.head(n.block(h, 16, 16), 16, 4), opset=opset)
+    notes = onnx_reap.reap(proto, images(40, 6), target_macs=0.7).report.notes
+    assert any(f"gradients don't pass {named}" in note for note in notes), notes
+
+
+def test_half_precision_is_judged_by_local_errors():
+    n = Net({"x": ("N", 3, 6, 6)}, dtype=np.float16)
+    h = n.node("Relu", n.conv(n.node("Relu", n.conv("x", 3, 16)), 16, 16))
+    proto = n.model(n.head(h, 16, 4))
+    report = onnx_reap.reap(proto, images(40, 6), target_macs=0.7).report
+    assert any("judged by their local errors" in note for note in report.notes), report.notes
+    assert report.after.macs <= 0.7 * report.before.macs
+
+
 @pytest.mark.parametrize("settings", [{"round_to": 16}, {"min_channels": 8}])
 def test_groups_that_can_not_shrink_are_left_alone(settings):
     n = Net({"x": ("N", 3, 6, 6)})
@@ -302,9 +323,10 @@ def test_a_groups_error_is_what_is_felt_without_the_first_units_of_its_order(
     rng = np.random.default_rng(0)
     orders = [rng.permutation(group.width) for group in analysis.groups]
     data = open_calibration(DATA, model_inputs(analysis.proto))
-    found = sensing.divergence_choices(
+    found, notes = sensing.divergence_choices(
         analysis, local, orders, observed, data, Settings(), lambda count: None
     )
+    assert not notes
     for group, order, before, after in zip(analysis.groups, orders, local, found, strict=True):
         tried = sensing._points(group, before)
         assert len(tried) == (2 if len(group.producers) > 1 else 1)
