@@ -29,7 +29,7 @@ from onnx_reap.data.spec import is_float
 from onnx_reap.gradient.tape import Tape
 from onnx_reap.graph.model import Model
 
-TEMPERATURE = 1.5  # of the distributions, see docs/experiments.md
+TEMPERATURE = 4.0  # of the distributions, see docs/experiments.md
 TINY = 1e-12  # of a probability
 
 _SAME_VALUES = {"Flatten", "Identity", "Reshape", "Squeeze"}
