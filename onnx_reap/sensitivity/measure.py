@@ -18,7 +18,7 @@ from onnx_reap.capture.rows import own_samples
 from onnx_reap.data import Calibration
 from onnx_reap.gradient.backward import OLDEST, SIZES, Facts, backpropagate, opset, reached
 from onnx_reap.gradient.rules import RULES
-from onnx_reap.gradient.tape import PREFIX, Tape
+from onnx_reap.gradient.tape import PREFIX, Tape, attributes
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Linear
@@ -185,8 +185,7 @@ def _difference(tape: Tape, node: onnx.NodeProto, change: Change) -> str:
     bias = None if change.bias is None else tape.floats(change.bias)
     if bias is not None and node.op_type != "MatMul":
         inputs.append(bias)
-    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    y = tape.op(node.op_type, *inputs, **given)
+    y = tape.op(node.op_type, *inputs, **attributes(node))
     return tape.op("Add", y, bias) if bias is not None and node.op_type == "MatMul" else y
 
 
