@@ -1,17 +1,9 @@
 """How much worse a model is, on samples that it was not made from, and how sure that is.
 
 Without labels a classifier's loss is the share of samples on which its first choice is another than
-the original's: its accuracy can't have dropped by more. Other models' loss is their squared output
-error relative to the variance of the original's output. With labels it is the accuracy that was
-lost, and a function of the user's may measure anything.
-
-References
-----------
-E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the
-American Statistical Association 22(158), 1927.
-
-A. Agresti, Y. Min, "Simple Improved Confidence Intervals for Comparing Matched Proportions",
-Statistics in Medicine 24(5), 2005.
+the original's, see `disagreement`: its accuracy can't have dropped by more. Other models' loss is
+their squared output error relative to the variance of the original's output. With labels it is the
+accuracy that was lost, and a function of the user's may measure anything.
 """
 
 from __future__ import annotations
@@ -19,7 +11,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +20,14 @@ import numpy as np
 import onnx
 
 from onnx_reap.data import Calibration
+from onnx_reap.data.spec import is_float
+from onnx_reap.disagreement import changed_share
 from onnx_reap.errors import ReapError
+from onnx_reap.intervals import LIKELY, agresti_min, wilson
 from onnx_reap.making import quality
 from onnx_reap.runtime import run, session
 from onnx_reap.work import Work
 
-Z = 1.96  # of a normal distribution, for a two-sided interval of 95 %
 BATCH = 16
 
 Judge = Callable[[onnx.ModelProto], "Drop"]
@@ -50,6 +44,9 @@ class Drop:
         `top-1 disagreement`, `output error`, `accuracy` or `evaluate`.
     value : float
         Loss as a fraction; at most 0 where nothing was lost.
+    likely : float
+        What the loss on other samples does not exceed, with odds of 3 to 1; `value` where that is
+        not known.
     low, high : float or None
         95 % confidence interval; None where it is not known.
     samples : int
@@ -58,6 +55,7 @@ class Drop:
 
     kind: str
     value: float
+    likely: float
     low: float | None
     high: float | None
     samples: int
@@ -77,7 +75,7 @@ def drop_judge(work: Work) -> Judge:
     held_out = held_out_for("--max-drop", work)
     if settings.labels is not None:
         return _by_labels(work, held_out, read_labels(settings.labels, work.samples.every))
-    return lambda model: _against_original(work, held_out, model)
+    return _against_original(work, held_out)
 
 
 def held_out_for(purpose: str, work: Work) -> Calibration:
@@ -128,13 +126,21 @@ def hits(
     return lambda model: _first_choices(work, samples, model) == wanted
 
 
-def _against_original(work: Work, samples: Calibration, model: onnx.ModelProto) -> Drop:
-    seen, n = quality(work.analysis, model, samples), len(samples)
-    if seen.top1_agreement is None:
-        value = max(seen.output_error.values(), default=0.0)
-        return Drop("output error", value, None, None, n)
-    share = 1 - seen.top1_agreement
-    return Drop("top-1 disagreement", share, *wilson(share, n), n)
+def _against_original(work: Work, samples: Calibration) -> Judge:
+    n, before = len(samples), _all_scores(work, samples, work.analysis.proto)
+
+    def judge(model: onnx.ModelProto) -> Drop:
+        if not before:
+            value = max(quality(work.analysis, model, samples).output_error.values(), default=0.0)
+            return Drop("output error", value, value, None, None, n)
+        after = _all_scores(work, samples, model)
+        # Of several outputs, the one that changes most.
+        share, error = max(changed_share(scores, after[name]) for name, scores in before.items())
+        worth = share * (1 - share) / error**2 if error > 0 else n  # counted samples
+        likely = wilson(share, worth, LIKELY)[1]
+        return Drop("top-1 disagreement", share, likely, *wilson(share, worth), n)
+
+    return judge
 
 
 def _by_labels(
@@ -146,7 +152,8 @@ def _by_labels(
     def judge(model: onnx.ModelProto) -> Drop:
         after = right(model)
         lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
-        return Drop("accuracy", (lost - gained) / n, *agresti_min(lost, gained, n), n)
+        likely = agresti_min(lost, gained, n, LIKELY)[1]
+        return Drop("accuracy", (lost - gained) / n, likely, *agresti_min(lost, gained, n), n)
 
     return judge
 
@@ -160,7 +167,12 @@ def _by_function(work: Work, evaluate: str | Evaluate) -> Callable[[onnx.ModelPr
             got=f"{before:g}",
             expected="more than 0, and more for better models",
         )
-    return lambda model: Drop("evaluate", 1 - _evaluated(function, model) / before, None, None, 0)
+
+    def judge(model: onnx.ModelProto) -> Drop:
+        value = 1 - _evaluated(function, model) / before
+        return Drop("evaluate", value, value, None, None, 0)
+
+    return judge
 
 
 def _evaluated(function: Evaluate, model: onnx.ModelProto) -> float:
@@ -234,40 +246,40 @@ def _classes(work: Work) -> int | None:
     return int(np.prod(shape[1:])) if len(shape) > 1 else None
 
 
-def _first_choices(work: Work, samples: Calibration, model: onnx.ModelProto) -> np.ndarray:
+def _all_scores(work: Work, samples: Calibration, model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Return class scores, (samples, classes), by output; none if it is no classifier."""
+    analysis = work.analysis
+    shapes, dtypes = analysis.probe.shapes, analysis.probe.dtypes
+    names = [
+        output.name
+        for output in model.graph.output
+        if len(shapes[output.name]) == 2
+        and shapes[output.name][1] > 1
+        and is_float(dtypes[output.name])
+    ]
+    return {} if not names else _outputs(work, samples, model, names)
+
+
+def _outputs(
+    work: Work, samples: Calibration, model: onnx.ModelProto, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Run a model on all samples, without what fills up its last batch."""
     analysis = work.analysis
     batch = analysis.fixed_batch or BATCH
     active = session(model, analysis.providers)
+    feeds = samples.batches(batch, pad=analysis.fixed_batch is not None)
+    found = [run(active, names, feed) for feed in feeds]
+    return {name: np.concatenate([f[name] for f in found])[: len(samples)] for name in names}
+
+
+def _first_choices(work: Work, samples: Calibration, model: onnx.ModelProto) -> np.ndarray:
     name = model.graph.output[0].name
-    chosen = []
-    for feed in samples.batches(batch, pad=analysis.fixed_batch is not None):
-        scores = run(active, [name], feed)[name]
-        if scores.ndim < 2 or scores.size != len(scores) * scores.shape[1]:
-            raise ReapError(
-                "--labels: the model is no classifier",
-                got=f"output {name} of shape {scores.shape}",
-                expected="a vector of class scores per sample",
-                hint="measure quality by --evaluate module:function",
-            )
-        chosen.append(scores.reshape(len(scores), -1).argmax(1))
-    return np.concatenate(chosen)[: len(samples)]
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a share that was observed among n samples."""
-    centre, spread = (
-        share + Z**2 / (2 * n),
-        Z * math.sqrt(share * (1 - share) / n + (Z / n / 2) ** 2),
-    )
-    return (centre - spread) / (1 + Z**2 / n), (centre + spread) / (1 + Z**2 / n)
-
-
-def agresti_min(lost: int, gained: int, n: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval of a difference of shares among the same n samples.
-
-    Half a sample is added to each of the four cells, so that it is right for few changes, too.
-    """
-    lost_, gained_, n_ = lost + 0.5, gained + 0.5, n + 2
-    centre = (lost_ - gained_) / n_
-    half = Z * math.sqrt(lost_ + gained_ - n_ * centre**2) / n_
-    return max(centre - half, -1.0), min(centre + half, 1.0)
+    scores = _outputs(work, samples, model, [name])[name]
+    if scores.ndim < 2 or scores.size != len(scores) * scores.shape[1]:
+        raise ReapError(
+            "--labels: the model is no classifier",
+            got=f"output {name} of shape {scores.shape}",
+            expected="a vector of class scores per sample",
+            hint="measure quality by --evaluate module:function",
+        )
+    return np.asarray(scores.reshape(len(scores), -1).argmax(1))

@@ -63,6 +63,8 @@ class Loss:
         `top-1 disagreement`, `output error`, `accuracy` or `evaluate`.
     value, limit : float
         Loss, and what was allowed, as fractions.
+    likely : float
+        What the loss on other samples does not exceed, with odds of 3 to 1.
     low, high : float, optional
         95 % confidence interval of the loss.
     samples : int
@@ -71,6 +73,7 @@ class Loss:
 
     kind: str
     value: float
+    likely: float
     low: float | None
     high: float | None
     samples: int

@@ -171,7 +171,12 @@ def _together(blocks: Sequence[BlockRefit]) -> str:
 
 
 def _bounded(loss: Loss) -> str:
-    sure = "" if loss.low is None else f" (95 % sure: {loss.low:.1%} to {loss.high:.1%})"
+    sure = (
+        ""
+        if loss.low is None
+        else f" (at most {loss.likely:.2%} with odds of 3 to 1, "
+        f"{loss.low:.1%} to {loss.high:.1%} with 95 % confidence)"
+    )
     where = f" on {loss.samples:,} held-out samples" if loss.samples else ""
     return f"Loss: {loss.value:.2%} {loss.kind}{where}{sure}; {loss.limit:.2%} was allowed."
 
