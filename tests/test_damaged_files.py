@@ -204,7 +204,20 @@ def test_nodes_in_a_circle():
         inspected(model)
 
 
-def test_inputs_of_impossible_sizes(monkeypatch: pytest.MonkeyPatch):
+def test_a_constant_that_gives_nothing():
+    model = chain(8)
+    model.graph.node.insert(0, oh.make_node("Constant", [], [], value_float=1.0))
+    with refusal("onnxruntime can't load the model"):
+        inspected(model)
+
+
+def test_keepdims_that_is_neither_0_nor_1_is_what_onnxruntime_takes_it_for():
+    n = Net({"x": ("N", 3, 8, 8)})
+    pooled = n.node("ReduceMean", n.block("x", 3, 8), axes=[2, 3], keepdims=3)
+    assert try_out(n.model(n.gemm(pooled, 8, 4))) == []
+
+
+def test_inputs_of_impossible_sizes():
     for batch, size in ((2**40, 8), (2, 2**31)):
         with refusal("input x: too large", "x float32", " GB", "expected: at most 2.1 GB"):
             inspected(chain(8, batch=batch, size=size))

@@ -134,7 +134,7 @@ class Model:
         outputs = {tensor.name for tensor in self.graph.outputs}
         absorbed = {}
         for node in self.graph.nodes:
-            if node.op != "Constant" or node.domain not in STANDARD_DOMAINS:
+            if node.op != "Constant" or node.domain not in STANDARD_DOMAINS or not node.outputs:
                 continue
             values, name = _constant_values(node), node.outputs[0].name
             if values is not None and name not in captured and name not in outputs:
