@@ -9,14 +9,17 @@ from onnx_reap.errors import ReapError
 from onnx_reap.version import __version__
 
 if TYPE_CHECKING:
+    from onnx_reap.inspecting import inspect
     from onnx_reap.latency.table import LatencyTable
     from onnx_reap.pipeline import cut, mask, reap
     from onnx_reap.plan.plan import Plan
     from onnx_reap.profiling import profile
+    from onnx_reap.report.inspection import Inspection
     from onnx_reap.result import Result
     from onnx_reap.sweeping import Point, sweep
 
 __all__ = [
+    "Inspection",
     "LatencyTable",
     "Plan",
     "Point",
@@ -24,6 +27,7 @@ __all__ = [
     "Result",
     "__version__",
     "cut",
+    "inspect",
     "mask",
     "profile",
     "reap",
@@ -31,10 +35,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Inspection": "report.inspection",
     "LatencyTable": "latency.table",
     "Plan": "plan.plan",
     "Point": "sweeping",
     "Result": "result",
+    "inspect": "inspecting",
     "sweep": "sweeping",
     "profile": "profiling",
 }

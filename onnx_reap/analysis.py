@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import onnx
@@ -22,6 +23,9 @@ from onnx_reap.graph.records import Flow
 from onnx_reap.plan.cost import Cost
 from onnx_reap.runtime import execution_providers
 from onnx_reap.settings import Settings
+
+LARGEST_INPUT = 2**31
+"""Bytes of one input in one run."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +124,13 @@ def model_inputs(
             dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
             for dim in tensor.shape.dim
         ]
+        if tensor.elem_type == onnx.TensorProto.UNDEFINED:
+            expected = "one of ONNX' tensor types"
+            raise ReapError(f"input {value.name}: no element type", got="none", expected=expected)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         given = (shapes or {}).get(value.name)
         specs.append(InputSpec(value.name, np.dtype(dtype), _filled(value.name, dims, given)))
+        _check_size(specs[-1])
     unknown = set(shapes or {}) - {spec.name for spec in specs}
     if unknown:
         raise UsageError(
@@ -131,6 +139,17 @@ def model_inputs(
             expected=", ".join(spec.name for spec in specs),
         )
     return specs
+
+
+def _check_size(spec: InputSpec) -> None:
+    """Refuse sizes that no sample has: they are a slip or damage, and would fill the memory."""
+    size = prod(size or 1 for size in spec.shape) * spec.dtype.itemsize
+    if size > LARGEST_INPUT:
+        raise ReapError(
+            f"input {spec.name}: too large",
+            got=f"{spec}, {size / 1e9:,.1f} GB",
+            expected=f"at most {LARGEST_INPUT / 1e9:.1f} GB a run",
+        )
 
 
 def with_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> list[InputSpec]:

@@ -85,11 +85,13 @@ def make_parser() -> argparse.ArgumentParser:
         prog="onnx-reap",
         description="Prune channels of a trained ONNX model and repair the weights that stay by "
         "least squares, without retraining.",
-        epilog="onnx-reap profile in.onnx -o latency.json measures a model's layers for "
+        epilog="onnx-reap inspect in.onnx tells what could be pruned, and what could not and why; "
+        "onnx-reap profile in.onnx -o latency.json measures a model's layers for "
         "--target-latency; onnx-reap sweep in.onnx -o sweep/ makes models for many targets at "
         "once; see --help of each. Exit status: 0 done, 1 refused, 2 usage, 3 target not reached "
         "or check failed, 130 interrupted.",
         usage="onnx-reap in.onnx out.onnx [--data PATH] [options]\n"
+        "       onnx-reap inspect in.onnx [--json FILE] [options]\n"
         "       onnx-reap profile in.onnx -o latency.json [options]\n"
         "       onnx-reap sweep in.onnx -o sweep/ [--data PATH] [options]",
     )

@@ -67,11 +67,11 @@ def read_goal(analysis: Analysis, settings: Settings) -> Goal:
     TargetError
         If a budget is out of reach, or no width is allowed but the present ones.
     """
-    _check_globs(analysis, settings)
+    check_globs(analysis, settings)
     if not analysis.groups:
-        raise _nothing_to_prune(analysis)
+        raise nothing_to_prune(analysis)
     ratios = read_ratios(analysis.groups, settings)
-    widths = _allowed(analysis, settings, vanishing=ratios is None)
+    widths = allowed(analysis, settings, vanishing=ratios is None)
     if all(len(choices) == 1 for choices in widths):
         raise _no_width(analysis, settings)
     if ratios is not None:
@@ -83,8 +83,14 @@ def read_goal(analysis: Analysis, settings: Settings) -> Goal:
     return Goal(widths, None, budgets, timed, settings.max_drop)
 
 
-def _allowed(analysis: Analysis, settings: Settings, *, vanishing: bool) -> tuple[np.ndarray, ...]:
-    """List the widths of every group; none vanishes where all are narrowed alike."""
+def allowed(analysis: Analysis, settings: Settings, *, vanishing: bool) -> tuple[np.ndarray, ...]:
+    """List the widths of every group; none vanishes where all are narrowed alike.
+
+    Parameters
+    ----------
+    vanishing : bool
+        Whether groups may vanish that can, if the settings agree.
+    """
     vanishing = vanishing and settings.vanish and settings.allocation != "uniform"
     vanishing = vanishing and (settings.criterion == "reap" or settings.refit)  # else all are
     return tuple(
@@ -225,8 +231,13 @@ def added_biases(analysis: Analysis) -> Cost:
     return Cost(terms, len(groups))
 
 
-def _check_globs(analysis: Analysis, settings: Settings) -> None:
-    """Refuse globs that match no node: a slip of the pen would go unnoticed."""
+def check_globs(analysis: Analysis, settings: Settings) -> None:
+    """Refuse globs that match no node: a slip of the pen would go unnoticed.
+
+    Raises
+    ------
+    ReapError
+    """
     keys = [analysis.model.keys[id(node)] for node in analysis.model.nodes]
     for name in ("include", "exclude"):
         for pattern in getattr(settings, name):
@@ -250,7 +261,8 @@ def _no_width(analysis: Analysis, settings: Settings) -> TargetError:
     )
 
 
-def _nothing_to_prune(analysis: Analysis) -> ReapError:
+def nothing_to_prune(analysis: Analysis) -> ReapError:
+    """Tell why a model has no groups, as an error to raise."""
     reasons = [f"{f.node} ({f.reason} at {f.cause})" for f in analysis.frozen[:3]]
     quantised = [n.op for n in analysis.model.nodes if "Quantize" in n.op or "QLinear" in n.op]
     if quantised:

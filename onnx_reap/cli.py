@@ -7,7 +7,6 @@ Whatever is slow to import is imported once the arguments are understood.
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from onnx_reap.arguments import Arguments, parse
 from onnx_reap.errors import ReapError
+from onnx_reap.inspect_command import run_inspect
 from onnx_reap.profile_command import run_profile
 from onnx_reap.sweep_command import run_sweep
 
 if TYPE_CHECKING:
     from onnx_reap.pipeline import Result
-    from onnx_reap.report.records import Report
 
 INTERRUPTED = 130
-COMMANDS = {"profile": run_profile, "sweep": run_sweep}
+COMMANDS = {"inspect": run_inspect, "profile": run_profile, "sweep": run_sweep}
 """By the first argument; a model of such a name is given as `./profile`."""
 
 
@@ -55,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: Arguments) -> None:
     from onnx_reap.files import check_outputs, write_all
     from onnx_reap.loading import to_bytes
+    from onnx_reap.report.records import json_bytes
     from onnx_reap.report.text import print_report, show
 
     check_outputs(_outputs(arguments), _inputs(arguments))
@@ -63,7 +63,7 @@ def _run(arguments: Arguments) -> None:
     if arguments.plan is not None:
         files[arguments.plan] = result.plan.to_json().encode()
     if arguments.report is not None:
-        files[arguments.report] = _report_bytes(result.report)
+        files[arguments.report] = json_bytes(result.report.to_dict())
     write_all(files)
     for note in result.report.notes:
         print(f"warning: {note}", file=sys.stderr)
@@ -100,8 +100,3 @@ def _compute(arguments: Arguments) -> Result:
         plan = arguments.from_plan
         return replay(arguments.model, plan, progress=progress, **arguments.settings)
     return reap(arguments.model, arguments.data, progress=progress, **arguments.settings)
-
-
-def _report_bytes(report: Report) -> bytes:
-    text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-    return f"{text}\n".encode()

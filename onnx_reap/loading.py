@@ -12,6 +12,7 @@ from google.protobuf.message import EncodeError
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from onnx_reap.errors import ReapError
+from onnx_reap.integrity import check_kind, check_parts
 
 Source = str | os.PathLike[str] | onnx.ModelProto
 
@@ -25,10 +26,11 @@ def load(source: Source) -> onnx.ModelProto:
     Raises
     ------
     ReapError
-        If the file is missing, unreadable, not a whole ONNX model, or larger than 2 GB.
+        If the file is missing, unreadable, damaged, not a whole ONNX model, or larger than 2 GB.
     """
     if isinstance(source, onnx.ModelProto):
         _check(source, "the model", held=True)
+        check_parts(source, "the model")
         return source
     if not isinstance(source, (str, os.PathLike)):
         raise ReapError(
@@ -41,6 +43,7 @@ def load(source: Source) -> onnx.ModelProto:
     proto = _parse(path, label)
     _check(proto, label, held=False)
     _read_external(proto, path, label)
+    check_parts(proto, label)
     return proto
 
 
@@ -94,6 +97,8 @@ def _check(proto: onnx.ModelProto, label: str, *, held: bool) -> None:
             got=", ".join(entry.domain for entry in proto.opset_import) or "none",
             expected="an opset_import of the domain ai.onnx",
         )
+    for tensor in proto.graph.initializer:
+        check_kind(tensor, label)
     if (size := _weight_bytes(proto.graph.initializer)) > LARGEST:
         raise _too_large(label, size)
     outside = [t.name for t in proto.graph.initializer if uses_external_data(t)]

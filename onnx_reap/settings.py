@@ -19,6 +19,9 @@ DEFAULT_TARGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 PROFILED = ("input_shapes", "provider", "round_to", "min_channels", "include", "exclude")
 """Settings that a latency table depends on."""
 
+INSPECTED = (*PROFILED, "vanish")
+"""Settings that tell what could be pruned, before anything is estimated."""
+
 
 @dataclass(frozen=True)
 class Settings:

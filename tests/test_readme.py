@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from onnx_reap.arguments import make_parser
+from onnx_reap.inspect_command import make_inspect_parser
 from onnx_reap.settings import DEFAULT_TARGET_MACS
 from onnx_reap.sweep_command import make_sweep_parser
 
@@ -83,7 +84,7 @@ def test_python_examples_run(workplace: Path):
 
 
 def test_flags_that_the_text_names_exist():
-    parsers = make_parser(), make_sweep_parser()
+    parsers = make_parser(), make_inspect_parser(), make_sweep_parser()
     known = {flag for parser in parsers for flag in parser._option_string_actions} | {"--refit"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) <= known
 

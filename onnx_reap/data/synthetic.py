@@ -127,8 +127,11 @@ def _batch(
     if not recipe.spec.shape:
         # A scalar has no batch axis: one value serves all samples.
         return _sample(np.random.default_rng((seeds[0][0], 0, position)), recipe, shape)
-    draws = [_sample(np.random.default_rng((*seed, position)), recipe, shape) for seed in seeds]
-    return np.stack(draws)
+    draws = {  # a batch that is filled up repeats a sample
+        seed: _sample(np.random.default_rng((*seed, position)), recipe, shape)
+        for seed in dict.fromkeys(seeds)
+    }
+    return np.stack([draws[seed] for seed in seeds])
 
 
 def _sample(rng: np.random.Generator, recipe: Recipe, shape: tuple[int, ...]) -> np.ndarray:

@@ -65,7 +65,7 @@ def _axes(tape: Tape, node: onnx.NodeProto) -> list[int]:
 
 def _kept(tape: Tape, node: onnx.NodeProto, result: str, axes: list[int]) -> str:
     """Give something of the shape of a reduction's result the rank of what was reduced."""
-    if attributes(node).get("keepdims", 1):
+    if attributes(node).get("keepdims", 1) == 1:
         return result
     if tape.opset < 13:
         return tape.op("Unsqueeze", result, axes=axes)

@@ -103,7 +103,7 @@ def find_branches(model: Model, probe: Probe, flow: Flow, groups: Sequence[Group
     """
     if _has_open_sizes(model):
         return NONE
-    holders = _holders(model, flow, groups)
+    holders = find_holders(model, flow, groups)
     every: list[Branch] = []
     for index in reversed(range(len(groups))):
         branch = _branch(index, groups[index], model, probe, flow, holders)
@@ -131,8 +131,11 @@ def _has_open_sizes(model: Model) -> bool:
     )
 
 
-def _holders(model: Model, flow: Flow, groups: Sequence[Group]) -> dict[str, frozenset[int]]:
-    """Return, for every tensor with channels that may go, the groups that these are of."""
+def find_holders(model: Model, flow: Flow, groups: Sequence[Group]) -> dict[str, frozenset[int]]:
+    """Return, for every tensor with channels that may go, the groups that these are of.
+
+    Channels in no group count as those of `OTHER`.
+    """
     group_of = {unit: g for g, group in enumerate(groups) for unit in group.units}
     return {
         tensor: frozenset(

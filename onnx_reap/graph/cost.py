@@ -71,6 +71,13 @@ def layer_extents(flow: Flow, groups: Sequence[Group]) -> list[tuple[Extent, Ext
     ]
 
 
+def layer_macs(probe: Probe, flow: Flow, groups: Sequence[Group]) -> list[int]:
+    """Multiply-accumulates per sample of every linear layer, in the order of `flow.linears`."""
+    group_of, full = _group_of(groups), np.array([group.width for group in groups], np.int64)
+    terms = [_linear_macs(linear, probe, flow, group_of, groups) for linear in flow.linears]
+    return [Cost([term], len(groups)).at(full) for term in terms]
+
+
 def count_entries(
     model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
 ) -> Cost:

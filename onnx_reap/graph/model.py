@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from itertools import chain, count
 
 import numpy as np
@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from onnx_reap.errors import ReapError
 from onnx_reap.graph.export import (
     Source,
     node_proto,
@@ -133,7 +134,7 @@ class Model:
         outputs = {tensor.name for tensor in self.graph.outputs}
         absorbed = {}
         for node in self.graph.nodes:
-            if node.op != "Constant" or node.domain not in STANDARD_DOMAINS:
+            if node.op != "Constant" or node.domain not in STANDARD_DOMAINS or not node.outputs:
                 continue
             values, name = _constant_values(node), node.outputs[0].name
             if values is not None and name not in captured and name not in outputs:
@@ -218,10 +219,21 @@ def _in_order(nodes: Sequence[gs.Node]) -> list[gs.Node]:
     for node in nodes:
         if not made.issuperset(needs[id(node)]):
             by_id = {id(n): n for n in nodes}
-            order = TopologicalSorter(needs).static_order()
+            try:
+                order = list(TopologicalSorter(needs).static_order())
+            except CycleError as error:
+                raise _cycle([by_id[key] for key in error.args[1]]) from None
             return [by_id[key] for key in order if key in by_id]
         made.add(id(node))
     return list(nodes)
+
+
+def _cycle(nodes: Sequence[gs.Node]) -> ReapError:
+    return ReapError(
+        "the model's nodes read what is made of their own outputs",
+        got=" <- ".join(node.name or node.op for node in nodes),
+        expected="a graph without cycles",
+    )
 
 
 def _makers(node: gs.Node) -> list[gs.Node]:

@@ -125,16 +125,20 @@ def _frozen(frozen: Sequence[FrozenResult]) -> Table:
     for row in frozen:
         by_reason.setdefault(row.reason, []).append(row)
     for reason, rows in by_reason.items():
-        normal = " (normal)" if reason in NORMAL_REASONS else ""
-        nodes, causes = _collapsed(r.node for r in rows), _collapsed(r.cause for r in rows)
+        nodes, causes = collapsed(r.node for r in rows), collapsed(r.cause for r in rows)
         count = f"{sum(r.channels for r in rows):,}"
-        table.add_row(Text(nodes), Text(reason + normal), Text(causes), count)
+        table.add_row(Text(nodes), Text(normal_or_not(reason)), Text(causes), count)
     return table
 
 
-def _collapsed(names: Iterator[str]) -> str:
+def normal_or_not(reason: str) -> str:
+    """Write the reason why channels are frozen, with a mark where that needs no attention."""
+    return f"{reason} (normal)" if reason in NORMAL_REASONS else reason
+
+
+def collapsed(names: Iterable[str]) -> str:
     """Name the first and count the rest."""
-    first, *others = dict.fromkeys(names)
+    first, *others = dict.fromkeys(names) or [""]
     return f"{first} and {len(others)} more" if others else first
 
 

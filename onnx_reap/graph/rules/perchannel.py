@@ -62,7 +62,7 @@ def _coupled(axes: Callable[[Site], Sequence[int]], *, keeps_shape: bool) -> Cal
             return
         if not keeps_shape:
             labels = first_along(labels, coupled)
-            if not site.attribute("keepdims", 1):
+            if site.attribute("keepdims", 1) != 1:  # onnxruntime takes all else for no
                 labels = labels.reshape([s for i, s in enumerate(labels.shape) if i not in coupled])
         site.set_labels(labels)
 
