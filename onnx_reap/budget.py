@@ -26,7 +26,7 @@ from onnx_reap.profiling import predicted_latency
 from onnx_reap.ratios import check_ratios, read_ratios
 from onnx_reap.refit.order import affected_tensors
 from onnx_reap.repair import has_bias
-from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
+from onnx_reap.settings import Settings
 from onnx_reap.validation import flag
 
 RESERVE = 4096  # bytes of a file for what a run adds: names of biases, metadata
@@ -113,9 +113,6 @@ def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
         "--target-size": settings.target_size,
     }
     timed = _latency_budgets(analysis, settings)
-    searched = settings.max_drop is not None or settings.target_latency is not None
-    if all(wish is None for wish in wishes.values()) and not searched:
-        wishes["--target-macs"] = DEFAULT_TARGET_MACS
     budgets = [*timed]
     for name, wish in wishes.items():
         if wish is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_reap import parsing
-from onnx_reap.settings import DEFAULT_TARGET_MACS
+from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ FLAGS = {
         "60%%) or a number per sample (1.2G, 500M)",
         parsing.target,
         "X",
-        default=f"{DEFAULT_TARGET_MACS:g} if no budget is given",
+        default=f"{DEFAULT_TARGET_MACS:g} if neither a budget nor data is given",
     ),
     "target_params": Flag(
         "budget",
@@ -73,7 +73,7 @@ FLAGS = {
         "smallest such model",
         parsing.fraction,
         "X",
-        default="none",
+        default=f"{DEFAULT_MAX_DROP:.0%}".replace("%", "%%") + " if there is data but no budget",
     ),
     "latency_table": Flag(
         "budget",

@@ -25,7 +25,7 @@ from onnx_reap.samples import Samples, open_samples
 from onnx_reap.searching import check_latency, scouted, smallest_within_drop, with_latency
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend, namespace
-from onnx_reap.validation import make_settings
+from onnx_reap.validation import default_budget, make_settings
 from onnx_reap.verify import check_file
 from onnx_reap.work import Clock, Work, open_work
 
@@ -58,7 +58,8 @@ def reap(
     ReapError
         If the request can't be honoured; the message says why and what to try.
     """
-    work = open_work(model, data, make_settings(settings), progress or NoProgress())
+    chosen = make_settings(settings | default_budget(settings, data))
+    work = open_work(model, data, chosen, progress or NoProgress())
     with work.clock("analyse"):
         goal = read_goal(work.analysis, work.settings)
     made, drop, goal = _made(work, goal)

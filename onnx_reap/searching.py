@@ -67,7 +67,7 @@ def smallest_within_drop(
             got=f"up to {worst[-1].likely:.2%} {worst[-1].kind} (odds 3 to 1, "
             f"{worst[-1].samples} samples) at {max(asked, LEAST):.1%} fewer MACs",
             expected=f"at most {bound:.2%}",
-            hint="allow more, bring more calibration data, or lower the other targets",
+            hint="allow more, bring more data, or name a budget such as --target-macs alone",
         )
     made = make(work, found[0].choice)
     with work.clock("search"):

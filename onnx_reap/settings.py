@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnx_reap.latency.table import LatencyTable
 
+DEFAULT_MAX_DROP = 0.01
+"""Loss at most where the user names no budget."""
+
 DEFAULT_TARGET_MACS = 0.6
-"""Fraction of the multiply-accumulates that is left where the user names no budget."""
+"""Fraction of the multiply-accumulates that is left then if no data tells what is lost."""
 
 DEFAULT_TARGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Fractions of the multiply-accumulates that a sweep leaves where the user names none."""

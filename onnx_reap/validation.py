@@ -12,7 +12,7 @@ from typing import Any
 from onnx_reap import parsing
 from onnx_reap.errors import UsageError
 from onnx_reap.latency.table import LatencyTable
-from onnx_reap.settings import Settings
+from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS, Settings
 
 RATIOS = ("ratio", "layer_ratios")
 TARGETS = ("target_macs", "target_params", "target_size", "target_latency", "max_drop")
@@ -37,6 +37,15 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
     settings = Settings(**{name: _plain(name, value) for name, value in given.items()})
     check_settings(settings)
     return settings
+
+
+def default_budget(given: Mapping[str, Any], data: Any) -> dict[str, float]:
+    """Return the budget, as a setting, of a caller who names none."""
+    if any(given.get(name) is not None for name in BUDGETS):
+        return {}
+    if data is None and given.get("evaluate") is None:
+        return {"target_macs": DEFAULT_TARGET_MACS}
+    return {"max_drop": DEFAULT_MAX_DROP}
 
 
 def check_applicable(given: Collection[str], known: Collection[str], what: str) -> None:

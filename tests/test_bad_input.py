@@ -67,12 +67,13 @@ def refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
 
 
 RUN = "in.onnx out.onnx --data data.npy --report r.json --plan p.json"
+WHOLE = f"{RUN} --target-macs 0.6"  # gets to the end
 
 
 def test_the_oracle_notices_what_it_must(refused, workplace, capsys):
     """A run that succeeds isn't refused, and a file that appears is seen."""
     with pytest.raises(AssertionError):
-        refused(RUN)
+        refused(WHOLE)
     assert {"out.onnx", "r.json", "p.json"} <= contents(workplace).keys()
 
 
@@ -273,7 +274,7 @@ def test_constant_and_dead_channels_are_no_problem(workplace, capsys):
     onnx.save(model, "dead.onnx")
     for data in ("data.npy", "flat.npy"):
         np.save("flat.npy", np.ones((24, 3, 8, 8), np.float32))
-        assert main(f"dead.onnx out.onnx --data {data} -q".split()) == 0
+        assert main(f"dead.onnx out.onnx --data {data} --target-macs 0.6 -q".split()) == 0
         out = weights_of(onnx.load("out.onnx"))
         assert all(np.isfinite(value).all() for value in out.values())
     capsys.readouterr()
@@ -281,7 +282,22 @@ def test_constant_and_dead_channels_are_no_problem(workplace, capsys):
 
 def test_fewer_samples_than_unknowns_work_and_a_warning_says_how_many_it_takes(capsys):
     np.save("few.npy", images(3))
-    assert main(["in.onnx", "out.onnx", "--data", "few.npy", "--positions", "4", "-q"]) == 0
+    assert (
+        main(
+            [
+                "in.onnx",
+                "out.onnx",
+                "--data",
+                "few.npy",
+                "--positions",
+                "4",
+                "--target-macs",
+                "0.6",
+                "-q",
+            ]
+        )
+        == 0
+    )
     err = capsys.readouterr().err
     assert "3 samples are fewer than the unknowns of conv6: it takes 36 " in err  # 16 * 9 / 4
     assert Path("out.onnx").exists()
@@ -357,7 +373,7 @@ def test_a_disk_that_is_full_at_the_end(refused, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    refused(RUN, "can't be written", "No space left on device")
+    refused(WHOLE, "can't be written", "No space left on device")
 
 
 # In the middle of a run
@@ -372,7 +388,7 @@ def test_an_interrupted_run_leaves_nothing(stage, monkeypatch, workplace, capsys
 
     monkeypatch.setattr(f"onnx_reap.{stage}", interrupt)
     before = contents(workplace.parent)
-    assert main(RUN.split()) == 130
+    assert main(WHOLE.split()) == 130
     assert capsys.readouterr() == ("", "onnx-reap: interrupted\n")
     assert contents(workplace.parent) == before
 
@@ -392,7 +408,7 @@ def test_an_interrupt_while_activations_lie_on_disk(monkeypatch, workplace, caps
     monkeypatch.setattr(stream, "MEMORY", 0)
     monkeypatch.setattr(walk, "fit_layer", second_time)
     before = contents(workplace.parent)
-    assert main(RUN.split()) == 130
+    assert main(WHOLE.split()) == 130
     assert seen[-1] > 0  # there was something on disk
     assert capsys.readouterr() == ("", "onnx-reap: interrupted\n")
     assert contents(workplace.parent) == before
@@ -438,7 +454,7 @@ def test_a_result_that_the_checker_refuses(refused, monkeypatch):
         check(model, **options)
 
     monkeypatch.setattr(onnx.checker, "check_model", refuse_pruned)
-    refused(RUN, "not valid ONNX", "got: a node is wrong", "expected: ", "try: ", status=3)
+    refused(WHOLE, "not valid ONNX", "got: a node is wrong", "expected: ", "try: ", status=3)
 
 
 def test_a_result_that_gives_nan(refused, monkeypatch):
@@ -451,7 +467,7 @@ def test_a_result_that_gives_nan(refused, monkeypatch):
         set_layer(model, linear, weight * factor, bias)
 
     monkeypatch.setattr(walk, "set_layer", broken)
-    refused(RUN, "the pruned model gives NaN or infinity", status=3)
+    refused(WHOLE, "the pruned model gives NaN or infinity", status=3)
 
 
 def test_an_original_that_the_checker_refuses_is_pruned_with_a_warning(monkeypatch, capsys):
@@ -459,5 +475,5 @@ def test_an_original_that_the_checker_refuses_is_pruned_with_a_warning(monkeypat
         raise onnx.checker.ValidationError("always")
 
     monkeypatch.setattr(onnx.checker, "check_model", refuse_all)
-    assert main([*RUN.split(), "-q"]) == 0
+    assert main([*WHOLE.split(), "-q"]) == 0
     assert "warning: onnx.checker refuses the original model" in capsys.readouterr().err

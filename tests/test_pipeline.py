@@ -13,13 +13,14 @@ import pytest
 from small_models import Net, chain, images, run, weights_of, without_latency
 
 import onnx_reap
-from onnx_reap import ReapError, cut, mask, reap
+from onnx_reap import ReapError, cut, mask
 from onnx_reap.analysis import Analysis, analyse, count_parameters, model_inputs
 from onnx_reap.data import Calibration, synthetic_calibration
 from onnx_reap.errors import CheckError, TargetError, UsageError
 from onnx_reap.pipeline import replay
 from onnx_reap.plan.plan import Plan
 from onnx_reap.settings import Settings
+from onnx_reap.validation import BUDGETS
 
 SHIPPED = Path(__file__).parents[1] / "models"
 DATA = images(40)
@@ -29,6 +30,12 @@ BASELINE = {"criterion": "l1", "refit": False}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     without_latency(monkeypatch)
+
+
+def reap(model, data=None, **settings):
+    """Prune to 60 % of the multiply-accumulates where no budget is named, whatever is lost."""
+    budget = {} if any(name in settings for name in BUDGETS) else {"target_macs": 0.6}
+    return onnx_reap.reap(model, data, **budget, **settings)
 
 
 def analysed(model: onnx.ModelProto, shapes=None) -> Analysis:
@@ -117,7 +124,7 @@ def test_the_interface_is_kept():
     metadata = {entry.key: entry.value for entry in out.metadata_props}
     assert metadata["author"] == "me"
     assert metadata["onnx_reap.version"] == onnx_reap.__version__
-    assert json.loads(metadata["onnx_reap.settings"]) == {}
+    assert json.loads(metadata["onnx_reap.settings"]) == {"target_macs": 0.6}
 
 
 def test_a_pruned_model_can_be_pruned_again():
@@ -278,10 +285,22 @@ def test_a_result_beyond_the_target_is_refused(count, target, monkeypatch: pytes
     reap(chain(), DATA, ratio=0.5)
 
 
-def test_without_a_budget_60_percent_of_the_macs_are_left():
-    report = reap(chain(), DATA, **BASELINE).report
+def test_without_a_budget_and_data_60_percent_of_the_macs_are_left():
+    report = onnx_reap.reap(chain(), **BASELINE).report
     assert report.after.macs <= 0.6 * report.before.macs
-    assert reap(chain(), DATA, target_macs=0.6, **BASELINE).report.after.macs == report.after.macs
+    assert reap(chain(), target_macs=0.6, **BASELINE).report.after.macs == report.after.macs
+
+
+def test_without_a_budget_but_with_data_at_most_one_percent_is_lost():
+    features = chain()
+    del features.graph.node[-1]  # more than classes: any change is a loss
+    features.graph.output[0].name = features.graph.node[-1].output[0]
+    for dim in features.graph.output[0].type.tensor_type.shape.dim:
+        dim.Clear()
+    report = onnx_reap.reap(features, images(400)).report
+    assert report.loss.limit == 0.01
+    assert 0 < report.loss.likely <= 0.01
+    assert report.after.macs < report.before.macs
 
 
 def test_a_ratio_holds_for_every_group():

@@ -12,7 +12,7 @@ import pytest
 
 from onnx_reap.arguments import make_parser
 from onnx_reap.inspect_command import make_inspect_parser
-from onnx_reap.settings import DEFAULT_TARGET_MACS
+from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS
 from onnx_reap.sweep_command import make_sweep_parser
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +90,7 @@ def test_flags_that_the_text_names_exist():
 
 
 def test_the_default_budget_is_the_one_that_the_text_names():
+    assert f"loses at most {100 * DEFAULT_MAX_DROP:g} % (`--max-drop`" in TEXT
     assert f"at most {100 * DEFAULT_TARGET_MACS:g} % of the multiply-accumulates" in TEXT
 
 

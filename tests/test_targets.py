@@ -137,8 +137,8 @@ def test_a_loss_that_a_budget_exceeds_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"labels": [1]}, "--labels: nothing to measure for"),
-        ({"evaluate": "a:b"}, "--evaluate: nothing to measure for"),
+        ({"labels": [1], "target_macs": 0.5}, "--labels: nothing to measure for"),
+        ({"evaluate": "a:b", "ratio": 0.5}, "--evaluate: nothing to measure for"),
         ({"evaluate": "a:b", "labels": [1], "max_drop": 0.1}, "one of them"),
         ({"max_drop": 1}, "--max-drop"),
         ({"target_latency": [5]}, "--target-latency"),
