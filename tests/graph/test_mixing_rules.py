@@ -94,6 +94,19 @@ def test_grouped_conv_of_branches_that_share_a_group():
     assert [group.producers for group in studied.groups] == [("a",), ("a", "b"), ("c",)]
 
 
+def test_grouped_convs_over_a_branch_and_its_source():
+    """As in ShuffleNet: sets by the halves of what is joined fit the halves of each, too."""
+
+    def middle(net, x):
+        x = net.conv("b", x, 8, 4)
+        x = net("Concat", x, net.conv("c", x, 4, 8, group=2), axis=1)
+        return net.conv("d", x, 12, 8, group=2)
+
+    studied = assert_slice_is_mask(sandwich(middle), groups={"a": 8, "b": 4, "c": 2, "d": 8})
+    assert [group.producers for group in studied.groups] == [("a",), ("b", "c"), ("c",), ("d",)]
+    assert [group.step for group in studied.groups] == [1, 2, 1, 2]
+
+
 def test_grouped_conv_that_straddles_units():
     """Units of 3 channels in groups of 10: what lies in two groups stays, and what is over."""
 
