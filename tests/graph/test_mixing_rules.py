@@ -321,6 +321,119 @@ def test_matmul_of_two_activations_freezes_what_is_summed():
     assert_slice_is_mask(sandwich(middle, out=6), groups={"a": 8, "v": 6}, frozen=frozen)
 
 
+def _attention(net, x, product, *, heads=4, depth=3, bias=None, fused=True):
+    """Self-attention over the positions of an image, channels in front."""
+    shape = np.array([0, heads, depth, -1])
+    if fused:
+        x = net.conv("qkv", x, 8, 3 * heads * depth, 1)
+        x = net("Reshape", x, np.array([0, 3, heads, depth, -1]))
+        q, k, v = (net("Gather", x, np.array(i), axis=1) for i in range(3))
+    else:
+        q, k, v = (
+            net("Reshape", net.conv(name, x, 8, heads * depth, 1), shape)
+            for name in ("q", "k", "v")
+        )
+    if product == "MatMul":
+        scores = net("MatMul", net("Transpose", q, perm=[0, 1, 3, 2]), k)
+    else:
+        scores = net("Einsum", q, k, equation="bhci,bhcj->bhij")
+    scores = net("Mul", scores, np.float32(0.5))
+    scores = net("Softmax", scores if bias is None else net("Add", scores, bias), axis=-1)
+    if product == "MatMul":
+        mixed = net("MatMul", v, net("Transpose", scores, perm=[0, 1, 3, 2]))
+    else:
+        mixed = net("Einsum", scores, v, equation="b h i j, bhcj -> bhci")
+    return net("Reshape", mixed, np.array([0, heads * depth, 6, 6]))
+
+
+@pytest.mark.parametrize("product", ["MatMul", "Einsum"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_heads_of_attention_go_as_one(product, fused):
+    """Queries, keys and values of a head, and the bias of its scores."""
+
+    def middle(net, x):
+        return _attention(net, x, product, fused=fused, bias=net.weight(4, 36, 36))
+
+    first = "qkv" if fused else "q"
+    studied = assert_slice_is_mask(sandwich(middle, out=12), groups={"a": 8, first: 4})
+    assert studied.groups[1].producers == (("qkv",) if fused else ("q", "k", "v"))
+    (weight,) = (
+        t
+        for t in studied.cut(studied.groups[1].units[:1]).graph.initializer
+        if t.name.endswith(f"{first}_1")
+    )
+    assert weight.dims[0] == (27 if fused else 9)
+
+
+@pytest.mark.parametrize(
+    ("equation", "why"),
+    [
+        ("nchw,nchw->nhw", "two activations"),
+        ("...chw,...chw->...chw", "of this form"),
+        ("nchw,nccw->nchw", "of this form"),
+        ("nchw,ncij,nckw->nciw", "of this form"),
+    ],
+)
+def test_einsum_of_another_form_freezes(equation, why):
+    """Channels that are summed; dots; a letter that is there twice; three terms."""
+
+    def middle(net, x):
+        terms = [net.conv(name, x, 6, 6, 1) for name in "bcd"[: equation.count(",") + 1]]
+        y = net("Einsum", *terms, equation=equation)
+        return net("Unsqueeze", y, np.array([1])) if "->nhw" in equation else y
+
+    out = 1 if "->nhw" in equation else 6
+    proto = sandwich(middle, channels=6, out=out)
+    assert_slice_is_mask(proto, groups={"a": 6}, frozen={"b": why, "c": why})
+
+
+def test_einsum_with_a_constant_freezes():
+    def middle(net, x):
+        return net("Einsum", x, net.weight(8, 6), equation="nchw,co->nohw")
+
+    assert_slice_is_mask(sandwich(middle, out=6), groups={}, frozen={"a": "of this form"})
+
+
+def test_einsum_of_blocks_of_one_channel():
+    """Channels that meet and are not summed go together."""
+
+    def middle(net, x):
+        return net("Einsum", x, net.conv("b", x, 8, 8, 1), equation="nchw,nciw->nhci")
+
+    proto = sandwich(lambda net, x: net("Transpose", middle(net, x), perm=[0, 2, 1, 3]))
+    assert_slice_is_mask(proto, groups={"a": 8})
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 3, -1), (0, 4, 3, -1)])
+def test_heads_that_share_keys_and_frozen_heads_stay(shape):
+    """One key for four heads of queries repeats it; keys that are an input are frozen."""
+    net = Net()
+    x = net.input("x", "N", 12, 6, 6)
+    y = net.conv("a", x, 12, 12)
+    q = net("Reshape", y, np.array([0, 4, 3, -1]))
+    keys = net("Slice", x, np.array([0]), np.array([3]), np.array([1])) if shape[1] == 1 else x
+    scores = net(
+        "MatMul", net("Transpose", q, perm=[0, 1, 3, 2]), net("Reshape", keys, np.array(shape))
+    )
+    net.output(net("ReduceMean", scores, axes=[1]))
+    frozen = {"a": "MatMul"}
+    assert_slice_is_mask(net.model(), groups={}, frozen=frozen, felt=False)
+
+
+def test_einsum_passes_channels_that_are_not_summed():
+    """Positions are weighted by a map: channels are columns."""
+
+    def middle(net, x):
+        scores = net("Softmax", net.conv("s", x, 8, 1, 1), axis=-1)
+        return net("Einsum", scores, x, equation="nohw,nchw->nco")
+
+    assert_slice_is_mask(
+        sandwich(lambda net, x: net("Unsqueeze", middle(net, x), np.array([3]))),
+        groups={"a": 8},
+        frozen={"s": ""},
+    )
+
+
 @pytest.mark.parametrize("op", ["Conv", "Gemm"])
 def test_computed_weights_freeze_both_sides(op):
     """A weight that depends on the input: neither its maker nor its reader may shrink."""
