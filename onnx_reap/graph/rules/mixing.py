@@ -197,7 +197,7 @@ def _einsum(site: Site) -> None:
     if len(terms) != 2 or not simple or any(site.is_constant(index) for index in (0, 1)):
         site.freeze_inputs("Einsum of this form")
         return
-    _contract(site, *terms, out)
+    _contract(site, terms[0], terms[1], out)
 
 
 def _contract(site: Site, a: str, b: str, out: str) -> None:
@@ -216,7 +216,7 @@ def _contract(site: Site, a: str, b: str, out: str) -> None:
         if ways[0].shape != ways[1].shape:
             site.freeze_inputs(f"{why} that repeats a block")
             return
-        site.unite(*ways)
+        site.unite(ways[0], ways[1])
         site.set_labels(ways[0])
         return
     free = [({*a} - {*b}) & {*out}, ({*b} - {*a}) & {*out}]
