@@ -321,6 +321,29 @@ def test_matmul_of_two_activations_freezes_what_is_summed():
     assert_slice_is_mask(sandwich(middle, out=6), groups={"a": 8, "v": 6}, frozen=frozen)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_gated_hidden_layer(fused):
+    """SwiGLU: one half of the hidden neurons gates the other."""
+
+    def middle(net, x):
+        x = net("Transpose", x, perm=[0, 2, 3, 1])
+        if fused:
+            x = net("Add", net("MatMul", x, net.weight(8, 12), name="up"), net.weight(12))
+            gate, value = net("Split", x, outputs=2, axis=-1)
+        else:
+            gate = net("MatMul", x, net.weight(8, 6), name="up")
+            value = net("MatMul", x, net.weight(8, 6), name="side")
+        y = net("Mul", net("Mul", gate, net("Sigmoid", gate)), value)
+        y = net("MatMul", y, net.weight(6, 5), name="down")
+        return net("Transpose", y, perm=[0, 3, 1, 2])
+
+    opset = 17 if not fused else 11
+    studied = assert_slice_is_mask(
+        sandwich(middle, out=5, opset=opset), groups={"a": 8, "up": 6, "down": 5}
+    )
+    assert studied.groups[1].producers == (("up",) if fused else ("up", "side"))
+
+
 def _attention(net, x, product, *, heads=4, depth=3, bias=None, fused=True):
     """Self-attention over the positions of an image, channels in front."""
     shape = np.array([0, heads, depth, -1])
