@@ -51,7 +51,7 @@ def _close_once(findings: Findings, tensors: Tensors) -> bool:
         shared.setdefault((binding.constant, binding.constant_axis), []).append(binding)
     changed += [_close_shared(same, findings, tensors) for same in shared.values()]
     changed += [_close_counts(tie, findings, tensors) for tie in findings.equal_counts]
-    return any(changed) or _close_balances(findings, tensors)
+    return any(changed) or _close_sizes(findings) or _close_balances(findings, tensors)
 
 
 # Constants.
@@ -139,6 +139,20 @@ def _slabs(roots: LabelArray, axis: int) -> int:
 
 
 # Counts.
+
+
+def _close_sizes(findings: Findings) -> bool:
+    """Freeze channels whose number enters the computation.
+
+    Of a tensor that can lose something along one axis alone, the sizes of all others may be read.
+    """
+    sets, changed = findings.sets, False
+    for labels, reason in findings.fixed_sizes:
+        for tensor, axis in sorted(findings.measured(labels)):
+            roots = sets.roots(findings.labels[tensor])
+            if axis in varying_axes(roots):
+                changed |= sets.freeze(roots, reason)
+    return changed
 
 
 def _close_counts(tie: EqualCounts, findings: Findings, tensors: Tensors) -> bool:

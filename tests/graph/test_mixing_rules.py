@@ -388,6 +388,32 @@ def test_heads_of_attention_go_as_one(product, fused):
     assert weight.dims[0] == (27 if fused else 9)
 
 
+def test_heads_whose_scores_are_scaled_by_their_depth():
+    """1 / sqrt(depth), with the depth read off the queries' shape, which keeps it."""
+
+    def middle(net, x):
+        q = net("Reshape", net.conv("q", x, 8, 12, 1), np.array([0, 4, 3, -1]))
+        depth = net("Cast", net("Gather", net("Shape", q), np.array(2)), to=1)
+        q = net("Div", q, net("Sqrt", depth))
+        scores = net("MatMul", net("Transpose", q, perm=[0, 1, 3, 2]), q)
+        y = net("MatMul", q, net("Softmax", scores, axis=-1))
+        return net("Reshape", y, np.array([0, 12, 6, 6]))
+
+    assert_slice_is_mask(sandwich(middle, out=12), groups={"a": 8, "q": 4})
+
+
+def test_heads_whose_scores_are_scaled_by_their_number():
+    def middle(net, x):
+        q = net("Reshape", net.conv("q", x, 8, 12, 1), np.array([0, 4, 3, -1]))
+        heads = net("Cast", net("Gather", net("Shape", q), np.array(1)), to=1)
+        scores = net("MatMul", net("Transpose", q, perm=[0, 1, 3, 2]), q)
+        y = net("MatMul", q, net("Softmax", net("Div", scores, heads), axis=-1))
+        return net("Reshape", y, np.array([0, 12, 6, 6]))
+
+    frozen = {"q": "their number enters the computation at Div"}
+    assert_slice_is_mask(sandwich(middle, out=12), groups={"a": 8}, frozen=frozen)
+
+
 @pytest.mark.parametrize(
     ("equation", "why"),
     [
