@@ -388,6 +388,36 @@ def test_heads_of_attention_go_as_one(product, fused):
     assert weight.dims[0] == (27 if fused else 9)
 
 
+@pytest.mark.parametrize("shared", [1, 2])
+def test_heads_of_a_transformer(shared):
+    """Tokens in front, a mask that is an input, keys and values for `shared` heads of queries."""
+    net = Net()
+    x = net("MatMul", net.input("x", "N", 5, 6), net.weight(6, 8), name="a")
+    mask = net("Unsqueeze", net.input("mask", "N", 5), np.array([1, 2]))
+    q, k, v = (
+        net("Reshape", net("MatMul", x, net.weight(8, 3 * heads), name=name), np.array(shape))
+        for name, heads in (("q", 4), ("k", 4 // shared), ("v", 4 // shared))
+        if (shape := [0, 0, heads, 3])
+    )
+    q, v = (net("Transpose", y, perm=[0, 2, 1, 3]) for y in (q, v))
+    k = net("Transpose", k, perm=[0, 2, 3, 1])
+    if shared > 1:  # each head of keys and of values twice
+        k, v = (
+            net(
+                "Reshape",
+                net("Expand", net("Unsqueeze", y, np.array([2])), np.array([1, 1, shared, 1, 1])),
+                np.array([0, 4, *size]),
+            )
+            for y, size in ((k, (3, 5)), (v, (5, 3)))
+        )
+    scores = net("Softmax", net("Add", net("MatMul", q, k), mask), axis=-1)
+    y = net("Transpose", net("MatMul", scores, v), perm=[0, 2, 1, 3])
+    y = net("Reshape", y, np.array([0, 0, 12]))
+    net.output(net("Add", net("MatMul", y, net.weight(12, 6), name="z"), "x"))
+    studied = assert_slice_is_mask(net.model(), groups={"a": 8, "q": 4 // shared})
+    assert studied.groups[1].producers == ("q", "k", "v")
+
+
 def test_heads_whose_scores_are_scaled_by_their_depth():
     """1 / sqrt(depth), with the depth read off the queries' shape, which keeps it."""
 
