@@ -21,6 +21,14 @@ def zoo_folder(config: pytest.Config) -> Path | None:
     return Path(given) if given else None
 
 
+@pytest.fixture
+def zoo(pytestconfig: pytest.Config) -> Path:
+    folder = zoo_folder(pytestconfig)
+    if folder is None:
+        pytest.skip("needs --zoo DIR or ONNX_REAP_ZOO")
+    return folder
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "zoo_model" not in metafunc.fixturenames:
         return

@@ -22,7 +22,13 @@ from onnx_reap.graph.labels import (
     vector_along,
 )
 from onnx_reap.graph.model import captured_tensors
-from onnx_reap.graph.parts import joint_parts, occurrences, part_of_units, surplus
+from onnx_reap.graph.parts import (
+    joint_parts,
+    occurrences,
+    part_of_units,
+    stays_balanced,
+    surplus,
+)
 from onnx_reap.graph.records import Binding, EqualCounts
 from onnx_reap.graph.site import Findings
 
@@ -45,7 +51,7 @@ def _close_once(findings: Findings, tensors: Tensors) -> bool:
         shared.setdefault((binding.constant, binding.constant_axis), []).append(binding)
     changed += [_close_shared(same, findings, tensors) for same in shared.values()]
     changed += [_close_counts(tie, findings, tensors) for tie in findings.equal_counts]
-    return any(changed) or _close_balances(findings, tensors)
+    return any(changed) or _close_sizes(findings) or _close_balances(findings, tensors)
 
 
 # Constants.
@@ -135,6 +141,20 @@ def _slabs(roots: LabelArray, axis: int) -> int:
 # Counts.
 
 
+def _close_sizes(findings: Findings) -> bool:
+    """Freeze channels whose number enters the computation.
+
+    Of a tensor that can lose something along one axis alone, the sizes of all others may be read.
+    """
+    sets, changed = findings.sets, False
+    for labels, reason in findings.fixed_sizes:
+        for tensor, axis in sorted(findings.measured(labels)):
+            roots = sets.roots(findings.labels[tensor])
+            if axis in varying_axes(roots):
+                changed |= sets.freeze(roots, reason)
+    return changed
+
+
 def _close_counts(tie: EqualCounts, findings: Findings, tensors: Tensors) -> bool:
     """Freeze channels of a grouped convolution until its parts can be kept equally long."""
     if tie.tensor not in tensors:
@@ -147,11 +167,12 @@ def _close_counts(tie: EqualCounts, findings: Findings, tensors: Tensors) -> boo
 
 
 def _close_balances(findings: Findings, tensors: Tensors) -> bool:
-    """Unite channels across the groups of a convolution where no free choice in each would do.
+    """Unite channels across the groups of convolutions where no free choice in each would do.
 
     That is where several convolutions divide the same channels in ways that don't fit together, or
     where a group takes channels of several branches. A set of one channel from each group leaves
-    the groups equally long when it goes.
+    the groups equally long when it goes; the sets are formed by the convolution whose sets upset no
+    other.
     """
     ties = [tie for tie in findings.equal_counts if tie.tensor in tensors]
     if not ties:
@@ -160,19 +181,23 @@ def _close_balances(findings: Findings, tensors: Tensors) -> bool:
     counted = [(vector_along(roots[tie.tensor], tie.axis), tie.parts) for tie in ties]
     kinds = occurrences(roots)
     _, stuck = joint_parts(counted, kinds)
-    for (units, parts), tie in zip(counted, ties, strict=True):
-        if np.isin(units, stuck).any() and (of := part_of_units(units, parts)):
-            first, *others = _aligned_parts(of, kinds)
-            reason = Reason(tie.node, f"its {parts} groups lose channels together")
-            for part in others:
-                findings.sets.unite(part, first, reason)
-            return True
-    return False
+    ways = [
+        (tie, _one_of_each(of, kinds))
+        for (units, parts), tie in zip(counted, ties, strict=True)
+        if np.isin(units, stuck).any() and (of := part_of_units(units, parts))
+    ]
+    if not ways:
+        return False
+    tie, sets = next((way for way in ways if stays_balanced(way[1], counted)), ways[0])
+    reason = Reason(tie.node, f"its {tie.parts} groups lose channels together")
+    for units in sets:
+        findings.sets.unite(np.array(units), np.array(units[:1]), reason)
+    return True
 
 
-def _aligned_parts(of: Mapping[int, int], kinds: Mapping[int, str]) -> list[LabelArray]:
-    """Return the units of each part, those of one kind side by side."""
+def _one_of_each(of: Mapping[int, int], kinds: Mapping[int, str]) -> list[list[int]]:
+    """Make sets of one unit from each part, of one kind where that goes."""
     parts: dict[int, list[int]] = {}
     for unit in sorted(of, key=lambda unit: (kinds[unit], unit)):
         parts.setdefault(of[unit], []).append(unit)
-    return [np.array(parts[part]) for part in sorted(parts)]
+    return [list(units) for units in zip(*parts.values(), strict=True)]

@@ -132,6 +132,15 @@ def joint_parts(
     return balances, stuck
 
 
+def stays_balanced(sets: Sequence[Sequence[int]], ties: Sequence[tuple[LabelArray, int]]) -> bool:
+    """Whether all balances still have a free choice once each set of units is one unit."""
+    new = {unit: units[0] for units in sets for unit in units}
+    united = (
+        (np.array([new.get(unit, unit) for unit in units.tolist()]), parts) for units, parts in ties
+    )
+    return all(part_of_units(units, parts) is not None for units, parts in united)
+
+
 def _balanced(classes: Mapping[tuple[int, ...], Sequence[int]], nodes: int) -> bool:
     """Whether classes are equally large and every node's parts hold equally many of them."""
     sizes = {len(units) for units in classes.values()}

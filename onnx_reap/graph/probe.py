@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.model import STANDARD_DOMAINS, Model, captured_tensors
 from onnx_reap.runtime import Feed, extract, run, session, with_outputs
@@ -59,16 +61,22 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
     """Replace tensors that depend on constants alone by their values.
 
     What is larger than all that it is made of, an expanded scalar for instance, stays computed
-    unless it is small or a layer's weight. So do sequences.
+    unless it is small or a layer's weight. So do sequences. Of the tensor that a CastLike reads
+    second only the type matters.
     """
-    behind = _constants_behind(model)
+    types = _types_cast_to(model)
+    behind = _constants_behind(model, types)
+    types = {name: dtype for name, dtype in types.items() if name not in behind}
+    likes = {name: np.zeros(1, dtype) for name, dtype in types.items()}
     sizes = {name: constant.values.nbytes for name, constant in model.constants().items()}
     weights = {t.name for node in model.nodes if node.op in _WEIGHTED for t in node.inputs}
     proto = model.to_proto()
     values: dict[str, np.ndarray] = {}
     while new := [name for name in _read(model, behind) if name not in values]:
-        part = extract(proto, {}, new)
-        for name, value in run(session(part, providers, optimize=False), new, {}).items():
+        part = extract(proto, types, new)
+        read = {value.name for value in part.graph.input}
+        feed = {name: like for name, like in likes.items() if name in read}
+        for name, value in run(session(part, providers, optimize=False), new, feed).items():
             limit = sum(sizes[source] for source in behind[name])
             if isinstance(value, np.ndarray) and (
                 value.size <= SMALL or name in weights or value.nbytes <= limit
@@ -77,6 +85,25 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
             else:
                 del behind[name]
     model.set_constants(values)
+
+
+def _types_cast_to(model: Model) -> dict[str, np.dtype]:
+    """Return the types of tensors that are no constants and whose type a CastLike reads."""
+    likes = [node.inputs[1] for node in model.nodes if _only_casts(node)]
+    names = {t.name for t in likes if not isinstance(t, gs.Constant)}
+    if not names:
+        return {}
+    graph = onnx.shape_inference.infer_shapes(model.to_proto()).graph
+    known = {
+        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.name in names and value.type.tensor_type.elem_type
+    }
+    return {name: dtype for name, dtype in known.items() if dtype.kind in "biuf"}
+
+
+def _only_casts(node: gs.Node) -> bool:
+    return node.op == "CastLike" and node.domain in STANDARD_DOMAINS
 
 
 def _read(model: Model, computed: Collection[str]) -> list[str]:
@@ -146,12 +173,20 @@ def _shapes_and_values(
     return shapes, dtypes, values
 
 
-def _constants_behind(model: Model) -> dict[str, frozenset[str]]:
-    """Return the constants that each tensor is computed from, if it is from constants alone."""
+def _constants_behind(model: Model, types: Mapping[str, np.dtype]) -> dict[str, frozenset[str]]:
+    """Return the constants that each tensor is computed from, if it is from constants alone.
+
+    Parameters
+    ----------
+    types : mapping of str to numpy.dtype
+        Types of tensors of which a CastLike needs no more.
+    """
     behind = {name: frozenset([name]) for name in model.constants()}
     given = set(behind)
     for node in model.nodes:
         inputs = [t.name for t in node.inputs if t.name]
+        if _only_casts(node) and inputs[1] in types.keys() - behind.keys():
+            del inputs[1]
         foldable = (
             node.domain in STANDARD_DOMAINS
             and node.op not in _NEVER_FOLDED

@@ -38,8 +38,10 @@ class Findings:
         Uses of constants that a binding covers.
     of_sizes : set of str
         Tensors that are computed from the sizes of others.
-    sizes : dict[int, LabelArray]
-        Channels that are counted in a number that is computed from sizes.
+    sizes : dict[int, frozenset of (str, int)]
+        Axes of tensors that a number is computed from.
+    fixed_sizes : list of (LabelArray, Reason)
+        Labels of sizes that enter the computation, so that their axes may not shrink.
     """
 
     model: Model
@@ -53,21 +55,25 @@ class Findings:
     makers: dict[str, LabelArray] = field(default_factory=dict)
     bound_uses: set[tuple[int, int]] = field(default_factory=set)
     of_sizes: set[str] = field(default_factory=set)
-    sizes: dict[int, LabelArray] = field(default_factory=dict)
+    sizes: dict[int, frozenset[tuple[str, int]]] = field(default_factory=dict)
+    fixed_sizes: list[tuple[LabelArray, Reason]] = field(default_factory=list)
 
-    def new_size(self, channels: LabelArray) -> int:
-        """Return a label for a number that counts channels; 0 if there are none."""
-        channels = channels[channels != 0]
-        if not channels.size:
+    def new_size(self, axes: Iterable[tuple[str, int]]) -> int:
+        """Return a label for a number that is computed from sizes; 0 if there are none."""
+        if not (behind := frozenset(axes)):
             return 0
         number = -1 - len(self.sizes)
-        self.sizes[number] = channels
+        self.sizes[number] = behind
         return number
+
+    def measured(self, labels: LabelArray) -> frozenset[tuple[str, int]]:
+        """Return the axes behind an array of labels of sizes."""
+        numbers = np.unique(collapse(labels)).tolist()
+        return frozenset[tuple[str, int]]().union(*(self.sizes[n] for n in numbers if n < 0))
 
     def counted(self, labels: LabelArray) -> LabelArray:
         """Return the channels behind an array of labels of sizes."""
-        numbers = np.unique(collapse(labels)).tolist()
-        behind = [self.sizes[number] for number in numbers if number < 0]
+        behind = [collapse(self.labels[tensor]).ravel() for tensor, _ in self.measured(labels)]
         return np.unique(np.concatenate([np.zeros(0, np.int64), *behind]))
 
     def channels(self, name: str) -> LabelArray:
@@ -111,14 +117,14 @@ class Site(View):
         """Labels of an input; zeros for constants and for tensors that carry none.
 
         A tensor that is computed from sizes alone carries those sizes' channels; here it is
-        data, so the channels behind it may not change in number.
+        data, so the axes that were measured may not shrink.
         """
         self.seen.add(index)
         name = self.name(index)
         found = self._findings.labels.get(name)
         if name in self._findings.of_sizes and found is not None:
-            counted = self._findings.counted(found)
-            self.freeze(counted, f"their number enters the computation at {self.op}")
+            reason = Reason(self.key, f"their number enters the computation at {self.op}")
+            self._findings.fixed_sizes.append((found, reason))
             found = None
         return np.broadcast_to(np.int64(0), self.shape(index)) if found is None else found
 

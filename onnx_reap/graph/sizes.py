@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.export import tensor_proto
 from onnx_reap.graph.kept import Kept
-from onnx_reap.graph.labels import LabelArray, collapse, varying_axes
+from onnx_reap.graph.labels import LabelArray, varying_axes
 from onnx_reap.graph.model import STANDARD_DOMAINS, Model
 from onnx_reap.graph.probe import RANDOM, Probe
 from onnx_reap.graph.rules.rule import Rule
@@ -34,9 +34,9 @@ def computed_from_sizes(node: gs.Node, probe: Probe, of_sizes: Set[str]) -> bool
 
 
 def flow_of_sizes(node: gs.Node, rule: Rule | None, findings: Findings) -> None:
-    """Follow the channels that are counted in each number of a tensor.
+    """Follow the sizes that each number of a tensor is computed from.
 
-    Labels of such tensors are negative; `findings.sizes` tells the channels that each stands for.
+    Labels of such tensors are negative; `findings.sizes` tells the axes that each stands for.
     """
     site = SizeSite(node, findings)
     if node.op in SOURCES:
@@ -44,8 +44,8 @@ def flow_of_sizes(node: gs.Node, rule: Rule | None, findings: Findings) -> None:
     elif rule is not None and rule.moves:
         rule.flow(site)
     else:
-        arriving = [findings.counted(site.labels(index)) for index in site.inputs()]
-        number = findings.new_size(np.unique(np.concatenate(arriving)))
+        arriving = [findings.measured(site.labels(index)) for index in site.inputs()]
+        number = findings.new_size(axis for axes in arriving for axis in axes)
         for index in range(len(node.outputs)):
             site.set_labels(np.array(number), index)
 
@@ -54,12 +54,12 @@ def _counts(site: SizeSite, findings: Findings) -> LabelArray:
     if site.name() in findings.of_sizes:  # whose own sizes never change
         return np.array(0)
     labels = site.labels()
-    channels = np.unique(collapse(labels))
+    axes = varying_axes(labels)
     if site.op == "Size":
-        return np.array(findings.new_size(channels))
+        return np.array(findings.new_size((site.name(), axis) for axis in axes))
     counts = np.zeros(labels.ndim, np.int64)
-    for axis in varying_axes(labels):
-        counts[axis] = findings.new_size(channels)
+    for axis in axes:
+        counts[axis] = findings.new_size([(site.name(), axis)])
     return counts[site.attribute("start", 0) : site.attribute("end", labels.ndim)]
 
 

@@ -66,6 +66,23 @@ def test_standardised_weights_are_folded():
     _check(middle, {"a": 8, "b": 6}, out=6)
 
 
+@pytest.mark.parametrize("dtype", [onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16])
+def test_biases_cast_to_the_type_of_activations_are_folded(dtype):
+    """As torch.export writes a convolution without bias: a zero, cast like x, expanded."""
+    numpy_dtype = onnx.helper.tensor_dtype_to_np_dtype(dtype)
+    net = Net(18)
+    y = net.input("x", "N", 3, 6, 6, dtype=dtype)
+    for name, inputs, outputs in (("a", 3, 8), ("b", 8, 6), ("z", 6, 5)):
+        weight = net.weight(outputs, inputs, 1, 1).astype(numpy_dtype)
+        weight = net.initializer(f"{name}_w", weight)
+        size = net("Shape", weight, start=0, end=1)
+        bias = net("Expand", net("CastLike", np.float32(0.5), y), size)
+        y = net("Relu", net("Conv", y, weight, bias, name=name))
+    net.output(y)
+    tolerance = 2e-5 if dtype == onnx.TensorProto.FLOAT else 1e-2
+    assert_slice_is_mask(net.model(), groups={"a": 8, "b": 6}, tolerance=tolerance)
+
+
 def test_dequantised_weights_freeze():
     def middle(net, x):
         weight = net("DequantizeLinear", np.ones((6, 8, 1, 1), np.int8), np.float32(0.1))

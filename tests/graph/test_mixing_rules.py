@@ -94,6 +94,19 @@ def test_grouped_conv_of_branches_that_share_a_group():
     assert [group.producers for group in studied.groups] == [("a",), ("a", "b"), ("c",)]
 
 
+def test_grouped_convs_over_a_branch_and_its_source():
+    """As in ShuffleNet: sets by the halves of what is joined fit the halves of each, too."""
+
+    def middle(net, x):
+        x = net.conv("b", x, 8, 4)
+        x = net("Concat", x, net.conv("c", x, 4, 8, group=2), axis=1)
+        return net.conv("d", x, 12, 8, group=2)
+
+    studied = assert_slice_is_mask(sandwich(middle), groups={"a": 8, "b": 4, "c": 2, "d": 8})
+    assert [group.producers for group in studied.groups] == [("a",), ("b", "c"), ("c",), ("d",)]
+    assert [group.step for group in studied.groups] == [1, 2, 1, 2]
+
+
 def test_grouped_conv_that_straddles_units():
     """Units of 3 channels in groups of 10: what lies in two groups stays, and what is over."""
 
@@ -291,21 +304,6 @@ def test_matmul_with_a_vector():
         return net("Unsqueeze", net("MatMul", x, net.weight(8)), np.array([1]))
 
     assert_slice_is_mask(sandwich(middle, out=1), groups={}, frozen={"a": "of this form"})
-
-
-def test_matmul_of_two_activations_freezes_what_is_summed():
-    """Attention scores sum over the channels of queries and keys."""
-
-    def middle(net, x):
-        q, k, v = (
-            net("Reshape", net.conv(name, x, 8, 6, 1), np.array([0, 6, 36])) for name in "qkv"
-        )
-        scores = net("MatMul", net("Transpose", q, perm=[0, 2, 1]), k)
-        mixed = net("MatMul", v, net("Softmax", scores, axis=-1))
-        return net("Reshape", mixed, np.array([0, 6, 6, 6]))
-
-    frozen = {"q": "two activations", "k": "two activations"}
-    assert_slice_is_mask(sandwich(middle, out=6), groups={"a": 8, "v": 6}, frozen=frozen)
 
 
 @pytest.mark.parametrize("op", ["Conv", "Gemm"])

@@ -7,6 +7,7 @@ import numpy as np
 from onnx_reap.graph.correction import Correction
 from onnx_reap.graph.labels import first_along
 from onnx_reap.graph.records import Linear
+from onnx_reap.graph.rules.products import einsum, matmul_of_two
 from onnx_reap.graph.rules.rule import Rule
 from onnx_reap.graph.site import Site
 
@@ -142,7 +143,7 @@ def _matmul(site: Site) -> None:
     elif site.is_constant(1) or site.is_constant(0):
         _matmul_elsewhere(site, 0 if site.is_constant(1) else 1)
     else:
-        _matmul_of_two(site)
+        matmul_of_two(site)
 
 
 def _dense(site: Site, linear: Linear) -> None:
@@ -177,28 +178,10 @@ def _matmul_elsewhere(site: Site, data: int) -> None:
     site.set_labels(first_along(labels, [summed]))
 
 
-def _matmul_of_two(site: Site) -> None:
-    """Attention-like products: rows of A and columns of B pass, the rest is frozen."""
-    a, b = site.labels(0), site.labels(1)
-    rank = len(site.output_shape())
-    if a.ndim != rank or b.ndim != rank or rank < 2:
-        site.freeze_inputs("MatMul of two activations")
-        return
-    for labels, free in ((a, rank - 2), (b, rank - 1)):
-        if set(site.varying(labels)) - {free} or not site.varying(labels):
-            site.freeze(labels, "MatMul of two activations")
-    rows, columns = (rank - 2 in site.varying(a)), (rank - 1 in site.varying(b))
-    if rows and columns:
-        site.freeze_inputs("MatMul of two activations with channels on both sides")
-    elif rows:
-        site.set_labels(site.labels(0)[..., :1])
-    elif columns:
-        site.set_labels(site.labels(1)[..., :1, :])
-
-
 MIXING: dict[str, Rule] = {
     "Conv": Rule(_conv, _correct_conv),
     "ConvTranspose": Rule(_conv, _correct_conv),
     "Gemm": Rule(_gemm),
     "MatMul": Rule(_matmul),
+    "Einsum": Rule(einsum),
 }
