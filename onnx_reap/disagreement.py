@@ -41,8 +41,10 @@ def changed_share(before: Scores, after: Scores) -> tuple[float, float]:
     size = min(max(math.ceil(WINDOW * n), FEWEST), n)
     starts = np.clip(np.arange(n) - size // 2, 0, n - size)
     lenders = starts[:, None] + np.arange(size)
+    with np.errstate(invalid="ignore"):
+        shrunk = np.where(margins == left, 0.0, margins - left)  # both may be infinite
     # What is not a number counts as changed.
-    changed = ~((margins - left)[lenders] <= margins[:, None])
+    changed = ~(shrunk[lenders] <= margins[:, None])
     share = float(changed.mean())
     lent = np.bincount(lenders.ravel(), changed.ravel() / size, minlength=n)
     return share, float(np.std(changed.mean(1) + lent) / math.sqrt(n))

@@ -20,12 +20,12 @@ import numpy as np
 import onnx
 
 from onnx_reap.data import Calibration
-from onnx_reap.data.spec import is_float
 from onnx_reap.disagreement import changed_share
-from onnx_reap.errors import ReapError
+from onnx_reap.errors import ReapError, TargetError
 from onnx_reap.intervals import LIKELY, agresti_min, wilson
 from onnx_reap.making import quality
 from onnx_reap.runtime import run, session
+from onnx_reap.sensitivity.divergence import metrics
 from onnx_reap.work import Work
 
 BATCH = 16
@@ -66,16 +66,38 @@ def drop_judge(work: Work) -> Judge:
 
     Raises
     ------
+    TargetError
+        If there are too few samples to show that the loss is within the bound.
     ReapError
-        If there are no samples to judge on, or labels or the function can't be used.
+        If there are none, or labels or the function can't be used.
     """
     settings = work.settings
     if settings.evaluate is not None:
         return _by_function(work, settings.evaluate)
     held_out = held_out_for("--max-drop", work)
+    least = least_shown(work)
+    if settings.max_drop is not None and settings.max_drop < least:
+        raise TargetError(
+            "--max-drop: too few samples to show so small a loss",
+            got=f"{len(held_out)} samples held out, which show {least:.2%} at best",
+            expected=f"at most {settings.max_drop:.2%}",
+            hint="bring more data, allow more, or name a budget such as --target-macs alone",
+        )
     if settings.labels is not None:
         return _by_labels(work, held_out, read_labels(settings.labels, work.samples.every))
     return _against_original(work, held_out)
+
+
+def least_shown(work: Work) -> float:
+    """Return the loss that is likely not exceeded where no sample that is held out shows any."""
+    n = 0 if work.samples.held_out is None else len(work.samples.held_out)
+    if work.settings.evaluate is not None:
+        return 0.0
+    if n == 0:
+        return math.inf
+    if work.settings.labels is not None:
+        return agresti_min(0, 0, n, LIKELY)[1]
+    return wilson(0, n, LIKELY)[1] if _class_outputs(work) else 0.0
 
 
 def held_out_for(purpose: str, work: Work) -> Calibration:
@@ -246,18 +268,19 @@ def _classes(work: Work) -> int | None:
     return int(np.prod(shape[1:])) if len(shape) > 1 else None
 
 
+def _class_outputs(work: Work) -> list[str]:
+    """List the outputs that hold a vector of class scores per sample."""
+    probe, seen = work.analysis.probe, work.analysis.fixed_batch or work.analysis.probe.batch
+    kinds = metrics(work.analysis.model, probe.shapes, probe.dtypes, work.settings.metric)
+    shapes = {kind.output: probe.shapes[kind.output] for kind in kinds if kind.kind != "values"}
+    return [n for n, shape in shapes.items() if shape[0] == seen and np.prod(shape[2:]) == 1]
+
+
 def _all_scores(work: Work, samples: Calibration, model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Return class scores, (samples, classes), by output; none if it is no classifier."""
-    analysis = work.analysis
-    shapes, dtypes = analysis.probe.shapes, analysis.probe.dtypes
-    names = [
-        output.name
-        for output in model.graph.output
-        if len(shapes[output.name]) == 2
-        and shapes[output.name][1] > 1
-        and is_float(dtypes[output.name])
-    ]
-    return {} if not names else _outputs(work, samples, model, names)
+    names = _class_outputs(work)
+    scores = _outputs(work, samples, model, names) if names else {}
+    return {name: x.reshape(len(x), -1) for name, x in scores.items()}
 
 
 def _outputs(

@@ -28,6 +28,23 @@ ARITHMETIC = 3e11  # or forward passes take more multiply-accumulates than these
 LARGEST = 2**23  # weights of a layer; wider ones stay as they were refitted
 
 
+def passes_over(settings: Settings, macs: int, calibration: Calibration) -> int:
+    """Return how often to go through the samples that teach; 0 where no block is refitted.
+
+    Parameters
+    ----------
+    macs : int
+        Of the cut model.
+    calibration : Calibration
+        The samples that are fitted.
+    """
+    if settings.joint_refit is not None:
+        return settings.joint_refit
+    parts = teachers_and_judges(calibration, settings.seed)
+    teaching = 0 if parts is None else len(parts[0])
+    return PASSES if PASSES * macs * teaching <= ARITHMETIC else 0
+
+
 def join(
     analysis: Analysis,
     pruned: Model,
@@ -48,7 +65,7 @@ def join(
         Of the cut model.
     """
     parts = teachers_and_judges(calibration, settings.seed)
-    passes = _passes(settings, macs, 0 if parts is None else len(parts[0]))
+    passes = passes_over(settings, macs, calibration)
     if not passes:
         return [], []
     if parts is None or len(parts[0]) < (analysis.fixed_batch or 1):
@@ -87,13 +104,6 @@ def join(
 
 def _because(settings: Settings, why: str) -> list[str]:
     return [f"--joint-refit changed nothing: {why}"] if settings.joint_refit else []
-
-
-def _passes(settings: Settings, macs: int, samples: int) -> int:
-    """Return how often to go through the samples that teach."""
-    if settings.joint_refit is not None:
-        return settings.joint_refit
-    return PASSES if PASSES * macs * samples <= ARITHMETIC else 0
 
 
 def _movable(pruned: Model, linears: Sequence[Linear]) -> list[Linear]:

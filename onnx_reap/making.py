@@ -59,8 +59,8 @@ class Made:
     notes: tuple[str, ...]
 
 
-def make(work: Work, choice: Choice) -> Made:
-    """Cut a model, and refit what stays if the settings want it."""
+def make(work: Work, choice: Choice, *, joint: bool = True) -> Made:
+    """Cut a model, and refit what stays if the settings want it, blocks together if `joint`."""
     with work.clock("cut"):
         pruned, notes = cut_and_compare(work.analysis, choice.removed, work.samples.every)
     refits: dict[str, Fitted] = {}
@@ -78,9 +78,10 @@ def make(work: Work, choice: Choice) -> Made:
                 work.progress,
             )
             notes += unfitted
-        with work.clock("joint refit"):
-            blocks, unjoined = _joined(work, pruned, choice.removed, work.samples.fit, macs)
-            notes += unjoined
+        if joint:
+            with work.clock("joint refit"):
+                blocks, unjoined = _joined(work, pruned, choice.removed, work.samples.fit, macs)
+                notes += unjoined
     elif work.settings.joint_refit:
         notes.append("--joint-refit changed nothing: no channel was removed")
     out = finish(pruned, work.settings)

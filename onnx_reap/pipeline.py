@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from onnx_reap.analysis import Analysis, analyse, model_inputs, with_sizes
 from onnx_reap.budget import Goal, read_goal
 from onnx_reap.choice import Choice, decide, observe
 from onnx_reap.data import Calibration
-from onnx_reap.drop import Drop, drop_judge
+from onnx_reap.drop import Drop, drop_judge, least_shown
 from onnx_reap.graph.mask import mask_graph
 from onnx_reap.loading import Source, load
 from onnx_reap.making import Made, cut_and_compare, finish, make
@@ -21,9 +22,9 @@ from onnx_reap.plan.plan import Plan
 from onnx_reap.planning import removed_by, widths_left
 from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.result import Result, conclude
-from onnx_reap.samples import Samples, open_samples
+from onnx_reap.samples import HELD_OUT, Samples, divided, open_samples
 from onnx_reap.searching import check_latency, scouted, smallest_within_drop, with_latency
-from onnx_reap.settings import Settings
+from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
 from onnx_reap.solve.backend import Backend, namespace
 from onnx_reap.validation import default_budget, make_settings
 from onnx_reap.verify import check_file
@@ -58,12 +59,30 @@ def reap(
     ReapError
         If the request can't be honoured; the message says why and what to try.
     """
-    chosen = make_settings(settings | default_budget(settings, data))
-    work = open_work(model, data, chosen, progress or NoProgress())
+    default = default_budget(settings, data)
+    work = open_work(model, data, make_settings(settings | default), progress or NoProgress())
+    if "max_drop" in default:
+        work = _with_provable_budget(work)
     with work.clock("analyse"):
         goal = read_goal(work.analysis, work.settings)
     made, drop, goal = _made(work, goal)
     return conclude(work, made, budgets=goal.budgets, drop=drop)
+
+
+def _with_provable_budget(work: Work) -> Work:
+    """Bound the MACs instead of the loss where there are too few samples to show the default."""
+    assert work.settings.max_drop is not None
+    least = least_shown(work)
+    if least <= work.settings.max_drop:
+        return work
+    settings = replace(work.settings, max_drop=None, target_macs=DEFAULT_TARGET_MACS)
+    note = (
+        f"no budget was named, and there are too few samples to show a loss of at most "
+        f"{work.settings.max_drop:.0%}: {DEFAULT_TARGET_MACS:.0%} of the MACs are left instead"
+    )
+    samples = divided(work.samples, HELD_OUT, settings.seed)
+    samples = replace(samples, notes=(*samples.notes, note))
+    return replace(work, settings=settings, samples=samples)
 
 
 def _made(work: Work, goal: Goal) -> tuple[Made, Drop | None, Goal]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx_reap.data import (
@@ -73,6 +73,14 @@ def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> 
     judged = HELD_OUT if settings.max_drop is None else DECIDING
     fit, held_out = every.split(judged, settings.seed)
     return Samples(every, fit, held_out, every.notes)
+
+
+def divided(samples: Samples, judged: float, seed: int) -> Samples:
+    """Hold out another fraction, where some are held out of those that are fitted."""
+    if samples.fit is None or samples.held_out is None:
+        return samples
+    fit, held_out = samples.every.split(judged, seed)
+    return replace(samples, fit=fit, held_out=held_out)
 
 
 def teachers_and_judges(fitted: Calibration, seed: int) -> tuple[Calibration, Calibration] | None:

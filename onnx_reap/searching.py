@@ -14,6 +14,7 @@ from onnx_reap.choice import Choice, chosen, decide
 from onnx_reap.drop import Drop, Judge
 from onnx_reap.errors import TargetError
 from onnx_reap.evidence import Evidence, blind_evidence
+from onnx_reap.joining import passes_over
 from onnx_reap.making import Made, cut_and_compare, finish, make
 from onnx_reap.plan.allocate import EASIER, Budget, fits
 from onnx_reap.report.latency import compare_latency
@@ -49,10 +50,8 @@ def smallest_within_drop(
     asked = _removed_by(goal, work)
     reachable = most_removable([c.widths for c in evidence.choices], work)
 
-    quick = replace(work, settings=replace(work.settings, joint_refit=0))
-
     def attempt(share: float) -> tuple[Made, Drop] | None:
-        made = make(quick, decide(work, with_share(goal, work, share), evidence))
+        made = make(work, decide(work, with_share(goal, work, share), evidence), joint=False)
         with work.clock("search"):
             drop = judge(made.model)
         if drop.likely <= bound:
@@ -69,10 +68,23 @@ def smallest_within_drop(
             expected=f"at most {bound:.2%}",
             hint="allow more, bring more data, or name a budget such as --target-macs alone",
         )
-    made = make(work, found[0].choice)
+    return _with_blocks(work, *found, bound, judge)
+
+
+def _with_blocks(
+    work: Work, tried: Made, drop: Drop, bound: float, judge: Judge
+) -> tuple[Made, Drop]:
+    """Refit the blocks of a model that was tried, unless more than the bound is lost then."""
+    settings, samples = work.settings, work.samples.fit
+    if not settings.refit or not samples or not passes_over(settings, tried.macs, samples):
+        return tried, drop
+    made = make(work, tried.choice)
     with work.clock("search"):
-        drop = judge(made.model)
-    return (made, drop) if drop.likely <= bound else found
+        after = judge(made.model)
+    if after.likely <= bound:
+        return made, after
+    note = "blocks were not refitted together: more would be lost than --max-drop allows"
+    return replace(tried, notes=(*tried.notes, note)), drop
 
 
 def check_latency(work: Work, goal: Goal) -> None:

@@ -101,13 +101,21 @@ def divergence_choices(
         else None
         for g, (c, at) in enumerate(zip(local, points, strict=True))
     ]
-    unfelt = sum(None in found for found in measured.values())
-    notes = [
-        f"what the outputs feel of {unfelt} of {len(tried)} groups is unknown, as gradients don't "
-        f"pass {obstacles(bench)}: they are judged by their local errors"
-    ]
+    unknown = sum(None in found for found in measured.values())
+    silent = sum(felt[g] is None for g in tried) - unknown
+    notes = []
+    if unknown:
+        notes = [
+            f"what the outputs feel of {unknown} of {len(tried)} groups is unknown, as gradients "
+            f"don't pass {obstacles(bench)}: they are judged by their local errors"
+        ]
+    if silent:
+        notes.append(
+            f"the outputs feel nothing of {silent} of {len(tried)} groups on {len(samples)} "
+            "samples: they are judged by their local errors"
+        )
     choices = [Choices(c.widths, e) for c, e in zip(local, _mixed(local, felt), strict=True)]
-    return choices, notes if unfelt else []
+    return choices, notes
 
 
 def _mixed(

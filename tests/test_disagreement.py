@@ -69,6 +69,9 @@ def test_what_is_not_a_number_counts_as_changed():
     assert changed_share(x, np.full_like(x, np.nan))[0] == 1
 
 
-def test_the_original_may_mask_classes():
-    x = np.array([[3.0, 1.0, -np.inf], [0.0, 2.0, -np.inf]])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("masked", [[2], [1, 2]])
+def test_the_original_may_mask_classes(masked: list[int]):
+    x = np.array([[3.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
+    x[:, masked] = -np.inf
     assert changed_share(x, x)[0] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from small_models import chain, images, run
 
@@ -131,7 +132,36 @@ def test_budgets_are_kept_next_to_a_loss():
 
 def test_a_loss_that_a_budget_exceeds_is_refused():
     with pytest.raises(TargetError, match=r"--max-drop: can't be kept .* top-1 disagreement"):
-        onnx_reap.reap(MODEL, images(40, seed=3), max_drop=0.001, target_macs=0.1, refit=False)
+        onnx_reap.reap(MODEL, images(40, seed=3), max_drop=0.05, target_macs=0.1, refit=False)
+
+
+def test_few_samples_show_no_small_loss():
+    message = r"--max-drop: too few samples .* 12 samples held out, which show 3\.65% at best"
+    with pytest.raises(TargetError, match=message):
+        onnx_reap.reap(MODEL, images(40), max_drop=0.01)
+    with pytest.raises(TargetError, match="--max-drop: too few samples"):
+        onnx_reap.reap(MODEL, images(40), max_drop=0.01, labels=np.zeros(40, int))
+    # Without a budget that is no reason to refuse.
+    report = onnx_reap.reap(MODEL, images(40), samples=None).report
+    assert report.loss is None
+    assert report.after.macs <= 0.6 * report.before.macs
+    assert report.held_out.samples == 4
+    assert any("too few samples to show a loss of at most 1%" in note for note in report.notes)
+
+
+def test_scores_of_several_boxes_a_sample_are_no_classes():
+    n = onnx_reap_features()
+    y = n.graph.output[0].name
+    rows = onnx.numpy_helper.from_array(np.array([-1, 4], np.int64), "rows")
+    n.graph.initializer.append(rows)
+    n.graph.node.append(onnx.helper.make_node("Reshape", [y, "rows"], ["boxes"]))
+    n.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("boxes", 1, ["boxes", 4]))
+    assert onnx_reap.reap(n, images(60), max_drop=0.3).report.loss.kind == "output error"
+
+
+def test_the_metric_tells_what_is_a_classifier():
+    report = onnx_reap.reap(MODEL, images(60), max_drop=0.3, metric="error").report
+    assert report.loss.kind == "output error"
 
 
 @pytest.mark.parametrize(

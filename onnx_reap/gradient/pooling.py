@@ -13,6 +13,7 @@ import onnx
 
 from onnx_reap.gradient.tape import Constants, Shapes, Tape, attributes
 
+MOST_TAPS = 1024  # of a window: there is a kernel of its size for each
 FAR_BELOW = -3e38  # float32 still holds it, and what it is added to does not matter
 
 
@@ -88,10 +89,12 @@ def _windows(node: onnx.NodeProto, shape: tuple[int, ...]) -> _Windows:
 
 
 def has_plain_windows(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
-    """Whether windows are where pads say, none reaches beyond, and places are not returned."""
+    """Whether windows are small and where pads say, and places are not returned."""
     if attributes(node).get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return False
     windows = _windows(node, shapes[node.input[0]])
+    if math.prod(windows.kernel) > MOST_TAPS:
+        return False
     return not any(node.output[1:]) and windows.counts == shapes[node.output[0]][2:]
 
 

@@ -109,7 +109,9 @@ def metrics(
         if wish == "error" or not _has_classes(shape) or maker.op == "Sigmoid":
             found.append(Metric(tensor.name, "values"))
         elif maker.op == "Softmax":
-            found.append(Metric(tensor.name, "probabilities", 1))
+            same_axes = shapes.get(maker.outputs[0].name) == shape
+            axis = maker.attrs.get("axis", -1 if model.opset >= 13 else 1) if same_axes else 1
+            found.append(Metric(tensor.name, "probabilities", axis % len(shape)))
         elif wish == "kl" or all(size == 1 for size in shape[2:]):
             found.append(Metric(tensor.name, "logits", 1))
         else:

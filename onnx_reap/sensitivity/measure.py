@@ -7,7 +7,7 @@ squared and on average, how the outputs feel it, see `divergence`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,7 @@ Trial = Sequence[Change]
 
 SAMPLES = f"{PREFIX}samples"  # input: how many samples a batch has
 MOST = 8  # samples a run: more are no faster
+CONSTANT_BYTES = 256 << 20  # of trials in one model
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,35 @@ def measure(
         return result
     batch = bench.fixed or min(MOST, batch_size(bench.probe, _alive(part, bench), None))
     weights = _weights(bench, part, batch)
-    model, felt = _instrumented(bench, part, facts, [trials[i] for i in tried], weights)
-    totals = np.zeros(len(tried))
-    for own, outputs in _runs(bench, model, felt, batch, on_batch):
-        totals += [np.square(outputs[name][:own], dtype=np.float64).sum() for name in felt]
-    for index, total in zip(tried, totals.tolist(), strict=True):
-        result[index] = total if np.isfinite(total) else None
+    chunks = list(_chunks(trials, tried))
+    for chunk in chunks:
+        model, felt = _instrumented(bench, part, facts, [trials[i] for i in chunk], weights)
+        totals = np.zeros(len(chunk))
+        tell = on_batch if chunk is chunks[-1] else _nobody
+        for own, outputs in _runs(bench, model, felt, batch, tell):
+            totals += [np.square(outputs[name][:own], dtype=np.float64).sum() for name in felt]
+        for index, total in zip(chunk, totals.tolist(), strict=True):
+            result[index] = total if np.isfinite(total) else None
     return result
+
+
+def _nobody(count: int) -> None:
+    """Take notice of nothing."""
+
+
+def _chunks(trials: Sequence[Trial], tried: Sequence[int]) -> Iterator[list[int]]:
+    """Divide trials so that their constants fit into a model; each takes a pass of its own."""
+    chunk: list[int] = []
+    held = 0
+    for index in tried:
+        size = sum(4 * change.weight.size for change in trials[index])
+        if chunk and held + size > CONSTANT_BYTES:
+            yield chunk
+            chunk, held = [], 0
+        chunk.append(index)
+        held += size
+    if chunk:
+        yield chunk
 
 
 def obstacles(bench: Bench) -> str:
@@ -110,8 +133,14 @@ def _part(bench: Bench) -> onnx.ModelProto:
 def _is_plain(bench: Bench, tensor: str) -> bool:
     """Whether a tensor has the type that rules write, and samples along its first axis."""
     leading = bench.probe.shapes[tensor][:1]
-    samples_first = bool(leading) and leading[0] % bench.probe.batch == 0
-    return samples_first and bench.probe.dtypes[tensor] == np.float32
+    grows = bench.fixed is not None or 0 in bench.probe.dynamic.get(tensor, ())
+    samples_first = bool(leading) and leading[0] % _batch_seen(bench) == 0
+    return samples_first and grows and bench.probe.dtypes[tensor] == np.float32
+
+
+def _batch_seen(bench: Bench) -> int:
+    """Return how many samples the shapes of the probe are of."""
+    return bench.fixed or bench.probe.batch
 
 
 def _alive(part: onnx.ModelProto, bench: Bench) -> list[str]:
@@ -126,7 +155,7 @@ def _weights(bench: Bench, part: onnx.ModelProto, batch: int) -> dict[str, float
     for metric in bench.metrics:
         if metric.kind != "values":
             shape = bench.probe.shapes[metric.output]
-            distributions = np.prod(shape) / shape[metric.axis] / bench.probe.batch
+            distributions = np.prod(shape) / shape[metric.axis] / _batch_seen(bench)
             scales[metric.output] = float(max(distributions * len(bench.samples), 1))
     return {name: float(1 / np.sqrt(scale)) for name, scale in scales.items()}
 
@@ -135,7 +164,7 @@ def _variances(bench: Bench, part: onnx.ModelProto, batch: int) -> dict[str, flo
     """Return summed variances of outputs that are compared by values; 1 where nothing varies."""
     names = [metric.output for metric in bench.metrics if metric.kind == "values"]
     sums = {name: np.zeros(3) for name in names}
-    for own, outputs in _runs(bench, part, names, batch, lambda count: None) if names else ():
+    for own, outputs in _runs(bench, part, names, batch, _nobody) if names else ():
         for name in names:
             x = own_samples(outputs[name], own, batch) if bench.fixed else outputs[name]
             x = x[np.isfinite(x)].astype(np.float64)
@@ -157,7 +186,7 @@ def _instrumented(
     tape = Tape(out, facts.shapes, facts.layers)
     starts = {}
     for index, metric in enumerate(bench.metrics):
-        noise = tape.op("RandomNormalLike", metric.output, seed=float(bench.seed + index))
+        noise = tape.op("RandomNormalLike", metric.output, seed=_noise_seed(bench.seed, index))
         direction = metric.direction(tape, tape.op("Sign", noise))
         starts[metric.output] = tape.op("Mul", direction, tape.floats(weights[metric.output]))
     changed = list(dict.fromkeys(change.linear.y for trial in trials for change in trial))
@@ -177,6 +206,11 @@ def _instrumented(
     counts = onnx.helper.make_tensor_value_info(SAMPLES, onnx.TensorProto.INT64, [1])
     out.graph.input.append(counts)
     return out, felt
+
+
+def _noise_seed(seed: int, index: int) -> float:
+    """Return a seed that float32 holds: not 0, which onnxruntime takes for 1."""
+    return float(np.random.default_rng((seed, index)).integers(1, 2**24))
 
 
 def _difference(tape: Tape, node: onnx.NodeProto, change: Change) -> str:

@@ -97,6 +97,20 @@ def test_masked_classes_do_not_count(kind: str):
     assert (np.diag(form)[left] > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("given", "opset", "axis"), [({}, 17, 2), ({}, 11, 1), ({"axis": 1}, 17, 1)]
+)
+def test_classes_lie_where_softmax_has_them(given: dict, opset: int, axis: int):
+    n = Net({"x": ("N", 5, 4)})
+    model = Model(
+        n.model(n.node("Softmax", n.node("MatMul", "x", n.random(4, 3)), **given), opset=opset)
+    )
+    name = model.graph.outputs[0].name
+    makers = {tensor.name: (2, 5, 3) for node in model.nodes for tensor in node.outputs}
+    (found,) = metrics(model, makers, {name: np.dtype(np.float32)}, "auto")
+    assert (found.kind, found.axis) == ("probabilities", axis)
+
+
 def outputs_of_all_kinds() -> Model:
     n = Net({"x": ("N", 3, 6, 6)})
     features = n.block("x", 3, 4)

@@ -164,6 +164,35 @@ def test_a_small_change_of_one_number_is_felt_by_its_square(name: str):
     assert sum(seen) == len(DATA)
 
 
+def test_outputs_are_felt_apart():
+    """Neither do twins that differ in sign cancel out, nor do their seeds ever coincide."""
+    analysis, observed = look(plain())
+    changes = scaled(half_of(analysis, observed), 1 / 256)
+    proto = plain()
+    (y,) = proto.graph.output
+    proto.graph.node.append(onnx.helper.make_node("Neg", [y.name], ["minus"]))
+    twin = onnx.ValueInfoProto()
+    twin.CopyFrom(y)
+    twin.name = "minus"
+    proto.graph.output.append(twin)
+    many = np.tile(DATA, (40, 1, 1, 1))
+    (one,) = measure(bench_of(analysis, data=many), [changes], lambda count: None)
+    (both,) = measure(bench_of(look(proto)[0], data=many), [changes], lambda count: None)
+    assert both == pytest.approx(2 * one, rel=0.15)
+
+
+def test_trials_are_divided_where_they_are_too_large_for_one_model(monkeypatch):
+    analysis, observed = look(plain())
+    trials = [scaled(half_of(analysis, observed), share) for share in (1 / 256, 1 / 128, 1 / 64)]
+    together = measure(bench_of(analysis), trials, lambda count: None)
+    monkeypatch.setattr("onnx_reap.sensitivity.measure.CONSTANT_BYTES", 1)
+    seen: list[int] = []
+    np.testing.assert_allclose(
+        measure(bench_of(analysis), trials, seen.append), together, rtol=1e-5
+    )
+    assert sum(seen) == len(DATA)
+
+
 @pytest.mark.parametrize("softmax", [False, True])
 def test_class_scores_are_felt_by_the_divergence_of_their_distributions(softmax: bool):
     many = np.tile(DATA, (60, 1, 1, 1))  # random directions are many, too
