@@ -150,6 +150,10 @@ def hits(
 
 def _against_original(work: Work, samples: Calibration) -> Judge:
     n, before = len(samples), _all_scores(work, samples, work.analysis.proto)
+    known = before
+    if work.samples.fit is not None:
+        fitted = _all_scores(work, work.samples.fit, work.analysis.proto)
+        known = {name: np.concatenate([x, fitted[name]]) for name, x in before.items()}
 
     def judge(model: onnx.ModelProto) -> Drop:
         if not before:
@@ -157,7 +161,9 @@ def _against_original(work: Work, samples: Calibration) -> Judge:
             return Drop("output error", value, value, None, None, n)
         after = _all_scores(work, samples, model)
         # Of several outputs, the one that changes most.
-        share, error = max(changed_share(scores, after[name]) for name, scores in before.items())
+        share, error = max(
+            changed_share(scores, after[name], known[name]) for name, scores in before.items()
+        )
         worth = share * (1 - share) / error**2 if error > 0 else n  # counted samples
         likely = wilson(share, worth, LIKELY)[1]
         return Drop("top-1 disagreement", share, likely, *wilson(share, worth), n)

@@ -33,7 +33,7 @@ T = TypeVar("T")
 def smallest_within_drop(
     work: Work, goal: Goal, evidence: Evidence, judge: Judge
 ) -> tuple[Made, Drop]:
-    """Find the smallest model whose loss likely stays within `goal.max_drop`.
+    """Find the smallest model whose loss stays within `goal.max_drop`, as far as it is known.
 
     Every try is made, refit included; moments, removal paths and sensitivities are those of the
     first. Blocks are refitted together in the last model only: that takes long, and what it wins
@@ -54,7 +54,7 @@ def smallest_within_drop(
         made = make(work, decide(work, with_share(goal, work, share), evidence), joint=False)
         with work.clock("search"):
             drop = judge(made.model)
-        if drop.likely <= bound:
+        if drop.value <= bound:
             return made, drop
         worst.append(drop)
         return None
@@ -63,8 +63,7 @@ def smallest_within_drop(
     if found is None:
         raise TargetError(
             "--max-drop: can't be kept",
-            got=f"up to {worst[-1].likely:.2%} {worst[-1].kind} (odds 3 to 1, "
-            f"{worst[-1].samples} samples) at {max(asked, LEAST):.1%} fewer MACs",
+            got=f"{worst[-1].value:.2%} {worst[-1].kind} at {max(asked, LEAST):.1%} fewer MACs",
             expected=f"at most {bound:.2%}",
             hint="allow more, bring more data, or name a budget such as --target-macs alone",
         )
@@ -81,7 +80,7 @@ def _with_blocks(
     made = make(work, tried.choice)
     with work.clock("search"):
         after = judge(made.model)
-    if after.likely <= bound:
+    if after.value <= bound:
         return made, after
     note = "blocks were not refitted together: more would be lost than --max-drop allows"
     return replace(tried, notes=(*tried.notes, note)), drop

@@ -64,6 +64,24 @@ def test_it_is_right_on_average_and_varies_less_than_counting():
     assert np.mean(errors) == pytest.approx(np.std(found), rel=0.25)
 
 
+def test_margins_of_other_samples_make_it_surer():
+    rng = np.random.default_rng(1)
+    margins, changes = drawn(rng, 10**6)
+    true = (changes > margins).mean()
+    alone, together, errors = [], [], []
+    for _ in range(300):
+        (margins, changes), (others, _) = drawn(rng, 100), drawn(rng, 300)
+        before, after = scores(margins), scores(margins - changes)
+        alone.append(changed_share(before, after)[0])
+        known = np.concatenate([before, scores(others)])
+        share, error = changed_share(before, after, known)
+        together.append(share)
+        errors.append(error)
+    assert np.mean(together) == pytest.approx(true, rel=0.05)
+    assert np.std(together) < 0.85 * np.std(alone)
+    assert np.mean(errors) == pytest.approx(np.std(together), rel=0.25)
+
+
 def test_what_is_not_a_number_counts_as_changed():
     x = scores(np.ones(10))
     assert changed_share(x, np.full_like(x, np.nan))[0] == 1
