@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import onnx
@@ -157,18 +158,30 @@ def _against_original(work: Work, samples: Calibration) -> Judge:
 
     def judge(model: onnx.ModelProto) -> Drop:
         if not before:
-            value = max(quality(work.analysis, model, samples).output_error.values(), default=0.0)
+            value = max(_output_errors(work, samples, model))
             return Drop("output error", value, value, None, None, n)
         after = _all_scores(work, samples, model)
         # Of several outputs, the one that changes most.
         share, error = max(
             changed_share(scores, after[name], known[name]) for name, scores in before.items()
         )
-        worth = share * (1 - share) / error**2 if error > 0 else n  # counted samples
+        worth = share * (1 - share) / error**2 if error > 0 and share < 1 else n  # counted samples
         likely = wilson(share, worth, LIKELY)[1]
         return Drop("top-1 disagreement", share, likely, *wilson(share, worth), n)
 
     return judge
+
+
+def _output_errors(work: Work, samples: Calibration, model: onnx.ModelProto) -> list[float]:
+    errors = [*quality(work.analysis, model, samples).output_error.values()]
+    if not errors:
+        raise ReapError(
+            "--max-drop: no output tells what is lost",
+            got=", ".join(output.name for output in model.graph.output),
+            expected="an output of real numbers, of the same shape for both models",
+            hint="measure it by --evaluate module:function, or name a budget such as --target-macs",
+        )
+    return errors
 
 
 def _by_labels(
@@ -252,7 +265,7 @@ def read_labels(labels: Any, samples: Calibration) -> np.ndarray:
         values = np.load(labels) if isinstance(labels, (str, Path)) else np.asarray(labels)
         if isinstance(values, np.lib.npyio.NpzFile):
             values = values["labels" if "labels" in values.files else values.files[0]]
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile) as error:
         raise ReapError(
             f"--labels {labels}: can't be read",
             got=str(error),
@@ -304,10 +317,11 @@ def _outputs(
 def _first_choices(work: Work, samples: Calibration, model: onnx.ModelProto) -> np.ndarray:
     name = model.graph.output[0].name
     scores = _outputs(work, samples, model, [name])[name]
-    if scores.ndim < 2 or scores.size != len(scores) * scores.shape[1]:
+    one_each = len(scores) == len(samples)
+    if not one_each or scores.ndim < 2 or scores.size != len(scores) * scores.shape[1]:
         raise ReapError(
             "--labels: the model is no classifier",
-            got=f"output {name} of shape {scores.shape}",
+            got=f"first output {name}, {scores.shape} for {len(samples)} samples",
             expected="a vector of class scores per sample",
             hint="measure quality by --evaluate module:function",
         )

@@ -14,6 +14,7 @@ from onnx_reap.budget import Goal, read_goal
 from onnx_reap.choice import Choice, decide, observe
 from onnx_reap.data import Calibration
 from onnx_reap.drop import Drop, drop_judge, least_shown
+from onnx_reap.errors import UsageError
 from onnx_reap.graph.mask import mask_graph
 from onnx_reap.loading import Source, load
 from onnx_reap.making import Made, cut_and_compare, finish, make
@@ -59,6 +60,8 @@ def reap(
     ReapError
         If the request can't be honoured; the message says why and what to try.
     """
+    if data is None and settings.get("labels") is not None:
+        raise UsageError("--labels: no samples that they could be of", hint="give --data too")
     default = default_budget(settings, data)
     work = open_work(model, data, make_settings(settings | default), progress or NoProgress())
     if "max_drop" in default:

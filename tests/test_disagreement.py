@@ -82,6 +82,11 @@ def test_margins_of_other_samples_make_it_surer():
     assert np.mean(errors) == pytest.approx(np.std(together), rel=0.25)
 
 
+def test_every_first_choice_may_change():
+    x = scores(np.arange(1.0, 91.0))
+    assert changed_share(x, -100 * x)[0] == 1
+
+
 def test_what_is_not_a_number_counts_as_changed():
     x = scores(np.ones(10))
     assert changed_share(x, np.full_like(x, np.nan))[0] == 1

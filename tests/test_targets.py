@@ -159,6 +159,40 @@ def test_scores_of_several_boxes_a_sample_are_no_classes():
     assert onnx_reap.reap(n, images(60), max_drop=0.3).report.loss.kind == "output error"
 
 
+def test_an_output_that_can_not_be_compared_tells_no_loss():
+    model = onnx.ModelProto()
+    model.CopyFrom(MODEL)
+    y = model.graph.output[0].name
+    model.graph.node.append(onnx.helper.make_node("ArgMax", [y], ["first"], axis=1))
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("first", 7, ["N", 1]))
+    with pytest.raises(ReapError, match="--max-drop: no output tells what is lost"):
+        onnx_reap.reap(model, images(200), max_drop=0.01)
+
+
+def test_an_output_may_be_a_sequence():
+    model = onnx.ModelProto()
+    model.CopyFrom(MODEL)
+    y = model.graph.output[0].name
+    model.graph.node.append(onnx.helper.make_node("SequenceConstruct", [y, y], ["both"]))
+    sequence = onnx.helper.make_tensor_sequence_value_info("both", 1, None)
+    model.graph.output.append(sequence)
+    report = onnx_reap.reap(model, images(60), target_macs=0.7).report
+    assert report.after.macs <= 0.7 * report.before.macs
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive"])
+def test_damaged_labels(tmp_path, content):
+    path = tmp_path / "labels.npz"
+    path.write_bytes(content)
+    with pytest.raises(ReapError, match="can't be read"):
+        onnx_reap.reap(MODEL, images(100), max_drop=0.2, labels=path)
+
+
+def test_labels_need_data():
+    with pytest.raises(UsageError, match="--labels: no samples"):
+        onnx_reap.reap(MODEL, max_drop=0.2, labels=[0] * 256)
+
+
 def test_the_metric_tells_what_is_a_classifier():
     report = onnx_reap.reap(MODEL, images(60), max_drop=0.3, metric="error").report
     assert report.loss.kind == "output error"

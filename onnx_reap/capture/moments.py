@@ -57,7 +57,8 @@ def batch_size(probe: Probe, tensors: Sequence[str], fixed: int | None) -> int:
     """Choose samples per run, so that the named tensors fit the memory for a batch."""
     if fixed is not None:
         return fixed
-    each = sum(np.prod(probe.shapes[name]) * 4 / probe.batch for name in tensors)
+    shapes = [probe.shapes[name] for name in tensors if name in probe.shapes]  # of tensors
+    each = sum(np.prod(shape) * 4 / probe.batch for shape in shapes)
     return int(np.clip(BATCH_BYTES // max(each, 1), 1, 64))
 
 

@@ -13,7 +13,7 @@ import onnx
 
 from onnx_reap.gradient.tape import Constants, Shapes, Tape, attributes
 
-MOST_TAPS = 1024  # of a window: there is a kernel of its size for each
+MOST_TAPS = 64  # of a window: there is a kernel of its size for each
 FAR_BELOW = -3e38  # float32 still holds it, and what it is added to does not matter
 
 
