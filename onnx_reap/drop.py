@@ -11,11 +11,10 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import onnx
@@ -24,12 +23,10 @@ from onnx_reap.data import Calibration
 from onnx_reap.disagreement import changed_share
 from onnx_reap.errors import ReapError, TargetError
 from onnx_reap.intervals import LIKELY, agresti_min, wilson
+from onnx_reap.labels import hits, read_labels
 from onnx_reap.making import quality
-from onnx_reap.runtime import run, session
-from onnx_reap.sensitivity.divergence import metrics
+from onnx_reap.scores import class_outputs, class_scores
 from onnx_reap.work import Work
-
-BATCH = 16
 
 Judge = Callable[[onnx.ModelProto], "Drop"]
 Evaluate = Callable[[onnx.ModelProto], float]
@@ -98,7 +95,7 @@ def least_shown(work: Work) -> float:
         return math.inf
     if work.settings.labels is not None:
         return agresti_min(0, 0, n, LIKELY)[1]
-    return wilson(0, n, LIKELY)[1] if _class_outputs(work) else 0.0
+    return wilson(0, n, LIKELY)[1] if class_outputs(work) else 0.0
 
 
 def held_out_for(purpose: str, work: Work) -> Calibration:
@@ -124,43 +121,18 @@ def held_out_for(purpose: str, work: Work) -> Calibration:
     return work.samples.held_out
 
 
-def hits(
-    work: Work, samples: Calibration, labels: np.ndarray
-) -> Callable[[onnx.ModelProto], np.ndarray]:
-    """Make the function that tells which samples a model puts into their class.
-
-    Parameters
-    ----------
-    labels : (samples of the source,) int array
-
-    Returns
-    -------
-    callable
-        From a model to a (samples,) bool array; it raises ReapError if the model is no classifier.
-    """
-    wanted = labels[samples.indices]
-    classes = _classes(work)
-    if classes is not None and not 0 <= labels.min() <= labels.max() < classes:
-        raise ReapError(
-            "--labels: not the model's classes",
-            got=f"{labels.min()} to {labels.max()}",
-            expected=f"0 to {classes - 1}",
-        )
-    return lambda model: _first_choices(work, samples, model) == wanted
-
-
 def _against_original(work: Work, samples: Calibration) -> Judge:
-    n, before = len(samples), _all_scores(work, samples, work.analysis.proto)
+    n, before = len(samples), class_scores(work, samples, work.analysis.proto)
     known = before
     if work.samples.fit is not None:
-        fitted = _all_scores(work, work.samples.fit, work.analysis.proto)
+        fitted = class_scores(work, work.samples.fit, work.analysis.proto)
         known = {name: np.concatenate([x, fitted[name]]) for name, x in before.items()}
 
     def judge(model: onnx.ModelProto) -> Drop:
         if not before:
             value = max(_output_errors(work, samples, model))
             return Drop("output error", value, value, None, None, n)
-        after = _all_scores(work, samples, model)
+        after = class_scores(work, samples, model)
         # Of several outputs, the one that changes most.
         share, error = max(
             changed_share(scores, after[name], known[name]) for name, scores in before.items()
@@ -247,82 +219,3 @@ def find_function(name: str) -> Evaluate:
     if not callable(found):
         raise ReapError("--evaluate: not a function", got=name, expected="module:function")
     return found
-
-
-def read_labels(labels: Any, samples: Calibration) -> np.ndarray:
-    """Return the class of every sample, (samples of the source,) int array.
-
-    Parameters
-    ----------
-    labels : path of .npy, or of .npz with one array or one that is called `labels`; or array_like
-
-    Raises
-    ------
-    ReapError
-        If they can't be read, or are not one whole number per sample.
-    """
-    try:
-        values = np.load(labels) if isinstance(labels, (str, Path)) else np.asarray(labels)
-        if isinstance(values, np.lib.npyio.NpzFile):
-            values = values["labels" if "labels" in values.files else values.files[0]]
-    except (OSError, ValueError, KeyError, IndexError, EOFError, BadZipFile) as error:
-        raise ReapError(
-            f"--labels {labels}: can't be read",
-            got=str(error),
-            expected=".npy, or .npz with an array `labels`",
-        ) from error
-    values = values.squeeze() if values.size > 1 else values.ravel()
-    if values.shape != (samples.total,) or values.dtype.kind not in "iu":
-        raise ReapError(
-            "--labels: not one class per sample",
-            got=f"{values.dtype} {values.shape}",
-            expected=f"{samples.total:,} whole numbers, in the order of --data",
-        )
-    return values
-
-
-def _classes(work: Work) -> int | None:
-    """Return the length of the model's first output, if it is known."""
-    shape = work.analysis.probe.shapes.get(work.analysis.model.graph.outputs[0].name, ())
-    return int(np.prod(shape[1:])) if len(shape) > 1 else None
-
-
-def _class_outputs(work: Work) -> list[str]:
-    """List the outputs that hold a vector of class scores per sample."""
-    probe, seen = work.analysis.probe, work.analysis.fixed_batch or work.analysis.probe.batch
-    kinds = metrics(work.analysis.model, probe.shapes, probe.dtypes, work.settings.metric)
-    shapes = {kind.output: probe.shapes[kind.output] for kind in kinds if kind.kind != "values"}
-    return [n for n, shape in shapes.items() if shape[0] == seen and np.prod(shape[2:]) == 1]
-
-
-def _all_scores(work: Work, samples: Calibration, model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Return class scores, (samples, classes), by output; none if it is no classifier."""
-    names = _class_outputs(work)
-    scores = _outputs(work, samples, model, names) if names else {}
-    return {name: x.reshape(len(x), -1) for name, x in scores.items()}
-
-
-def _outputs(
-    work: Work, samples: Calibration, model: onnx.ModelProto, names: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Run a model on all samples, without what fills up its last batch."""
-    analysis = work.analysis
-    batch = analysis.fixed_batch or BATCH
-    active = session(model, analysis.providers)
-    feeds = samples.batches(batch, pad=analysis.fixed_batch is not None)
-    found = [run(active, names, feed) for feed in feeds]
-    return {name: np.concatenate([f[name] for f in found])[: len(samples)] for name in names}
-
-
-def _first_choices(work: Work, samples: Calibration, model: onnx.ModelProto) -> np.ndarray:
-    name = model.graph.output[0].name
-    scores = _outputs(work, samples, model, [name])[name]
-    one_each = len(scores) == len(samples)
-    if not one_each or scores.ndim < 2 or scores.size != len(scores) * scores.shape[1]:
-        raise ReapError(
-            "--labels: the model is no classifier",
-            got=f"first output {name}, {scores.shape} for {len(samples)} samples",
-            expected="a vector of class scores per sample",
-            hint="measure quality by --evaluate module:function",
-        )
-    return np.asarray(scores.reshape(len(scores), -1).argmax(1))

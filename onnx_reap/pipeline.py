@@ -14,7 +14,6 @@ from onnx_reap.budget import Goal, read_goal
 from onnx_reap.choice import Choice, decide, observe
 from onnx_reap.data import Calibration
 from onnx_reap.drop import Drop, drop_judge, least_shown
-from onnx_reap.errors import UsageError
 from onnx_reap.graph.mask import mask_graph
 from onnx_reap.loading import Source, load
 from onnx_reap.making import Made, cut_and_compare, finish, make
@@ -27,7 +26,7 @@ from onnx_reap.samples import HELD_OUT, Samples, divided, open_samples
 from onnx_reap.searching import check_latency, scouted, smallest_within_drop, with_latency
 from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
 from onnx_reap.solve.backend import Backend, namespace
-from onnx_reap.validation import default_budget, make_settings
+from onnx_reap.validation import check_labelled, default_budget, make_settings
 from onnx_reap.verify import check_file
 from onnx_reap.work import Clock, Work, open_work
 
@@ -60,8 +59,7 @@ def reap(
     ReapError
         If the request can't be honoured; the message says why and what to try.
     """
-    if data is None and settings.get("labels") is not None:
-        raise UsageError("--labels: no samples that they could be of", hint="give --data too")
+    check_labelled(settings.get("labels"), data)
     default = default_budget(settings, data)
     work = open_work(model, data, make_settings(settings | default), progress or NoProgress())
     if "max_drop" in default:

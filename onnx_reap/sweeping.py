@@ -12,9 +12,10 @@ import onnx
 
 from onnx_reap.budget import Goal, read_goal
 from onnx_reap.choice import decide, narrowed, observe
-from onnx_reap.drop import held_out_for, hits, read_labels
+from onnx_reap.drop import held_out_for
 from onnx_reap.errors import TargetError, UsageError
 from onnx_reap.evidence import Evidence
+from onnx_reap.labels import hits, read_labels
 from onnx_reap.loading import Source
 from onnx_reap.making import make
 from onnx_reap.plan.allocate import EASIER
@@ -22,7 +23,7 @@ from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.result import Result, conclude
 from onnx_reap.searching import most_removable
 from onnx_reap.settings import DEFAULT_TARGETS, SWEPT
-from onnx_reap.validation import check_applicable, is_fraction, make_settings
+from onnx_reap.validation import check_applicable, check_labelled, is_fraction, make_settings
 from onnx_reap.work import Work, open_work
 
 Accuracy = Callable[[onnx.ModelProto], float]
@@ -93,8 +94,7 @@ def sweep(
         If the request can't be honoured for another reason.
     """
     check_applicable(settings, SWEPT, "settings that don't go with a sweep")
-    if labels is not None and data is None:
-        raise UsageError("--labels: no samples that they could be of", hint="give --data too")
+    check_labelled(labels, data)
     wanted = DEFAULT_TARGETS if targets is None else _checked(targets)
     work = open_work(model, data, make_settings(settings), progress or NoProgress())
     with work.clock("analyse"):

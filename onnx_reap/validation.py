@@ -48,6 +48,17 @@ def default_budget(given: Mapping[str, Any], data: Any) -> dict[str, float]:
     return {"max_drop": DEFAULT_MAX_DROP}
 
 
+def check_labelled(labels: Any, data: Any) -> None:
+    """Refuse labels of samples that are made up.
+
+    Raises
+    ------
+    UsageError
+    """
+    if labels is not None and data is None:
+        raise UsageError("--labels: no samples that they could be of", hint="give --data too")
+
+
 def check_applicable(given: Collection[str], known: Collection[str], what: str) -> None:
     """Refuse settings that mean nothing to a command.
 

@@ -9,9 +9,9 @@ from small_models import chain, images, run
 
 import onnx_reap
 from onnx_reap import searching
-from onnx_reap.drop import read_labels
 from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.intervals import agresti_min, wilson
+from onnx_reap.labels import read_labels
 from onnx_reap.parsing import latency
 from onnx_reap.report.latency import Timing
 from onnx_reap.searching import _furthest

@@ -11,6 +11,7 @@ from onnx_reap.capture.rows import matrix_to_weight, weight_to_matrix
 from onnx_reap.capture.stream import Stream
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.weights import layer_weights, set_layer
+from onnx_reap.lots import in_lots
 from onnx_reap.refit.layer import Fitted, Rows, fit_constant, fit_layer
 from onnx_reap.refit.order import Job, waves
 from onnx_reap.refit.sampling import Sampler, Walk
@@ -81,17 +82,9 @@ def _stretches(all_waves: Sequence[list[Job]], sampler: Sampler) -> Iterator[lis
 
     The original never changes, so it is run once per stretch; the pruned model once per wave.
     """
-    stretch: list[list[Job]] = []
-    held = 0
-    for wave in all_waves:
-        size = sum(sampler.target_bytes(job) for job in wave)
-        if stretch and held + size > TARGET_BYTES:
-            yield stretch
-            stretch, held = [], 0
-        stretch.append(wave)
-        held += size
-    if stretch:
-        yield stretch
+    return in_lots(
+        all_waves, lambda wave: sum(sampler.target_bytes(job) for job in wave), TARGET_BYTES
+    )
 
 
 def _given(wave: Sequence[Job]) -> list[str]:

@@ -7,7 +7,7 @@ squared and on average, how the outputs feel it, see `divergence`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from onnx_reap.gradient.tape import PREFIX, Tape, attributes
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Linear
+from onnx_reap.lots import in_lots
 from onnx_reap.runtime import run, session
 from onnx_reap.sensitivity.divergence import Metric
 from onnx_reap.sensitivity.trial import Change
@@ -30,7 +31,7 @@ Trial = Sequence[Change]
 
 SAMPLES = f"{PREFIX}samples"  # input: how many samples a batch has
 MOST = 8  # samples a run: more are no faster
-CONSTANT_BYTES = 256 << 20  # of trials in one model
+LARGEST = 256 << 20  # bytes of constants of the trials in one model
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def measure(
         return result
     batch = bench.fixed or min(MOST, batch_size(bench.probe, _alive(part, bench), None))
     weights = _weights(bench, part, batch)
-    chunks = list(_chunks(trials, tried))
+    # Constants have to fit into a model; each lot takes a pass of its own.
+    chunks = list(in_lots(tried, lambda i: sum(4 * c.weight.size for c in trials[i]), LARGEST))
     for chunk in chunks:
         model, felt = _instrumented(bench, part, facts, [trials[i] for i in chunk], weights)
         totals = np.zeros(len(chunk))
@@ -99,21 +101,6 @@ def measure(
 
 def _nobody(count: int) -> None:
     """Take notice of nothing."""
-
-
-def _chunks(trials: Sequence[Trial], tried: Sequence[int]) -> Iterator[list[int]]:
-    """Divide trials so that their constants fit into a model; each takes a pass of its own."""
-    chunk: list[int] = []
-    held = 0
-    for index in tried:
-        size = sum(4 * change.weight.size for change in trials[index])
-        if chunk and held + size > CONSTANT_BYTES:
-            yield chunk
-            chunk, held = [], 0
-        chunk.append(index)
-        held += size
-    if chunk:
-        yield chunk
 
 
 def obstacles(bench: Bench) -> str:

@@ -185,7 +185,7 @@ def test_trials_are_divided_where_they_are_too_large_for_one_model(monkeypatch):
     analysis, observed = look(plain())
     trials = [scaled(half_of(analysis, observed), share) for share in (1 / 256, 1 / 128, 1 / 64)]
     together = measure(bench_of(analysis), trials, lambda count: None)
-    monkeypatch.setattr("onnx_reap.sensitivity.measure.CONSTANT_BYTES", 1)
+    monkeypatch.setattr("onnx_reap.sensitivity.measure.LARGEST", 1)
     seen: list[int] = []
     np.testing.assert_allclose(
         measure(bench_of(analysis), trials, seen.append), together, rtol=1e-5
