@@ -48,7 +48,8 @@ def reap(
     progress : Progress, optional
         Told how far each stage is.
     **settings
-        Fields of `Settings`; the command's flags with underscores.
+        Fields of `Settings`; the command's flags with underscores. Without a budget `max_drop` is
+        0.01, or `target_macs` 0.6 where there is no data, or too little to show such a loss.
 
     Returns
     -------

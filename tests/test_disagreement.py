@@ -44,7 +44,13 @@ def test_only_samples_about_as_near_to_the_border_are_compared():
     # Those far away change more, which would flip those nearby.
     margins = np.array([1.0] * 20 + [100.0] * 80)
     changes = np.where(margins > 1, 50.0, 0.0)
-    assert changed_share(scores(margins), scores(margins - changes))[0] < 0.1
+    before, after = scores(margins), scores(margins - changes)
+    assert changed_share(before, after)[0] < 0.1
+    known = np.concatenate([before, scores(np.full(100, 99.0))])  # far away, all of them
+    assert changed_share(before, after, known)[0] < 0.05
+    # Nor is what samples near the border do expected of those far away.
+    after = scores(margins - np.where(margins > 1, 0.0, 150.0))
+    assert changed_share(before, after, known)[0] < 0.3
     assert np.mean(changes[:, None] > margins) > 0.15
 
 
