@@ -49,8 +49,10 @@ def test_only_samples_about_as_near_to_the_border_are_compared():
     known = np.concatenate([before, scores(np.full(100, 99.0))])  # far away, all of them
     assert changed_share(before, after, known)[0] < 0.05
     # Nor is what samples near the border do expected of those far away.
-    after = scores(margins - np.where(margins > 1, 0.0, 150.0))
-    assert changed_share(before, after, known)[0] < 0.3
+    margins = np.concatenate([np.linspace(1, 2, 20), np.linspace(100, 200, 80)])
+    before, after = scores(margins), scores(margins - np.where(margins > 2, 0.0, 400.0))
+    known = np.concatenate([before, scores(np.full(100, 300.0))])
+    assert 0.05 < changed_share(before, after, known)[0] < 0.2
     assert np.mean(changes[:, None] > margins) > 0.15
 
 
