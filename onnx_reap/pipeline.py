@@ -15,6 +15,7 @@ from onnx_reap.choice import Choice, decide, observe
 from onnx_reap.data import Calibration
 from onnx_reap.drop import Drop, drop_judge, least_shown
 from onnx_reap.graph.mask import mask_graph
+from onnx_reap.hurrying import check_latency, with_latency
 from onnx_reap.loading import Source, load
 from onnx_reap.making import Made, cut_and_compare, finish, make
 from onnx_reap.masking import with_weights
@@ -23,7 +24,7 @@ from onnx_reap.planning import removed_by, widths_left
 from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.result import Result, conclude
 from onnx_reap.samples import HELD_OUT, Samples, divided, open_samples
-from onnx_reap.searching import check_latency, scouted, smallest_within_drop, with_latency
+from onnx_reap.searching import scouted, smallest_within_drop
 from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
 from onnx_reap.solve.backend import Backend, namespace
 from onnx_reap.validation import check_labelled, default_budget, make_settings

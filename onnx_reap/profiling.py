@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from onnx_reap.analysis import Analysis, analyse, model_inputs
+from onnx_reap.data import Calibration
 from onnx_reap.graph.cost import count_entries, layer_extents
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
@@ -65,9 +66,28 @@ def profile(
     proto = load(model)
     inputs = model_inputs(proto, chosen.input_shapes)
     samples = open_samples(inputs, None, chosen).every
-    analysis = analyse(proto, inputs, samples, chosen)
+    return measured_table(analyse(proto, inputs, samples, chosen), samples, chosen, progress)
+
+
+def measured_table(
+    analysis: Analysis, samples: Calibration, settings: Settings, progress: Progress
+) -> LatencyTable:
+    """Measure a model's linear layers at several widths.
+
+    Parameters
+    ----------
+    samples : Calibration
+        The first one serves to run the whole model.
+    settings : Settings
+        Of which the widths that groups may take are read.
+
+    Raises
+    ------
+    ReapError
+        If onnxruntime can't run a model.
+    """
     feed = next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
-    heads, grids = _heads(analysis), _grids(analysis, chosen)
+    heads, grids = _heads(analysis), _grids(analysis, settings)
     layers = [
         _layer(analysis, linear, head)
         for linear, head in zip(analysis.flow.linears, heads, strict=True)
@@ -75,11 +95,11 @@ def profile(
     points = [_points(layer, x, y) for layer, (x, y) in zip(layers, grids, strict=True)]
     every = list(dict.fromkeys(point for rows in points for row in rows for point in row))
     with progress.stage("Measuring layers", total=ROUNDS * len(every)) as step:
-        times, whole_ms = measure(every, proto, feed, analysis.providers, step)
+        times, whole_ms = measure(every, analysis.proto, feed, analysis.providers, step)
     return LatencyTable(
         analysis.providers[0],
         onnxruntime().__version__,
-        chosen.round_to,
+        settings.round_to,
         whole_ms,
         tuple(
             replace(

@@ -1,4 +1,4 @@
-"""Budgets that only a try can tell: the smallest model within a loss, the largest within a time."""
+"""The smallest model within a loss, found by tries."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import TypeVar
 import numpy as np
 
 from onnx_reap.budget import Goal
-from onnx_reap.choice import Choice, chosen, decide
+from onnx_reap.choice import decide
 from onnx_reap.drop import Drop, Judge
 from onnx_reap.errors import TargetError
-from onnx_reap.evidence import Evidence, blind_evidence
+from onnx_reap.evidence import Evidence
 from onnx_reap.joining import passes_over
-from onnx_reap.making import Made, cut_and_compare, finish, make
-from onnx_reap.plan.allocate import EASIER, Budget, fits
-from onnx_reap.report.latency import compare_latency
+from onnx_reap.making import Made, make
+from onnx_reap.plan.allocate import Budget, fits
 from onnx_reap.work import Work
 
 FIRST = 0.12  # of the cost, removed by the first try
@@ -25,7 +24,6 @@ LEAST = 0.01  # of the cost: if even this can't go, nothing can
 DEEPEST = 0.8  # of the cost: no search goes further
 NEAR = 1.08  # removing this many times as much would fail: near enough
 TRIES = 8
-LATENCY_SECONDS = 0.8
 
 T = TypeVar("T")
 
@@ -84,76 +82,6 @@ def _with_blocks(
         return made, after
     note = "blocks were not refitted together: more would be lost than --max-drop allows"
     return replace(tried, notes=(*tried.notes, note)), drop
-
-
-def check_latency(work: Work, goal: Goal) -> None:
-    """Refuse a latency that even the narrowest widths exceed, before anything is calibrated.
-
-    Raises
-    ------
-    TargetError
-    """
-    if goal.latency is None:
-        return
-    order = blind_evidence(work.analysis, goal.widths, replace(work.settings, criterion="l1"))
-    narrowest = np.array([w[0] for w in goal.widths])
-    least = _times_target(work, goal, chosen(work.analysis, order, narrowest))
-    if least > 1:
-        raise _too_slow(goal, least)
-
-
-def with_latency(work: Work, goal: Goal, evidence: Evidence) -> Goal:
-    """Turn a latency into a budget of multiply-accumulates, by timing cut models.
-
-    Speed depends on shapes alone, so nothing is refitted. Where fewer channels turn out slower, the
-    try fails like one that removes too little, and more is removed.
-
-    Raises
-    ------
-    TargetError
-        If the narrowest widths that were looked at are too slow.
-    """
-    with work.progress.stage("Timing cut models", TRIES) as step, work.clock("search"):
-        low, high = 0.0, most_removable([c.widths for c in evidence.choices], work)
-        ratio = math.inf  # of the latency at `high` to the target, as far as it was timed
-        for _ in range(TRIES):
-            middle = (low + high) / 2
-            choice = decide(work, with_share(goal, work, middle), evidence)
-            timed = _times_target(work, goal, choice)
-            low, high, ratio = (low, middle, timed) if timed <= 1 else (middle, high, ratio)
-            step()
-        if math.isinf(ratio):
-            choice = decide(work, with_share(goal, work, high), evidence)
-            ratio = _times_target(work, goal, choice)
-    if ratio > 1:
-        raise _too_slow(goal, ratio)
-    return with_share(goal, work, high)
-
-
-def _too_slow(goal: Goal, least: float) -> TargetError:
-    """Say that a latency can't be reached, given the least one as a multiple of it."""
-    assert goal.latency is not None
-    value, unit = goal.latency
-    return TargetError(
-        "--target-latency: can't be reached",
-        got=f"{value:g} {unit}",
-        expected=f"at least {least * value:.3g} {unit}",
-        hint=EASIER,
-    )
-
-
-def _times_target(work: Work, goal: Goal, choice: Choice) -> float:
-    """Return the latency of a cut model as a multiple of the target."""
-    assert goal.latency is not None
-    value, unit = goal.latency
-    analysis, samples = work.analysis, work.samples.every
-    feed = next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
-    pruned, _ = cut_and_compare(analysis, choice.removed, samples)
-    out = finish(pruned, work.settings)
-    before, after = compare_latency(
-        analysis.proto, out, feed, analysis.providers, seconds=LATENCY_SECONDS
-    )
-    return after.median_ms / (value * (before.median_ms if unit == "x" else 1.0))
 
 
 def scouted(work: Work, goal: Goal) -> Goal:

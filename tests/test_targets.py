@@ -8,7 +8,7 @@ import pytest
 from small_models import chain, images, run
 
 import onnx_reap
-from onnx_reap import searching
+from onnx_reap import hurrying, searching
 from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.intervals import agresti_min, wilson
 from onnx_reap.labels import read_labels
@@ -243,7 +243,7 @@ def timed(monkeypatch) -> None:
         sizes = (sum(t.ByteSize() for t in m.graph.initializer) for m in (before, after))
         return tuple(Timing(size / 1000, 0.0, 1, "CPUExecutionProvider") for size in sizes)
 
-    monkeypatch.setattr(searching, "compare_latency", compare)
+    monkeypatch.setattr(hurrying, "compare_latency", compare)
 
 
 @pytest.mark.parametrize("target", ["0.6x", "9ms"])

@@ -57,7 +57,8 @@ def compare_latency(
     providers : sequence of str
         Execution providers of onnxruntime, best first.
     runs : int
-        Timed runs of each model at most.
+        Timed runs of each model after which no more time is spent than a fifth of `seconds`: runs
+        of a small model are many and short, and other work on the machine comes in bursts.
     seconds : float
         Time after which no further run is started, warm-up included. Each model is run once to
         warm up and timed once whatever the time.
@@ -75,13 +76,14 @@ def compare_latency(
         raise ReapError("runs is too small", got=str(runs), expected="1 or more")
     sessions = [session(m, providers, config=_STOP_SPINNING) for m in (before, after)]
     end = time.perf_counter() + seconds
+    soon = end - 0.8 * seconds
     warmed = 0
-    while warmed == 0 or (warmed < runs // 10 and time.perf_counter() < end - 0.8 * seconds):
+    while warmed == 0 or (warmed < runs // 10 and time.perf_counter() < soon):
         for active in sessions:
             run(active, None, feed)
         warmed += 1
     times: tuple[list[float], list[float]] = ([], [])
-    while not times[0] or (len(times[0]) < runs and time.perf_counter() < end):
+    while not times[0] or time.perf_counter() < (end if len(times[0]) < runs else soon):
         for active, measured in zip(sessions, times, strict=True):
             measured.append(_milliseconds(active, feed))
     first, second = (_timing(a, t) for a, t in zip(sessions, times, strict=True))

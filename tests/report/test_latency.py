@@ -44,7 +44,7 @@ class Stopwatch:
 
 def test_medians_spread_and_provider():
     before, after = compare_latency(chain(2), chain(1), FEED, CPU, runs=15)
-    assert before.runs == after.runs == 15
+    assert before.runs == after.runs >= 15
     assert before.median_ms > 0 and after.median_ms > 0
     assert before.spread_ms >= 0 and after.spread_ms >= 0
     assert before.provider == after.provider == "CPUExecutionProvider"
@@ -52,7 +52,7 @@ def test_medians_spread_and_provider():
 
 def test_models_run_by_turns_and_times_are_not_mixed_up(monkeypatch: pytest.MonkeyPatch):
     watch = Stopwatch(monkeypatch)
-    before, after = compare_latency(chain(3), chain(1), FEED, CPU, runs=3, seconds=100)
+    before, after = compare_latency(chain(3), chain(1), FEED, CPU, runs=3, seconds=50)
     assert watch.order == ["x3", "x1"] * (1 + 3)  # a warm-up each
     assert (before.median_ms, after.median_ms) == (3000, 1000)
     assert (before.spread_ms, after.spread_ms) == (0, 0)
@@ -63,6 +63,12 @@ def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch):
     before, after = compare_latency(chain(1), chain(1), FEED, CPU, runs=1000, seconds=50)
     assert 50 <= watch.now <= 52
     assert before.runs == after.runs == 20  # 10 seconds went into warming up
+
+
+def test_small_models_are_timed_for_a_fifth_of_the_time(monkeypatch: pytest.MonkeyPatch):
+    watch = Stopwatch(monkeypatch)
+    before, _ = compare_latency(chain(1), chain(1), FEED, CPU, runs=3, seconds=100)
+    assert (before.runs, watch.now) == (9, 20)
 
 
 def test_slow_models_are_timed_once():
