@@ -52,8 +52,9 @@ def refit_model(
     # Branches that vanished run in the original alone, from tensors that the other may be past.
     place_before, place_after = (Frontier(m, walk.probe, samples) for m in (original, pruned))
     with _stream(walk) as before, _stream(walk) as after:
-        stretches = _stretches(waves(pruned, jobs), sampler)
-        for stretch, (following, *_) in pairwise([*stretches, [[]]]):
+        stretches = list(_stretches(waves(pruned, jobs), sampler))
+        end: list[list[Job]] = [[]]
+        for stretch, (following, *_) in pairwise([*stretches, end]):
             ahead = [job for wave in stretch for job in wave]
             tensors = list(dict.fromkeys(job.tail.tensor for job in ahead))
             run = before.run(
