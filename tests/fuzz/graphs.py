@@ -55,7 +55,8 @@ def random_model(seed: int, steps: int | None = None) -> Drawn:
         begin(g)
     weights = [weight for weight, _ in FAMILIES]
     some = pick.randrange(1, 11)
-    for _ in range(some if steps is None else steps):
+    steps = some if steps is None else steps
+    for _ in range(steps):
         family = pick.choices([makers for _, makers in FAMILIES], weights)[0]
         for _ in range(4):
             if g.attempt(pick.choice(family)):
@@ -63,9 +64,12 @@ def random_model(seed: int, steps: int | None = None) -> Drawn:
     outputs = _end(g)
     feeds = {value.name: g.values[value.name] for value in g.inputs}
     model = g.model(outputs)
-    if g.open_batch and not all(runs(model, with_batch(feeds, batch)) for batch in (1, 3)):
+    batches = (1, 3) if g.open_batch else (g.batch,)
+    if not all(runs(model, with_batch(feeds, batch)) for batch in batches):
         _close_batch(g)
         model = g.model(outputs)
+        if not runs(model, feeds):  # nodes ran, but inferred shapes are others
+            return random_model(seed, steps - 1)
     return Drawn(model, feeds, g.open_batch)
 
 

@@ -6,13 +6,14 @@ import random
 from collections import Counter
 from functools import partial
 
+import numpy as np
 import pytest
 from fuzz.graphs import OPERATORS, begin, random_model
 from fuzz.grower import Grower, UnfitError
-from fuzz.laws import check_law, check_reap
+from fuzz.laws import check_law, check_reap, compare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_models import without_latency
+from small_models import Net, images, without_latency
 
 from onnx_reap.graph.rules import RULES
 
@@ -46,6 +47,17 @@ def test_every_operator_can_be_drawn(op: str):
     if any(f"implementation for {op}(" in refusal for refusal in refusals):
         pytest.skip("onnxruntime lacks it")
     raise AssertionError("; ".join(sorted(set(refusals))))
+
+
+@pytest.mark.parametrize("wrong", [lambda w: 2 * w, lambda w: np.roll(w, 1, 1)], ids=["x2", "roll"])
+def test_the_comparison_tells_a_wrong_model(wrong):
+    n = Net({"x": ("N", 3, 6, 6)})
+    y = n.head(n.block("x", 3, 8), 8, 5)
+    right, feed = n.model(y), {"x": images(2, 6)}
+    compare(right, right, feed)
+    n.weights["c0"] = wrong(n.weights["c0"])
+    with pytest.raises(AssertionError, match="off by"):
+        compare(right, n.model(y), feed)
 
 
 def test_cuts_of_random_graphs():

@@ -69,7 +69,7 @@ def conv_transpose(g: Grower) -> str:
     window = _window(g, x, larger=2)
     w = g.weight(inputs, outputs // group, *window["kernel_shape"])
     bias = [g.weight(outputs)] if g.chance(0.6) else []
-    if "strides" in window and g.chance(0.3):
+    if "strides" in window and "auto_pad" not in window and g.chance(0.3):
         window["output_padding"] = [s - 1 for s in window["strides"]]
     return g("ConvTranspose", x, w, *bias, **({"group": group} if group > 1 else {}), **window)
 
