@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -52,8 +53,8 @@ def refit_model(
     place_before, place_after = (Frontier(m, walk.probe, samples) for m in (original, pruned))
     with _stream(walk) as before, _stream(walk) as after:
         stretches = list(_stretches(waves(pruned, jobs), sampler))
-        followed_by: list[Sequence[Job]] = [*(later[0] for later in stretches[1:]), []]
-        for stretch, following in zip(stretches, followed_by, strict=True):
+        end: list[list[Job]] = [[]]
+        for stretch, (following, *_) in pairwise([*stretches, end]):
             ahead = [job for wave in stretch for job in wave]
             tensors = list(dict.fromkeys(job.tail.tensor for job in ahead))
             run = before.run(

@@ -18,6 +18,7 @@ from onnx_reap.graph.channels import Group
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.records import Flow, Linear
 from onnx_reap.graph.tails import find_tail
+from onnx_reap.select.order import balanced
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.moments import Moments
 from onnx_reap.solve.removal import Consumer, RemovalPath, removal_path
@@ -71,7 +72,8 @@ def group_path(
         for consumer in _consumers(taps[node], group, flow, model, moments[node], backend)
     ]
     if not consumers:
-        first = np.arange(steps) if order is None else np.asarray(order[:steps])
+        first = balanced(range(group.width), group.parts) if order is None else np.asarray(order)
+        first = first[:steps]
         return RemovalPath(first, np.zeros(steps)), 0.0
     path = removal_path(consumers, steps=steps, damping=DAMPING, parts=group.parts, order=order)
     variance = sum(backend.xp.sum(c.weight * (c.gram @ c.weight)) for c in consumers)

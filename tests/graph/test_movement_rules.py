@@ -494,6 +494,36 @@ def test_space_to_depth():
     _check(lambda net, x: net("SpaceToDepth", x, blocksize=2), out=32)
 
 
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_columns_that_depth_to_space_makes_are_no_channels(mode):
+    """What reads along the width could do without every other column, the block size could not."""
+
+    def middle(net, x):
+        return net("MatMul", net("DepthToSpace", x, blocksize=2, mode=mode), net.weight(12, 7))
+
+    _check(middle, {"a": 2}, out=2)
+
+
+def _columns_to_depth(end):
+    """A layer along the width, eight columns wide, whose output goes to depth."""
+    net = Net()
+    x = net("MatMul", net.input("x", "N", 3, 6, 6), net.weight(6, 8), name="b")
+    net.output(end(net, net("SpaceToDepth", x, blocksize=2)))
+    return net.model()
+
+
+def test_columns_go_to_depth_in_blocks():
+    proto = _columns_to_depth(lambda net, x: net("MatMul", x, net.weight(4, 5)))
+    assert_slice_is_mask(proto, groups={"b": 4})
+
+
+def test_columns_that_become_channels_stay():
+    proto = _columns_to_depth(lambda net, x: net.conv("z", x, 12, 5, 1))
+    assert_slice_is_mask(
+        proto, groups={}, frozen={"b": "nothing of a tensor", "z": "output"}, felt=False
+    )
+
+
 def test_pixel_shuffle_by_hand():
     def middle(net, x):
         x = net("Reshape", x, ints([0, 2, 2, 2, 6, 6]))

@@ -195,6 +195,19 @@ def test_gate_of_a_single_number():
     _check(middle, {"a": 8}, {"g": "spreads a single channel"})
 
 
+def test_gate_of_channels_that_were_divided():
+    """Along one of the two axes that hold them the gate has as many entries."""
+
+    def middle(net, x):
+        x = net("Reshape", x, np.array([0, 4, 2, 36]))
+        gate = net.conv("g", net("GlobalAveragePool", x), 4, 4, 1)
+        x = net("Mul", x, net("Sigmoid", gate))
+        return net("Reshape", x, np.array([0, 8, 6, 6]))
+
+    studied = _check(middle, {"a": 4})
+    assert studied.groups[0].producers == ("a", "g")
+
+
 def test_one_channel_that_grows_by_a_constant_freezes():
     def middle(net, x):
         return net("Add", net.conv("g", x, 8, 1), net.weight(6, 1, 1))

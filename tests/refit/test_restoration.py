@@ -216,6 +216,16 @@ def test_shared_weights_are_left_alone_and_noted():
     assert np.array_equal(weights_of(out)[weight], kept)
 
 
+def test_nothing_is_refitted_where_all_layers_behind_a_cut_share_their_weights():
+    n = Net({"x": ("N", 3, 6, 6)})
+    h, weight = n.block("x", 3, 8), n.random(4, 8, 1, 1)
+    a, b = (n.node("Conv", h, weight) for _ in range(2))
+    analysis = analysed(n.model(n.node("Mul", a, b)), DATA)
+    (_, cut, got), _, fitted, notes = cut_and_refit(analysis, analysis.groups[0].units[:2], DATA)
+    assert not fitted and len(notes) == 2
+    assert np.array_equal(cut, got)
+
+
 def test_a_shared_bias_constant_is_no_longer_shared_after_the_refit():
     n = Net({"x": ("N", 3, 6, 6)})
     h, bias = n.block("x", 3, 8), n.random(5, scale=0.5)

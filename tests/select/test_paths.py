@@ -161,6 +161,16 @@ def test_channels_that_nobody_reads_cost_nothing():
     assert path.order.tolist() == [5, 3]
 
 
+def test_channels_that_nobody_reads_go_in_equal_numbers_from_each_part():
+    n = Net({"x": ("N", 3, 6, 6)})
+    n.conv(n.conv("x", 3, 4), 4, 6, group=2)
+    analysis, samples = analysed(n.model(n.head(n.conv("x", 3, 4), 4, 3)), images(8, 6))
+    number = next(i for i, group in enumerate(analysis.groups) if group.producers == ("conv1",))
+    assert analysis.groups[number].parts == (0, 0, 0, 1, 1, 1)
+    path, _ = path_of(analysis, samples, number, steps=4)
+    assert path.order.tolist() == [0, 3, 1, 4]
+
+
 # Very wide layers
 
 

@@ -23,20 +23,26 @@ def _transpose(site: Site, labels: LabelArray) -> LabelArray:
 
 
 def _depth_to_space(site: Site, labels: LabelArray) -> LabelArray:
+    """Spread channels over space; a block of them goes as one, since no block size tells a part."""
     b = site.attribute("blocksize")
     n, c, h, w = labels.shape
     if site.attribute("mode", "DCR") == "DCR":
         split, order = (n, b, b, c // b**2, h, w), (0, 3, 4, 1, 5, 2)
     else:
         split, order = (n, c // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3)
-    return labels.reshape(split).transpose(order).reshape(site.output_shape())
+    moved = labels.reshape(split).transpose(order).reshape(site.output_shape())
+    return site.uniform(moved, (2, 3)) if 1 in site.varying(labels) else moved
 
 
 def _space_to_depth(site: Site, labels: LabelArray) -> LabelArray:
+    """Gather space into channels; of what lies along space, whole blocks go."""
     b = site.attribute("blocksize")
+    if across := 1 in site.varying(labels):
+        labels = np.broadcast_to(site.uniform(labels, (2, 3)), labels.shape)
     n, c, h, w = labels.shape
     split = labels.reshape(n, c, h // b, b, w // b, b)
-    return split.transpose(0, 3, 5, 1, 2, 4).reshape(site.output_shape())
+    moved = split.transpose(0, 3, 5, 1, 2, 4).reshape(site.output_shape())
+    return moved if across else site.uniform(moved, (1,))
 
 
 def _expand(site: Site, labels: LabelArray) -> LabelArray:

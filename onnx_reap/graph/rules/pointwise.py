@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 
 from onnx_reap.graph.labels import LabelArray, raise_rank
@@ -13,10 +15,10 @@ def _pointwise(site: Site) -> None:
     """Unite what meets under NumPy broadcasting."""
     rank = len(site.output_shape())
     arrays = [raise_rank(site.labels(i), rank) for i in site.inputs() if not site.is_constant(i)]
-    channel_axes = {axis for labels in arrays for axis in site.varying(labels)}
+    axes = [set(site.varying(labels)) for labels in arrays]
     meeting = []
-    for labels in arrays:
-        if _spreads(site, labels, channel_axes):
+    for index, labels in enumerate(arrays):
+        if _spreads(site, labels, set[int]().union(*axes[:index], *axes[index + 1 :])):
             # One channel that scales many (a spatial gate) ties them to nothing, but must stay.
             site.freeze(labels, f"{site.op} spreads a single channel over others")
         else:
@@ -29,11 +31,18 @@ def _pointwise(site: Site) -> None:
             site.bind_aligned(index)
 
 
-def _spreads(site: Site, labels: LabelArray, channel_axes: set[int]) -> bool:
-    """Whether an operand has length 1 along an axis of channels, or is one channel that grows."""
-    grows = [a for a, size in enumerate(site.output_shape()) if labels.shape[a] == 1 and size > 1]
-    if channel_axes:
-        return bool(channel_axes.intersection(grows))
+def _spreads(site: Site, labels: LabelArray, others: Set[int]) -> bool:
+    """Whether an operand has length 1 wherever others have channels, or is one channel that grows.
+
+    Parameters
+    ----------
+    others : set of int
+        Axes along which the other operands' labels vary. What has length 1 along some of them and
+        not along all meets channels after all.
+    """
+    grows = {a for a, size in enumerate(site.output_shape()) if labels.shape[a] == 1 and size > 1}
+    if others:
+        return others <= grows
     return bool(grows) and not site.varying(labels)
 
 

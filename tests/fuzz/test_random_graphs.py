@@ -1,0 +1,84 @@
+"""The laws, asked of random models made of all operators that the label flow knows."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+from fuzz.graphs import OPERATORS, begin, random_model
+from fuzz.grower import Grower, UnfitError
+from fuzz.laws import check_law, check_reap, compare
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from small_models import Net, images, without_latency
+
+from onnx_reap.graph.rules import RULES
+
+quick = partial(
+    settings,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+seeds, steps = st.integers(0, 2**32 - 1), st.integers(1, 10)
+
+
+def test_the_generator_knows_every_operator_of_the_table():
+    assert OPERATORS.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_every_operator_can_be_drawn(op: str):
+    refusals = []
+    for seed in range(300):
+        g = Grower(random.Random(seed))
+        begin(g)
+        try:
+            OPERATORS[op](g)
+        except UnfitError as refusal:
+            refusals.append(str(refusal))
+        else:
+            assert op in {node.op_type for node in g.nodes}
+            return
+    if any(f"implementation for {op}(" in refusal for refusal in refusals):
+        pytest.skip("onnxruntime lacks it")
+    raise AssertionError("; ".join(sorted(set(refusals))))
+
+
+@pytest.mark.parametrize("wrong", [lambda w: 2 * w, lambda w: np.roll(w, 1, 1)], ids=["x2", "roll"])
+def test_the_comparison_tells_a_wrong_model(wrong):
+    n = Net({"x": ("N", 3, 6, 6)})
+    y = n.head(n.block("x", 3, 8), 8, 5)
+    right, feed = n.model(y), {"x": images(2, 6)}
+    compare(right, right, feed)
+    n.weights["c0"] = wrong(n.weights["c0"])
+    with pytest.raises(AssertionError, match="off by"):
+        compare(right, n.model(y), feed)
+
+
+def test_cuts_of_random_graphs():
+    seen: Counter[str] = Counter()
+
+    @quick(max_examples=60)
+    @given(seeds, steps, seeds)
+    def check(seed: int, steps: int, removal: int) -> None:
+        trial = check_law(random_model(seed, steps), random.Random(removal))
+        seen.update(graphs=1, cut=bool(trial.removed))
+
+    check()
+    assert seen["cut"] > 0.5 * seen["graphs"], "a generator of frozen graphs tests nothing"
+
+
+def test_whole_runs_on_random_graphs(monkeypatch):
+    without_latency(monkeypatch)
+
+    @quick(max_examples=12)
+    @given(seeds, steps, seeds)
+    def check(seed: int, steps: int, request: int) -> None:
+        check_reap(random_model(seed, steps), random.Random(request))
+
+    check()
