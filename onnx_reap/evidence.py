@@ -9,13 +9,14 @@ import numpy as np
 
 from onnx_reap.analysis import Analysis
 from onnx_reap.capture.moments import Tap, capture_moments
+from onnx_reap.criteria.table import CRITERIA, ranking
 from onnx_reap.data import Calibration
 from onnx_reap.graph.channels import Group
 from onnx_reap.plan.allocate import Choices
 from onnx_reap.progress import Progress
 from onnx_reap.samples import teachers_and_judges
-from onnx_reap.select.order import l1_order, random_order
 from onnx_reap.select.paths import DAMPING, find_taps, group_path
+from onnx_reap.select.seeing import see
 from onnx_reap.sensing import divergence_choices
 from onnx_reap.sensitivity.trial import Observed
 from onnx_reap.settings import Settings
@@ -53,7 +54,7 @@ def blind_evidence(
     analysis: Analysis, widths: Sequence[np.ndarray], settings: Settings
 ) -> Evidence:
     """Return the order in which channels go, from weights alone; no error is known."""
-    orders = [np.asarray(_order(group, analysis, settings)) for group in analysis.groups]
+    orders = [np.asarray(_order(g, analysis, {}, {}, settings)) for g in analysis.groups]
     paths = tuple(RemovalPath(order, np.zeros(len(order))) for order in orders)
     choices = tuple(Choices(w, np.zeros(len(w))) for w in widths)
     return Evidence(paths, (None,) * len(paths), choices)
@@ -155,7 +156,7 @@ def _paths(
                     moments,
                     backend,
                     steps=max(group.width - int(allowed[allowed > 0][0]), 1),
-                    order=_order(group, analysis, settings),
+                    order=_order(group, analysis, by_node, moments, settings),
                 )
             paths.append(path)
             variances.append(variance)
@@ -163,12 +164,20 @@ def _paths(
     return paths, variances
 
 
-def _order(group: Group, analysis: Analysis, settings: Settings) -> list[int] | None:
-    if settings.criterion == "l1":
-        return l1_order(group, analysis.flow, analysis.model).tolist()
-    if settings.criterion == "random":
-        return random_order(group, settings.seed).tolist()
-    return None
+def _order(
+    group: Group,
+    analysis: Analysis,
+    taps: Mapping[str, Tap],
+    moments: Mapping[str, Moments],
+    settings: Settings,
+) -> Sequence[int] | None:
+    """Ask the criterion; None where it goes by the errors of the path itself."""
+    criterion = CRITERIA[settings.criterion]
+    if not criterion.ranks:
+        return None
+    known = moments if criterion.runs else {}
+    seen = see(group, analysis.flow, analysis.model, taps, known, settings.seed)
+    return ranking(settings.criterion, seen)
 
 
 def _choices(widths: np.ndarray, path: RemovalPath, variance: float | None) -> Choices:

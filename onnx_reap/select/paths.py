@@ -8,7 +8,7 @@ to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -66,9 +66,9 @@ def group_path(
         Of all consumers' outputs, in the unit of the errors.
     """
     consumers = [
-        consumer
+        Consumer(moments[node].gram[g, ...], backend.to_device(w), backend.to_device(columns))
         for node in group.consumers
-        for consumer in _consumers(taps[node], group, flow, model, moments[node], backend)
+        for g, w, columns in readings(taps[node], group, flow, model)
     ]
     if not consumers:
         first = np.arange(steps) if order is None else np.asarray(order[:steps])
@@ -78,14 +78,20 @@ def group_path(
     return path, float(variance)
 
 
-def _consumers(
-    tap: Tap,
-    group: Group,
-    flow: Flow,
-    model: Model,
-    moments: Moments,
-    backend: Backend,
-) -> list[Consumer]:
+def readings(
+    tap: Tap, group: Group, flow: Flow, model: Model
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield the maps of a layer that read units of a group.
+
+    Yields
+    ------
+    g : int
+        Which of the layer's independent maps.
+    weight : (D, O) float64 array
+        Each output scaled by what the normalisation behind makes of it.
+    columns : (U, B) int array
+        Of each unit; -1 where it has fewer.
+    """
     linear = tap.linear
     weight = weight_to_matrix(linear, model.constants()[linear.weight].values)
     outputs = weight.shape[2] * linear.group
@@ -97,14 +103,10 @@ def _consumers(
         weight = weight[:, tap.fold].reshape(1, len(tap.fold), -1)
         units = units[tap.fold[:, 0] // linear.taps]
     taps = 1 if tap.fold is not None else linear.taps
-    blocks = np.split(units, linear.group)
-    made = []
-    for g, block in enumerate(blocks):
+    for g, block in enumerate(np.split(units, linear.group)):
         columns = _columns(group, block, taps)
         if (columns >= 0).any():
-            gram, w = moments.gram[g, ...], backend.to_device(np.ascontiguousarray(weight[g]))
-            made.append(Consumer(gram, w, backend.to_device(columns)))
-    return made
+            yield g, np.ascontiguousarray(weight[g]), columns
 
 
 def _columns(group: Group, units: np.ndarray, taps: int) -> np.ndarray:

@@ -1,0 +1,128 @@
+"""What a criterion sees of a group: arrays, and nothing of graphs or models.
+
+Everything is NumPy on the host, float64, and addresses units by their index in the group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Matrix = npt.NDArray[np.float64]
+Order = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One linear map that reads units of the group: a layer, or one map of a grouped convolution.
+
+    Attributes
+    ----------
+    weight : (D, O) array
+        Each output scaled by what the normalisation behind makes of it.
+    columns : (U, B) int array
+        Rows of `weight` that read each unit; -1 where a unit has fewer than B, or none.
+    gram : (D, D) array
+        Centred second moment of the inputs, mean over the rows seen.
+    mean : (D,) array
+        Of the inputs.
+    """
+
+    weight: Matrix
+    columns: npt.NDArray[np.int64]
+    gram: Matrix
+    mean: Matrix
+
+    @property
+    def reads(self) -> npt.NDArray[np.bool_]:
+        """Whether each unit is read here: (U,) array."""
+        return np.any(self.columns >= 0, axis=1)
+
+    @cached_property
+    def power(self) -> Matrix:
+        """Second moment of the inputs, not centred: (D, D) array."""
+        return self.gram + np.outer(self.mean, self.mean)
+
+    @property
+    def outgoing(self) -> Matrix:
+        """Each unit's weights in a row, zero where it has fewer than others: (U, B * O) array."""
+        rows = np.where(self.columns[..., None] >= 0, self.weight[self.columns], 0.0)
+        return rows.reshape(len(rows), -1)
+
+    def of_units(self, values: Matrix) -> Matrix:
+        """Look up values, shape (D,), of each unit's inputs; 0 where there are fewer: (U, B)."""
+        return np.where(self.columns >= 0, values[self.columns], 0.0)
+
+    def contributions(self) -> Matrix:
+        """Inner products of what the units add to the outputs, mean over the rows: (U, U) array.
+
+        Unit i adds z_i = X_i W_i, so E z_i . z_j = sum over its inputs of (W W^T) * (X^T X / n).
+        """
+        used = self.columns.ravel() >= 0
+        rows = self.columns.ravel()[used]
+        owner = np.repeat(np.arange(len(self.columns)), self.columns.shape[1])[used]
+        products = self.weight[rows] @ self.weight[rows].T
+        products *= self.power[np.ix_(rows, rows)]
+        own, starts = np.unique(owner, return_index=True)
+        sums = np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
+        whole = np.zeros((len(self.columns),) * 2)
+        whole[np.ix_(own, own)] = sums
+        return whole
+
+    def behaviours(self) -> Matrix:
+        """Inner products of units as they arrive, mean over rows, summed over taps: (U, U)."""
+        total = np.zeros((len(self.columns),) * 2)
+        for tap in self.columns.T:
+            own = np.flatnonzero(tap >= 0)
+            total[np.ix_(own, own)] += self.power[np.ix_(tap[own], tap[own])]
+        return total
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a group.
+
+    Attributes
+    ----------
+    name : str
+    filters : (U, R) array
+        The weights that make each unit in a row, those of all its producers one behind the other.
+    readers : tuple of Reader
+        Empty where nothing was run, or nothing reads the units.
+    parts : (U,) int array, optional
+        Parts that shrink alike.
+    seed : int
+    """
+
+    name: str
+    filters: Matrix
+    readers: tuple[Reader, ...] = ()
+    parts: npt.NDArray[np.int64] | None = None
+    seed: int = 0
+
+    @property
+    def width(self) -> int:
+        """Units in the group, U."""
+        return len(self.filters)
+
+    def contributions(self) -> Matrix:
+        """Inner products of what units add to the outputs, summed over readers: (U, U) array."""
+        return sum((r.contributions() for r in self.readers), np.zeros((self.width,) * 2))
+
+    def behaviours(self) -> Matrix:
+        """Inner products of the units as they arrive, summed over readers: (U, U) array."""
+        return sum((r.behaviours() for r in self.readers), np.zeros((self.width,) * 2))
+
+    def statistics(self) -> tuple[Matrix, Matrix]:
+        """Mean and variance of each unit as it arrives, over all its inputs: (U,), (U,) arrays."""
+        counts = sum(((r.columns >= 0).sum(1) for r in self.readers), np.zeros(self.width))
+        counts = np.maximum(counts, 1)
+        first = sum((r.of_units(r.mean).sum(1) for r in self.readers), np.zeros(self.width))
+        second = sum(
+            (r.of_units(np.diag(r.power)).sum(1) for r in self.readers), np.zeros(self.width)
+        )
+        mean = first / counts
+        return mean, np.maximum(second / counts - mean**2, 0.0)
