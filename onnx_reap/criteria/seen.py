@@ -72,13 +72,21 @@ class Reader:
         whole[np.ix_(own, own)] = sums
         return whole
 
-    def behaviours(self) -> Matrix:
-        """Inner products of units as they arrive, mean over rows, summed over taps: (U, U)."""
-        total = np.zeros((len(self.columns),) * 2)
+    def behaviours(self) -> tuple[Matrix, Matrix]:
+        """Inner products of units as they arrive, mean over rows, summed over taps.
+
+        Returns
+        -------
+        sums : (U, U) array
+        counts : (U, U) array
+            How many taps read both.
+        """
+        sums, counts = np.zeros((2, len(self.columns), len(self.columns)))
         for tap in self.columns.T:
             own = np.flatnonzero(tap >= 0)
-            total[np.ix_(own, own)] += self.power[np.ix_(tap[own], tap[own])]
-        return total
+            sums[np.ix_(own, own)] += self.power[np.ix_(tap[own], tap[own])]
+            counts[np.ix_(own, own)] += 1
+        return sums, counts
 
 
 @dataclass(frozen=True)
@@ -113,16 +121,19 @@ class Seen:
         return sum((r.contributions() for r in self.readers), np.zeros((self.width,) * 2))
 
     def behaviours(self) -> Matrix:
-        """Inner products of the units as they arrive, summed over readers: (U, U) array."""
-        return sum((r.behaviours() for r in self.readers), np.zeros((self.width,) * 2))
+        """Mean product of each two units as they arrive together, 0 if they never do: (U, U)."""
+        sums, counts = np.zeros((2, self.width, self.width))
+        for reader in self.readers:
+            more = reader.behaviours()
+            sums, counts = sums + more[0], counts + more[1]
+        return sums / np.maximum(counts, 1)
 
     def statistics(self) -> tuple[Matrix, Matrix]:
         """Mean and variance of each unit as it arrives, over all its inputs: (U,), (U,) arrays."""
-        counts = sum(((r.columns >= 0).sum(1) for r in self.readers), np.zeros(self.width))
-        counts = np.maximum(counts, 1)
-        first = sum((r.of_units(r.mean).sum(1) for r in self.readers), np.zeros(self.width))
-        second = sum(
-            (r.of_units(np.diag(r.power)).sum(1) for r in self.readers), np.zeros(self.width)
-        )
-        mean = first / counts
-        return mean, np.maximum(second / counts - mean**2, 0.0)
+        first, second, counts = np.zeros((3, self.width))
+        for reader in self.readers:
+            first = first + reader.of_units(reader.mean).sum(axis=1)
+            second = second + reader.of_units(np.diag(reader.power)).sum(axis=1)
+            counts = counts + (reader.columns >= 0).sum(axis=1)
+        mean, square = first / np.maximum(counts, 1), second / np.maximum(counts, 1)
+        return mean, np.maximum(square - mean**2, 0.0)

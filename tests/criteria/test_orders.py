@@ -202,6 +202,19 @@ def test_nu_lets_a_multiple_of_another_unit_go_first():
     assert order_of("nu", Seen("g", np.zeros((5, 1)), (reader,)))[0] in (1, 3)
 
 
+def test_nu_lets_none_emulate_where_it_is_not_read():
+    """Units 0 and 1 are the same, but the second layer reads unit 1 and not unit 0."""
+    x = np.random.default_rng(3).standard_normal((50, 3))
+    x[:, 1] = x[:, 0]
+    readers = [
+        Reader(np.ones((3, 2)), columns[:, None], x.T @ x / 50, np.zeros(3))
+        for columns in (np.array([0, 1, 2]), np.array([-1, 1, 2]))
+    ]
+    assert order_of("nu", Seen("g", np.zeros((3, 1)), tuple(readers)))[0] == 0
+    readers[1] = replace(readers[1], columns=np.array([[0], [-1], [2]]))
+    assert order_of("nu", Seen("g", np.zeros((3, 1)), tuple(readers)))[0] == 1
+
+
 def merged(rise, strength: np.ndarray) -> list[int]:
     """Merge the two clusters of least rise, again and again; the weaker of the two heads goes."""
     clusters, heads, gone = [[i] for i in range(len(strength))], list(range(len(strength))), []
