@@ -80,7 +80,7 @@ def gather_evidence(
         Whether errors are those of the final output; local errors otherwise.
     """
     shrinking = [g for g, w in zip(analysis.groups, widths, strict=True) if len(w) > 1]
-    taps = find_taps(analysis.flow, shrinking)
+    taps = find_taps(analysis.flow, shrinking, settings.reap_space)
     parts = (sense and teachers_and_judges(samples, settings.seed)) or (samples,)
     with progress.stage("Capturing activations", len(samples)) as step:
         learned, *others = (

@@ -189,6 +189,12 @@ FLAGS = {
         + "; ".join(f"{name}, {each.goes_by}" for name, each in CRITERIA.items()),
         choices=tuple(CRITERIA),
     ),
+    "reap_space": Flag(
+        "method",
+        "what removed channels are reconstructed from while channels are chosen: every tap of a "
+        "kernel on its own, or whole feature maps, which takes less time and memory",
+        choices=("patch", "channel"),
+    ),
     "allocation": Flag(
         "method",
         "how a target is spread over groups: by what the output feels, by the error of the layers "

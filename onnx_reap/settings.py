@@ -77,6 +77,10 @@ class Settings:
         4 from 16 on, else 1.
     criterion : str
         Which channels go first: a name in `onnx_reap.criteria.table.CRITERIA`.
+    reap_space : str
+        What removed channels are reconstructed from while channels are chosen: `patch`, every tap
+        of a kernel on its own; `channel`, whole feature maps, which takes less time and memory. The
+        refit always takes patches.
     allocation : str
         How a budget is spread over groups: `pro` by what the model's output feels, `local` by the
         error of the layers behind each group, `uniform` at equal ratios.
@@ -120,6 +124,7 @@ class Settings:
     vanish: bool = True
     round_to: int | None = None
     criterion: str = "reap"
+    reap_space: str = "patch"
     allocation: str = "pro"
     metric: str = "auto"
     refit: bool = True

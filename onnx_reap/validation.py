@@ -213,6 +213,7 @@ def _are_shapes(value: object) -> bool:
 
 _NAMES = {
     "criterion": tuple(CRITERIA),
+    "reap_space": ("patch", "channel"),
     "allocation": ("pro", "local", "uniform"),
     "metric": ("auto", "kl", "error"),
 }

@@ -26,15 +26,23 @@ DAMPING = 1e-2  # of the mean diagonal
 WIDEST = 6000  # columns past which a channel's taps share one coefficient
 
 
-def find_taps(flow: Flow, groups: Sequence[Group]) -> list[Tap]:
-    """List the layers whose inputs must be observed to choose channels."""
+def find_taps(flow: Flow, groups: Sequence[Group], space: str = "patch") -> list[Tap]:
+    """List the layers whose inputs must be observed to choose channels.
+
+    Parameters
+    ----------
+    space : {"patch", "channel"}
+        Whether every tap of a kernel has coefficients of its own, or all taps of a channel share
+        one wherever the layer has one map and reads no frozen channels.
+    """
+    widest = WIDEST if space == "patch" else 0
     wanted = {node for group in groups for node in group.consumers}
     taps = []
     for linear in flow.linears:
         if linear.node in wanted:
             channels = len(flow.units_along(linear.x, linear.x_axis))
             columns = channels // linear.group * linear.taps
-            fold = _fold(flow, linear) if columns > WIDEST else None
+            fold = _fold(flow, linear) if columns > widest else None
             taps.append(Tap(linear, columns, fold))
     return taps
 

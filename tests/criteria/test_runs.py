@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run, without_latency
+from small_models import Net, chain, images, run, without_latency
 
 import onnx_reap
 from onnx_reap.criteria import table
@@ -59,6 +59,16 @@ def test_without_a_refit_the_model_is_sliced_and_nothing_else(name):
 def test_only_those_that_look_at_activations_run_samples(name):
     report = reap(name, ratio=0.5, refit=False).report
     assert (report.fitted is not None) == CRITERIA[name].runs
+
+
+@pytest.mark.parametrize("name", ["reap", "thinet"])
+def test_channels_are_chosen_in_the_space_of_channels_too(name):
+    settings = {"criterion": name, "ratio": 0.5, "refit": False, "round_to": 1}
+    plans = [
+        onnx_reap.reap(chain(24), DATA, **settings, **more).plan.groups
+        for more in ({}, {"reap_space": "patch"}, {"reap_space": "channel"})
+    ]
+    assert plans[0] == plans[1] != plans[2]
 
 
 def test_a_missing_package_stops_before_anything_is_run(monkeypatch):
