@@ -5,7 +5,7 @@ Everything is NumPy on the host, float64, and addresses units by their index in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -103,6 +103,10 @@ class Seen:
     parts : (U,) int array, optional
         Parts that shrink alike.
     seed : int
+    features : (N, U) array
+        Largest value of each unit by sample; no samples unless the criterion asks for them.
+    responses : (N, K) array
+        What the model puts out for each of these.
     """
 
     name: str
@@ -110,6 +114,8 @@ class Seen:
     readers: tuple[Reader, ...] = ()
     parts: npt.NDArray[np.int64] | None = None
     seed: int = 0
+    features: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
+    responses: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property
     def width(self) -> int:

@@ -28,6 +28,8 @@ class Criterion:
     paper : str
     runs : bool
         Whether it looks at activations; weights alone otherwise.
+    pools : bool
+        Whether it looks at each sample's feature maps and outputs, pooled.
     ranks : bool
         Whether it has an order of its own; it comes with the errors of removal otherwise.
     package : str, optional
@@ -37,29 +39,68 @@ class Criterion:
     goes_by: str
     paper: str = ""
     runs: bool = False
+    pools: bool = False
     ranks: bool = True
     package: str | None = None
 
 
 CRITERIA = {
-    "reap": Criterion("error after the refit", "Kamma and Wada 2021", runs=True, ranks=False),
-    "l1": Criterion("sum of absolute weights", "Li et al. 2017"),
-    "l2": Criterion("norm of the weights", "Li et al. 2017"),
-    "fpgm": Criterion("distance to all other filters", "He, Y. et al. 2019"),
+    "reap": Criterion(
+        "error after the refit",
+        "Kamma and Wada, Reconstruction Error Aware Pruning, IEICE Trans. E104-D(1), 2021",
+        runs=True,
+        ranks=False,
+    ),
+    "l1": Criterion(
+        "sum of absolute weights",
+        "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017",
+    ),
+    "l2": Criterion(
+        "norm of the weights",
+        "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017",
+    ),
+    "fpgm": Criterion(
+        "distance to all other filters",
+        "He et al., Filter Pruning via Geometric Median, CVPR 2019",
+    ),
     "fold": Criterion(
-        "merging of filters of like direction", "Wang, D. et al. 2025", package="scipy"
+        "merging of filters of like direction",
+        "Wang et al., Just Fold the Network to Compress, ICLR 2025",
+        package="scipy",
     ),
-    "wanda": Criterion("weights times norms of inputs", "Sun et al. 2024", runs=True),
-    "thinet": Criterion("error without a refit", "Luo et al. 2017", runs=True),
+    "wanda": Criterion(
+        "weights times norms of inputs",
+        "Sun et al., A Simple and Effective Pruning Approach for LLMs, ICLR 2024",
+        runs=True,
+    ),
+    "thinet": Criterion(
+        "error without a refit",
+        "Luo et al., ThiNet, ICCV 2017",
+        runs=True,
+    ),
     "lasso": Criterion(
-        "LASSO on what channels add", "He, Zhang and Sun 2017", runs=True, package="sklearn"
+        "LASSO on what channels add",
+        "He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017",
+        runs=True,
+        package="sklearn",
     ),
-    "nu": Criterion("error if one other channel emulates it", "Kamma et al. 2020", runs=True),
+    "nu": Criterion(
+        "error if one other channel emulates it",
+        "Kamma et al., Neural Behavior-Based Approach, IEICE Trans. E103-D(5), 2020",
+        runs=True,
+    ),
     "similarity": Criterion(
         "merging of channels of like mean and variance",
-        "Zhang et al. 2019",
+        "Zhang et al., Exploiting Channel Similarity, arXiv:1908.02620",
         runs=True,
         package="scipy",
+    ),
+    "pls": Criterion(
+        "share in explaining the outputs",
+        "Jordao et al., Pruning Deep Neural Networks using Partial Least Squares, arXiv:1810.07610",
+        runs=True,
+        pools=True,
+        package="sklearn",
     ),
     "random": Criterion("chance"),
 }

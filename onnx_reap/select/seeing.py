@@ -1,12 +1,14 @@
-"""What a criterion is shown of a group, gathered from the graph and the moments."""
+"""What a criterion is shown of a group, gathered from the graph and from what was captured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from onnx_reap.capture.moments import Tap
+from onnx_reap.capture.pooled import Pooled
 from onnx_reap.capture.rows import weight_to_matrix
 from onnx_reap.criteria.seen import Matrix, Reader, Seen
 from onnx_reap.graph.channels import Group
@@ -17,31 +19,59 @@ from onnx_reap.solve.backend import to_host
 from onnx_reap.solve.moments import Moments
 
 
-def see(
-    group: Group,
-    flow: Flow,
-    model: Model,
-    taps: Mapping[str, Tap],
-    moments: Mapping[str, Moments],
-    seed: int,
-) -> Seen:
-    """Collect what is known of a group.
+@dataclass(frozen=True)
+class Captured:
+    """What was captured of the model at work; nothing by default.
 
-    Parameters
+    Attributes
     ----------
-    taps, moments : mappings by node
-        Of the group's consumers; none of them where nothing was run.
+    taps : mapping of str to Tap
+        By node.
+    moments : mapping of str to Moments
+        By node, of its inputs.
+    pooled : Pooled, optional
+        Of the same inputs, see `axes_of`.
     """
+
+    taps: Mapping[str, Tap] = field(default_factory=dict)
+    moments: Mapping[str, Moments] = field(default_factory=dict)
+    pooled: Pooled | None = None
+
+
+def axes_of(taps: Iterable[Tap]) -> dict[str, int]:
+    """Return what layers read, with the axis of its channels."""
+    return {tap.linear.x: tap.linear.x_axis for tap in taps}
+
+
+def see(group: Group, flow: Flow, model: Model, captured: Captured, seed: int) -> Seen:
+    """Collect what is known of a group."""
+    taps, moments = captured.taps, captured.moments
     readers = tuple(
         Reader(
-            w, columns, to_host(moments[node].gram[g, ...]), to_host(moments[node].mean_x[g, ...])
+            w, columns, *(to_host(m[g, ...]) for m in (moments[node].gram, moments[node].mean_x))
         )
         for node in group.consumers
         if node in moments
         for g, w, columns in readings(taps[node], group, flow, model)
     )
     parts = None if group.parts is None else np.array(group.parts)
-    return Seen(group.name, _filters(group, flow, model), readers, parts, seed)
+    seen = Seen(group.name, _filters(group, flow, model), readers, parts, seed)
+    if captured.pooled is None:
+        return seen
+    inputs = axes_of(taps[node] for node in group.consumers)
+    features = _features(group, flow, inputs, captured.pooled)
+    return replace(seen, features=features, responses=captured.pooled.outputs)
+
+
+def _features(group: Group, flow: Flow, inputs: Mapping[str, int], pooled: Pooled) -> Matrix:
+    """Return the largest value of each unit by sample, (N, U); 0 where nothing reads it."""
+    largest = np.full((len(pooled.outputs), group.width), -np.inf)
+    place = {unit: i for i, unit in enumerate(group.units)}
+    for name, axis in inputs.items():
+        for channel, unit in enumerate(flow.units_along(name, axis).tolist()):
+            if (i := place.get(unit)) is not None:
+                largest[:, i] = np.maximum(largest[:, i], pooled.maps[name][:, channel])
+    return np.where(np.isfinite(largest), largest, 0.0)
 
 
 def _filters(group: Group, flow: Flow, model: Model) -> Matrix:
@@ -60,13 +90,12 @@ def _channels(group: Group, flow: Flow, model: Model) -> Iterator[Matrix]:
         weight = weight_to_matrix(linear, constants[linear.weight].values)
         rows = weight.transpose(0, 2, 1).reshape(-1, weight.shape[1])
         units = flow.units_along(linear.y, linear.y_axis).tolist()
-        seen = np.zeros(group.width, np.int64)
+        before = np.zeros(group.width, np.int64)
         blocks: list[Matrix] = []
         for unit, row in zip(units, rows, strict=True):
-            if unit in place:
-                i = place[unit]
-                if seen[i] == len(blocks):
+            if (i := place.get(unit)) is not None:
+                if before[i] == len(blocks):
                     blocks.append(np.zeros((group.width, rows.shape[1])))
-                blocks[seen[i]][i] = row
-                seen[i] += 1
+                blocks[before[i]][i] = row
+                before[i] += 1
         yield from blocks

@@ -35,7 +35,10 @@ def group(
             known.append((x, Reader(weight, columns, gram, mean)))
     filters = rng.standard_normal((units, 6)) * rng.uniform(0.5, 2, (units, 1))
     labels = None if parts is None else part
-    return Seen("g", filters, tuple(reader for _, reader in known), labels, seed), known
+    readers = tuple(reader for _, reader in known)
+    features = rng.standard_normal((30, units)) * rng.uniform(0.5, 2, units)
+    responses = features @ rng.standard_normal((units, 4)) + rng.standard_normal((30, 4))
+    return Seen("g", filters, readers, labels, seed, features, responses), known
 
 
 def added(x: np.ndarray, reader: Reader, unit: int) -> np.ndarray:

@@ -10,12 +10,13 @@ from small_models import Net, images, run, weights_of
 import onnx_reap.capture.moments as moments_module
 from onnx_reap.analysis import Analysis, analyse, model_inputs
 from onnx_reap.capture.moments import capture_moments
+from onnx_reap.capture.pooled import capture_pooled
 from onnx_reap.criteria.seen import Seen
 from onnx_reap.criteria.table import ranking
 from onnx_reap.data import Calibration, open_calibration
 from onnx_reap.runtime import with_outputs
 from onnx_reap.select.paths import find_taps
-from onnx_reap.select.seeing import see
+from onnx_reap.select.seeing import Captured, axes_of, see
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
 
@@ -31,24 +32,18 @@ def seen_of(
 ) -> tuple[Seen, Analysis]:
     analysis, samples = analysed(model)
     taps = find_taps(analysis.flow, analysis.groups)
-    found = {}
+    captured = Captured()
     if moments:
+        how = {"providers": analysis.providers, "fixed_batch": None, "on_batch": lambda n: None}
+        arguments = (samples, analysis.probe)
+        proto = analysis.model.to_proto()
         found = capture_moments(
-            analysis.model.to_proto(),
-            taps,
-            samples,
-            analysis.probe,
-            samples=len(samples),
-            positions=10_000,
-            seed=0,
-            fixed_batch=None,
-            providers=analysis.providers,
-            to_device=to_device,
-            on_batch=lambda n: None,
+            proto, taps, *arguments, samples=7, positions=999, seed=0, to_device=to_device, **how
         )
-    by_node = {tap.linear.node: tap for tap in taps}
+        pooled = capture_pooled(proto, axes_of(taps), *arguments, **how)
+        captured = Captured({tap.linear.node: tap for tap in taps}, found, pooled)
     group = analysis.groups[number]
-    return see(group, analysis.flow, analysis.model, by_node, found, seed), analysis
+    return see(group, analysis.flow, analysis.model, captured, seed), analysis
 
 
 def residual(group: int = 1):
@@ -158,6 +153,18 @@ def test_statistics_are_those_of_what_arrives(monkeypatch):
     np.testing.assert_allclose(variance, hidden.var((0, 2, 3)), rtol=1e-4)
     flat = hidden.transpose(1, 0, 2, 3).reshape(6, -1).astype(np.float64)
     np.testing.assert_allclose(seen.behaviours(), flat @ flat.T / flat.shape[1], rtol=1e-4)
+
+
+def test_features_are_the_largest_values_by_sample_and_responses_the_outputs():
+    """Units of several channels, as one layer reads them flattened."""
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("Relu", n.conv("x", 3, 6))
+    y = n.gemm(n.node("Flatten", h), 216, 5)
+    seen, analysis = seen_of(n.model(y), moments=True)
+    hidden, out = run(with_outputs(analysis.proto, [h, y]), {"x": images(7, 6)})
+    np.testing.assert_allclose(seen.features, hidden.max((2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(seen.responses, out, rtol=1e-4, atol=1e-5)  # float32
+    assert seen_of(n.model(y))[0].features.size == 0
 
 
 def test_moments_of_a_device_are_seen_on_the_host():

@@ -56,6 +56,8 @@ def test_units_that_nothing_is_known_of_have_an_order(name):
     reader = Reader(np.zeros((4, 2)), np.arange(4)[:, None], np.zeros((4, 4)), np.zeros(4))
     for readers in ((), (reader,)):
         seen = Seen("g", np.zeros((4, 0 if readers else 3)), readers)
+        if readers:
+            seen = replace(seen, features=np.zeros((5, 4)), responses=np.zeros((5, 2)))
         assert sorted(order_of(name, seen)) == [0, 1, 2, 3]
 
 
@@ -69,7 +71,8 @@ def test_a_unit_that_does_nothing_goes_first(name):
         mean = x.mean(0)
         gram = (x - mean).T @ (x - mean) / len(x)
         readers.append(replace(reader, gram=gram, mean=mean))
-    assert order_of(name, replace(seen, readers=tuple(readers)))[0] == 4
+    features = seen.features * (np.arange(7) != 4)
+    assert order_of(name, replace(seen, readers=tuple(readers), features=features))[0] == 4
 
 
 def test_every_criterion_has_a_module_that_cites_its_paper():
@@ -200,6 +203,29 @@ def test_nu_lets_a_multiple_of_another_unit_go_first():
         rng.standard_normal((5, 3)), np.arange(5)[:, None], np.cov(x.T, bias=True), mean
     )
     assert order_of("nu", Seen("g", np.zeros((5, 1)), (reader,)))[0] in (1, 3)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pls_ranks_by_variable_importance_in_projection(seed):
+    """Two components by deflation; each weight vector is a singular vector of X'Y."""
+    seen, _ = group(seed=seed)
+    x, y = ((each - each.mean(0)) / each.std(0, ddof=1) for each in (seen.features, seen.responses))
+    weights, strengths = [], []
+    for _ in range(2):
+        w = np.linalg.svd(x.T @ y)[0][:, 0]
+        t = x @ w
+        p, q = x.T @ t / (t @ t), y.T @ t / (t @ t)
+        x, y = x - np.outer(t, p), y - np.outer(t, q)
+        weights.append(w)
+        strengths.append((t @ t) * (q @ q))
+    vip = np.sqrt(
+        7 * sum(s * w**2 for s, w in zip(strengths, weights, strict=True)) / sum(strengths)
+    )
+    pytest.importorskip("sklearn")
+    from onnx_reap.criteria.pls import importances
+
+    np.testing.assert_allclose(importances(seen.features, seen.responses), vip, rtol=1e-4)
+    assert order_of("pls", seen) == ascending(vip)
 
 
 def test_nu_lets_none_emulate_where_it_is_not_read():
