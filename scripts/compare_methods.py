@@ -122,13 +122,12 @@ def methods() -> str:
         [
             f"`{name}`",
             each.goes_by,
-            "activations" if each.runs else "weights",
-            "`methods`" if each.package else "",
+            ", ".join(["samples"] * each.runs + ["`methods`"] * (each.package is not None)),
             each.paper,
         ]
         for name, each in CRITERIA.items()
     ]
-    return table(["criterion", "goes by", "sees", "extra", "paper"], rows)
+    return table(["criterion", "goes by", "needs", "paper"], rows)
 
 
 def original(model: str) -> Case:
@@ -159,7 +158,7 @@ INTRODUCTION = """# Criteria compared
 
 What decides which channels of a group go first is `--criterion`. All else is the same for all of
 them: the errors along the order, how a budget is spread over groups, the cut, and the refit. Each
-is a module in `onnx_reap/criteria/` that cites its paper. The extra brings scikit-learn:
+is a module in `onnx_reap/criteria/` that cites its paper. The extra `methods` brings scikit-learn:
 `pip install "onnx-reap[methods]"`. This page is written by `scripts/compare_methods.py`.
 
 """

@@ -6,7 +6,6 @@ Everything is NumPy on the host, float64, and addresses units by their index in 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,10 +40,14 @@ class Reader:
         """Whether each unit is read here: (U,) array."""
         return np.any(self.columns >= 0, axis=1)
 
-    @cached_property
-    def power(self) -> Matrix:
-        """Second moment of the inputs, not centred: (D, D) array."""
-        return self.gram + np.outer(self.mean, self.mean)
+    @property
+    def squares(self) -> Matrix:
+        """Mean square of each input, (D,) array."""
+        return self.gram.diagonal() + self.mean**2
+
+    def products(self, rows: Order) -> Matrix:
+        """Mean product of each two of some inputs, not centred: (n, n) array."""
+        return self.gram[np.ix_(rows, rows)] + np.outer(self.mean[rows], self.mean[rows])
 
     @property
     def outgoing(self) -> Matrix:
@@ -64,8 +67,8 @@ class Reader:
         used = self.columns.ravel() >= 0
         rows = self.columns.ravel()[used]
         owner = np.repeat(np.arange(len(self.columns)), self.columns.shape[1])[used]
-        products = self.weight[rows] @ self.weight[rows].T
-        products *= self.power[np.ix_(rows, rows)]
+        products = self.products(rows)
+        products *= self.weight[rows] @ self.weight[rows].T
         own, starts = np.unique(owner, return_index=True)
         sums = np.add.reduceat(np.add.reduceat(products, starts, axis=0), starts, axis=1)
         whole = np.zeros((len(self.columns),) * 2)
@@ -84,7 +87,7 @@ class Reader:
         sums, counts = np.zeros((2, len(self.columns), len(self.columns)))
         for tap in self.columns.T:
             own = np.flatnonzero(tap >= 0)
-            sums[np.ix_(own, own)] += self.power[np.ix_(tap[own], tap[own])]
+            sums[np.ix_(own, own)] += self.products(tap[own])
             counts[np.ix_(own, own)] += 1
         return sums, counts
 
@@ -139,7 +142,7 @@ class Seen:
         first, second, counts = np.zeros((3, self.width))
         for reader in self.readers:
             first = first + reader.of_units(reader.mean).sum(axis=1)
-            second = second + reader.of_units(np.diag(reader.power)).sum(axis=1)
+            second = second + reader.of_units(reader.squares).sum(axis=1)
             counts = counts + (reader.columns >= 0).sum(axis=1)
         mean, square = first / np.maximum(counts, 1), second / np.maximum(counts, 1)
         return mean, np.maximum(square - mean**2, 0.0)

@@ -22,6 +22,6 @@ def order(seen: Seen) -> Order:
     """Let units go by the sum of absolute weight times norm of the input, smallest first."""
     scores = np.zeros(seen.width)
     for reader in seen.readers:
-        norms = np.sqrt(np.diag(reader.power))  # the mean over rows: a factor common to all
+        norms = np.sqrt(reader.squares)  # the mean over rows: a factor common to all
         scores += reader.of_units(np.abs(reader.weight).sum(axis=1) * norms).sum(axis=1)
     return np.argsort(scores, kind="stable")

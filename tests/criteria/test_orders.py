@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from importlib import import_module
 from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +81,14 @@ def test_every_criterion_has_a_module_that_cites_its_paper():
     for name in NAMES:
         module = import_module(f"onnx_reap.criteria.{name}")
         assert ("References" in module.__doc__) == (name != "random")
+
+
+def test_the_page_lists_every_criterion():
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|$", page, re.MULTILINE)
+    assert [(name, by, paper) for name, by, _, paper in listed] == [
+        (name, each.goes_by, each.paper) for name, each in CRITERIA.items()
+    ]
 
 
 def test_balancing_keeps_the_order_within_parts():
