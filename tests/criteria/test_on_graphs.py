@@ -14,6 +14,7 @@ from onnx_reap.capture.pooled import capture_pooled
 from onnx_reap.criteria.seen import Seen
 from onnx_reap.criteria.table import ranking
 from onnx_reap.data import Calibration, open_calibration
+from onnx_reap.errors import ReapError
 from onnx_reap.runtime import with_outputs
 from onnx_reap.select.paths import find_taps
 from onnx_reap.select.seeing import Captured, axes_of, see
@@ -165,6 +166,14 @@ def test_features_are_the_largest_values_by_sample_and_responses_the_outputs():
     np.testing.assert_allclose(seen.features, hidden.max((2, 3)), rtol=1e-6)
     np.testing.assert_allclose(seen.responses, out, rtol=1e-4, atol=1e-5)  # float32
     assert seen_of(n.model(y))[0].features.size == 0
+
+
+def test_pooling_needs_an_output_with_a_row_for_every_sample():
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("Relu", n.conv("x", 3, 6))
+    y = n.head(n.conv(h, 6, 4), 4, 3)
+    with pytest.raises(ReapError, match="a row for every sample"):
+        seen_of(n.model(n.node("ReduceMean", y, axes=[0], keepdims=0)), moments=True)
 
 
 def test_moments_of_a_device_are_seen_on_the_host():

@@ -109,6 +109,17 @@ def test_a_missing_package_is_told_in_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_parts_are_clustered_apart_from_each_other(seed):
+    """The order within a part is that of a group of nothing else."""
+    seen, _ = group(8, parts=2, seed=seed)
+    order = np.array(order_of("fold", seen))
+    for part in (0, 1):
+        own = np.flatnonzero(seen.parts == part)
+        alone = order_of("fold", Seen("g", seen.filters[own]))
+        assert order[seen.parts[order] == part].tolist() == own[alone].tolist()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_fpgm_adds_up_distances(seed):
     seen, _ = group(seed=seed)
     scores = [sum(np.linalg.norm(a - b) for b in seen.filters) for a in seen.filters]
