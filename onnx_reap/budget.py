@@ -92,7 +92,7 @@ def allowed(analysis: Analysis, settings: Settings, *, vanishing: bool) -> tuple
         Whether groups may vanish that can, if the settings agree.
     """
     vanishing = vanishing and settings.vanish and settings.allocation != "uniform"
-    vanishing = vanishing and (settings.criterion == "reap" or settings.refit)  # else all are
+    vanishing = vanishing and settings.estimates  # else all are
     return tuple(
         allowed_widths(
             group.width,

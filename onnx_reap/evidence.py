@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnx_reap.analysis import Analysis
 from onnx_reap.capture.moments import Tap, capture_moments
+from onnx_reap.capture.pooled import Pooled, capture_pooled
+from onnx_reap.criteria.table import CRITERIA, ranking
 from onnx_reap.data import Calibration
 from onnx_reap.graph.channels import Group
 from onnx_reap.plan.allocate import Choices
 from onnx_reap.progress import Progress
 from onnx_reap.samples import teachers_and_judges
-from onnx_reap.select.order import l1_order, random_order
 from onnx_reap.select.paths import DAMPING, find_taps, group_path
+from onnx_reap.select.seeing import Captured, axes_of, see
 from onnx_reap.sensing import divergence_choices
 from onnx_reap.sensitivity.trial import Observed
 from onnx_reap.settings import Settings
@@ -53,7 +55,7 @@ def blind_evidence(
     analysis: Analysis, widths: Sequence[np.ndarray], settings: Settings
 ) -> Evidence:
     """Return the order in which channels go, from weights alone; no error is known."""
-    orders = [np.asarray(_order(group, analysis, settings)) for group in analysis.groups]
+    orders = [np.asarray(_order(g, analysis, Captured(), settings)) for g in analysis.groups]
     paths = tuple(RemovalPath(order, np.zeros(len(order))) for order in orders)
     choices = tuple(Choices(w, np.zeros(len(w))) for w in widths)
     return Evidence(paths, (None,) * len(paths), choices)
@@ -79,7 +81,7 @@ def gather_evidence(
         Whether errors are those of the final output; local errors otherwise.
     """
     shrinking = [g for g, w in zip(analysis.groups, widths, strict=True) if len(w) > 1]
-    taps = find_taps(analysis.flow, shrinking)
+    taps = find_taps(analysis.flow, shrinking, settings.reap_space)
     parts = (sense and teachers_and_judges(samples, settings.seed)) or (samples,)
     with progress.stage("Capturing activations", len(samples)) as step:
         learned, *others = (
@@ -88,15 +90,17 @@ def gather_evidence(
     together = learned
     for other in others:
         together = {node: seen.merge(other.pop(node)) for node, seen in learned.items()}
-    paths, variances = _paths(analysis, widths, taps, together, settings, backend, progress)
-    del together  # as large as what is still needed
+    by_node = {tap.linear.node: tap for tap in taps}
+    captured = Captured(by_node, together, _pooled(analysis, taps, samples, settings, progress))
+    paths, variances = _paths(analysis, widths, captured, settings, backend, progress)
+    del together, captured  # as large as what is still needed
     choices = [
         _choices(w, path, variance)
         for w, path, variance in zip(widths, paths, variances, strict=True)
     ]
     notes: list[str] = []
     if sense:
-        observed = Observed({t.linear.node: t for t in taps}, learned, DAMPING, backend)
+        observed = Observed(by_node, learned, DAMPING, backend)
         orders = [path.order for path in paths]
         judges = parts[-1].take(JUDGES, settings.seed)
         with progress.stage("Measuring sensitivities", len(judges)) as step:
@@ -130,17 +134,37 @@ def _capture(
     )
 
 
+def _pooled(
+    analysis: Analysis,
+    taps: Sequence[Tap],
+    samples: Calibration,
+    settings: Settings,
+    progress: Progress,
+) -> Pooled | None:
+    """Pool every sample's feature maps and outputs, if the criterion looks at them."""
+    if not CRITERIA[settings.criterion].pools:
+        return None
+    with progress.stage("Pooling feature maps", len(samples)) as step:
+        return capture_pooled(
+            analysis.model.to_proto(),
+            axes_of(taps),
+            samples,
+            analysis.probe,
+            fixed_batch=analysis.fixed_batch,
+            providers=analysis.providers,
+            on_batch=step,
+        )
+
+
 def _paths(
     analysis: Analysis,
     widths: Sequence[np.ndarray],
-    taps: Sequence[Tap],
-    moments: Mapping[str, Moments],
+    captured: Captured,
     settings: Settings,
     backend: Backend,
     progress: Progress,
 ) -> tuple[list[RemovalPath], list[float | None]]:
     """Follow the removal path of every group down to its narrowest width but 0."""
-    by_node = {tap.linear.node: tap for tap in taps}
     paths: list[RemovalPath] = []
     variances: list[float | None] = []
     with progress.stage("Choosing channels", len(widths)) as step:
@@ -151,11 +175,11 @@ def _paths(
                     group,
                     analysis.flow,
                     analysis.model,
-                    by_node,
-                    moments,
+                    captured.taps,
+                    captured.moments,
                     backend,
                     steps=max(group.width - int(allowed[allowed > 0][0]), 1),
-                    order=_order(group, analysis, settings),
+                    order=_order(group, analysis, captured, settings),
                 )
             paths.append(path)
             variances.append(variance)
@@ -163,12 +187,16 @@ def _paths(
     return paths, variances
 
 
-def _order(group: Group, analysis: Analysis, settings: Settings) -> list[int] | None:
-    if settings.criterion == "l1":
-        return l1_order(group, analysis.flow, analysis.model).tolist()
-    if settings.criterion == "random":
-        return random_order(group, settings.seed).tolist()
-    return None
+def _order(
+    group: Group, analysis: Analysis, captured: Captured, settings: Settings
+) -> Sequence[int] | None:
+    """Ask the criterion; None where it goes by the errors of the path itself."""
+    criterion = CRITERIA[settings.criterion]
+    if not criterion.ranks:
+        return None
+    known = captured if criterion.runs else Captured()
+    seen = see(group, analysis.flow, analysis.model, known, settings.seed)
+    return ranking(settings.criterion, seen)
 
 
 def _choices(widths: np.ndarray, path: RemovalPath, variance: float | None) -> Choices:

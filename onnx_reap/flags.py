@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_reap import parsing
+from onnx_reap.criteria.table import CRITERIA
 from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS
 
 
@@ -184,8 +185,15 @@ FLAGS = {
     "color": Flag("data", "colour order that the model expects of images", choices=("rgb", "bgr")),
     "criterion": Flag(
         "method",
-        "what decides which channels go: error after the refit, sum of absolute weights, or chance",
-        choices=("reap", "l1", "random"),
+        "what decides which channels go: "
+        + "; ".join(f"{name}, {each.goes_by}" for name, each in CRITERIA.items()),
+        choices=tuple(CRITERIA),
+    ),
+    "reap_space": Flag(
+        "method",
+        "what removed channels are reconstructed from while channels are chosen: every tap of a "
+        "kernel on its own, or whole feature maps, which takes less time and memory",
+        choices=("patch", "channel"),
     ),
     "allocation": Flag(
         "method",

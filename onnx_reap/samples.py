@@ -55,17 +55,16 @@ def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> 
         If the data can't be read or doesn't fit the model.
     """
     preprocess = _preprocess(settings)
-    estimates = settings.criterion == "reap" or settings.refit
     if data is None:
         count = settings.samples or SYNTHETIC
         every = synthetic_calibration(inputs, preprocess, samples=count, seed=settings.seed)
-        if not estimates:
+        if not settings.estimates:
             return Samples(every, None, None, ())
     else:
         every = open_calibration(
             data, inputs, preprocess, samples=settings.samples, seed=settings.seed
         )
-        if not estimates:
+        if not settings.estimates:
             return Samples(every, None, every, every.notes)
     if len(every) < FEWEST_TO_SPLIT:
         few = f"too few samples ({len(every)}) to hold some out: nothing tells how the result "

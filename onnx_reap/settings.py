@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnx_reap.criteria.table import CRITERIA
+
 if TYPE_CHECKING:
     from onnx_reap.latency.table import LatencyTable
 
@@ -74,7 +76,11 @@ class Settings:
         Widths become multiples of this. None is automatic: 8 for groups of 64 channels and more,
         4 from 16 on, else 1.
     criterion : str
-        `reap`, `l1` or `random`.
+        Which channels go first: a name in `onnx_reap.criteria.table.CRITERIA`.
+    reap_space : str
+        What removed channels are reconstructed from while channels are chosen: `patch`, every tap
+        of a kernel on its own; `channel`, whole feature maps, which takes less time and memory. The
+        refit always takes patches.
     allocation : str
         How a budget is spread over groups: `pro` by what the model's output feels, `local` by the
         error of the layers behind each group, `uniform` at equal ratios.
@@ -118,6 +124,7 @@ class Settings:
     vanish: bool = True
     round_to: int | None = None
     criterion: str = "reap"
+    reap_space: str = "patch"
     allocation: str = "pro"
     metric: str = "auto"
     refit: bool = True
@@ -125,6 +132,11 @@ class Settings:
     positions: int = 32
     seed: int = 0
     provider: str | None = None
+
+    @property
+    def estimates(self) -> bool:
+        """Whether samples are run to choose channels or to repair weights."""
+        return CRITERIA[self.criterion].runs or self.refit
 
     def chosen(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults; of a table, only what it is of."""

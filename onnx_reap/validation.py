@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_reap import parsing
+from onnx_reap.criteria.table import CRITERIA, check_packages
 from onnx_reap.errors import UsageError
 from onnx_reap.latency.table import LatencyTable
 from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS, Settings
@@ -101,6 +102,8 @@ def check_settings(settings: Settings) -> None:
     Raises
     ------
     UsageError
+    ReapError
+        If the criterion needs a package that isn't installed.
     """
     for name in ("min_channels", "positions", "round_to", "samples"):
         value = getattr(settings, name)
@@ -122,6 +125,7 @@ def check_settings(settings: Settings) -> None:
         if (value := getattr(settings, name)) not in known:
             expected = f"{', '.join(known[:-1])} or {known[-1]}"
             raise UsageError(f"{flag(name)}: unknown", got=repr(value), expected=expected)
+    check_packages(settings.criterion)
     for name, (is_right, expected) in _KINDS.items():
         value = getattr(settings, name)
         if value is not None and not is_right(value):
@@ -208,7 +212,8 @@ def _are_shapes(value: object) -> bool:
 
 
 _NAMES = {
-    "criterion": ("reap", "l1", "random"),
+    "criterion": tuple(CRITERIA),
+    "reap_space": ("patch", "channel"),
     "allocation": ("pro", "local", "uniform"),
     "metric": ("auto", "kl", "error"),
 }

@@ -130,6 +130,18 @@ def imagenet(folder: Path) -> Task:
     )
 
 
+def all_tasks(bench: Path | None) -> list[Task]:
+    """Return the shipped model, and those of a folder."""
+    if bench is None:
+        return [fashion()]
+    return [
+        fashion(),
+        cifar(bench, "resnet20", {0.6: 78.5, 0.5: 76.0}),
+        cifar(bench, "resnet56", {0.6: 80.0, 0.5: 80.6}),
+        imagenet(bench),
+    ]
+
+
 def accuracies(tasks: list[Task], seeds: int, setting: str, values: Sequence[object]) -> None:
     """Prune every model with each value of a setting, all else equal, and print accuracies."""
     table = Table(title="Accuracy on labelled images, %")
@@ -227,11 +239,7 @@ def main() -> None:
         subprocess.run(
             [sys.executable, str(Path(__file__).with_name("time_removal.py"))], check=True
         )
-    tasks = [fashion()]
-    if arguments.bench:
-        tasks.append(cifar(arguments.bench, "resnet20", {0.6: 78.5, 0.5: 76.0}))
-        tasks.append(cifar(arguments.bench, "resnet56", {0.6: 80.0, 0.5: 80.6}))
-        tasks.append(imagenet(arguments.bench))
+    tasks = all_tasks(arguments.bench)
     if arguments.model:
         names = [task.name for task in tasks]
         tasks = [task for task in tasks if task.name == arguments.model]

@@ -194,7 +194,7 @@ def test_nonsense_is_refused(reader: Callable, texts: list[str]):
             "contradict each other | got: --ratio and --target-macs",
         ),
         ("a b --layer-ratios f --ratio 0.5", "got: --ratio and --layer-ratios"),
-        ("a b --criterion l2", "invalid choice: 'l2'"),
+        ("a b --criterion l3", "invalid choice: 'l3'"),
         ("a b --sam 3", "unrecognized arguments: --sam"),
         ("a b --input-shapes x:1 --input-shapes x:2", "--input-shapes names an input twice"),
         ("a b --from-plan p --data d --no-refit", "can't go with --no-refit, --data"),

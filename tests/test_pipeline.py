@@ -644,7 +644,7 @@ def test_parts_of_grouped_convolutions_must_stay_equal(tmp_path: Path):
         {"positions": True},
         {"samples": 0},
         {"seed": -1},
-        {"criterion": "l2"},
+        {"criterion": "l3"},
         {"exclude": 3},
         {"exclude": [3]},
         {"include": {"conv0": 1}},

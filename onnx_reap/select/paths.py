@@ -8,7 +8,7 @@ to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -27,15 +27,23 @@ DAMPING = 1e-2  # of the mean diagonal
 WIDEST = 6000  # columns past which a channel's taps share one coefficient
 
 
-def find_taps(flow: Flow, groups: Sequence[Group]) -> list[Tap]:
-    """List the layers whose inputs must be observed to choose channels."""
+def find_taps(flow: Flow, groups: Sequence[Group], space: str = "patch") -> list[Tap]:
+    """List the layers whose inputs must be observed to choose channels.
+
+    Parameters
+    ----------
+    space : {"patch", "channel"}
+        Whether every tap of a kernel has coefficients of its own, or all taps of a channel share
+        one wherever the layer has one map and reads no frozen channels.
+    """
+    widest = WIDEST if space == "patch" else 0
     wanted = {node for group in groups for node in group.consumers}
     taps = []
     for linear in flow.linears:
         if linear.node in wanted:
             channels = len(flow.units_along(linear.x, linear.x_axis))
             columns = channels // linear.group * linear.taps
-            fold = _fold(flow, linear) if columns > WIDEST else None
+            fold = _fold(flow, linear) if columns > widest else None
             taps.append(Tap(linear, columns, fold))
     return taps
 
@@ -67,9 +75,9 @@ def group_path(
         Of all consumers' outputs, in the unit of the errors.
     """
     consumers = [
-        consumer
+        Consumer(moments[node].gram[g, ...], backend.to_device(w), backend.to_device(columns))
         for node in group.consumers
-        for consumer in _consumers(taps[node], group, flow, model, moments[node], backend)
+        for g, w, columns in readings(taps[node], group, flow, model)
     ]
     if not consumers:
         first = balanced(range(group.width), group.parts) if order is None else np.asarray(order)
@@ -80,14 +88,20 @@ def group_path(
     return path, float(variance)
 
 
-def _consumers(
-    tap: Tap,
-    group: Group,
-    flow: Flow,
-    model: Model,
-    moments: Moments,
-    backend: Backend,
-) -> list[Consumer]:
+def readings(
+    tap: Tap, group: Group, flow: Flow, model: Model
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield the maps of a layer that read units of a group.
+
+    Yields
+    ------
+    g : int
+        Which of the layer's independent maps.
+    weight : (D, O) float64 array
+        Each output scaled by what the normalisation behind makes of it.
+    columns : (U, B) int array
+        Of each unit; -1 where it has fewer.
+    """
     linear = tap.linear
     weight = weight_to_matrix(linear, model.constants()[linear.weight].values)
     outputs = weight.shape[2] * linear.group
@@ -99,14 +113,10 @@ def _consumers(
         weight = weight[:, tap.fold].reshape(1, len(tap.fold), -1)
         units = units[tap.fold[:, 0] // linear.taps]
     taps = 1 if tap.fold is not None else linear.taps
-    blocks = np.split(units, linear.group)
-    made = []
-    for g, block in enumerate(blocks):
+    for g, block in enumerate(np.split(units, linear.group)):
         columns = _columns(group, block, taps)
         if (columns >= 0).any():
-            gram, w = moments.gram[g, ...], backend.to_device(np.ascontiguousarray(weight[g]))
-            made.append(Consumer(gram, w, backend.to_device(columns)))
-    return made
+            yield g, np.ascontiguousarray(weight[g]), columns
 
 
 def _columns(group: Group, units: np.ndarray, taps: int) -> np.ndarray:

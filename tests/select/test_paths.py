@@ -26,9 +26,11 @@ def analysed(model, data) -> tuple[Analysis, Calibration]:
     return analyse(model, inputs, samples, Settings()), samples
 
 
-def path_of(analysis: Analysis, samples: Calibration, number: int = 0, **arguments):
+def path_of(
+    analysis: Analysis, samples: Calibration, number: int = 0, space: str = "patch", **arguments
+):
     group = analysis.groups[number]
-    taps = paths.find_taps(analysis.flow, analysis.groups)
+    taps = paths.find_taps(analysis.flow, analysis.groups, space)
     moments = capture_moments(
         analysis.model.to_proto(),
         taps,
@@ -207,6 +209,26 @@ def test_very_wide_layers_share_one_coefficient_a_channel(monkeypatch, independe
         assert variance == pytest.approx(exact_variance, rel=0.1)
     chosen, _ = path_of(analysis, samples, number, steps=3)
     assert len(set(chosen.order) & set(exact.order[:3])) >= (3 if independent else 2)
+
+
+def test_in_the_space_of_channels_whole_feature_maps_are_reconstructed():
+    """The first error is |W_j|^2 times what the other feature maps leave of map j."""
+    analysis, samples = analysed(branches(), images(40, 6))
+    weights = weights_of(analysis.proto)
+    gamma, _, _, var = (weights[n] for n in analysis.proto.graph.node[3].input[1:])
+    scales = {"conv2": gamma / np.sqrt(var + 1e-5), "conv4": np.ones(5)}
+    expected = np.zeros(6)
+    for node, taps in (("conv2", 9), ("conv4", 1)):
+        (x,), (weight,) = all_rows(analysis, samples, node)
+        maps = x.reshape(len(x), 6, taps).transpose(0, 2, 1).reshape(-1, 6)
+        for j in range(6):
+            norm = np.square((weight * scales[node]).reshape(6, taps, -1)[j]).sum()
+            expected[j] += norm * refit_error(maps, np.eye(6)[:, [j]], np.array([j]))
+    path, _ = path_of(analysis, samples, space="channel", steps=1)
+    assert path.order[0] == expected.argmin()
+    for j in range(6):
+        path, _ = path_of(analysis, samples, space="channel", steps=1, order=[j])
+        assert path.errors[0] == pytest.approx(expected[j], rel=1e-3)  # rows are float32
 
 
 def test_layers_with_frozen_columns_are_not_folded(monkeypatch):
