@@ -14,7 +14,7 @@ from onnx_reap.analysis import Analysis, count_parameters, macs_left
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.choice import Choice
 from onnx_reap.data import Calibration
-from onnx_reap.equivalence import check_cut
+from onnx_reap.equivalence import check_cut, check_loads
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.cut import cut_graph
 from onnx_reap.graph.kept import kept_positions
@@ -136,7 +136,9 @@ def cut_and_compare(
     sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]
     feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
     kept = kept_positions(analysis.flow, removed)
-    notes = check_cut(masked.to_proto(), pruned.to_proto(), feeds, kept, analysis.providers)
+    notes = check_cut(masked.to_run(), pruned.to_run(), feeds, kept, analysis.providers)
+    if analysis.model.types and analysis.runs_as_given:
+        check_loads(pruned.to_proto(), analysis.providers)
     return pruned, notes
 
 
@@ -158,8 +160,8 @@ def quality(analysis: Analysis, out: onnx.ModelProto, samples: Calibration) -> Q
     """Compare a model's outputs with the original's."""
     names = [tensor.name for tensor in analysis.model.graph.outputs]
     return measure_quality(
-        analysis.proto,
-        out,
+        analysis.runnable(analysis.proto),
+        analysis.runnable(out),
         samples,
         batch_size(analysis.probe, names, analysis.fixed_batch),
         pad=analysis.fixed_batch is not None,

@@ -26,6 +26,9 @@ from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
 
 
+TOO_LARGE = "its new weights would be too large for their type"
+
+
 def repair(
     analysis: Analysis,
     pruned: Model,
@@ -58,6 +61,8 @@ def repair(
     )
     with progress.stage("Refitting layers", len(jobs)) as step:
         fitted = refit_model(analysis.model, pruned, jobs, walk, lambda node: step())
+    large = [node for node, layer in fitted.items() if layer.overflows]
+    notes += [f"{node} was not refitted: {TOO_LARGE}" for node in large]
     return fitted, notes
 
 

@@ -113,7 +113,7 @@ def obstacles(bench: Bench) -> str:
 
 
 def _part(bench: Bench) -> onnx.ModelProto:
-    fed = {t.name: np.dtype(t.dtype) for t in bench.model.graph.inputs}
+    fed = {t.name: bench.probe.dtypes[t.name] for t in bench.model.graph.inputs}
     return bench.model.part(fed, [metric.output for metric in bench.metrics])
 
 
