@@ -192,7 +192,10 @@ def _filled(
 def normalises_itself(model: Model) -> bool:
     """Whether a model begins by shifting or scaling its inputs, and so takes them as they are."""
     shifts = {"Sub", "Div", "Mul", "BatchNormalization"}
-    return all(node.op in shifts for tensor in model.graph.inputs for node in tensor.outputs)
+    readers = [node for tensor in model.graph.inputs for node in tensor.outputs]
+    casts = [node for node in readers if node.op == "Cast"]
+    readers += [reader for node in casts for reader in node.outputs[0].outputs]
+    return all(node.op in shifts for node in readers if node.op != "Cast")
 
 
 def analyse(

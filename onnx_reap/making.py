@@ -112,9 +112,9 @@ def _joined(
 
 
 def _distance(analysis: Analysis, pruned: Model, samples: Calibration) -> float:
-    """Mean error of the outputs; infinite where they are not finite."""
+    """Mean error of the outputs in float32, which tells more; infinite where they aren't finite."""
     try:
-        errors = quality(analysis, pruned.to_proto(), samples).output_error
+        errors = _compared(analysis, analysis.model.to_run(), pruned.to_run(), samples).output_error
     except CheckError:
         return math.inf
     return float(np.mean(list(errors.values()))) if errors else 0.0
@@ -158,10 +158,16 @@ def finish(pruned: Model, settings: Settings) -> onnx.ModelProto:
 
 def quality(analysis: Analysis, out: onnx.ModelProto, samples: Calibration) -> Quality:
     """Compare a model's outputs with the original's."""
+    return _compared(analysis, *map(analysis.runnable, (analysis.proto, out)), samples)
+
+
+def _compared(
+    analysis: Analysis, original: onnx.ModelProto, out: onnx.ModelProto, samples: Calibration
+) -> Quality:
     names = [tensor.name for tensor in analysis.model.graph.outputs]
     return measure_quality(
-        analysis.runnable(analysis.proto),
-        analysis.runnable(out),
+        original,
+        out,
         samples,
         batch_size(analysis.probe, names, analysis.fixed_batch),
         pad=analysis.fixed_batch is not None,

@@ -71,8 +71,8 @@ class Training:
         self,
         start: Arrays,
         scales: Mapping[str, float],
-        stored: Mapping[str, np.dtype],
         rng: np.random.Generator,
+        stored: Mapping[str, np.dtype] = {},
     ) -> tuple[Arrays, float, float]:
         """Look for better parameters.
 
@@ -82,7 +82,7 @@ class Training:
         scales : mapping of str to float
             What a step of 1 is.
         stored : mapping of str to numpy.dtype
-            Types that parameters will be rounded to.
+            Types that parameters will be rounded to, where others than float32.
 
         Returns
         -------
@@ -99,7 +99,7 @@ class Training:
             end = self._descend(start, scales, rng)
             for share in map(np.float32, SHARES):
                 between = {name: x + share * (end[name] - x) for name, x in start.items()}
-                between = {name: rounded(x, stored[name]) for name, x in between.items()}
+                between |= {name: rounded(between[name], dtype) for name, dtype in stored.items()}
                 fits = all(np.isfinite(x).all() for x in between.values())
                 if fits and (error := self._error(between)) < after:
                     best, after = between, error

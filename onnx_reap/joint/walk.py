@@ -237,7 +237,7 @@ def _fit(
     scales = _scales(pruned, layers, first, course)
     stored = {name: constants[name].values.dtype for name in free}
     rng = np.random.default_rng(course.seed)
-    found, before, after = training.improve(start, scales, stored, rng)
+    found, before, after = training.improve(start, scales, rng, stored)
     for name in free:
         constants[name].values = found[name].astype(stored[name])
     return Stretched(nodes, before, after)
