@@ -25,7 +25,6 @@ from onnx_reap.samples import teachers_and_judges
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
 
-
 TOO_LARGE = "its new weights would be too large for their type"
 
 

@@ -293,6 +293,7 @@ ACTIVATIONS = {
     "HardSigmoid, steep": {"alpha": 0.5, "beta": 0.25},
     "HardSwish": {},
     "Erf": {},
+    "Cast": {"to": 1},
     "Identity": {},
     "Dropout": {},
     "Neg": {},
