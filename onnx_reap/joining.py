@@ -116,11 +116,7 @@ def _movable(pruned: Model, linears: Sequence[Linear]) -> list[Linear]:
         weight, *bias = [t for t in pruned.node(linear.node).inputs[1:3] if t.name]
         now = replace(linear, bias=bias[0].name if bias else None)
         alone = all(users[tensor.name] == 1 for tensor in (weight, *bias))
-        if (
-            alone
-            and weight.values.size <= LARGEST
-            and now.op != "ConvTranspose"
-            and has_plain_bias(pruned, now)
-        ):
+        fits = weight.values.size <= LARGEST and now.op != "ConvTranspose"
+        if alone and fits and has_plain_bias(pruned, now):
             layers.append(now)
     return layers

@@ -158,7 +158,8 @@ def finish(pruned: Model, settings: Settings) -> onnx.ModelProto:
 
 def quality(analysis: Analysis, out: onnx.ModelProto, samples: Calibration) -> Quality:
     """Compare a model's outputs with the original's."""
-    return _compared(analysis, *map(analysis.runnable, (analysis.proto, out)), samples)
+    original = analysis.runnable(analysis.proto)
+    return _compared(analysis, original, analysis.runnable(out), samples)
 
 
 def _compared(

@@ -41,6 +41,6 @@ def quantised(kind: str, folder: Path) -> onnx.ModelProto:
 def test_quantised_models_are_refused(kind: str, tmp_path: Path):
     model = quantised(kind, tmp_path)
     for settings in ({}, {"criterion": "l1", "refit": False, "ratio": 0.5}):
-        with pytest.raises(ReapError, match="the model is quantised.*quantise the result"):
+        with pytest.raises(ReapError, match=r"the model is quantised.*quantise the result"):
             onnx_reap.reap(model, images(), **settings)
     assert not onnx_reap.inspect(model).groups

@@ -84,12 +84,10 @@ def test_sequences_and_functions_are_converted():
     value = oh.make_value_info("s", oh.make_sequence_type_proto(half))
     cast = oh.make_node("Cast", ["a"], ["b"], to=HALF)
     function = oh.make_function("own", "ToHalf", ["a"], ["b"], [cast], [oh.make_opsetid("", 17)])
-    graph = oh.make_graph(
-        [oh.make_node("ToHalf", ["x"], ["y"], domain="own"), oh.make_node("SequenceConstruct", ["y"], ["s"])],
-        "net",
-        [oh.make_tensor_value_info("x", TensorProto.FLOAT, [2, 4])],
-        [value],
-    )  # fmt: skip
+    to_half = oh.make_node("ToHalf", ["x"], ["y"], domain="own")
+    listed = oh.make_node("SequenceConstruct", ["y"], ["s"])
+    x = oh.make_tensor_value_info("x", TensorProto.FLOAT, [2, 4])
+    graph = oh.make_graph([to_half, listed], "net", [x], [value])
     opsets = [oh.make_opsetid("", 17), oh.make_opsetid("own", 1)]
     model = oh.make_model(graph, opset_imports=opsets, functions=[function], ir_version=8)
     twin = in_float32(model, other_types(model))
