@@ -20,8 +20,9 @@ from onnx_reap.graph.flow import flow
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe, fold_constants, probe
 from onnx_reap.graph.records import Flow
+from onnx_reap.graph.twin import in_float32
 from onnx_reap.plan.cost import Cost
-from onnx_reap.runtime import execution_providers
+from onnx_reap.runtime import Feed, execution_providers, run, session
 from onnx_reap.settings import Settings
 
 LARGEST_INPUT = 2**31
@@ -40,6 +41,8 @@ class Analysis:
         Its graph with constants folded; not to be edited, see `copy`.
     fixed_batch : int or None
         The batch that the model insists on.
+    runs_as_given : bool
+        Whether onnxruntime runs the model in the types that it has.
     groups : tuple of Group
     branches : Branches
         Those that vanish with all of a group.
@@ -58,6 +61,11 @@ class Analysis:
     params: Cost
     providers: list[str]
     fixed_batch: int | None
+    runs_as_given: bool
+
+    def runnable(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """Return a model of the same nodes to judge it by: itself, or its twin in float32."""
+        return proto if self.runs_as_given else in_float32(proto, self.model.types)
 
     def copy(self) -> Model:
         """Return a graph of its own to edit, with the same node keys."""
@@ -184,7 +192,10 @@ def _filled(
 def normalises_itself(model: Model) -> bool:
     """Whether a model begins by shifting or scaling its inputs, and so takes them as they are."""
     shifts = {"Sub", "Div", "Mul", "BatchNormalization"}
-    return all(node.op in shifts for tensor in model.graph.inputs for node in tensor.outputs)
+    readers = [node for tensor in model.graph.inputs for node in tensor.outputs]
+    casts = [node for node in readers if node.op == "Cast"]
+    readers += [reader for node in casts for reader in node.outputs[0].outputs]
+    return all(node.op in shifts for node in readers if node.op != "Cast")
 
 
 def analyse(
@@ -216,6 +227,7 @@ def analyse(
         count_params(model, found, groups, branches),
         providers,
         fixed,
+        not model.types or _runs(proto, _feed(samples, fixed or 1), providers),
     )
 
 
@@ -230,6 +242,14 @@ def _probe(
     except ReapError:
         # Some exports declare the batch dynamic, yet hold a batch of 1 inside.
         return probe(model, [_feed(samples, 1)], providers), 1
+
+
+def _runs(proto: onnx.ModelProto, feed: Feed, providers: Sequence[str]) -> bool:
+    try:
+        run(session(proto, providers), None, feed)
+    except ReapError:
+        return False
+    return True
 
 
 def _feed(samples: Calibration, batch: int) -> dict[str, np.ndarray]:

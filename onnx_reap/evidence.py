@@ -120,7 +120,7 @@ def _capture(
     step: Callable[[int], None],
 ) -> dict[str, Moments]:
     return capture_moments(
-        analysis.model.to_proto(),
+        analysis.model.to_run(),
         taps,
         samples,
         analysis.probe,

@@ -102,5 +102,6 @@ def _times_target(work: Work, goal: Goal, choice: Choice) -> float:
     feed = next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
     pruned, _ = cut_and_compare(analysis, choice.removed, samples)
     out = finish(pruned, work.settings)
-    before, after = compare_latency(analysis.proto, out, feed, analysis.providers, seconds=SECONDS)
+    original, out = analysis.runnable(analysis.proto), analysis.runnable(out)
+    before, after = compare_latency(original, out, feed, analysis.providers, seconds=SECONDS)
     return after.median_ms / (value * (before.median_ms if unit == "x" else 1.0))

@@ -79,7 +79,7 @@ def join(
     linears = [as_cut(linear, kept) for linear in analysis.flow.linears if linear.node in left]
     layers = _movable(pruned, linears)
     if not layers:
-        return [], _because(settings, "it takes layers in float32 only, with weights of their own")
+        return [], _because(settings, "it takes layers with weights of their own only")
     names = [name for layer in layers for name in (layer.x, layer.y)]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]))
     batch = batch_size(analysis.probe, [widest] * 4, analysis.fixed_batch)
@@ -116,7 +116,7 @@ def _movable(pruned: Model, linears: Sequence[Linear]) -> list[Linear]:
         weight, *bias = [t for t in pruned.node(linear.node).inputs[1:3] if t.name]
         now = replace(linear, bias=bias[0].name if bias else None)
         alone = all(users[tensor.name] == 1 for tensor in (weight, *bias))
-        fits = weight.values.dtype == np.float32 and weight.values.size <= LARGEST
-        if alone and fits and now.op != "ConvTranspose" and has_plain_bias(pruned, now):
+        fits = weight.values.size <= LARGEST and now.op != "ConvTranspose"
+        if alone and fits and has_plain_bias(pruned, now):
             layers.append(now)
     return layers

@@ -14,7 +14,7 @@ from onnx_reap.analysis import Analysis, count_parameters, macs_left
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.choice import Choice
 from onnx_reap.data import Calibration
-from onnx_reap.equivalence import check_cut
+from onnx_reap.equivalence import check_cut, check_loads
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.cut import cut_graph
 from onnx_reap.graph.kept import kept_positions
@@ -112,9 +112,9 @@ def _joined(
 
 
 def _distance(analysis: Analysis, pruned: Model, samples: Calibration) -> float:
-    """Mean error of the outputs; infinite where they are not finite."""
+    """Mean error of the outputs in float32, which tells more; infinite where they aren't finite."""
     try:
-        errors = quality(analysis, pruned.to_proto(), samples).output_error
+        errors = _compared(analysis, analysis.model.to_run(), pruned.to_run(), samples).output_error
     except CheckError:
         return math.inf
     return float(np.mean(list(errors.values()))) if errors else 0.0
@@ -136,7 +136,9 @@ def cut_and_compare(
     sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]
     feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
     kept = kept_positions(analysis.flow, removed)
-    notes = check_cut(masked.to_proto(), pruned.to_proto(), feeds, kept, analysis.providers)
+    notes = check_cut(masked.to_run(), pruned.to_run(), feeds, kept, analysis.providers)
+    if analysis.model.types and analysis.runs_as_given:
+        check_loads(pruned.to_proto(), analysis.providers)
     return pruned, notes
 
 
@@ -156,9 +158,16 @@ def finish(pruned: Model, settings: Settings) -> onnx.ModelProto:
 
 def quality(analysis: Analysis, out: onnx.ModelProto, samples: Calibration) -> Quality:
     """Compare a model's outputs with the original's."""
+    original = analysis.runnable(analysis.proto)
+    return _compared(analysis, original, analysis.runnable(out), samples)
+
+
+def _compared(
+    analysis: Analysis, original: onnx.ModelProto, out: onnx.ModelProto, samples: Calibration
+) -> Quality:
     names = [tensor.name for tensor in analysis.model.graph.outputs]
     return measure_quality(
-        analysis.proto,
+        original,
         out,
         samples,
         batch_size(analysis.probe, names, analysis.fixed_batch),

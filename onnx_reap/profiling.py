@@ -95,7 +95,8 @@ def measured_table(
     points = [_points(layer, x, y) for layer, (x, y) in zip(layers, grids, strict=True)]
     every = list(dict.fromkeys(point for rows in points for row in rows for point in row))
     with progress.stage("Measuring layers", total=ROUNDS * len(every)) as step:
-        times, whole_ms = measure(every, analysis.proto, feed, analysis.providers, step)
+        whole = analysis.runnable(analysis.proto)
+        times, whole_ms = measure(every, whole, feed, analysis.providers, step)
     return LatencyTable(
         analysis.providers[0],
         onnxruntime().__version__,
@@ -159,11 +160,17 @@ def _layer(analysis: Analysis, linear: Linear, head: LayerTimes) -> Layer:
         linear,
         model.node_proto(model.node(linear.node)),
         model.opset,
-        analysis.probe.dtypes[linear.x],
+        _dtype(analysis, linear),
         head.x_shape,
         analysis.probe.shapes[linear.y][linear.y_axis],
         _activation(model, linear),
     )
+
+
+def _dtype(analysis: Analysis, linear: Linear) -> np.dtype:
+    """Return the type that a layer is timed in: its own if onnxruntime has kernels for it."""
+    probe, known = analysis.probe, analysis.probe.written if analysis.runs_as_given else {}
+    return known.get(linear.x, probe.dtypes[linear.x])
 
 
 def _activation(model: Model, linear: Linear) -> tuple[onnx.NodeProto, dict[int, float]] | None:

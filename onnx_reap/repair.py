@@ -25,6 +25,8 @@ from onnx_reap.samples import teachers_and_judges
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
 
+TOO_LARGE = "its new weights would be too large for their type"
+
 
 def repair(
     analysis: Analysis,
@@ -58,6 +60,8 @@ def repair(
     )
     with progress.stage("Refitting layers", len(jobs)) as step:
         fitted = refit_model(analysis.model, pruned, jobs, walk, lambda node: step())
+    large = [node for node, layer in fitted.items() if layer.overflows]
+    notes += [f"{node} was not refitted: {TOO_LARGE}" for node in large]
     return fitted, notes
 
 

@@ -49,7 +49,11 @@ def make_report(
     # One sample, or one batch where the model's batch is fixed.
     feed = next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
     before, after = compare_latency(
-        analysis.proto, made.model, feed, analysis.providers, seconds=LATENCY_SECONDS
+        analysis.runnable(analysis.proto),
+        analysis.runnable(made.model),
+        feed,
+        analysis.providers,
+        seconds=LATENCY_SECONDS,
     )
     full = np.array([group.width for group in analysis.groups])
     return Report(

@@ -20,6 +20,10 @@ from onnx_reap.reporting import make_report
 from onnx_reap.verify import check_file
 from onnx_reap.work import Work
 
+TWIN = (
+    "onnxruntime can't run the model in its own type: outputs and times are those of both models "
+    "in float32"
+)
 JUDGES = 64  # of the fitted samples, whose outputs are compared too
 
 
@@ -76,6 +80,8 @@ def conclude(
     notes = [*samples.notes, *notes, *made.choice.notes, *made.notes]
     if normalises_itself(analysis.model):
         notes = [note for note in notes if note != RAW_PIXELS]
+    if not analysis.runs_as_given:
+        notes.append(TWIN)
     with work.clock("verify"), work.progress.stage("Verifying") as step:
         notes += check_file(analysis.proto, made.model)
         seen = samples.fit and samples.fit.take(JUDGES, work.settings.seed)

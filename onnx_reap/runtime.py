@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError
 
 Feed = Mapping[str, np.ndarray]
@@ -116,6 +117,8 @@ def session(
 def run(active: Any, outputs: Sequence[str] | None, feed: Feed) -> dict[str, np.ndarray]:
     """Run a session and return its outputs by name.
 
+    Floating-point numbers are converted where the session wants float32.
+
     Raises
     ------
     ReapError
@@ -123,13 +126,23 @@ def run(active: Any, outputs: Sequence[str] | None, feed: Feed) -> dict[str, np.
     """
     names = list(outputs) if outputs is not None else [o.name for o in active.get_outputs()]
     try:
-        values = active.run(names, dict(feed))
+        values = active.run(names, _as_taken(active, feed))
     except Exception as error:  # onnxruntime's exceptions share no base class
         shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in feed.items())
         raise ReapError(
             "onnxruntime can't run the model", got=f"{error} (fed: {shapes})"
         ) from error
     return dict(zip(names, values, strict=True))
+
+
+def _as_taken(active: Any, feed: Feed) -> dict[str, np.ndarray]:
+    singles = {value.name for value in active.get_inputs() if value.type == "tensor(float)"}
+    return {
+        name: array.astype(np.float32, copy=False)
+        if name in singles and is_float(array.dtype)
+        else array
+        for name, array in feed.items()
+    }
 
 
 def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:

@@ -36,7 +36,7 @@ def outputs_on(
     """Run a model on all samples, without what fills up its last batch."""
     analysis = work.analysis
     batch = analysis.fixed_batch or BATCH
-    active = session(model, analysis.providers)
+    active = session(analysis.runnable(model), analysis.providers)
     feeds = samples.batches(batch, pad=analysis.fixed_batch is not None)
     found = [run(active, names, feed) for feed in feeds]
     return {name: np.concatenate([f[name] for f in found])[: len(samples)] for name in names}

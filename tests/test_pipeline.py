@@ -426,15 +426,6 @@ def test_dynamic_sizes_come_from_the_data_or_from_input_shapes():
         cut(model, replace(plan, input_shapes={}))
 
 
-def test_half_precision():
-    model = chain(dtype=np.float16)
-    result = reap(model, DATA, ratio=0.25)
-    assert {w.dtype for w in weights_of(result.model).values()} == {np.dtype(np.float16)}
-    assert result.report.held_out.output_error["gemm11_y"] < 1
-    assert result.report.refits
-    assert result.report.after.params == count_parameters(result.model)
-
-
 def test_several_inputs_and_outputs():
     n = Net({"x": ("N", 3, 8, 8), "z": ("N", 4)})
     h = n.block(n.block("x", 3, 16), 16, 16)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.records import Linear
+from onnx_reap.rounding import cast
 
 Rows = npt.NDArray[np.floating]
 
@@ -222,4 +223,4 @@ def matrix_to_weight(linear: Linear, matrix: np.ndarray, like: np.ndarray) -> np
         blocks = matrix.reshape(linear.group, ins, linear.taps, outs)
         order = (0, 1, 3, 2) if linear.transposed else (0, 3, 1, 2)
         weight = blocks.transpose(order).reshape(like.shape)
-    return np.ascontiguousarray(weight).astype(like.dtype)
+    return cast(np.ascontiguousarray(weight), like.dtype)

@@ -14,6 +14,11 @@ def same(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     return dy
 
 
+def gives_float32(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    """Whether a Cast changes nothing: what it takes is float32 too, if a gradient gets past it."""
+    return attributes(node)["to"] == onnx.TensorProto.FLOAT
+
+
 def reshape(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     """Gradient of anything that leaves the order of entries as it is."""
     return tape.like(dy, node.input[0])

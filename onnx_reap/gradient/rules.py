@@ -64,6 +64,7 @@ RULES: Mapping[str, Rule] = {
     "Add": Rule(arithmetic.add, _ALL),
     "AveragePool": Rule(pooling.average_pool, fits=pooling.has_plain_windows),
     "BatchNormalization": Rule(norms.batch_norm, constant=(1, 4)),
+    "Cast": Rule(movement.same, fits=movement.gives_float32),
     "Clip": Rule(pointwise.clip),
     "Concat": Rule(movement.concat, _ALL),
     "Conv": Rule(layers.conv, _WEIGHTED),

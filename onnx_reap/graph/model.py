@@ -20,6 +20,8 @@ from onnx_reap.graph.export import (
     without_content,
     write_constants,
 )
+from onnx_reap.graph.reading import read_graph
+from onnx_reap.graph.twin import in_float32, other_types
 from onnx_reap.runtime import extract, names_in_subgraphs
 
 STANDARD_DOMAINS = ("", "ai.onnx", None)
@@ -49,11 +51,14 @@ class Model:
         Nodes in topological order.
     keys : dict[int, str]
         A unique name for each node, by `id(node)`.
+    types : frozenset of int
+        Types that become float32 where the model is run, see `twin`.
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
-        self.graph = gs.import_onnx(proto)
+        self.types = other_types(proto)
+        self.graph = read_graph(proto)
         # Nodes are kept alive here, since their ids are keys.
         pairs = zip(self.graph.nodes, proto.graph.node, strict=True)
         self._source = {id(node): Source(node, dict(node.attrs), given) for node, given in pairs}
@@ -158,6 +163,10 @@ class Model:
                 taken.add(shared.name)
                 node.inputs[index] = copies.setdefault(use, shared)
 
+    def to_run(self) -> onnx.ModelProto:
+        """Write the graph as a model in float32, to run it."""
+        return in_float32(self.to_proto(), self.types)
+
     def to_proto(self) -> onnx.ModelProto:
         """Write the graph as a model with the interface and metadata of the original."""
         out = without_content(self.proto)
@@ -166,7 +175,7 @@ class Model:
         return out
 
     def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> onnx.ModelProto:
-        """Write the part that computes tensors from others; see `runtime.extract`.
+        """Write the part that computes tensors from others, in float32; see `runtime.extract`.
 
         Parameters
         ----------
@@ -185,7 +194,7 @@ class Model:
         write_constants(out, constants, self.proto)
         listed = {value.name for value in out.graph.input}
         out.graph.input.extend(value for value in fed if value.name not in listed)
-        return out
+        return in_float32(out, self.types)
 
     def node_proto(self, node: gs.Node) -> onnx.NodeProto:
         """Write a node; what nobody touched is as it was, byte for byte."""

@@ -13,7 +13,10 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnx_reap.data.spec import is_float
+from onnx_reap.errors import ReapError
 from onnx_reap.graph.model import STANDARD_DOMAINS, Model, captured_tensors
+from onnx_reap.graph.twin import in_float32
 from onnx_reap.runtime import Feed, extract, run, session, with_outputs
 
 SMALL = 4096  # values of tensors up to this many elements are kept: shapes, indices, scales
@@ -42,12 +45,15 @@ class Probe:
     shapes : mapping of str to tuple of int
         Shape of every tensor, constants included.
     dtypes : mapping of str to numpy.dtype
+        As they were in the run.
     values : mapping of str to numpy.ndarray
         Values of small tensors that nodes compute.
     batch : int
         Samples in the run.
     dynamic : mapping of str to frozenset of int
         Axes whose size depends on the batch, for tensors that have any.
+    written : mapping of str to numpy.dtype
+        Types in the model as given, where they are known and others than in the run.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -55,6 +61,7 @@ class Probe:
     values: Mapping[str, np.ndarray]
     batch: int
     dynamic: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    written: Mapping[str, np.dtype] = field(default_factory=dict)
 
 
 def fold_constants(model: Model, providers: Sequence[str]) -> None:
@@ -76,7 +83,7 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
         part = extract(proto, types, new)
         read = {value.name for value in part.graph.input}
         feed = {name: like for name, like in likes.items() if name in read}
-        for name, value in run(session(part, providers, optimize=False), new, feed).items():
+        for name, value in _folded(part, new, feed, model, providers).items():
             limit = sum(sizes[source] for source in behind[name])
             if isinstance(value, np.ndarray) and (
                 value.size <= SMALL or name in weights or value.nbytes <= limit
@@ -87,19 +94,39 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
     model.set_constants(values)
 
 
+def _folded(
+    part: onnx.ModelProto, names: Sequence[str], feed: Feed, model: Model, providers: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Compute tensors in their own types, or in float32 where onnxruntime can't."""
+    try:
+        return run(session(part, providers, optimize=False), names, feed)
+    except ReapError:
+        if not model.types:
+            raise
+    twin = in_float32(part, model.types)
+    values = run(session(twin, providers, optimize=False), names, feed)
+    types = _inferred_types(part)
+    return {n: v.astype(types[n]) if n in types else v for n, v in values.items()}
+
+
+def _inferred_types(proto: onnx.ModelProto) -> dict[str, np.dtype]:
+    """Return the types of tensors, as far as onnx knows them."""
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    return {
+        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type
+    }
+
+
 def _types_cast_to(model: Model) -> dict[str, np.dtype]:
     """Return the types of tensors that are no constants and whose type a CastLike reads."""
     likes = [node.inputs[1] for node in model.nodes if _only_casts(node)]
     names = {t.name for t in likes if not isinstance(t, gs.Constant)}
     if not names:
         return {}
-    graph = onnx.shape_inference.infer_shapes(model.to_proto()).graph
-    known = {
-        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        for value in (*graph.input, *graph.value_info, *graph.output)
-        if value.name in names and value.type.tensor_type.elem_type
-    }
-    return {name: dtype for name, dtype in known.items() if dtype.kind in "biuf"}
+    known = _inferred_types(model.to_proto())
+    return {n: t for n, t in known.items() if n in names and (t.kind in "biu" or is_float(t))}
 
 
 def _only_casts(node: gs.Node) -> bool:
@@ -129,7 +156,7 @@ def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Prob
     """
     names = [t.name for node in model.nodes for t in node.outputs if t.name]
     names += [t.name for t in model.graph.inputs]
-    active = session(with_outputs(model.to_proto(), names), providers, optimize=False)
+    active = session(with_outputs(model.to_run(), names), providers, optimize=False)
     first, *others = (_shapes_and_values(active, names, feed) for feed in feeds)
     shapes, dtypes, values = first
     dynamic = {
@@ -140,7 +167,9 @@ def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Prob
     }
     for name, constant in model.constants().items():
         shapes[name] = tuple(int(size) for size in constant.shape)
-    return Probe(shapes, dtypes, values, _samples(model, feeds[0], shapes, dynamic), dynamic)
+    written = _inferred_types(model.to_proto()) if model.types else {}
+    samples = _samples(model, feeds[0], shapes, dynamic)
+    return Probe(shapes, dtypes, values, samples, dynamic, written)
 
 
 def _samples(

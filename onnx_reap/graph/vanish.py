@@ -40,7 +40,8 @@ def vanish(
             (key, place), tensor = join.edge, join.tensor
             stays = kept[tensor][1] if tensor in kept else slice(None)
             shape = (-1, *(1,) * (len(probe.shapes[tensor]) - join.axis - 1))
-            values = vector[stays].reshape(shape).astype(probe.dtypes[tensor])
+            dtype = probe.written.get(tensor, probe.dtypes[tensor])
+            values = vector[stays].reshape(shape).astype(dtype)
             unread += nodes[key].inputs[place].inputs
             nodes[key].inputs[place] = gs.Constant(model.unused(f"{tensor}_gone"), values)
     model.drop(unread)

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.records import Linear
 from onnx_reap.graph.tails import only_reader
+from onnx_reap.rounding import cast
 
 
 def layer_weights(model: Model, linear: Linear) -> tuple[np.ndarray, np.ndarray]:
@@ -27,26 +28,44 @@ def layer_weights(model: Model, linear: Linear) -> tuple[np.ndarray, np.ndarray]
     return node.inputs[1].values, node.inputs[2].values.astype(np.float64).ravel() * linear.beta
 
 
-def set_layer(model: Model, linear: Linear, weight: np.ndarray, bias: np.ndarray) -> None:
+def set_layer(model: Model, linear: Linear, weight: np.ndarray, bias: np.ndarray) -> bool:
     """Replace a layer's weight and bias; a bias is added where it has none.
+
+    Nothing changes if a number is not finite in the type that the layer has.
 
     Parameters
     ----------
     weight : array of the shape and dtype of the present weight
     bias : (outputs,) float64 array
+
+    Returns
+    -------
+    bool
+        Whether the layer was changed.
     """
-    set_weight(model, linear, weight)
     node = model.node(linear.node)
+    found = bias_behind(model, node) if linear.op == "MatMul" else None
+    if found is None:
+        bias = cast(bias / linear.beta, weight.dtype)
+    else:
+        old = found[0].inputs[found[1]]
+        bias = cast(old.values.astype(np.float64) + bias, old.values.dtype)
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        return False
+    set_weight(model, linear, weight)
+    if found is not None:
+        found[0].inputs[found[1]] = _constant(model, old, bias)
+        return True
     if linear.op == "MatMul":
         _add_behind(model, node, bias)
-        return
-    bias = (bias / linear.beta).astype(weight.dtype)
+        return True
     if linear.bias is not None:
         node.inputs[2] = _constant(model, node.inputs[2], bias)
     else:
         # An empty name may stand for the bias.
         constant = gs.Constant(model.unused(f"{linear.y}_bias"), bias)
         node.inputs = [*node.inputs[:2], constant]
+    return True
 
 
 def set_weight(model: Model, linear: Linear, weight: np.ndarray) -> None:
@@ -100,17 +119,10 @@ def _constant(model: Model, old: gs.Constant, values: np.ndarray) -> gs.Constant
 
 
 def _add_behind(model: Model, node: gs.Node, bias: np.ndarray) -> None:
-    """Give a MatMul a bias: in the constant that is added to it, or by a new Add node."""
+    """Give a MatMul a bias by a new Add node."""
     result = node.outputs[0]
-    if (found := bias_behind(model, node)) is not None:
-        reader, place = found
-        old = reader.inputs[place]
-        values = (old.values.astype(np.float64) + bias).astype(old.values.dtype)
-        reader.inputs[place] = _constant(model, old, values)
-        return
     raw = gs.Variable(model.unused(f"{result.name}_without_bias"), result.dtype)
-    dtype = node.inputs[1].values.dtype
-    constant = gs.Constant(model.unused(f"{result.name}_bias"), bias.astype(dtype))
+    constant = gs.Constant(model.unused(f"{result.name}_bias"), bias)
     node.outputs[0] = raw
     name = f"{model.keys[id(node)]}_bias"
     model.insert(gs.Node("Add", name, {}, [raw, constant], [result]), node, behind=True)

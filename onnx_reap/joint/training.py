@@ -10,6 +10,7 @@ import numpy as np
 
 from onnx_reap.gradient.backward import Trainer
 from onnx_reap.joint.descent import Descent
+from onnx_reap.rounding import rounded
 from onnx_reap.runtime import run, session
 
 Arrays = Mapping[str, np.ndarray]
@@ -67,7 +68,11 @@ class Training:
         self._inputs = {value.name for value in self._session.get_inputs()}
 
     def improve(
-        self, start: Arrays, scales: Mapping[str, float], rng: np.random.Generator
+        self,
+        start: Arrays,
+        scales: Mapping[str, float],
+        rng: np.random.Generator,
+        stored: Mapping[str, np.dtype] = {},
     ) -> tuple[Arrays, float, float]:
         """Look for better parameters.
 
@@ -76,6 +81,8 @@ class Training:
         start : mapping of str to float32 array
         scales : mapping of str to float
             What a step of 1 is.
+        stored : mapping of str to numpy.dtype
+            Types that parameters will be rounded to, where others than float32.
 
         Returns
         -------
@@ -92,7 +99,9 @@ class Training:
             end = self._descend(start, scales, rng)
             for share in map(np.float32, SHARES):
                 between = {name: x + share * (end[name] - x) for name, x in start.items()}
-                if (error := self._error(between)) < after:
+                between |= {name: rounded(between[name], dtype) for name, dtype in stored.items()}
+                fits = all(np.isfinite(x).all() for x in between.values())
+                if fits and (error := self._error(between)) < after:
                     best, after = between, error
         return best, before, after
 

@@ -26,6 +26,7 @@ from onnx_reap.gradient.rules import RULES
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Linear
+from onnx_reap.graph.twin import to_float32
 from onnx_reap.joint.stretches import Stretch, stretches
 from onnx_reap.joint.training import Batches, Lesson, Training
 from onnx_reap.runtime import run, session
@@ -218,12 +219,12 @@ def _fit(
     floats = [name for name, x in wanted[0].items() if x.dtype == np.float32]
     goals = _weights(wanted, [name for name in floats if name not in first])
     constants = {t.name: t for layer in layers for t in _parameters(pruned, layer)}
-    values = {name: constant.values for name, constant in constants.items()}
+    values = {name: to_float32(constant.values) for name, constant in constants.items()}
     if not goals or not values:
         return None
     fed = {name: array.dtype for name, array in {**first, **values}.items()}
     part = pruned.part(fed, list(goals))
-    free = sorted(reached(part, facts, [n for n, x in values.items() if x.dtype == np.float32]))
+    free = sorted(reached(part, facts, list(values)))
     if not free:
         return None
     trainer = with_gradients(part, facts, goals, free)
@@ -234,9 +235,11 @@ def _fit(
     start = {name: values[name] for name in free}
     nodes = tuple(layer.node for layer in layers if pruned.node(layer.node).inputs[1].name in free)
     scales = _scales(pruned, layers, first, course)
-    found, before, after = training.improve(start, scales, np.random.default_rng(course.seed))
+    stored = {name: constants[name].values.dtype for name in free}
+    rng = np.random.default_rng(course.seed)
+    found, before, after = training.improve(start, scales, rng, stored)
     for name in free:
-        constants[name].values = found[name]
+        constants[name].values = found[name].astype(stored[name])
     return Stretched(nodes, before, after)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_reap.graph.tails import Tail
+from onnx_reap.rounding import is_half, rounded
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.moments import Moments
 from onnx_reap.solve.ridge import best_damping, ridge, ridge_rows, weakest_that_helps
@@ -63,13 +64,18 @@ class Rows:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A layer's new weight (g, D, O) and bias (g, O); errors relative to the target's variance."""
+    """A layer's new weight (g, D, O) and bias (g, O); errors relative to the target's variance.
+
+    They are the old ones where new ones would be no better, or too large for the type that they
+    are stored in (`overflows`).
+    """
 
     weight: npt.NDArray[np.float64]
     bias: npt.NDArray[np.float64]
     damping: float
     error_before: float
     error_after: float
+    overflows: bool = False
 
 
 def fit_layer(
@@ -79,6 +85,7 @@ def fit_layer(
     tail: Tail,
     backend: Backend,
     dampings: Sequence[float] = DAMPINGS,
+    stored: npt.DTypeLike = np.float32,
 ) -> Fitted:
     """Refit a layer.
 
@@ -89,6 +96,8 @@ def fit_layer(
     bias : (g, O) float64 array
     tail : Tail
         What follows; scale and shift are those of g * O outputs.
+    stored : dtype
+        Type that weights and biases will be rounded to; the error allows for that.
 
     Returns
     -------
@@ -111,12 +120,16 @@ def fit_layer(
     for _ in range(ROUNDS if clip.bites and math.isfinite(damping) else 0):
         w, b = problem.solve(clip.nearest(now), damping)
         now = problem.predict(w, b)
+    new_weight = np.where(asks, w / safe, weight)
+    new_bias = np.where(asks, (b - shift) / safe, bias[:, None])
+    if is_half(stored):
+        w, b = rounded(new_weight, stored), rounded(new_bias, stored)
+        if np.isfinite(w).all() and np.isfinite(b).all():  # else it won't be written
+            now = problem.predict(w * scale * asks, (b * scale + shift) * asks)
     after = clip.error(now)
     if not after < before:
         return Fitted(weight, bias, float("inf"), before, before)
-    new_weight = np.where(asks, w / safe, weight)
-    new_bias = np.where(asks, (b - shift) / safe, bias[:, None])[:, 0]
-    return Fitted(new_weight, new_bias, damping, before, after)
+    return Fitted(new_weight, new_bias[:, 0], damping, before, after)
 
 
 def fit_constant(rows: Rows, constant: np.ndarray, tail: Tail) -> Fitted:

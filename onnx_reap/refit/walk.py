@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from onnx_reap.lots import in_lots
 from onnx_reap.refit.layer import Fitted, Rows, fit_constant, fit_layer
 from onnx_reap.refit.order import Job, waves
 from onnx_reap.refit.sampling import Sampler, Walk
+from onnx_reap.rounding import cast
 from onnx_reap.solve.backend import Backend
 
 TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
@@ -97,15 +99,25 @@ def _given(wave: Sequence[Job]) -> list[str]:
 def _fit(job: Job, rows: Rows, pruned: Model, backend: Backend) -> Fitted:
     if job.place is not None:
         old = pruned.node(job.linear.node).inputs[job.place]
-        fitted = fit_constant(rows, old.values.astype(np.float64).reshape(1, -1), job.tail)
-        old.values = fitted.bias.reshape(old.shape).astype(old.dtype)
+        before = old.values.astype(np.float64).reshape(1, -1)
+        fitted = fit_constant(rows, before, job.tail)
+        new = cast(fitted.bias.reshape(old.shape), old.dtype)
+        if not np.isfinite(new).all():
+            return _kept(fitted, fitted.weight, before)
+        old.values = new
         return fitted
     stored, bias = layer_weights(pruned, job.linear)
     weight = weight_to_matrix(job.linear, stored)
     groups, _, outputs = weight.shape
     bias = np.broadcast_to(bias, groups * outputs).reshape(groups, outputs)
-    fitted = fit_layer(rows, weight, bias, job.tail, backend)
-    if fitted.weight is not weight:
-        new = matrix_to_weight(job.linear, fitted.weight, stored)
-        set_layer(pruned, job.linear, new, fitted.bias.ravel())
-    return fitted
+    fitted = fit_layer(rows, weight, bias, job.tail, backend, stored=stored.dtype)
+    if fitted.weight is weight:
+        return fitted
+    new = matrix_to_weight(job.linear, fitted.weight, stored)
+    written = set_layer(pruned, job.linear, new, fitted.bias.ravel())
+    return fitted if written else _kept(fitted, weight, bias)
+
+
+def _kept(fitted: Fitted, weight: np.ndarray, bias: np.ndarray) -> Fitted:
+    """Describe a layer whose new numbers would not be finite in the type that they have."""
+    return Fitted(weight, bias, math.inf, fitted.error_before, fitted.error_before, overflows=True)

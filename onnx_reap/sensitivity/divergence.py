@@ -32,7 +32,7 @@ from onnx_reap.graph.model import Model
 TEMPERATURE = 4.0  # of the distributions, see docs/experiments.md
 TINY = 1e-12  # of a probability
 
-_SAME_VALUES = {"Flatten", "Identity", "Reshape", "Squeeze"}
+_SAME_VALUES = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze"}
 
 
 @dataclass(frozen=True)

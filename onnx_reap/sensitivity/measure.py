@@ -113,7 +113,7 @@ def obstacles(bench: Bench) -> str:
 
 
 def _part(bench: Bench) -> onnx.ModelProto:
-    fed = {t.name: np.dtype(t.dtype) for t in bench.model.graph.inputs}
+    fed = {t.name: bench.probe.dtypes[t.name] for t in bench.model.graph.inputs}
     return bench.model.part(fed, [metric.output for metric in bench.metrics])
 
 
@@ -173,8 +173,8 @@ def _instrumented(
     tape = Tape(out, facts.shapes, facts.layers)
     starts = {}
     for index, metric in enumerate(bench.metrics):
-        noise = tape.op("RandomNormalLike", metric.output, seed=_noise_seed(bench.seed, index))
-        direction = metric.direction(tape, tape.op("Sign", noise))
+        signs = _signs(tape, metric.output, _noise_seed(bench.seed, index))
+        direction = metric.direction(tape, signs)
         starts[metric.output] = tape.op("Mul", direction, tape.floats(weights[metric.output]))
     changed = list(dict.fromkeys(change.linear.y for trial in trials for change in trial))
     gradients = backpropagate(tape, part.graph.node, starts, changed)
@@ -195,9 +195,21 @@ def _instrumented(
     return out, felt
 
 
-def _noise_seed(seed: int, index: int) -> float:
+def _signs(tape: Tape, x: str, seed: int) -> str:
+    """Write random signs of a tensor's shape."""
+    if tape.opset < 22:
+        return tape.op("Sign", tape.op("RandomNormalLike", x, seed=float(seed)))
+    # Of operators that draw numbers onnxruntime has no newer kernels but this one's, which it takes
+    # out unless what it is fed is computed from inputs.
+    ones = tape.op("Cast", tape.op("Equal", x, x), to=onnx.TensorProto.FLOAT)
+    training = tape.op("Cast", tape.op("Squeeze", SAMPLES), to=onnx.TensorProto.BOOL)
+    twos = tape.op("Dropout", ones, tape.floats(0.5), training, seed=seed)
+    return tape.op("Sub", twos, tape.floats(1))
+
+
+def _noise_seed(seed: int, index: int) -> int:
     """Return a seed that float32 holds: not 0, which onnxruntime takes for 1."""
-    return float(np.random.default_rng((seed, index)).integers(1, 2**24))
+    return int(np.random.default_rng((seed, index)).integers(1, 2**24))
 
 
 def _difference(tape: Tape, node: onnx.NodeProto, change: Change) -> str:

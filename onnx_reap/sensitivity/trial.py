@@ -62,8 +62,9 @@ class Consumer:
         self._linear = linear = self._tap.linear
         self._moments, self._observed = observed.moments[node], observed
         self._units = flow.units_along(linear.x, linear.x_axis)
-        self._stored, _ = layer_weights(model, linear)
-        self._weight = weight_to_matrix(linear, self._stored)
+        stored, _ = layer_weights(model, linear)
+        self._like = np.broadcast_to(np.float32(0), stored.shape)
+        self._weight = weight_to_matrix(linear, stored)
         self._takes_bias = has_plain_bias(model, linear)
 
     def without(self, removed: Collection[int]) -> Change:
@@ -77,7 +78,7 @@ class Consumer:
                 )
             ]
         )
-        change = matrix_to_weight(self._linear, weight - self._weight, self._stored)
+        change = matrix_to_weight(self._linear, weight - self._weight, self._like)
         if not self._takes_bias:
             return Change(self._linear, change, None)
         lost = np.einsum("gd,gdo->go", self._mean(), self._weight - weight).ravel()

@@ -293,6 +293,7 @@ ACTIVATIONS = {
     "HardSigmoid, steep": {"alpha": 0.5, "beta": 0.25},
     "HardSwish": {},
     "Erf": {},
+    "Cast": {"to": 1},
     "Identity": {},
     "Dropout": {},
     "Neg": {},
@@ -829,7 +830,7 @@ REFUSED: dict[str, Callable] = {
     "to the power of zero": passed_on("Pow", "x", 0.0),
     "to its own power": passed_on("Pow", "x", "x"),
     "slope of itself": passed_on("PRelu", 0.5, "x"),
-    "as another type": passed_on("Cast", "x", to=1),
+    "as another type": lambda net: net.node("Cast", net.node("Cast", "x", to=11), to=1),
 }
 
 

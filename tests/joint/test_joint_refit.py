@@ -237,23 +237,6 @@ def test_blocks_in_front_of_all_cuts_stay_to_the_bit():
 # Where nothing comes of it, that is said
 
 
-def dense() -> onnx.ModelProto:
-    """In float64; onnxruntime has no such convolutions."""
-    n = Net({"x": ("N", 10)}, dtype=np.float64)
-    h = n.node("Tanh", n.gemm(n.node("Tanh", n.gemm("x", 10, 12)), 12, 12))
-    return n.model(n.gemm(h, 12, 4))
-
-
-def test_other_precisions_stay_as_they_were_refitted():
-    for dtype, model in ((np.float16, chain(dtype=np.float16)), (np.float64, dense())):
-        data = (DATA if dtype == np.float16 else rows()[:, 0]).astype(dtype)
-        alone, joint = (reap(model, data, joint_refit=passes) for passes in (0, 3))
-        assert bare(alone.model) == bare(joint.model)
-        (why,) = said(joint)
-        assert "float32 only" in why
-        assert not said(reap(model, data, joint_refit=None))  # only those who asked are told
-
-
 def test_old_operator_sets_stay_as_they_were_refitted():
     n = Net({"x": ("N", 3, 8, 8)})
     model = n.model(n.head(n.block(n.block("x", 3, 12), 12, 12), 12, 5), opset=10, ir=5)
