@@ -195,9 +195,9 @@ class Site(View):
         """Declare this node to be a linear map with a constant weight."""
         self._findings.linears.append(linear)
 
-    def product(self, terms: int) -> None:
-        """Declare that each output is a sum of `terms` products (cost only)."""
-        self._findings.products.append(Product(self.output_name(), terms))
+    def product(self, terms: int, index: int = 0) -> None:
+        """Declare that each entry of an output is a sum of `terms` products (cost only)."""
+        self._findings.products.append(Product(self.output_name(index), terms))
 
     def equal_counts(self, tensor: str, axis: int, parts: int) -> None:
         """Declare that an axis falls into parts that must stay equally long."""

@@ -55,7 +55,7 @@ def refit_model(
         followed_by: list[Sequence[Job]] = [*(later[0] for later in stretches[1:]), []]
         for stretch, following in zip(stretches, followed_by, strict=True):
             ahead = [job for wave in stretch for job in wave]
-            tensors = list(dict.fromkeys(job.tail.tensor for job in ahead))
+            tensors = list(dict.fromkeys(job.observed for job in ahead))
             run = before.run(
                 original, tensors, place_before.move([job.linear.y for job in following])
             )
