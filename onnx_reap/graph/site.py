@@ -145,6 +145,10 @@ class Site(View):
         self._findings.makers[self.key] = new
         return new
 
+    def spare_channels(self, count: int) -> LabelArray:
+        """Make channels that carry no information, so that nobody asks who made them."""
+        return self._findings.sets.fresh(count)
+
     def fresh(self, axis: int) -> None:
         """Give the output new channels along an axis."""
         shape = self.output_shape()
