@@ -9,6 +9,7 @@ to.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,16 +28,22 @@ WIDEST = 6000  # columns past which a channel's taps share one coefficient
 
 
 def find_taps(flow: Flow, groups: Sequence[Group]) -> list[Tap]:
-    """List the layers whose inputs must be observed to choose channels."""
+    """List the layers whose inputs must be observed to choose channels.
+
+    Layers that read one weight in the same way are observed as one.
+    """
     wanted = {node for group in groups for node in group.consumers}
-    taps = []
-    for linear in flow.linears:
-        if linear.node in wanted:
-            channels = len(flow.units_along(linear.x, linear.x_axis))
-            columns = channels // linear.group * linear.taps
-            fold = _fold(flow, linear) if columns > WIDEST else None
-            taps.append(Tap(linear, columns, fold))
-    return taps
+    taps: dict[tuple[object, ...], Tap] = {}
+    for linear in (linear for linear in flow.linears if linear.node in wanted):
+        use = (linear.weight, linear.op, linear.weight_in, linear.group, linear.kernel)
+        if use in taps:
+            taps[use] = replace(taps[use], others=(*taps[use].others, linear))
+            continue
+        channels = len(flow.units_along(linear.x, linear.x_axis))
+        columns = channels // linear.group * linear.taps
+        fold = _fold(flow, linear) if columns > WIDEST else None
+        taps[use] = Tap(linear, columns, fold)
+    return list(taps.values())
 
 
 def group_path(
@@ -68,6 +75,7 @@ def group_path(
     consumers = [
         consumer
         for node in group.consumers
+        if node in taps
         for consumer in _consumers(taps[node], group, flow, model, moments[node], backend)
     ]
     if not consumers:
@@ -90,7 +98,7 @@ def _consumers(
     weight = weight_to_matrix(linear, model.constants()[linear.weight].values)
     outputs = weight.shape[2] * linear.group
     scale = find_tail(model, linear, outputs).scale.reshape(linear.group, 1, -1)
-    weight = weight * scale
+    weight = weight * scale * np.sqrt(len(tap.layers))  # moments are means over all of them
     units = flow.units_along(linear.x, linear.x_axis)
     if tap.fold is not None:
         # Each column of a channel has outputs of its own: the errors of all are summed.

@@ -18,8 +18,8 @@ def first_state(net: Net, x: str, how: str) -> str:
     return net("ConstantOfShape", shape)
 
 
-def unrolled_lstm(how: str, read: str = "rnn") -> onnx.ModelProto:
-    """Conv `a`, columns as steps, an LSTM cell written out, and a Gemm that reads its last state."""
+def unrolled_lstm(how: str) -> onnx.ModelProto:
+    """Conv `a`, columns as steps, an LSTM cell written out, a Gemm that reads its state."""
     net = Net()
     x = net.conv("a", net.input("x", "N", 3, 4, STEPS), 3, 8)
     x = net("Relu", net("ReduceMax", x, axes=[2], keepdims=0))  # (N, 8, steps)

@@ -161,7 +161,8 @@ def _expand_or_fill(site: Site) -> None:
 
 def _correct_filled(node: Correction) -> None:
     """Restore sizes that were measured on tensors of other channels."""
-    if not np.array_equal(node.value(0), new := np.array(node.output_shape())):
+    listed, new = node.value(0), np.array(node.output_shape())
+    if listed is not None and not np.array_equal(listed, new):
         node.set_input(0, new)
 
 
