@@ -235,6 +235,13 @@ def _probe(
     model: Model, inputs: Sequence[InputSpec], samples: Calibration, providers: Sequence[str]
 ) -> tuple[Probe, int | None]:
     fixed = [spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None]
+    if len(set(fixed)) > 1:
+        raise ReapError(
+            "the model's inputs are of batches of different sizes",
+            got=", ".join(map(str, inputs)),
+            expected="samples along the first axis of every input",
+            hint="export the model with the batch first, or prune the part without this input",
+        )
     if fixed:
         return probe(model, [_feed(samples, fixed[0])], providers), fixed[0]
     try:

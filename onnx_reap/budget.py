@@ -224,7 +224,8 @@ def added_biases(analysis: Analysis) -> Cost:
             fixed = owners.pop(-1, 0)
             per_unit = {g: n / groups[g].width for g, n in owners.items()}
             ways = analysis.branches.of(linear.node)
-            terms.append(Term(1.0, (Extent(fixed, per_unit),), ways))
+            halves = 2.0 if linear.recurrent else 1.0  # a bias of the state's products comes along
+            terms.append(Term(halves, (Extent(fixed, per_unit),), ways))
     return Cost(terms, len(groups))
 
 

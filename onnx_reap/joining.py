@@ -76,7 +76,11 @@ def join(
     kept = kept_positions(analysis.flow, removed)
     affected = affected_tensors(pruned, kept.keys())
     left = {pruned.keys[id(node)] for node in pruned.nodes}
-    linears = [as_cut(linear, kept) for linear in analysis.flow.linears if linear.node in left]
+    linears = [
+        as_cut(linear, kept)
+        for linear in analysis.flow.linears
+        if linear.node in left and not linear.recurrent
+    ]
     layers = _movable(pruned, linears)
     if not layers:
         return [], _because(settings, "it takes layers with weights of their own only")

@@ -175,7 +175,7 @@ def _dtype(analysis: Analysis, linear: Linear) -> np.dtype:
 
 def _activation(model: Model, linear: Linear) -> tuple[onnx.NodeProto, dict[int, float]] | None:
     """Return the activation that alone reads a layer, past a BatchNormalization, and its bounds."""
-    readers = model.node(linear.node).outputs[0].outputs
+    readers = [] if linear.recurrent else model.node(linear.node).outputs[0].outputs
     if len(readers) == 1 and readers[0].op == "BatchNormalization":
         readers = readers[0].outputs[0].outputs
     if len(readers) != 1 or readers[0].op not in ACTIVATIONS:

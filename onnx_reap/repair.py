@@ -9,13 +9,14 @@ import numpy as np
 
 from onnx_reap.analysis import Analysis
 from onnx_reap.capture.moments import batch_size
+from onnx_reap.capture.rows import weight_to_matrix
 from onnx_reap.data import Calibration
 from onnx_reap.graph.constancy import Join
 from onnx_reap.graph.kept import kept_positions
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.records import Linear
 from onnx_reap.graph.tails import Tail, clipping, find_tail, only_reader
-from onnx_reap.graph.weights import bias_behind, has_plain_bias
+from onnx_reap.graph.weights import bias_behind, has_plain_bias, layer_weights
 from onnx_reap.progress import Progress
 from onnx_reap.refit.layer import Fitted
 from onnx_reap.refit.order import Job, affected_tensors, own_output
@@ -107,8 +108,16 @@ def _jobs(
         elif not has_plain_bias(pruned, linear):
             notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
         else:
-            jobs.append(Job(now, tail))
+            jobs.append(Job(now, tail, projection=_projection(analysis.model, linear)))
     return sorted(jobs, key=lambda job: nodes[job.linear.node]), notes
+
+
+def _projection(model: Model, linear: Linear) -> tuple[np.ndarray, np.ndarray] | None:
+    if not linear.recurrent:
+        return None
+    weight, bias = layer_weights(model, linear)
+    matrix = weight_to_matrix(linear, weight)[0].astype(np.float32)
+    return matrix, np.broadcast_to(bias.astype(np.float32), matrix.shape[1:])
 
 
 def _constant(pruned: Model, join: Join, rank: int) -> Job:

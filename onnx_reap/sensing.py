@@ -142,4 +142,5 @@ def _points(group: Group, choices: Choices) -> np.ndarray:
 
 def _trial(group: Group, layers: Mapping[str, Consumer], order: np.ndarray, width: int) -> Trial:
     gone = {group.units[int(unit)] for unit in order[: group.width - width]}
-    return [layers[node].without(gone) for node in group.consumers]
+    consumers = [layers[node] for node in group.consumers if node in layers]
+    return [change for consumer in consumers for change in consumer.without(gone)]

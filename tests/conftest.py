@@ -21,6 +21,16 @@ def zoo_folder(config: pytest.Config) -> Path | None:
     return Path(given) if given else None
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests out that download, unless they are asked for."""
+    if "wild" in config.getoption("markexpr"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("wild")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("wild")]
+
+
 @pytest.fixture
 def zoo(pytestconfig: pytest.Config) -> Path:
     folder = zoo_folder(pytestconfig)

@@ -191,6 +191,15 @@ def test_a_custom_operator_that_nobody_knows(refused):
     refused("magic.onnx out.onnx --data data.npy", "onnxruntime can't load the model", "Magic")
 
 
+def test_inputs_of_batches_of_different_sizes(refused):
+    """A recurrent layer's state has layers along its first axis."""
+    n = Net({"x": (1, 3, 8, 8), "state": (2, 1, 8)})
+    h = n.node("GlobalAveragePool", n.block(n.block("x", 3, 8), 8, 8))
+    h = n.node("Add", n.node("Flatten", h), n.node("ReduceMean", "state", axes=[0], keepdims=0))
+    onnx.save(n.model(n.gemm(h, 8, 5)), "stateful.onnx")
+    refused("stateful.onnx out.onnx", "of different sizes", "state float32 (2, 1, 8)")
+
+
 def test_a_model_that_fails_when_run(refused):
     n = Net({"x": ("N", 3, 8, 8)})
     h = n.node("Reshape", n.block("x", 3, 8), n.constant(np.array([0, 7, -1])))

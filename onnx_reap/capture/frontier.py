@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx_reap.capture.stream import Move
 from onnx_reap.graph.model import Model, captured_tensors
 from onnx_reap.graph.probe import Probe
+from onnx_reap.graph.recurrent import projection
 
 WORTH = 1.25  # a later start may take this much more memory than the smallest one on the way
 GROWTH = 2  # a start may take this much more than the present one
@@ -24,6 +25,7 @@ class Frontier:
         self._probe, self._samples = probe, samples
         self._nodes = model.nodes
         self._place = {t.name: i for i, n in enumerate(self._nodes) for t in n.outputs if t.name}
+        self._place |= {projection(model.keys[id(n)]): i for i, n in enumerate(self._nodes)}
         self._last_use = _last_uses(self._nodes, model.graph.outputs)
         self._fed = {t.name for t in model.graph.inputs}
         self._at = -1  # the samples themselves, which have to be read and prepared

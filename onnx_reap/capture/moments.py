@@ -33,7 +33,7 @@ MOST_ENTRIES = 2**27  # of a layer's rows in any case
 
 @dataclass(frozen=True)
 class Tap:
-    """A layer whose input is observed.
+    """A layer whose input is observed, or several of one weight.
 
     Attributes
     ----------
@@ -41,11 +41,19 @@ class Tap:
     fold : (U, B) int array, optional
         Columns that share one coefficient each: the rows become B times as many and as much
         narrower, (n * B, U). For layers too wide for a matrix of all pairs of columns.
+    others : tuple of Linear
+        Layers with the same weight: what is removed from it, all of them feel.
     """
 
     linear: Linear
     columns: int
     fold: np.ndarray | None = None
+    others: tuple[Linear, ...] = ()
+
+    @property
+    def layers(self) -> tuple[Linear, ...]:
+        """All layers whose rows are taken."""
+        return (self.linear, *self.others)
 
     @property
     def width(self) -> int:
@@ -123,7 +131,7 @@ def capture_moments(
         By node: moments of input patches, shape (g, D, D).
     """
     sums = {tap.linear.node: _Sum(to_device) for tap in taps}
-    names = list(dict.fromkeys(tap.linear.x for tap in taps))
+    names = list(dict.fromkeys(linear.x for tap in taps for linear in tap.layers))
     if not names:
         return {}
     active = session(with_outputs(model, names), providers)
@@ -134,10 +142,11 @@ def capture_moments(
         own = min(size, len(calibration) - seen)
         values = run(active, names, feed)
         for tap in taps:
-            x = values[tap.linear.x]
-            x = x if fixed_batch is None else own_samples(x, own, size)
-            rows = _rows(tap, x, probe, positions, samples, rng)
-            sums[tap.linear.node].add(rows)
+            for linear in tap.layers:
+                x = values[linear.x]
+                x = x if fixed_batch is None else own_samples(x, own, size)
+                rows = _rows(tap, linear, x, probe, positions, samples, rng)
+                sums[tap.linear.node].add(rows)
         seen += own
         on_batch(own)
     return {node: rows.moments() for node, rows in sums.items()}
@@ -169,11 +178,17 @@ class _Sum:
 
 
 def _rows(
-    tap: Tap, x: np.ndarray, probe: Probe, positions: int, samples: int, rng: np.random.Generator
+    tap: Tap,
+    linear: Linear,
+    x: np.ndarray,
+    probe: Probe,
+    positions: int,
+    samples: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    linear = tap.linear
     y_shape = output_shape(linear, x.shape, probe.shapes[linear.y])
-    limit = positions_for(tap.width, tap.width * linear.group, samples, positions)
+    each = tap.width * linear.group
+    limit = positions_for(tap.width, each, samples * len(tap.layers), positions)
     at = sample_positions(linear, y_shape, limit, rng)
     rows = finite(linear, input_rows(linear, x, y_shape, at))
     if tap.fold is None:

@@ -204,7 +204,8 @@ def weight_to_matrix(linear: Linear, weight: np.ndarray) -> npt.NDArray[np.float
     """Return a weight as (g, D, O) float64, the factor alpha included."""
     weight = weight.astype(np.float64) * linear.alpha
     if not linear.kernel:
-        return (weight.T if linear.weight_in == 1 else weight)[None]
+        inputs = weight.shape[linear.weight_in]
+        return np.moveaxis(weight, linear.weight_in, 0).reshape(1, inputs, -1)
     blocks = weight.reshape(linear.group, weight.shape[0] // linear.group, weight.shape[1], -1)
     order = (0, 1, 3, 2) if linear.transposed else (0, 2, 3, 1)
     blocks = blocks.transpose(order)
@@ -215,8 +216,8 @@ def matrix_to_weight(linear: Linear, matrix: np.ndarray, like: np.ndarray) -> np
     """Undo `weight_to_matrix`; the result has the shape and dtype of `like`."""
     matrix = matrix / linear.alpha
     if not linear.kernel:
-        plain = matrix[0]
-        weight = plain.T if linear.weight_in == 1 else plain
+        others = np.delete(like.shape, linear.weight_in)
+        weight = np.moveaxis(matrix[0].reshape(-1, *others), 0, linear.weight_in)
     else:
         first, second = like.shape[0] // linear.group, like.shape[1]
         ins, outs = (first, second) if linear.transposed else (second, first)

@@ -1,6 +1,7 @@
 """What the model costs: MACs and parameters as functions of the groups' widths.
 
-MACs are those of Conv, ConvTranspose, Gemm and MatMul with a constant weight, for one sample.
+MACs are those of Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN with a constant weight, for
+one sample.
 Parameters are the elements of all floating-point constants. Entries of other nodes' outputs
 tell how the time outside linear layers shrinks. What a vanished branch took along counts nowhere;
 the constant that is added in its place is a parameter.

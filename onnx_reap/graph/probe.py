@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.model import STANDARD_DOMAINS, Model, captured_tensors
+from onnx_reap.graph.recurrent import GATES, add_projections
 from onnx_reap.graph.twin import in_float32
 from onnx_reap.runtime import Feed, extract, run, session, with_outputs
 
@@ -76,7 +77,8 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
     types = {name: dtype for name, dtype in types.items() if name not in behind}
     likes = {name: np.zeros(1, dtype) for name, dtype in types.items()}
     sizes = {name: constant.values.nbytes for name, constant in model.constants().items()}
-    weights = {t.name for node in model.nodes if node.op in _WEIGHTED for t in node.inputs}
+    layers = _WEIGHTED | GATES.keys()
+    weights = {t.name for node in model.nodes if node.op in layers for t in node.inputs}
     proto = model.to_proto()
     values: dict[str, np.ndarray] = {}
     while new := [name for name in _read(model, behind) if name not in values]:
@@ -168,6 +170,7 @@ def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Prob
     for name, constant in model.constants().items():
         shapes[name] = tuple(int(size) for size in constant.shape)
     written = _inferred_types(model.to_proto()) if model.types else {}
+    add_projections(model, shapes, dtypes, dynamic)
     samples = _samples(model, feeds[0], shapes, dynamic)
     return Probe(shapes, dtypes, values, samples, dynamic, written)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_reap.graph.labels import LabelArray, Reason, vector_along
+from onnx_reap.graph.recurrent import GATES
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,24 @@ class EqualCounts:
 
 @dataclass(frozen=True)
 class Linear:
-    """A node that mixes channels with a constant weight: Conv, ConvTranspose, Gemm or MatMul.
+    """A node that mixes channels with a constant weight.
+
+    Conv, ConvTranspose, Gemm, MatMul, and what LSTM, GRU and RNN do with their input: see
+    `onnx_reap.graph.recurrent`.
 
     Attributes
     ----------
     node, op : str
         Key of the node, and its operator.
     x, y : str
-        Input and output tensor.
+        Input and output tensor; a recurrent layer's projection.
     x_axis, y_axis : int
         The axis that is summed over, and the axis of the results.
     weight, bias : str, str or None
         Names of the constants; `bias` is None where the node has none.
     weight_in, weight_out : int
-        Axes of the weight that belong to inputs and outputs.
+        Axes of the weight that belong to inputs and outputs. A recurrent layer's outputs are those
+        of both directions.
     group : int
         Independent maps side by side (1 but for grouped convolutions).
     depthwise : bool
@@ -86,6 +91,11 @@ class Linear:
     def transposed(self) -> bool:
         """Whether this is a transposed convolution."""
         return self.op == "ConvTranspose"
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether this is the projection of a recurrent layer."""
+        return self.op in GATES
 
     @property
     def taps(self) -> int:

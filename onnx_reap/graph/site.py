@@ -145,6 +145,10 @@ class Site(View):
         self._findings.makers[self.key] = new
         return new
 
+    def spare_channels(self, count: int) -> LabelArray:
+        """Make channels that carry no information, so that nobody asks who made them."""
+        return self._findings.sets.fresh(count)
+
     def fresh(self, axis: int) -> None:
         """Give the output new channels along an axis."""
         shape = self.output_shape()
@@ -195,9 +199,9 @@ class Site(View):
         """Declare this node to be a linear map with a constant weight."""
         self._findings.linears.append(linear)
 
-    def product(self, terms: int) -> None:
-        """Declare that each output is a sum of `terms` products (cost only)."""
-        self._findings.products.append(Product(self.output_name(), terms))
+    def product(self, terms: int, index: int = 0) -> None:
+        """Declare that each entry of an output is a sum of `terms` products (cost only)."""
+        self._findings.products.append(Product(self.output_name(index), terms))
 
     def equal_counts(self, tensor: str, axis: int, parts: int) -> None:
         """Declare that an axis falls into parts that must stay equally long."""

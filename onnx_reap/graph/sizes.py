@@ -18,11 +18,15 @@ from onnx_reap.graph.site import Findings, SizeSite
 from onnx_reap.runtime import run, session
 
 SOURCES = ("Shape", "Size")
+# What these make of sizes are features, such as the first state of an unrolled recurrent layer.
+FILLS = ("ConstantOfShape", "Expand")
 
 
 def computed_from_sizes(node: gs.Node, probe: Probe, of_sizes: Set[str]) -> bool:
     """Whether a node's (small) outputs follow from the shapes of tensors alone."""
     if node.domain not in STANDARD_DOMAINS or node.op in RANDOM:
+        return False
+    if node.op in FILLS and probe.dtypes[node.outputs[0].name].kind == "f":
         return False
     if any(t.name not in probe.values for t in node.outputs if t.name):
         return False

@@ -50,8 +50,10 @@ def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
     outputs : int
         Output channels of the layer in this model.
     """
-    tensor = model.node(linear.node).outputs[0]
     scale, shift = np.ones(outputs), np.zeros(outputs)
+    if linear.recurrent:
+        return Tail(scale, shift, linear.y)
+    tensor = model.node(linear.node).outputs[0]
     while (reader := only_reader(model, tensor)) is not None:
         affine = _affine(reader, tensor, linear, outputs)
         if affine is None:

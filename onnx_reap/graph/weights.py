@@ -25,6 +25,9 @@ def layer_weights(model: Model, linear: Linear) -> tuple[np.ndarray, np.ndarray]
     node = model.node(linear.node)
     if linear.bias is None:
         return node.inputs[1].values, np.zeros(1)
+    if linear.recurrent:
+        halves = node.inputs[3].values.astype(np.float64)  # of the input's and the state's products
+        return node.inputs[1].values, halves[:, : halves.shape[1] // 2].ravel()
     return node.inputs[1].values, node.inputs[2].values.astype(np.float64).ravel() * linear.beta
 
 
@@ -59,6 +62,9 @@ def set_layer(model: Model, linear: Linear, weight: np.ndarray, bias: np.ndarray
     if linear.op == "MatMul":
         _add_behind(model, node, bias)
         return True
+    if linear.recurrent:
+        _set_recurrent_bias(model, linear, bias.reshape(weight.shape[:2]))
+        return True
     if linear.bias is not None:
         node.inputs[2] = _constant(model, node.inputs[2], bias)
     else:
@@ -76,6 +82,8 @@ def set_weight(model: Model, linear: Linear, weight: np.ndarray) -> None:
 
 def has_plain_bias(model: Model, linear: Linear) -> bool:
     """Whether a layer's bias is, or may become, one number per output."""
+    if linear.recurrent:
+        return True
     if linear.beta == 0 or linear.bias is None:
         return linear.beta != 0
     shape = model.constants()[linear.bias].shape
@@ -116,6 +124,20 @@ def _constant(model: Model, old: gs.Constant, values: np.ndarray) -> gs.Constant
         old.values = values
         return old
     return gs.Constant(model.unused(old.name), values)
+
+
+def _set_recurrent_bias(model: Model, linear: Linear, bias: np.ndarray) -> None:
+    """Replace the half of a recurrent layer's bias that belongs to its input, (directions, n)."""
+    node = model.node(linear.node)
+    results = bias.shape[1]
+    if linear.bias is not None:
+        old = node.inputs[3]
+        both = np.concatenate([bias, old.values[:, results:]], axis=1)
+        node.inputs[3] = _constant(model, old, both)
+        return
+    both = np.concatenate([bias, np.zeros_like(bias)], axis=1)
+    constant = gs.Constant(model.unused(f"{linear.node}_bias"), both)
+    node.inputs = [*node.inputs[:3], constant, *node.inputs[4:]]
 
 
 def _add_behind(model: Model, node: gs.Node, bias: np.ndarray) -> None:

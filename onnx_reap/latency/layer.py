@@ -10,6 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_reap.graph.records import Linear
+from onnx_reap.graph.recurrent import GATES
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Layer:
     Attributes
     ----------
     node : bytes
-        Serialized NodeProto with inputs `x`, `w` and perhaps `b`, output `y` and no name.
+        Serialized NodeProto with inputs `x`, `w`, perhaps `r` (recurrent layers) and perhaps `b`,
+        output `y` and no name.
     opset : int
     dtype : numpy.dtype
     x_shape : tuple of int
@@ -84,7 +86,7 @@ def describe(
         What follows, and its scalar inputs by place.
     """
     bare = onnx.NodeProto(op_type=node.op_type, output=["y"])
-    bare.input.extend(["x", "w", "b"] if linear.bias else ["x", "w"])
+    bare.input.extend(["x", "w", *("r" * linear.recurrent), *("b" if linear.bias else "")])
     attributes = sorted(node.attribute, key=lambda a: a.name)
     bare.attribute.extend(a for a in attributes if a.name != "group")
     inputs = x_shape[linear.x_axis]
@@ -128,11 +130,8 @@ def layer_model(point: Point) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     group = point.inputs if layer.multiplier else layer.group
     if group > 1:
         node.attribute.append(onnx.helper.make_attribute("group", group))
-    weight = [0, 0, *layer.kernel]
-    weight[layer.weight_in], weight[layer.weight_out] = point.inputs, point.outputs
-    weight[1] //= group  # the weight of a convolution spans one group along its second axis
+    constants = _constant_shapes(point, node, group)
     shape = [point.inputs if axis == layer.x_axis else n for axis, n in enumerate(layer.x_shape)]
-    constants = {"w": weight, "b": [point.outputs]}
 
     def noise(sizes: Sequence[int]) -> np.ndarray:
         return np.resize(rng.random(1009, np.float32) - 0.5, sizes).astype(layer.dtype)
@@ -156,3 +155,22 @@ def layer_model(point: Point) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     )
     opsets = [onnx.helper.make_opsetid("", layer.opset)]
     return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), {"x": noise(shape)}
+
+
+def _constant_shapes(point: Point, node: onnx.NodeProto, group: int) -> dict[str, list[int]]:
+    """Return the shapes of a layer's weights and bias."""
+    layer = point.layer
+    if node.op_type in GATES:
+        both = any(a.name == "direction" and a.s == b"bidirectional" for a in node.attribute)
+        directions = 2 if both else 1
+        results = point.outputs // directions
+        hidden = results // GATES[node.op_type]
+        shapes = {"w": [point.inputs], "r": [hidden], "b": []}
+        return {
+            name: [directions, results * (2 if name == "b" else 1), *shape]
+            for name, shape in shapes.items()
+        }
+    weight = [0, 0, *layer.kernel]
+    weight[layer.weight_in], weight[layer.weight_out] = point.inputs, point.outputs
+    weight[1] //= group  # the weight of a convolution spans one group along its second axis
+    return {"w": weight, "b": [point.outputs]}

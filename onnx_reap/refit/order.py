@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,11 +24,20 @@ class Job:
         What follows it in the pruned model; `addend` is None where it could not be known in time.
     place : int, optional
         Index of the addition's input that took the branch's place; None for layers.
+    projection : (matrix, bias), optional
+        The original's weight (D, O) and bias (O,) where no tensor holds what the layer gave:
+        `tail.tensor` is the projection of a recurrent layer.
     """
 
     linear: Linear
     tail: Tail
     place: int | None = None
+    projection: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def observed(self) -> str:
+        """The tensor of the original that tells what the layer is to give."""
+        return self.tail.tensor if self.projection is None else self.linear.x
 
 
 def affected_tensors(model: Model, changed: Set[str]) -> set[str]:
@@ -59,7 +68,7 @@ def waves(model: Model, jobs: Sequence[Job]) -> list[list[Job]]:
             if all(place[name] < place[job.linear.node] for name in beside):
                 needs |= beside
             else:
-                job = Job(job.linear, own_output(tail, job.linear))
+                job = replace(job, tail=own_output(tail, job.linear))
         at = max((level[name] + 1 for name in needs), default=0)
         level[job.linear.node] = at
         while len(result) <= at:
@@ -75,13 +84,13 @@ def own_output(tail: Tail, linear: Linear) -> Tail:
 
 def _jobs_behind(model: Model, jobs: Sequence[Job]) -> Mapping[str, frozenset[str]]:
     """For every tensor, the jobs that it depends on."""
-    own = {job.linear.y: job.linear.node for job in jobs}
+    own = {job.linear.node for job in jobs}
     behind: dict[str, frozenset[str]] = {}
     for node in model.nodes:
         names = {t.name for t in node.inputs} | set(captured_tensors([node]))
         found: frozenset[str] = frozenset().union(
             *(behind.get(name, frozenset()) for name in names)
         )
-        for tensor in node.outputs:
-            behind[tensor.name] = found | ({own[tensor.name]} if tensor.name in own else set())
+        found |= own & {model.keys[id(node)]}
+        behind.update((tensor.name, found) for tensor in node.outputs)
     return behind

@@ -113,7 +113,9 @@ class Sampler:
 
     def target_rows(self, job: Job, tensors: Tensors, rng: np.random.Generator) -> list[np.ndarray]:
         """Sample what stood behind a layer in the original, of the channels that are left."""
-        linear, wanted = job.linear, tensors[job.tail.tensor]
+        linear, wanted = job.linear, tensors[job.observed]
+        if job.projection is not None:
+            return [self._projected(job, wanted, rng)]
         at = sample_positions(linear, wanted.shape, self._positions(job), rng)
         _, channels = self._walk.kept.get(linear.y, (0, None))
         return [finite(linear, output_rows(linear, wanted, at, channels))]
@@ -129,6 +131,14 @@ class Sampler:
         if job.tail.addend:
             rows.append(output_rows(linear, np.broadcast_to(tensors[job.tail.addend], shape), at))
         return [finite(linear, r) for r in rows]
+
+    def _projected(self, job: Job, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Compute what a recurrent layer of the original made of its input."""
+        assert job.projection is not None
+        linear, (matrix, bias) = job.linear, job.projection
+        shape = output_shape(linear, x.shape, self._walk.probe.shapes[linear.y])
+        at = sample_positions(linear, shape, self._positions(job), rng)
+        return finite(linear, input_rows(linear, x, shape, at) @ matrix + bias)
 
     def target_bytes(self, job: Job) -> int:
         """Bytes that a layer's targets take, at most."""

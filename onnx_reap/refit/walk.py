@@ -58,7 +58,7 @@ def refit_model(
         end: list[list[Job]] = [[]]
         for stretch, (following, *_) in pairwise([*stretches, end]):
             ahead = [job for wave in stretch for job in wave]
-            tensors = list(dict.fromkeys(job.tail.tensor for job in ahead))
+            tensors = list(dict.fromkeys(job.observed for job in ahead))
             run = before.run(
                 original, tensors, place_before.move([job.linear.y for job in following])
             )

@@ -9,16 +9,17 @@ to.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from onnx_reap.capture.moments import Tap
 from onnx_reap.capture.rows import weight_to_matrix
+from onnx_reap.criteria.turns import balanced
 from onnx_reap.graph.channels import Group
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.records import Flow, Linear
 from onnx_reap.graph.tails import find_tail
-from onnx_reap.select.order import balanced
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.moments import Moments
 from onnx_reap.solve.removal import Consumer, RemovalPath, removal_path
@@ -30,6 +31,8 @@ WIDEST = 6000  # columns past which a channel's taps share one coefficient
 def find_taps(flow: Flow, groups: Sequence[Group], space: str = "patch") -> list[Tap]:
     """List the layers whose inputs must be observed to choose channels.
 
+    Layers that read one weight in the same way are observed as one.
+
     Parameters
     ----------
     space : {"patch", "channel"}
@@ -38,14 +41,17 @@ def find_taps(flow: Flow, groups: Sequence[Group], space: str = "patch") -> list
     """
     widest = WIDEST if space == "patch" else 0
     wanted = {node for group in groups for node in group.consumers}
-    taps = []
-    for linear in flow.linears:
-        if linear.node in wanted:
-            channels = len(flow.units_along(linear.x, linear.x_axis))
-            columns = channels // linear.group * linear.taps
-            fold = _fold(flow, linear) if columns > widest else None
-            taps.append(Tap(linear, columns, fold))
-    return taps
+    taps: dict[tuple[object, ...], Tap] = {}
+    for linear in (linear for linear in flow.linears if linear.node in wanted):
+        use = (linear.weight, linear.op, linear.weight_in, linear.group, linear.kernel)
+        if use in taps:
+            taps[use] = replace(taps[use], others=(*taps[use].others, linear))
+            continue
+        channels = len(flow.units_along(linear.x, linear.x_axis))
+        columns = channels // linear.group * linear.taps
+        fold = _fold(flow, linear) if columns > widest else None
+        taps[use] = Tap(linear, columns, fold)
+    return list(taps.values())
 
 
 def group_path(
@@ -77,6 +83,7 @@ def group_path(
     consumers = [
         Consumer(moments[node].gram[g, ...], backend.to_device(w), backend.to_device(columns))
         for node in group.consumers
+        if node in taps
         for g, w, columns in readings(taps[node], group, flow, model)
     ]
     if not consumers:
@@ -106,7 +113,7 @@ def readings(
     weight = weight_to_matrix(linear, model.constants()[linear.weight].values)
     outputs = weight.shape[2] * linear.group
     scale = find_tail(model, linear, outputs).scale.reshape(linear.group, 1, -1)
-    weight = weight * scale
+    weight = weight * scale * np.sqrt(len(tap.layers))  # moments are means over all of them
     units = flow.units_along(linear.x, linear.x_axis)
     if tap.fold is not None:
         # Each column of a channel has outputs of its own: the errors of all are summed.

@@ -40,7 +40,7 @@ class Captured:
 
 def axes_of(taps: Iterable[Tap]) -> dict[str, int]:
     """Return what layers read, with the axis of its channels."""
-    return {tap.linear.x: tap.linear.x_axis for tap in taps}
+    return {layer.x: layer.x_axis for tap in taps for layer in tap.layers}
 
 
 def see(group: Group, flow: Flow, model: Model, captured: Captured, seed: int) -> Seen:
@@ -58,7 +58,7 @@ def see(group: Group, flow: Flow, model: Model, captured: Captured, seed: int) -
     seen = Seen(group.name, _filters(group, flow, model), readers, parts, seed)
     if captured.pooled is None:
         return seen
-    inputs = axes_of(taps[node] for node in group.consumers)
+    inputs = axes_of(taps[node] for node in group.consumers if node in taps)
     features = _features(group, flow, inputs, captured.pooled)
     return replace(seen, features=features, responses=captured.pooled.outputs)
 

@@ -67,8 +67,8 @@ class Consumer:
         self._weight = weight_to_matrix(linear, stored)
         self._takes_bias = has_plain_bias(model, linear)
 
-    def without(self, removed: Collection[int]) -> Change:
-        """Return the change that makes up for units that are gone."""
+    def without(self, removed: Collection[int]) -> list[Change]:
+        """Return the change that makes up for units that are gone, for each layer of the weight."""
         gone = np.repeat(np.isin(self._units, list(removed)), self._linear.taps)
         weight = np.stack(
             [
@@ -80,9 +80,10 @@ class Consumer:
         )
         change = matrix_to_weight(self._linear, weight - self._weight, self._like)
         if not self._takes_bias:
-            return Change(self._linear, change, None)
+            return [Change(linear, change, None) for linear in self._tap.layers]
         lost = np.einsum("gd,gdo->go", self._mean(), self._weight - weight).ravel()
-        return Change(self._linear, change, lost / self._linear.beta)
+        bias = lost / self._linear.beta
+        return [Change(linear, change, bias) for linear in self._tap.layers]
 
     def _one(self, g: int, weight: np.ndarray, gone: np.ndarray) -> np.ndarray:
         """Return the weight (D, O) of one map."""
@@ -113,6 +114,6 @@ class Consumer:
 def consumers_of(
     model: Model, groups: Iterable[Group], flow: Flow, observed: Observed
 ) -> dict[str, Consumer]:
-    """Prepare the consumers of some groups, by node."""
+    """Prepare the consumers of some groups, by the first node of each weight."""
     nodes = dict.fromkeys(node for group in groups for node in group.consumers)
-    return {node: Consumer(model, node, flow, observed) for node in nodes}
+    return {n: Consumer(model, n, flow, observed) for n in nodes if n in observed.taps}

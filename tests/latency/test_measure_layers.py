@@ -43,6 +43,23 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(measuring, name, value)
 
 
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+@pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
+def test_recurrent_layers_are_measured(monkeypatch: pytest.MonkeyPatch, op: str, direction: str):
+    quick(monkeypatch)
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.node("ReduceMean", n.block("x", 3, 16), axes=[2], keepdims=0)
+    h = n.node("Transpose", h, perm=[2, 0, 1])
+    directions, results = 1 + (direction == "bidirectional"), 6 * (4 if op == "LSTM" else 3)
+    weights = [n.random(directions, results, size) for size in (16, 6)]
+    weights.append(n.random(directions, 2 * results))
+    model = n.model(n.node(op, h, *weights, name="rnn", hidden_size=6, direction=direction))
+    table = onnx_reap.profile(model, round_to=4)
+    layer = next(layer for layer in table.layers if layer.node == "rnn")
+    assert layer.inputs == (4, 8, 12, 16) and layer.outputs == (directions * results,)
+    assert all(t > 0 for row in layer.ms for t in row)
+
+
 @pytest.mark.parametrize("batch", ["N", 2])
 def test_every_kind_of_layer_is_measured(monkeypatch: pytest.MonkeyPatch, batch: int | str):
     quick(monkeypatch)

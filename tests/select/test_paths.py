@@ -238,3 +238,23 @@ def test_layers_with_frozen_columns_are_not_folded(monkeypatch):
     analysis, _ = analysed(n.model(n.head(n.conv(both, 9, 4), 4, 3)), images(4, 6))
     taps = {tap.linear.node: tap for tap in paths.find_taps(analysis.flow, analysis.groups)}
     assert taps["conv2"].fold is None and taps["conv2"].columns == 81
+
+
+def test_layers_of_one_weight_are_observed_as_one():
+    """Their errors add up, and what makes up for the channels that go is one weight."""
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("Relu", n.conv("x", 3, 8))
+    weight = n.random(5, 8, 1, 1, name="w")
+    both = [n.node("Conv", t, weight) for t in (h, n.node("Sigmoid", h))]
+    analysis, samples = analysed(n.model(n.node("Concat", *both, axis=1)), images(12, size=6))
+    (tap,) = paths.find_taps(analysis.flow, analysis.groups)
+    path = path_of(analysis, samples, steps=1)[0]
+    names = [layer.x for layer in tap.layers]
+    assert len(names) == 2
+    given = run(with_outputs(analysis.model.to_proto(), names), {"x": images(12, size=6)})
+    rows = np.concatenate([x.transpose(0, 2, 3, 1).reshape(-1, 8) for x in given])
+    rows = rows.astype(np.float64) - rows.mean(0)
+    wanted = rows @ weights_of(analysis.model.to_proto())["w"].reshape(5, 8).T
+    left = np.delete(rows, path.order[0], axis=1)
+    miss = wanted - left @ np.linalg.lstsq(left, wanted, rcond=None)[0]
+    np.testing.assert_allclose(path.errors[0], 2 * np.square(miss).sum() / len(rows), rtol=1e-3)

@@ -30,7 +30,7 @@ from onnx_reap.select.paths import find_taps
 from onnx_reap.sensitivity import divergence
 from onnx_reap.sensitivity.divergence import metrics
 from onnx_reap.sensitivity.measure import Bench, measure
-from onnx_reap.sensitivity.trial import Change, Consumer, Observed
+from onnx_reap.sensitivity.trial import Change, Consumer, Observed, consumers_of
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend, namespace
 
@@ -70,7 +70,19 @@ def matmul(bias: bool, outputs=1):
     return n.model(n.node("MatMul", n.node("Relu", h), n.random(6, outputs)))
 
 
+def shared():
+    """One convolution at two sizes, as the heads of detectors are."""
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.block("x", 3, 8)
+    small = n.node("MaxPool", h, kernel_shape=[2, 2], strides=[2, 2])
+    weight, bias = n.random(6, 8, 3, 3, scale=0.2), n.random(6)
+    both = [n.node("Conv", t, weight, bias, pads=[1] * 4) for t in (h, small)]
+    both = [n.node("GlobalAveragePool", n.node("Relu", t)) for t in both]
+    return n.model(n.gemm(n.node("Flatten", n.node("Add", *both)), 6, 1))
+
+
 MODELS = {
+    "shared": shared,
     "plain": plain,
     "residual": residual,
     "grouped": grouped,
@@ -138,8 +150,8 @@ def bench_of(analysis: Analysis, metric: str = "auto", data: np.ndarray = DATA) 
 def half_of(analysis: Analysis, observed: Observed) -> list[Change]:
     """The trial without every other unit of the group that most layers read."""
     group = max(analysis.groups, key=lambda g: len(g.consumers))
-    consumers = [Consumer(analysis.model, n, analysis.flow, observed) for n in group.consumers]
-    return [consumer.without(set(group.units[::2])) for consumer in consumers]
+    consumers = consumers_of(analysis.model, [group], analysis.flow, observed).values()
+    return [c for consumer in consumers for c in consumer.without(set(group.units[::2]))]
 
 
 def scaled(changes: Sequence[Change], share: float) -> list[Change]:
@@ -225,7 +237,7 @@ def test_layers_that_no_gradient_reaches_are_not_felt():
     trials = []
     for group in (front, last):
         layers = [Consumer(analysis.model, n, analysis.flow, observed) for n in group.consumers]
-        trials.append([layer.without({group.units[0]}) for layer in layers])
+        trials.append([c for layer in layers for c in layer.without({group.units[0]})])
     bench = bench_of(analysis)
     assert None not in measure(bench, trials, lambda count: None)
     stuck = replace(bench, layers=[m for m in bench.layers if m.node != last.producers[0]])
@@ -240,7 +252,7 @@ def test_a_trial_is_the_least_squares_fit_with_what_is_left(name: str):
     group = max(analysis.groups, key=lambda g: len(g.consumers))
     gone = set(group.units[1::2])
     for node in group.consumers:
-        change = Consumer(analysis.model, node, analysis.flow, observed).without(gone)
+        (change,) = Consumer(analysis.model, node, analysis.flow, observed).without(gone)
         linear = change.linear
         before, after = (outputs_of(analysis, linear, c) for c in ([], [change]))
         x = inputs_of(analysis.model, linear)
@@ -367,7 +379,7 @@ def test_a_groups_error_is_what_is_felt_without_the_first_units_of_its_order(
         for index in tried:
             layers = [Consumer(analysis.model, n, analysis.flow, observed) for n in group.consumers]
             gone = {group.units[i] for i in order[: group.width - before.widths[index]]}
-            trials.append([layer.without(gone) for layer in layers])
+            trials.append([c for layer in layers for c in layer.without(gone)])
         expected = measure(bench_of(analysis), trials, lambda count: None)
         # Narrower is never felt less.
         expected = np.maximum.accumulate(expected[::-1])[::-1]
@@ -398,7 +410,8 @@ def test_very_wide_layers_make_up_for_what_goes_by_a_coefficient_a_channel(monke
     x = inputs_of(analysis.model, linear)[0][:, fold].transpose(0, 2, 1).reshape(-1, 8)
     x = x - x.mean(0)
     old = layer_weights(analysis.model, linear)[0].astype(np.float64)
-    found = old + consumer.without(gone).weight
+    (change,) = consumer.without(gone)
+    found = old + change.weight
     units = analysis.flow.units_along(linear.x, linear.x_axis)
     stay = ~np.isin(units[fold[:, 0]], list(gone))
     best = np.linalg.lstsq(x[:, stay], x @ old[fold].reshape(8, -1), rcond=None)[0]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from onnx_reap.graph.correction import Correction
 from onnx_reap.graph.labels import LabelArray, collapse, first_along, raise_rank
+from onnx_reap.graph.model import is_floating
 from onnx_reap.graph.rules.rule import Correct, Rule, movement
 from onnx_reap.graph.site import Site
+
+LARGEST_FILL = 2**16  # entries of a tensor of equal numbers, past which its channels stay
 
 
 def _identity(site: Site, labels: LabelArray) -> LabelArray:
@@ -60,6 +65,9 @@ def _tile(site: Site, labels: LabelArray) -> LabelArray:
     core = collapse(labels)
     inner = [int(r) if size > 1 else 1 for r, size in zip(repeats, core.shape, strict=True)]
     return np.broadcast_to(np.tile(core, inner), site.output_shape())
+
+
+_expand_moving = movement(_expand).flow
 
 
 # Reshape, Expand and Resize name sizes; those along a cut axis are corrected.
@@ -134,6 +142,36 @@ def _correct_squeeze(node: Correction) -> None:
         node.set_input(1, axes)
 
 
+def _fill(shape_input: int) -> Callable[[Site], None]:
+    """Make the flow of nodes that fill a shape with one number: each entry may go or stay."""
+
+    def flow(site: Site) -> None:
+        grows = site.probe.dynamic.get(site.output_name(), ())
+        core = [1 if axis in grows else n for axis, n in enumerate(site.output_shape())]
+        if site.value(shape_input) is None or np.prod(core) > LARGEST_FILL:
+            site.set_labels(site.no_labels())
+            return
+        site.set_labels(site.spare_channels(int(np.prod(core))).reshape(core))
+
+    return flow
+
+
+def _expand_or_fill(site: Site) -> None:
+    scalar = site.is_constant(0) and np.prod(site.shape(0)) == 1
+    if not scalar or not is_floating(site.node.inputs[0]):
+        _expand_moving(site)
+        return
+    site.ignore(0)
+    _fill(1)(site)
+
+
+def _correct_filled(node: Correction) -> None:
+    """Restore sizes that were measured on tensors of other channels."""
+    listed, new = node.value(0), np.array(node.output_shape())
+    if listed is not None and not np.array_equal(listed, new):
+        node.set_input(0, new)
+
+
 def _concat(site: Site) -> None:
     axis = site.axis(site.attribute("axis", 1))
     parts = [site.labels(index) for index in site.inputs()]
@@ -158,7 +196,8 @@ MOVEMENT: dict[str, Rule] = {
     "Transpose": movement(_transpose),
     "DepthToSpace": movement(_depth_to_space),
     "SpaceToDepth": movement(_space_to_depth),
-    "Expand": movement(_expand, correct_sizes(1)),
+    "Expand": Rule(_expand_or_fill, correct_sizes(1), moves=True),
     "Tile": movement(_tile),
     "Concat": Rule(_concat, moves=True),
+    "ConstantOfShape": Rule(_fill(0), _correct_filled),
 }

@@ -57,9 +57,12 @@ def _coupled(axes: Callable[[Site], Sequence[int]], *, keeps_shape: bool) -> Cal
     def flow(site: Site) -> None:
         labels = site.labels(0)
         coupled = [axis % labels.ndim for axis in axes(site)]
-        if set(coupled) & set(site.varying(labels)):
+        varying = set(site.varying(labels))
+        if varying and varying <= set(coupled):
             site.freeze(labels, f"{site.op} runs across channels")
             return
+        # Where channels lie along another axis as well, what is coupled goes as one.
+        labels = np.broadcast_to(site.uniform(labels, coupled), labels.shape)
         if not keeps_shape:
             labels = first_along(labels, coupled)
             if site.attribute("keepdims", 1) != 1:  # onnxruntime takes all else for no

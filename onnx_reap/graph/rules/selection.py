@@ -6,6 +6,7 @@ import numpy as np
 
 from onnx_reap.graph.correction import Correction
 from onnx_reap.graph.labels import LabelArray, collapse, first_along
+from onnx_reap.graph.model import is_floating
 from onnx_reap.graph.rules.rule import Rule, movement
 from onnx_reap.graph.site import Site
 from onnx_reap.graph.view import View
@@ -112,6 +113,23 @@ def _gather(site: Site, labels: LabelArray) -> LabelArray:
     return np.take(_thin(labels, axis), indices, axis)
 
 
+_gather_moving = movement(_gather).flow
+
+
+def _gather_or_embed(site: Site) -> None:
+    """Look rows of a constant table up, or move data."""
+    table = site.is_constant(0) and len(site.shape(0)) == 2 and is_floating(site.node.inputs[0])
+    if not table or site.attribute("axis", 0) != 0 or site.value(1) is not None:
+        _gather_moving(site)
+        return
+    # An embedding is a dense layer that reads one-hot vectors: its columns are channels.
+    site.freeze(site.labels(1), "Gather takes them for numbers of rows")
+    last = len(site.output_shape()) - 1
+    site.fresh(axis=last)
+    site.bind(0, 1, site.output_name(), last)
+    site.bind(0, 0, site.name(0), 0)  # of which nothing goes, nor where else the table is read
+
+
 def _thin(labels: LabelArray, axis: int) -> LabelArray:
     """Collapse all stride-0 axes but one."""
     index = [
@@ -201,6 +219,6 @@ def _correct_pad(node: Correction) -> None:
 SELECTION: dict[str, Rule] = {
     "Slice": movement(_slice, _correct_slice),
     "Split": Rule(_split, _correct_split, moves=True),
-    "Gather": movement(_gather, _correct_gather),
+    "Gather": Rule(_gather_or_embed, _correct_gather, moves=True),
     "Pad": Rule(_pad, _correct_pad),
 }
