@@ -211,7 +211,11 @@ MODELS = (
         numbers("bytes", 257, 2048, kind=np.int32),
         samples=16,
     ),
-    Wild("piper-tts==1.8.0", "piper/hebrew/nakdimon.onnx", numbers("input_1", 40, 60)),
+    Wild(
+        "piper-tts==1.8.0",
+        "piper/hebrew/nakdimon.onnx",
+        numbers("input_1", 40, 60, kind=np.float32),
+    ),
     Wild(
         "piper-tts==1.8.0",
         "piper/tashkeel/model.onnx",
