@@ -235,20 +235,25 @@ def _probe(
     model: Model, inputs: Sequence[InputSpec], samples: Calibration, providers: Sequence[str]
 ) -> tuple[Probe, int | None]:
     fixed = [spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None]
-    if len(set(fixed)) > 1:
-        raise ReapError(
-            "the model's inputs are of batches of different sizes",
-            got=", ".join(map(str, inputs)),
-            expected="samples along the first axis of every input",
-            hint="export the model with the batch first, or prune the part without this input",
-        )
     if fixed:
-        return probe(model, [_feed(samples, fixed[0])], providers), fixed[0]
+        try:
+            return probe(model, [_feed(samples, fixed[0])], providers), fixed[0]
+        except ReapError as error:
+            raise (_of_many_batches(inputs) if len(set(fixed)) > 1 else error) from error
     try:
         return probe(model, [_feed(samples, 2), _feed(samples, 3)], providers), None
     except ReapError:
         # Some exports declare the batch dynamic, yet hold a batch of 1 inside.
         return probe(model, [_feed(samples, 1)], providers), 1
+
+
+def _of_many_batches(inputs: Sequence[InputSpec]) -> ReapError:
+    return ReapError(
+        "the model's inputs are of batches of different sizes",
+        got=", ".join(map(str, inputs)),
+        expected="samples along the first axis of every input",
+        hint="export the model with the batch first, or prune the part without this input",
+    )
 
 
 def _runs(proto: onnx.ModelProto, feed: Feed, providers: Sequence[str]) -> bool:

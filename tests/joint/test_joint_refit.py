@@ -192,7 +192,7 @@ def test_shared_weights_are_left_alone():
         h = n.node("Relu", n.node("Conv", h, shared, bias, pads=[1] * 4))
     h = n.block(n.block(h, 12, 12), 12, 12)
     model = n.model(n.head(h, 12, 5))
-    alone, joint = (reap(model, joint_refit=passes) for passes in (0, 3))
+    alone, joint = (reap(model, joint_refit=passes) for passes in (0, ENOUGH))
     uses = [node.input[1] for node in joint.model.graph.node if node.op_type == "Conv"]
     assert uses[1] == uses[2]
     (one, other) = (weights_of(r.model) for r in (alone, joint))
@@ -452,7 +452,8 @@ def test_odd_models_run_and_are_no_worse_on_those_that_judge(case):
     blocks = result.report.blocks
     assert blocks and all(block.error_after <= block.error_before for block in blocks)
     gained = any(block.error_after < block.error_before for block in blocks)
-    assert gained or case == "biases of one number"  # 57 rows for 300 weights
+    # 57 rows for 300 weights; what the layer in front of an LSTM still makes is as it was.
+    assert gained or case in ("biases of one number", "LSTM")
     assert all(np.isfinite(w).all() for w in weights_of(result.model).values())
 
 
