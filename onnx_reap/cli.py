@@ -53,13 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Arguments) -> None:
     from onnx_reap.files import check_outputs, write_all
-    from onnx_reap.loading import to_bytes
     from onnx_reap.report.records import json_bytes
     from onnx_reap.report.text import print_report, show
+    from onnx_reap.writing import check_model_output, model_files
 
-    check_outputs(_outputs(arguments), _inputs(arguments))
+    inputs = _inputs(arguments)
+    check_outputs(_outputs(arguments), inputs)
+    check_model_output(arguments.output, arguments.model, inputs)
     result = _compute(arguments)
-    files = {arguments.output: to_bytes(result.model)}  # first: no report without its model
+    files = model_files(arguments.output, result.light)  # first: no report without its model
     if arguments.plan is not None:
         files[arguments.plan] = result.plan.to_json().encode()
     if arguments.report is not None:

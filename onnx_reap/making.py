@@ -44,6 +44,8 @@ class Made:
         Counted on it.
     refits : dict of str to Fitted
         By node; empty without a refit.
+    held : Model
+        Holds the model's weights that are set aside.
     blocks : tuple of Stretched
         Blocks whose layers were then refitted together.
     notes : tuple of str
@@ -57,6 +59,7 @@ class Made:
     refits: dict[str, Fitted]
     blocks: tuple[Stretched, ...]
     notes: tuple[str, ...]
+    held: Model
 
 
 def make(work: Work, choice: Choice, *, joint: bool = True) -> Made:
@@ -85,7 +88,8 @@ def make(work: Work, choice: Choice, *, joint: bool = True) -> Made:
     elif work.settings.joint_refit:
         notes.append("--joint-refit changed nothing: no channel was removed")
     out = finish(pruned, work.settings)
-    return Made(choice, out, macs, count_parameters(out), refits, tuple(blocks), tuple(notes))
+    params = count_parameters(out)
+    return Made(choice, out, macs, params, refits, tuple(blocks), tuple(notes), pruned)
 
 
 def _joined(

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from onnx_reap import aside
 from onnx_reap.analysis import Analysis, analyse, model_inputs, with_sizes
 from onnx_reap.budget import Goal, read_goal
 from onnx_reap.choice import Choice, decide, observe
@@ -166,7 +167,7 @@ def cut(
     pruned, _ = cut_and_compare(analysis, removed, samples)
     out = finish(pruned, chosen)
     check_file(analysis.proto, out)
-    return out
+    return aside.whole(out)
 
 
 def mask(
@@ -195,7 +196,7 @@ def mask(
     mask_graph(masked, analysis.flow, removed)
     after = {name: constant.values for name, constant in masked.constants().items()}
     changed = {name: values for name, values in after.items() if values is not before[name]}
-    return with_weights(analysis.proto, changed)
+    return aside.whole(with_weights(analysis.proto, changed))
 
 
 def _planned(

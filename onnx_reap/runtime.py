@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_reap import aside
 from onnx_reap.errors import ReapError
 
 Feed = Mapping[str, np.ndarray]
 
 WORKING = {"session.intra_op.allow_spinning": "0"}
 """Threads that wait give way to other sessions and to the solver, which have work."""
+
+HEAVY = 2**30
+"""Bytes of weights past which a session has no copy of them."""
 
 
 def onnxruntime() -> Any:
@@ -103,14 +107,42 @@ def session(
         options.profile_file_prefix = str(profile)
     for key, value in config.items():
         options.add_session_config_entry(key, value)
+    weights = aside.arrays(model)
+    values = _give(options, weights)
+    if sum(array.nbytes for array in weights.values()) > HEAVY:
+        _share(options, values)
     try:
-        return runtime.InferenceSession(
+        active = runtime.InferenceSession(
             model.SerializeToString(), options, providers=list(providers)
         )
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ReapError(
             "onnxruntime can't load the model", got=str(error), hint="run it in onnxruntime alone"
         ) from error
+    active.weights = weights  # which onnxruntime reads, and doesn't keep alive
+    return active
+
+
+def _give(options: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Tell a session the weights that its model only names."""
+    value = onnxruntime().OrtValue.ortvalue_from_numpy
+    values = {name: value(array) for name, array in weights.items()}
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    return values
+
+
+def _share(options: Any, values: Mapping[str, Any]) -> None:
+    """Let a session compute with the very arrays that it was given, not with copies of its own.
+
+    What would rearrange weights, or replace some, is off.
+    """
+    runtime = onnxruntime()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    for name, value in values.items():
+        options.add_initializer(name, value)
+    aside.let_go()
 
 
 def run(active: Any, outputs: Sequence[str] | None, feed: Feed) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnx_reap import aside
 from onnx_reap.graph.model import STANDARD_DOMAINS, Model, captured_tensors
 from onnx_reap.runtime import Feed, extract, run, session, with_outputs
 
@@ -93,7 +94,7 @@ def _types_cast_to(model: Model) -> dict[str, np.dtype]:
     names = {t.name for t in likes if not isinstance(t, gs.Constant)}
     if not names:
         return {}
-    graph = onnx.shape_inference.infer_shapes(model.to_proto()).graph
+    graph = onnx.shape_inference.infer_shapes(aside.with_weights_as_inputs(model.to_proto())).graph
     known = {
         value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         for value in (*graph.input, *graph.value_info, *graph.output)
