@@ -62,10 +62,11 @@ def check_cut(
     outputs = [value.name for value in masked.graph.output]
     inner = [name for name in witnesses if name in made and name not in outputs]
     names = [*outputs, *inner]
-    sessions = [session(with_outputs(masked, names), providers), _of_cut(cut, names, providers)]
+    feeds = list(feeds)
+    wanted = _outputs(session(with_outputs(masked, names), providers), names, feeds)
+    found = _outputs(_of_cut(cut, names, providers), names, feeds)  # weights of one at a time
     doubts: dict[str, str] = {}
-    for feed in feeds:
-        expected, got = (run(active, names, feed) for active in sessions)
+    for expected, got in zip(wanted, found, strict=True):
         for name in names:
             want = expected[name]
             if name in inner and (not isinstance(want, np.ndarray) or not is_float(want.dtype)):
@@ -120,6 +121,12 @@ def _jumps(node: onnx.NodeProto) -> bool:
         to = next((a.i for a in node.attribute if a.name == "to"), onnx.TensorProto.FLOAT)
         return onnx.TensorProto.DataType.Name(to) not in _FLOATS
     return node.op_type in _JUMPS | RANDOM
+
+
+def _outputs(
+    active: Any, names: Sequence[str], feeds: Sequence[Feed]
+) -> list[dict[str, np.ndarray]]:
+    return [run(active, names, feed) for feed in feeds]
 
 
 def _of_cut(cut: onnx.ModelProto, names: Sequence[str], providers: Sequence[str]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from onnx_reap import aside
 from onnx_reap.analysis import Analysis, count_parameters, macs_left
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.choice import Choice
@@ -141,6 +143,9 @@ def cut_and_compare(
     feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
     kept = kept_positions(analysis.flow, removed)
     notes = check_cut(masked.to_proto(), pruned.to_proto(), feeds, kept, analysis.providers)
+    del masked
+    if aside.any_aside(analysis.proto):
+        gc.collect()  # nodes and tensors refer to each other, and the masked weights are large
     return pruned, notes
 
 

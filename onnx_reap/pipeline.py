@@ -33,6 +33,7 @@ from onnx_reap.verify import check_file
 from onnx_reap.work import Clock, Work, open_work
 
 Shapes = Mapping[str, Sequence[int]]
+Paths = str | Path | Sequence[str | Path]
 
 
 def reap(
@@ -119,8 +120,9 @@ def replay(
     progress : Progress, optional
         Told how far each stage is.
     **settings
-        Fields of `Settings`, of which `input_shapes` and `provider` mean something here; sizes that
-        neither the model nor `input_shapes` tells are those that the plan was made at.
+        Fields of `Settings`, of which `input_shapes`, `provider` and `custom_op_library` mean
+        something here; sizes that neither the model nor `input_shapes` tells are those that the
+        plan was made at.
 
     Raises
     ------
@@ -146,7 +148,11 @@ def replay(
 
 
 def cut(
-    model: Source, plan: Plan | str | Path, *, input_shapes: Shapes | None = None
+    model: Source,
+    plan: Plan | str | Path,
+    *,
+    input_shapes: Shapes | None = None,
+    custom_op_library: Paths = (),
 ) -> onnx.ModelProto:
     """Return the model without the channels that a plan removes; weights are sliced, not refitted.
 
@@ -157,13 +163,16 @@ def cut(
     plan : Plan or path
     input_shapes : mapping of str to sequence of int, optional
         Shapes for inputs with dynamic dimensions, batch included; those of the plan by default.
+    custom_op_library : path or sequence of path, optional
+        Libraries of operators that onnxruntime lacks.
 
     Raises
     ------
     ReapError
         If the plan doesn't fit the model.
     """
-    chosen, analysis, samples, removed = _planned(model, plan, {"input_shapes": input_shapes})
+    given = {"input_shapes": input_shapes, "custom_op_library": custom_op_library}
+    chosen, analysis, samples, removed = _planned(model, plan, given)
     pruned, _ = cut_and_compare(analysis, removed, samples)
     out = finish(pruned, chosen)
     check_file(analysis.proto, out)
@@ -171,7 +180,11 @@ def cut(
 
 
 def mask(
-    model: Source, plan: Plan | str | Path, *, input_shapes: Shapes | None = None
+    model: Source,
+    plan: Plan | str | Path,
+    *,
+    input_shapes: Shapes | None = None,
+    custom_op_library: Paths = (),
 ) -> onnx.ModelProto:
     """Return the original graph with removed channels' entries zeroed in their consumers' weights.
 
@@ -184,13 +197,16 @@ def mask(
     plan : Plan or path
     input_shapes : mapping of str to sequence of int, optional
         Shapes for inputs with dynamic dimensions, batch included; those of the plan by default.
+    custom_op_library : path or sequence of path, optional
+        Libraries of operators that onnxruntime lacks.
 
     Raises
     ------
     ReapError
         If the plan doesn't fit the model.
     """
-    _, analysis, _, removed = _planned(model, plan, {"input_shapes": input_shapes})
+    given = {"input_shapes": input_shapes, "custom_op_library": custom_op_library}
+    _, analysis, _, removed = _planned(model, plan, given)
     masked = analysis.copy()
     before = {name: constant.values for name, constant in masked.constants().items()}
     mask_graph(masked, analysis.flow, removed)
