@@ -145,9 +145,14 @@ def nbytes(tensor: TensorProto) -> int:
 
 
 def size_of(model: onnx.ModelProto) -> int:
-    """Return the bytes of a model with all its weights; in two files at most."""
-    own = [nbytes(tensor) for tensor in model.graph.initializer if is_aside(tensor)]
-    return int(model.ByteSize()) + sum(own) + len(own) * (ENTRIES + ALIGNMENT)
+    """Return the bytes of a model's file, or at most of both files if weights are set aside."""
+    own = [aligned(nbytes(tensor)) for tensor in model.graph.initializer if is_aside(tensor)]
+    return int(model.ByteSize()) + sum(own) + len(own) * ENTRIES
+
+
+def aligned(at: int) -> int:
+    """Return the next place in a file where a weight may begin."""
+    return -(-at // ALIGNMENT) * ALIGNMENT
 
 
 def whole(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -55,11 +55,13 @@ def _run(arguments: Arguments) -> None:
     from onnx_reap.files import check_outputs, write_all
     from onnx_reap.report.records import json_bytes
     from onnx_reap.report.text import print_report, show
-    from onnx_reap.writing import check_model_output, model_files
+    from onnx_reap.writing import data_path, model_files, named_data
 
-    inputs = _inputs(arguments)
-    check_outputs(_outputs(arguments), inputs)
-    check_model_output(arguments.output, arguments.model, inputs)
+    outputs, inputs = _outputs(arguments), _inputs(arguments)
+    check_outputs(outputs, inputs)
+    if data := named_data(arguments.model):
+        outputs["the data of the output model"] = data_path(arguments.output)
+        check_outputs(outputs, inputs | data)
     result = _compute(arguments)
     files = model_files(arguments.output, result.light)  # first: no report without its model
     if arguments.plan is not None:

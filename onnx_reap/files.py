@@ -167,25 +167,24 @@ def write_all(files: Mapping[Path, Content]) -> None:
                     shutil.copymode(target, temporary)
             staged.append((temporary, target))
         undo = cleanup.enter_context(ExitStack())
-        if len(staged) > 1:
-            for _, target in reversed(staged):
-                _step_aside(target, undo, cleanup)
+        olds = [_step_aside(t, undo) for _, t in staged if len(staged) > 1 and t.exists()]
         for temporary, target in staged:
             with _refusals("the file", target):
                 temporary.replace(target)
                 if len(staged) > 1:
                     undo.callback(target.unlink, missing_ok=True)
         undo.pop_all()
+        for old in olds:
+            old.unlink(missing_ok=True)
 
 
-def _step_aside(target: Path, undo: ExitStack, cleanup: ExitStack) -> None:
+def _step_aside(target: Path, undo: ExitStack) -> Path:
     """Rename a file that is to be replaced, until it is known whether it comes back."""
-    if target.exists():
-        old = _beside(target)
-        cleanup.callback(old.unlink, missing_ok=True)
-        with _refusals("the file", target):
-            target.replace(old)
-        undo.callback(old.replace, target)
+    old = _beside(target)
+    with _refusals("the file", target):
+        target.replace(old)
+    undo.callback(old.replace, target)
+    return old
 
 
 def _beside(target: Path) -> Path:

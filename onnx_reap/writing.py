@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,30 +11,13 @@ from google.protobuf.message import EncodeError
 
 from onnx_reap import aside
 from onnx_reap.errors import ReapError
-from onnx_reap.files import Content, check_outputs
+from onnx_reap.files import Content
 from onnx_reap.loading import files_of_data
 
 
 def data_path(path: Path) -> Path:
     """Return where the weights of the model in a file go, if they don't go into it."""
     return path.with_name(path.name + ".data")
-
-
-def check_model_output(output: Path, model: Path, inputs: Mapping[str, Path]) -> None:
-    """Refuse an output model over the data of the input model, or whose own data has no place.
-
-    Parameters
-    ----------
-    inputs : mapping of str to path
-        Paths by what the user calls them.
-
-    Raises
-    ------
-    ReapError
-    """
-    if data := named_data(model):
-        outputs = {"the output model": output, "the data of the output model": data_path(output)}
-        check_outputs(outputs, {**inputs, **data})
 
 
 def named_data(model: Path) -> dict[str, Path]:
@@ -71,7 +54,7 @@ def model_files(path: Path, model: onnx.ModelProto) -> dict[Path, Content]:
         del tensor.external_data[:]
         for key, value in entries.items():
             tensor.external_data.add(key=key, value=str(value))
-        at = _aligned(at + array.nbytes)
+        at = aside.aligned(at + array.nbytes)
     return {data_path(path): _Weights(weights), path: _to_bytes(out)}
 
 
@@ -85,11 +68,7 @@ class _Weights:
         for array in self._arrays:
             little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
             yield little.reshape(-1).view(np.uint8).data
-            yield bytes(_aligned(array.nbytes) - array.nbytes)
-
-
-def _aligned(at: int) -> int:
-    return -(-at // aside.ALIGNMENT) * aside.ALIGNMENT
+            yield bytes(aside.aligned(array.nbytes) - array.nbytes)
 
 
 def _to_bytes(model: onnx.ModelProto) -> bytes:
