@@ -50,6 +50,8 @@ def node_proto(node: gs.Node) -> onnx.NodeProto:
 
 def tensor_proto(tensor: gs.Constant) -> onnx.TensorProto:
     """Write a constant: its name, type, shape and values; documentation is left out."""
+    if tensor.dtype == object:  # texts
+        return onnx.numpy_helper.from_array(tensor.values, tensor.name)
     return OnnxExporter.export_tensor_proto(tensor)
 
 

@@ -173,8 +173,8 @@ def _instrumented(
     tape = Tape(out, facts.shapes, facts.layers)
     starts = {}
     for index, metric in enumerate(bench.metrics):
-        noise = tape.op("RandomNormalLike", metric.output, seed=_noise_seed(bench.seed, index))
-        direction = metric.direction(tape, tape.op("Sign", noise))
+        signs = _random_signs(tape, metric.output, _noise_seed(bench.seed, index))
+        direction = metric.direction(tape, signs)
         starts[metric.output] = tape.op("Mul", direction, tape.floats(weights[metric.output]))
     changed = list(dict.fromkeys(change.linear.y for trial in trials for change in trial))
     gradients = backpropagate(tape, part.graph.node, starts, changed)
@@ -193,6 +193,19 @@ def _instrumented(
     counts = onnx.helper.make_tensor_value_info(SAMPLES, onnx.TensorProto.INT64, [1])
     out.graph.input.append(counts)
     return out, felt
+
+
+def _random_signs(tape: Tape, like: str, seed: float) -> str:
+    """Write a tensor of 1 and -1 by chance; from operator set 22 on without RandomNormalLike.
+
+    onnxruntime lacks that version of it.
+    """
+    if tape.opset < 22:
+        return tape.op("Sign", tape.op("RandomNormalLike", like, seed=seed))
+    ones = tape.op("Expand", tape.floats(1.0), tape.op("Shape", like))
+    training = tape.op("Cast", tape.floats(1.0), to=onnx.TensorProto.BOOL)
+    doubled = tape.op("Dropout", ones, tape.floats(0.5), training, seed=int(seed))  # or 0
+    return tape.op("Sub", doubled, tape.floats(1.0))
 
 
 def _noise_seed(seed: int, index: int) -> float:
