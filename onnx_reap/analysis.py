@@ -22,7 +22,7 @@ from onnx_reap.graph.probe import Probe, fold_constants, probe
 from onnx_reap.graph.records import Flow
 from onnx_reap.graph.twin import in_float32
 from onnx_reap.plan.cost import Cost
-from onnx_reap.runtime import Feed, execution_providers, run, session
+from onnx_reap.runtime import Feed, Providers, execution_providers, run, session
 from onnx_reap.settings import Settings
 
 LARGEST_INPUT = 2**31
@@ -59,7 +59,7 @@ class Analysis:
     frozen: tuple[FrozenChannels, ...]
     macs: Cost
     params: Cost
-    providers: list[str]
+    providers: Providers
     fixed_batch: int | None
     runs_as_given: bool
 
@@ -208,7 +208,7 @@ def analyse(
     ReapError
         If onnxruntime can't run the model.
     """
-    providers = execution_providers(settings.provider)
+    providers = execution_providers(settings.provider, settings.custom_op_library)
     model = Model(proto)
     fold_constants(model, providers)
     seen, fixed = _probe(model, inputs, samples, providers)

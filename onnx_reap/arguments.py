@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 from onnx_reap.errors import UsageError
 from onnx_reap.flags import FLAGS, Flag
-from onnx_reap.settings import Settings
+from onnx_reap.settings import EXECUTED, Settings
 from onnx_reap.validation import check_budgets
 from onnx_reap.version import __version__
 
-REPLAYED = ("input_shapes", "provider")
+REPLAYED = ("input_shapes", *EXECUTED)
 """Settings that still mean something when a plan is replayed."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from onnx_reap import aside
 from onnx_reap.analysis import Analysis
 from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.latency.cost import NANOSECONDS
@@ -125,7 +126,7 @@ def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
                 hint=f"{wish / 100:g}",
             )
         cost = _cost(name, analysis, analysis.params)
-        whole = analysis.proto.ByteSize() if name == "--target-size" else cost.at(full)
+        whole = aside.size_of(analysis.proto) if name == "--target-size" else cost.at(full)
         limit = wish * whole if wish <= 1 else wish  # 1 or less is a fraction
         budgets.append(Budget(name, cost, int(limit)))
     if not settings.refit or fits(full, budgets):  # nothing is fitted where nothing goes
@@ -147,7 +148,7 @@ def _file_size(analysis: Analysis, params: Cost) -> Cost:
     """Return the bytes of the file, all but the parameters as in the original."""
     full = np.array([group.width for group in analysis.groups])
     weights = sum(c.values.nbytes for c in analysis.model.constants().values())
-    others = analysis.proto.ByteSize() - weights + RESERVE
+    others = aside.size_of(analysis.proto) - weights + RESERVE
     each = weights / max(analysis.params.at(full), 1)
     return params * each + Cost([Term(others, ())], len(full))
 

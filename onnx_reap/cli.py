@@ -53,13 +53,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Arguments) -> None:
     from onnx_reap.files import check_outputs, write_all
-    from onnx_reap.loading import to_bytes
     from onnx_reap.report.records import json_bytes
     from onnx_reap.report.text import print_report, show
+    from onnx_reap.writing import data_path, model_files, named_data
 
-    check_outputs(_outputs(arguments), _inputs(arguments))
+    outputs, inputs = _outputs(arguments), _inputs(arguments)
+    check_outputs(outputs, inputs)
+    if data := named_data(arguments.model):
+        outputs["the data of the output model"] = data_path(arguments.output)
+        check_outputs(outputs, inputs | data)
     result = _compute(arguments)
-    files = {arguments.output: to_bytes(result.model)}  # first: no report without its model
+    files = model_files(arguments.output, result.light)  # first: no report without its model
     if arguments.plan is not None:
         files[arguments.plan] = result.plan.to_json().encode()
     if arguments.report is not None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_reap import aside
 from onnx_reap.data import Calibration
 from onnx_reap.disagreement import changed_share
 from onnx_reap.errors import ReapError, TargetError
@@ -189,7 +190,7 @@ def _by_function(work: Work, evaluate: str | Evaluate) -> Callable[[onnx.ModelPr
 
 
 def _evaluated(function: Evaluate, model: onnx.ModelProto) -> float:
-    value = float(function(model))
+    value = float(function(aside.whole(model)))
     if not math.isfinite(value):
         raise ReapError("--evaluate: not a number", got=str(value), expected="a finite number")
     return value

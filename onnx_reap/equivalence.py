@@ -61,13 +61,12 @@ def check_cut(
     outputs = [value.name for value in masked.graph.output]
     inner = [name for name in witnesses if name in made and name not in outputs]
     names = [*outputs, *inner]
-    sessions = [
-        session(with_outputs(masked, names), providers),
-        check_loads(with_outputs(cut, names), providers),
-    ]
+    feeds = list(feeds)
+    wanted = _outputs(session(with_outputs(masked, names), providers), names, feeds)
+    loaded = check_loads(with_outputs(cut, names), providers)  # weights of one at a time
+    found = _outputs(loaded, names, feeds)
     doubts: dict[str, str] = {}
-    for feed in feeds:
-        expected, got = (run(active, names, feed) for active in sessions)
+    for expected, got in zip(wanted, found, strict=True):
         for name in names:
             want = expected[name]
             if name in inner and (not isinstance(want, np.ndarray) or not is_float(want.dtype)):
@@ -122,6 +121,12 @@ def _jumps(node: onnx.NodeProto) -> bool:
         to = next((a.i for a in node.attribute if a.name == "to"), onnx.TensorProto.FLOAT)
         return onnx.TensorProto.DataType.Name(to) not in _FLOATS
     return node.op_type in _JUMPS | RANDOM
+
+
+def _outputs(
+    active: Any, names: Sequence[str], feeds: Sequence[Feed]
+) -> list[dict[str, np.ndarray]]:
+    return [run(active, names, feed) for feed in feeds]
 
 
 def check_loads(cut: onnx.ModelProto, providers: Sequence[str]) -> Any:

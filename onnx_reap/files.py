@@ -12,6 +12,9 @@ from pathlib import Path
 
 from onnx_reap.errors import ReapError
 
+Content = bytes | Iterable[bytes | memoryview]
+"""Of a file, whole or piece by piece."""
+
 
 def read_text(what: str, path: str | Path) -> str:
     """Read a text file.
@@ -111,7 +114,7 @@ def check_folder(
         check_outputs({name: folder}, inputs)
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
     """Write files by name as `write_all` does, in a folder that is made if it is missing.
 
     Raises
@@ -136,15 +139,16 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     write_all({Path(path): data})
 
 
-def write_all(files: Mapping[Path, bytes]) -> None:
+def write_all(files: Mapping[Path, Content]) -> None:
     """Write files such that each appears whole, and none does if one can't be written.
 
-    All data is on the disk, under temporary names beside the targets, before the first target is
-    replaced; targets are replaced in the order of `files`.
+    All data is on the disk, under temporary names beside the targets, before the first file
+    appears; files appear in the order of `files`. Of several, those that they replace step aside
+    first and come back if one can't take its place: old files never stand beside new ones.
 
     Parameters
     ----------
-    files : mapping of path to bytes
+    files : mapping of path to bytes or iterable of bytes
 
     Raises
     ------
@@ -155,21 +159,41 @@ def write_all(files: Mapping[Path, bytes]) -> None:
         staged = []
         for path, data in files.items():
             target = _target(path)
-            temporary = target.with_name(f".onnx-reap-{secrets.token_hex(8)}.tmp")
+            temporary = _beside(target)
             cleanup.callback(temporary.unlink, missing_ok=True)
             with _refusals("the file", path):
                 _write(temporary, data)
                 if target.exists():
                     shutil.copymode(target, temporary)
             staged.append((temporary, target))
+        undo = cleanup.enter_context(ExitStack())
+        olds = [_step_aside(t, undo) for _, t in staged if len(staged) > 1 and t.exists()]
         for temporary, target in staged:
             with _refusals("the file", target):
                 temporary.replace(target)
+                if len(staged) > 1:
+                    undo.callback(target.unlink, missing_ok=True)
+        undo.pop_all()
+        for old in olds:
+            old.unlink(missing_ok=True)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _step_aside(target: Path, undo: ExitStack) -> Path:
+    """Rename a file that is to be replaced, until it is known whether it comes back."""
+    old = _beside(target)
+    with _refusals("the file", target):
+        target.replace(old)
+    undo.callback(old.replace, target)
+    return old
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".onnx-reap-{secrets.token_hex(8)}.tmp")
+
+
+def _write(path: Path, data: Content) -> None:
     with path.open("xb") as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
 

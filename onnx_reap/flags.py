@@ -223,4 +223,12 @@ FLAGS = {
         metavar="NAME",
         default="cuda where onnxruntime has it, else cpu",
     ),
+    "custom_op_library": Flag(
+        "method",
+        "shared library of operators that onnxruntime lacks; repeatable",
+        Path,
+        "FILE",
+        repeatable=True,
+        default="none",
+    ),
 }

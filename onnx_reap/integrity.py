@@ -14,6 +14,7 @@ import onnx
 from onnx import AttributeProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
+from onnx_reap import aside
 from onnx_reap.errors import ReapError
 
 _BITS = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8}
@@ -26,7 +27,7 @@ def check_parts(model: onnx.ModelProto, label: str) -> None:
     Parameters
     ----------
     model : onnx.ModelProto
-        With its external data.
+        With its external data, or what of it is set aside.
     label : str
         What the user calls it.
 
@@ -34,7 +35,7 @@ def check_parts(model: onnx.ModelProto, label: str) -> None:
     ------
     ReapError
     """
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             _check_name(value.name, f"{label}: a tensor's name")
             _check_type(value, label)
@@ -42,23 +43,23 @@ def check_parts(model: onnx.ModelProto, label: str) -> None:
             for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
                 _check_name(name, f"{label}: a node's or tensor's name")
             _check_attributes(node, label)
-        for tensor in _tensors(graph):
+        for tensor in tensors(graph):
             _check_name(tensor.name, f"{label}: a tensor's name")
             _check_tensor(tensor, label)
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """Yield a graph and the bodies of its nodes (If, Loop, Scan), at any depth."""
     yield graph
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         if attribute.type == AttributeProto.GRAPH:
-            yield from _graphs(attribute.g)
+            yield from graphs(attribute.g)
         elif attribute.type == AttributeProto.GRAPHS:
             for body in attribute.graphs:
-                yield from _graphs(body)
+                yield from graphs(body)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Yield the initializers and the tensors in attributes."""
     yield from graph.initializer
     sparse = list(graph.sparse_initializer)
@@ -111,6 +112,8 @@ def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
     if any(size < 0 for size in tensor.dims):
         got = f"shape {list(tensor.dims)}"
         raise ReapError(f"{what} has a negative size", got=got, expected="an undamaged file")
+    if aside.is_aside(tensor):
+        return  # it was measured when it was found
     if uses_external_data(tensor):
         raise ReapError(
             f"{what}: its data lies in another file",

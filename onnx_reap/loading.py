@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import onnx
-from google.protobuf.message import EncodeError
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
+from onnx_reap import aside
 from onnx_reap.errors import ReapError
+from onnx_reap.external import data_files, read_external
 from onnx_reap.integrity import check_kind, check_parts
 
 Source = str | os.PathLike[str] | onnx.ModelProto
@@ -21,17 +20,21 @@ LARGEST = 2**31 - 1
 
 
 def load(source: Source) -> onnx.ModelProto:
-    """Read a model; a path is read with its external data, a proto is taken as it is.
+    """Read a model; a proto is taken as it is, or without its weights if these exceed 2 GB.
+
+    Of a file whose weights lie in other files, the large ones are set aside.
 
     Raises
     ------
     ReapError
-        If the file is missing, unreadable, damaged, not a whole ONNX model, or larger than 2 GB.
+        If the file is missing, unreadable, damaged or not a whole ONNX model, or what is not in
+        other files is larger than 2 GB.
     """
     if isinstance(source, onnx.ModelProto):
         _check(source, "the model", held=True)
         check_parts(source, "the model")
-        return source
+        heavy = sum(aside.nbytes(tensor) for tensor in source.graph.initializer) > LARGEST
+        return aside.without_weights(source) if heavy else source
     if not isinstance(source, (str, os.PathLike)):
         raise ReapError(
             "model is of an unknown kind",
@@ -42,25 +45,22 @@ def load(source: Source) -> onnx.ModelProto:
     label = f"model file {path}"
     proto = _parse(path, label)
     _check(proto, label, held=False)
-    _read_external(proto, path, label)
+    read_external(proto, path, label)
+    if (size := proto.ByteSize()) > LARGEST:
+        raise _too_large(label, size)
     check_parts(proto, label)
     return proto
 
 
-def to_bytes(model: onnx.ModelProto) -> bytes:
-    """Return a model as the bytes of its file, the same for the same model.
+def files_of_data(path: Path) -> list[Path]:
+    """List the files that a model's weights lie in, besides its own; none if it can't be read.
 
-    Raises
-    ------
-    ReapError
-        If it is larger than 2 GB.
+    What is wrong with it is told when it is loaded.
     """
     try:
-        return model.SerializeToString(deterministic=True)
-    except (EncodeError, ValueError) as error:
-        raise ReapError(
-            "the pruned model doesn't fit a file", got=str(error), expected="less than 2 GB"
-        ) from error
+        return data_files(_parse(path, ""), path)
+    except ReapError:
+        return []
 
 
 def _parse(path: Path, label: str) -> onnx.ModelProto:
@@ -99,8 +99,6 @@ def _check(proto: onnx.ModelProto, label: str, *, held: bool) -> None:
         )
     for tensor in proto.graph.initializer:
         check_kind(tensor, label)
-    if (size := _weight_bytes(proto.graph.initializer)) > LARGEST:
-        raise _too_large(label, size)
     outside = [t.name for t in proto.graph.initializer if uses_external_data(t)]
     if held and outside:
         raise ReapError(
@@ -110,30 +108,10 @@ def _check(proto: onnx.ModelProto, label: str, *, held: bool) -> None:
         )
 
 
-def _weight_bytes(tensors: Iterable[onnx.TensorProto]) -> int:
-    """Count bytes of weights, also of those that aren't read yet."""
-    total = 0
-    for tensor in tensors:
-        itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        total += len(tensor.raw_data) or int(np.prod(tensor.dims, dtype=object)) * itemsize
-    return total
-
-
 def _too_large(label: str, size: int) -> ReapError:
     return ReapError(
         f"{label}: too large",
         got=f"{size / 1e9:.1f} GB",
         expected="less than 2 GB, what one protobuf message holds",
-        hint="float16 weights, or parts of the model one by one",
+        hint="weights in external data: onnx.save(model, path, save_as_external_data=True)",
     )
-
-
-def _read_external(proto: onnx.ModelProto, path: Path, label: str) -> None:
-    try:
-        load_external_data_for_model(proto, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ReapError(
-            f"{label}: its external data can't be read",
-            got=str(error),
-            hint="put the files that it names beside it",
-        ) from None

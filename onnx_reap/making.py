@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from onnx_reap import aside
 from onnx_reap.analysis import Analysis, count_parameters, macs_left
 from onnx_reap.capture.moments import batch_size
 from onnx_reap.choice import Choice
@@ -44,6 +46,8 @@ class Made:
         Counted on it.
     refits : dict of str to Fitted
         By node; empty without a refit.
+    held : Model
+        Holds the model's weights that are set aside.
     blocks : tuple of Stretched
         Blocks whose layers were then refitted together.
     notes : tuple of str
@@ -57,6 +61,7 @@ class Made:
     refits: dict[str, Fitted]
     blocks: tuple[Stretched, ...]
     notes: tuple[str, ...]
+    held: Model
 
 
 def make(work: Work, choice: Choice, *, joint: bool = True) -> Made:
@@ -85,7 +90,8 @@ def make(work: Work, choice: Choice, *, joint: bool = True) -> Made:
     elif work.settings.joint_refit:
         notes.append("--joint-refit changed nothing: no channel was removed")
     out = finish(pruned, work.settings)
-    return Made(choice, out, macs, count_parameters(out), refits, tuple(blocks), tuple(notes))
+    params = count_parameters(out)
+    return Made(choice, out, macs, params, refits, tuple(blocks), tuple(notes), pruned)
 
 
 def _joined(
@@ -137,6 +143,9 @@ def cut_and_compare(
     feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
     kept = kept_positions(analysis.flow, removed)
     notes = check_cut(masked.to_run(), pruned.to_run(), feeds, kept, analysis.providers)
+    del masked
+    if aside.any_aside(analysis.proto):
+        gc.collect()  # nodes and tensors refer to each other, and the masked weights are large
     if analysis.model.types and analysis.runs_as_given:
         check_loads(pruned.to_proto(), analysis.providers)
     return pruned, notes

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from onnx_reap import aside
 from onnx_reap.analysis import Analysis, analyse, model_inputs, with_sizes
 from onnx_reap.budget import Goal, read_goal
 from onnx_reap.choice import Choice, decide, observe
@@ -32,6 +33,7 @@ from onnx_reap.verify import check_file
 from onnx_reap.work import Clock, Work, open_work
 
 Shapes = Mapping[str, Sequence[int]]
+Paths = str | Path | Sequence[str | Path]
 
 
 def reap(
@@ -118,8 +120,9 @@ def replay(
     progress : Progress, optional
         Told how far each stage is.
     **settings
-        Fields of `Settings`, of which `input_shapes` and `provider` mean something here; sizes that
-        neither the model nor `input_shapes` tells are those that the plan was made at.
+        Fields of `Settings`, of which `input_shapes`, `provider` and `custom_op_library` mean
+        something here; sizes that neither the model nor `input_shapes` tells are those that the
+        plan was made at.
 
     Raises
     ------
@@ -145,7 +148,11 @@ def replay(
 
 
 def cut(
-    model: Source, plan: Plan | str | Path, *, input_shapes: Shapes | None = None
+    model: Source,
+    plan: Plan | str | Path,
+    *,
+    input_shapes: Shapes | None = None,
+    custom_op_library: Paths = (),
 ) -> onnx.ModelProto:
     """Return the model without the channels that a plan removes; weights are sliced, not refitted.
 
@@ -156,21 +163,28 @@ def cut(
     plan : Plan or path
     input_shapes : mapping of str to sequence of int, optional
         Shapes for inputs with dynamic dimensions, batch included; those of the plan by default.
+    custom_op_library : path or sequence of path, optional
+        Libraries of operators that onnxruntime lacks.
 
     Raises
     ------
     ReapError
         If the plan doesn't fit the model.
     """
-    chosen, analysis, samples, removed = _planned(model, plan, {"input_shapes": input_shapes})
+    given = {"input_shapes": input_shapes, "custom_op_library": custom_op_library}
+    chosen, analysis, samples, removed = _planned(model, plan, given)
     pruned, _ = cut_and_compare(analysis, removed, samples)
     out = finish(pruned, chosen)
     check_file(analysis.proto, out)
-    return out
+    return aside.whole(out)
 
 
 def mask(
-    model: Source, plan: Plan | str | Path, *, input_shapes: Shapes | None = None
+    model: Source,
+    plan: Plan | str | Path,
+    *,
+    input_shapes: Shapes | None = None,
+    custom_op_library: Paths = (),
 ) -> onnx.ModelProto:
     """Return the original graph with removed channels' entries zeroed in their consumers' weights.
 
@@ -183,19 +197,22 @@ def mask(
     plan : Plan or path
     input_shapes : mapping of str to sequence of int, optional
         Shapes for inputs with dynamic dimensions, batch included; those of the plan by default.
+    custom_op_library : path or sequence of path, optional
+        Libraries of operators that onnxruntime lacks.
 
     Raises
     ------
     ReapError
         If the plan doesn't fit the model.
     """
-    _, analysis, _, removed = _planned(model, plan, {"input_shapes": input_shapes})
+    given = {"input_shapes": input_shapes, "custom_op_library": custom_op_library}
+    _, analysis, _, removed = _planned(model, plan, given)
     masked = analysis.copy()
     before = {name: constant.values for name, constant in masked.constants().items()}
     mask_graph(masked, analysis.flow, removed)
     after = {name: constant.values for name, constant in masked.constants().items()}
     changed = {name: values for name, values in after.items() if values is not before[name]}
-    return with_weights(analysis.proto, changed)
+    return aside.whole(with_weights(analysis.proto, changed))
 
 
 def _planned(

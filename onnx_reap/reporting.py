@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import onnx
 
+from onnx_reap import aside
 from onnx_reap.drop import Drop
 from onnx_reap.making import Made
 from onnx_reap.report.latency import Timing, compare_latency
@@ -82,7 +83,7 @@ def make_report(
 
 
 def _figures(macs: int, params: int, model: onnx.ModelProto, timing: Timing) -> Figures:
-    return Figures(macs, params, model.ByteSize(), timing.median_ms, timing.spread_ms)
+    return Figures(macs, params, aside.size_of(model), timing.median_ms, timing.spread_ms)
 
 
 def _unmeasured(out: onnx.ModelProto, quality: Quality | None) -> list[str]:

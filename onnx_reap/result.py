@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 import onnx
 
+from onnx_reap import aside
 from onnx_reap.analysis import normalises_itself
 from onnx_reap.budget import check_met
 from onnx_reap.data import RAW_PIXELS
 from onnx_reap.drop import Drop
+from onnx_reap.files import check_outputs, write_all
 from onnx_reap.making import Made, quality
 from onnx_reap.plan.allocate import Budget
 from onnx_reap.plan.plan import Plan
@@ -19,6 +24,7 @@ from onnx_reap.report.records import Report
 from onnx_reap.reporting import make_report
 from onnx_reap.verify import check_file
 from onnx_reap.work import Work
+from onnx_reap.writing import data_path, model_files
 
 TWIN = (
     "onnxruntime can't run the model in its own type: outputs and times are those of both models "
@@ -33,14 +39,44 @@ class Result:
 
     Attributes
     ----------
-    model : onnx.ModelProto
+    light : onnx.ModelProto
+        The model, without the weights that are set aside.
     report : Report
     plan : Plan
+    sources : frozenset of Path
+        Files that weights of the original lie in.
+    held : object
+        Keeps weights that are set aside.
     """
 
-    model: onnx.ModelProto
+    light: onnx.ModelProto = field(repr=False)
     report: Report
     plan: Plan
+    sources: frozenset[Path] = field(default=frozenset(), repr=False, kw_only=True)
+    held: object = field(default=None, repr=False, kw_only=True)
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The model with all its weights; beyond 2 GB only `save` writes it."""
+        return aside.whole(self.light)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model: in one file, or in two if weights of the original lie in other files.
+
+        Two if the original is larger than 2 GB as well: beside `path` comes a file of its name with
+        `.data` behind it. Both appear whole, or none does, and the same model is the same bytes.
+
+        Raises
+        ------
+        ReapError
+            If a file can't be written, or holds weights of the original.
+        """
+        path = Path(path)
+        files = model_files(path, self.light)
+        names = {path: "the output model", data_path(path): "the data of the output model"}
+        inputs = {f"the input's data {source.name}": source for source in self.sources}
+        check_outputs({names[each]: each for each in files}, inputs)
+        write_all(files)
 
 
 def conclude(
@@ -73,7 +109,7 @@ def conclude(
         budgets,
         macs=made.macs,
         params=made.params,
-        size=made.model.ByteSize(),
+        size=aside.size_of(made.model),
         widths=made.choice.widths,
     )
     analysis, samples = work.analysis, work.samples
@@ -91,4 +127,6 @@ def conclude(
         )
         step()
     report = make_report(work, made, fitted=fitted, held_out=held_out, drop=drop, notes=notes)
-    return Result(made.model, report, make_plan(analysis, made.choice.removed, work.settings))
+    plan = make_plan(analysis, made.choice.removed, work.settings)
+    sources = frozenset(aside.files_behind(analysis.proto))
+    return Result(made.model, report, plan, sources=sources, held=made.held)

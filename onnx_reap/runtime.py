@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_reap import aside
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError
 
@@ -17,6 +19,9 @@ Feed = Mapping[str, np.ndarray]
 
 WORKING = {"session.intra_op.allow_spinning": "0"}
 """Threads that wait give way to other sessions and to the solver, which have work."""
+
+HEAVY = 2**30
+"""Bytes of weights past which a session has no copy of them."""
 
 
 def onnxruntime() -> Any:
@@ -37,19 +42,35 @@ def onnxruntime() -> Any:
     return runtime
 
 
-def execution_providers(provider: str | None) -> list[str]:
-    """Return the execution providers to ask for, best first.
+class Providers(list[str]):
+    """Execution providers, best first, and the libraries of operators that sessions need.
+
+    Attributes
+    ----------
+    libraries : tuple of str
+        Absolute paths.
+    """
+
+    libraries: tuple[str, ...] = ()
+
+
+def execution_providers(
+    provider: str | None, libraries: Iterable[str | os.PathLike[str]] = ()
+) -> Providers:
+    """Return the execution providers to ask for.
 
     Parameters
     ----------
     provider : str or None
         `cpu`, `cuda`, or a full name such as `CUDAExecutionProvider`. None takes CUDA when
         onnxruntime offers it, else the CPU.
+    libraries : iterable of path
+        Libraries of custom operators.
 
     Raises
     ------
     ReapError
-        If this onnxruntime lacks the provider.
+        If this onnxruntime lacks the provider, or doesn't load a library.
     """
     available = onnxruntime().get_available_providers()
     cpu = "CPUExecutionProvider"
@@ -64,7 +85,27 @@ def execution_providers(provider: str | None) -> list[str]:
             got=provider,
             expected=", ".join(available),
         )
-    return [chosen] if chosen == cpu else [chosen, cpu]
+    providers = Providers([chosen] if chosen == cpu else [chosen, cpu])
+    providers.libraries = tuple(_checked(Path(library)) for library in libraries)
+    return providers
+
+
+def _checked(library: Path) -> str:
+    """Return the absolute path of a library of operators, once it is known to load."""
+    path = library.resolve()
+    if not path.is_file():
+        raise ReapError(
+            f"--custom-op-library {library}: not found", expected="a shared library (.so, .dll)"
+        )
+    try:
+        onnxruntime().SessionOptions().register_custom_ops_library(str(path))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ReapError(
+            f"--custom-op-library {library}: onnxruntime can't load it",
+            got=" ".join(str(error).split()),
+            expected="a library of operators that was built for this onnxruntime",
+        ) from error
+    return str(path)
 
 
 def session(
@@ -81,7 +122,7 @@ def session(
     ----------
     model : onnx.ModelProto
     providers : sequence of str
-        Execution providers, best first.
+        Execution providers, best first; with libraries of operators if they are `Providers`.
     optimize : bool
         Whether onnxruntime may rewrite the graph.
     config : mapping of str to str
@@ -102,16 +143,48 @@ def session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
+    for library in getattr(providers, "libraries", ()):
+        options.register_custom_ops_library(library)
     for key, value in config.items():
         options.add_session_config_entry(key, value)
+    weights = aside.arrays(model)
+    values = _give(options, weights)
+    if sum(array.nbytes for array in weights.values()) > HEAVY:
+        _share(options, values)
     try:
-        return runtime.InferenceSession(
+        active = runtime.InferenceSession(
             model.SerializeToString(), options, providers=list(providers)
         )
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ReapError(
-            "onnxruntime can't load the model", got=str(error), hint="run it in onnxruntime alone"
+            "onnxruntime can't load the model",
+            got=str(error),
+            hint="run it in onnxruntime alone; --custom-op-library for operators of your own",
         ) from error
+    active.weights = weights  # which onnxruntime reads, and doesn't keep alive
+    return active
+
+
+def _give(options: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Tell a session the weights that its model only names."""
+    value = onnxruntime().OrtValue.ortvalue_from_numpy
+    values = {name: value(array) for name, array in weights.items()}
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    return values
+
+
+def _share(options: Any, values: Mapping[str, Any]) -> None:
+    """Let a session compute with the very arrays that it was given, not with copies of its own.
+
+    What would rearrange weights, or replace some, is off.
+    """
+    runtime = onnxruntime()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    for name, value in values.items():
+        options.add_initializer(name, value)
+    aside.let_go()
 
 
 def run(active: Any, outputs: Sequence[str] | None, feed: Feed) -> dict[str, np.ndarray]:

@@ -21,7 +21,10 @@ DEFAULT_TARGET_MACS = 0.6
 DEFAULT_TARGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Fractions of the multiply-accumulates that a sweep leaves where the user names none."""
 
-PROFILED = ("input_shapes", "provider", "round_to", "min_channels", "include", "exclude")
+EXECUTED = ("provider", "custom_op_library")
+"""Settings that tell how models are run."""
+
+PROFILED = ("input_shapes", *EXECUTED, "round_to", "min_channels", "include", "exclude")
 """Settings that a latency table depends on."""
 
 INSPECTED = (*PROFILED, "vanish")
@@ -98,6 +101,8 @@ class Settings:
     seed : int
     provider : str, optional
         Execution provider of onnxruntime (`cpu`, `cuda`, or a full name).
+    custom_op_library : sequence of path
+        Shared libraries of operators that onnxruntime lacks. Python takes a single path, too.
     """
 
     samples: int | None = None
@@ -132,6 +137,7 @@ class Settings:
     positions: int = 32
     seed: int = 0
     provider: str | None = None
+    custom_op_library: Sequence[str | Path] = ()
 
     @property
     def estimates(self) -> bool:

@@ -13,6 +13,7 @@ from onnx_reap.arguments import add_run, add_usual, make_base, split_settings
 from onnx_reap.settings import DEFAULT_TARGETS, SWEPT
 
 if TYPE_CHECKING:
+    from onnx_reap.files import Content
     from onnx_reap.report.sweep import Row
     from onnx_reap.sweeping import Point
 
@@ -39,6 +40,7 @@ def run_sweep(argv: Sequence[str]) -> None:
     from onnx_reap.report.sweep import print_sweep
     from onnx_reap.report.text import show
     from onnx_reap.sweeping import sweep
+    from onnx_reap.writing import named_data
 
     targets, plans_only = given["targets"], given["plans_only"]
     inputs = {
@@ -47,9 +49,12 @@ def run_sweep(argv: Sequence[str]) -> None:
         "--labels": settings["labels"],
     }
     inputs = {name: path for name, path in inputs.items() if path is not None}
+    data = named_data(given["model"])
+    inputs |= data
     files = [TABLE, PLOT]
     for target in dict.fromkeys(targets or DEFAULT_TARGETS):
-        files += _names(target, plans_only=plans_only)
+        files += (names := _names(target, plans_only=plans_only))
+        files += [f"{name}.data" for name in names if data and name.endswith(".onnx")]
     check_folder("--output", given["output"], files, inputs)
     check_plotting()
     progress = for_terminal(quiet=given["quiet"])
@@ -110,17 +115,19 @@ def _names(target: float, *, plans_only: bool) -> list[str]:
     return [plan] if plans_only else [f"{stem}.onnx", plan]
 
 
-def _contents(points: Sequence[Point], *, plans_only: bool) -> tuple[dict[str, bytes], list[Row]]:
+def _contents(points: Sequence[Point], *, plans_only: bool) -> tuple[dict[str, Content], list[Row]]:
     """Return the files by name, and the rows of the table."""
-    from onnx_reap.loading import to_bytes
     from onnx_reap.report.plot import draw
     from onnx_reap.report.sweep import make_row, to_csv
+    from onnx_reap.writing import model_files
 
-    files, rows = {}, []
+    files: dict[str, Content] = {}
+    rows = []
     for point in points:
         names = _names(point.target, plans_only=plans_only)
         if not plans_only:
-            files[names[0]] = to_bytes(point.model)
+            made = model_files(Path(names[0]), point.light)
+            files |= {path.name: data for path, data in made.items()}
         files[names[-1]] = point.plan.to_json().encode()
         accuracies = point.accuracy_before, point.accuracy_after
         rows.append(make_row(point.target, point.report, accuracies, names[0]))

@@ -107,7 +107,7 @@ def sweep(
     with work.progress.stage("Making models", len(goals)) as step:
         for target, goal in goals.items():
             result = _made(work, target, goal, evidence, notes)
-            after = None if accuracy is None else accuracy(result.model)
+            after = None if accuracy is None else accuracy(result.light)
             points.append(
                 Point(**vars(result), target=target, accuracy_before=before, accuracy_after=after)
             )

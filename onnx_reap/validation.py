@@ -84,7 +84,7 @@ def check_applicable(given: Collection[str], known: Collection[str], what: str) 
 
 def _plain(name: str, value: Any) -> Any:
     """Make lists of NumPy arrays and of a single glob, and read a latency as the command does."""
-    if name in ("include", "exclude") and isinstance(value, str):
+    if name in ("include", "exclude", "custom_op_library") and isinstance(value, (str, Path)):
         return [value]
     if name in ("joint_refit", "round_to") and value == "auto":
         return None
@@ -204,6 +204,10 @@ def _are_globs(value: object) -> bool:
     return _is_list_of(_is_text, value)
 
 
+def _are_paths(value: object) -> bool:
+    return _is_list_of(lambda path: isinstance(path, (str, Path)), value)
+
+
 def _are_shapes(value: object) -> bool:
     return isinstance(value, Mapping) and all(
         _is_text(name) and _is_list_of(lambda size: _is_whole(size) and size > 0, shape)
@@ -228,6 +232,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "latency_table": (lambda v: isinstance(v, (LatencyTable, str, Path)), "a table, or a path"),
     "include": (_are_globs, "a list of globs"),
     "exclude": (_are_globs, "a list of globs"),
+    "custom_op_library": (_are_paths, "a list of paths"),
     "resize": (_are_pixels, "pixels, or height and width"),
     "crop": (_are_pixels, "pixels, or height and width"),
     "mean": (_are_numbers, "a number, or one a channel"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from onnx_reap import aside
 from onnx_reap.data import Calibration
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import CheckError
@@ -60,7 +61,7 @@ def _names(values: Sequence[onnx.ValueInfoProto]) -> str:
 
 def _checker(model: onnx.ModelProto) -> str | None:
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(aside.with_weights_as_inputs(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return str(error)
     return None

@@ -68,6 +68,7 @@ class Net:
         types: Mapping[str, int] | None = None,
         opset: int = 17,
         ir: int = 8,
+        domains: Sequence[str] = (),
     ) -> onnx.ModelProto:
         kind = oh.np_dtype_to_tensor_dtype(self.dtype)
         ends = [oh.make_tensor_value_info(n, kind, s) for n, s in self.inputs.items()]
@@ -77,7 +78,8 @@ class Net:
         ]
         tensors = [onnx.numpy_helper.from_array(v, n) for n, v in self.weights.items()]
         graph = oh.make_graph(self.nodes, "net", ends, outs, tensors)
-        made = oh.make_model(graph, opset_imports=[oh.make_opsetid("", opset)], ir_version=ir)
+        sets = [oh.make_opsetid("", opset), *(oh.make_opsetid(name, 1) for name in domains)]
+        made = oh.make_model(graph, opset_imports=sets, ir_version=ir)
         inferred = onnx.shape_inference.infer_shapes(made).graph.output
         for output, known in zip(made.graph.output, inferred, strict=True):
             output.CopyFrom(known)

@@ -29,7 +29,7 @@ def tiny_model() -> onnx.ModelProto:
 
 
 RESULT = SimpleNamespace(
-    model=tiny_model(),
+    light=tiny_model(),
     report=sample_report(),
     plan=SimpleNamespace(to_json=lambda: '{"groups": []}\n'),
 )
@@ -232,7 +232,7 @@ def test_a_run_writes_the_model_and_prints_the_report(
 ):
     assert main(["in.onnx", "out.onnx", "--data", "d.npz", "--samples", "5"]) == 0
     assert pipeline.calls == [("reap", Path("in.onnx"), Path("d.npz"), {"samples": 5})]
-    assert onnx.load("out.onnx") == RESULT.model
+    assert onnx.load("out.onnx") == RESULT.light
     assert written() == {"out.onnx"}
     out, err = capsys.readouterr()
     assert "MACs" in out and out.endswith("Wrote out.onnx\n")
@@ -323,10 +323,12 @@ def test_a_model_that_fits_no_file_is_refused(
     pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
 ):
     class Huge:
+        graph = onnx.GraphProto()
+
         def SerializeToString(self, **_):
             raise ValueError("exceeds maximum protobuf size of 2GB")
 
-    pipeline.action = lambda: SimpleNamespace(**(vars(RESULT) | {"model": Huge()}))
+    pipeline.action = lambda: SimpleNamespace(**(vars(RESULT) | {"light": Huge()}))
     assert run("in.onnx out.onnx --report r.json") == 1
     assert "2 GB" in capsys.readouterr().err
     assert written() == set()

@@ -123,3 +123,31 @@ def test_good_paths_pass_and_leave_no_trace(tmp_path: Path):
     (tmp_path / "old").write_bytes(b"old")
     check_outputs({"a": tmp_path / "new", "b": tmp_path / "old"}, {"c": tmp_path / "gone"})
     assert listing(tmp_path) == {"old": b"old"}
+
+
+def test_files_that_are_replaced_together_come_back_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A model never stands beside the data of another one."""
+    for name in ("data", "model"):
+        (tmp_path / name).write_text(f"old {name}")
+    replace = Path.replace
+
+    def broken(self: Path, target: Path) -> Path:
+        if target.name == "model" and self.read_text() == "new model":
+            assert (tmp_path / "data").read_text() == "new data"
+            assert not (tmp_path / "model").exists()
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", broken)
+    with pytest.raises(ReapError, match="No space left"):
+        write_all({tmp_path / "data": [b"new ", b"data"], tmp_path / "model": b"new model"})
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        "data": "old data",
+        "model": "old model",
+    }
+    monkeypatch.undo()
+    write_all({tmp_path / "data": [b"new ", b"data"], tmp_path / "model": b"new model"})
+    assert (tmp_path / "model").read_text() == "new model"
+    assert len(list(tmp_path.iterdir())) == 2

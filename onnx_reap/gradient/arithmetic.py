@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
+from onnx_reap import aside
 from onnx_reap.gradient.tape import Constants, Shapes, Tape
 
 
@@ -44,7 +44,7 @@ def power(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
 
 def has_no_zero(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether the exponents of a Pow can be lowered by one at zero."""
-    return bool(numpy_helper.to_array(constants[node.input[1]]).all())
+    return bool(aside.to_array(constants[node.input[1]]).all())
 
 
 def extreme(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:

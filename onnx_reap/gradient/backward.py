@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import numpy_helper
 
+from onnx_reap import aside
 from onnx_reap.gradient.rules import RULES
 from onnx_reap.gradient.tape import PREFIX, Constants, Shapes, Tape
 from onnx_reap.graph.model import STANDARD_DOMAINS
@@ -193,5 +193,5 @@ def _is_training(node: onnx.NodeProto, constants: Constants) -> bool:
     """Whether a node may use statistics of the batch, or drop values."""
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
         mode = constants.get(node.input[2])
-        return mode is None or bool(numpy_helper.to_array(mode).any())
+        return mode is None or bool(aside.to_array(mode).any())
     return any(a.name == "training_mode" and a.i for a in node.attribute)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
+from onnx_reap import aside
 from onnx_reap.gradient.tape import Constants, Shapes, Tape, attributes
 
 
@@ -77,7 +77,7 @@ def put_back(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
 
 def takes_nothing_twice(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether the constant index of a Gather has no entry twice, counted from one end."""
-    index = numpy_helper.to_array(constants[node.input[1]])
+    index = aside.to_array(constants[node.input[1]])
     return len(np.unique(index)) == index.size and len(np.unique(index < 0)) <= 1
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import onnx
-from onnx import numpy_helper
 
+from onnx_reap import aside
 from onnx_reap.gradient.tape import Constants, Shapes, Tape, attributes
 
 
@@ -50,7 +50,7 @@ def has_constant_axes(node: onnx.NodeProto, constants: Constants, shapes: Shapes
     given = [name for name in node.input[1:] if name]
     if any(name not in constants for name in given):
         return False
-    values = [int(axis) for name in given for axis in numpy_helper.to_array(constants[name])]
+    values = [int(axis) for name in given for axis in aside.to_array(constants[name])]
     reduces = bool(values or attributes(node).get("axes"))
     return reduces or not attributes(node).get("noop_with_empty_axes")
 

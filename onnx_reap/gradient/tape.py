@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from onnx_reap import aside
 from onnx_reap.graph.records import Linear
 
 PREFIX = "onnx_reap.gradient/"
@@ -65,7 +66,7 @@ class Tape:
 
     def values(self, name: str) -> np.ndarray:
         """Return a constant of the part."""
-        return numpy_helper.to_array(self._constants[name])
+        return aside.to_array(self._constants[name])
 
     def where(self, condition: str, gradient: str) -> str:
         """Let a gradient through where a condition holds."""

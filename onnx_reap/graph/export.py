@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from onnx_reap import aside
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ def node_proto(node: gs.Node) -> onnx.NodeProto:
 
 def tensor_proto(tensor: gs.Constant) -> onnx.TensorProto:
     """Write a constant: its name, type, shape and values; documentation is left out."""
+    if tensor.dtype == object:  # texts
+        return onnx.numpy_helper.from_array(tensor.values, tensor.name)
     return OnnxExporter.export_tensor_proto(tensor)
 
 
@@ -71,19 +76,31 @@ def without_content(proto: onnx.ModelProto) -> onnx.ModelProto:
     return shell
 
 
+def _initializer(constant: gs.Constant, *, light: bool) -> onnx.TensorProto:
+    """Write a constant; a large one is set aside, and lives as long as `constant` holds it."""
+    values = constant.values if light else None
+    if values is None or values.dtype != constant.export_dtype:
+        return tensor_proto(constant)
+    if not aside.fits(values.dtype, values.nbytes):
+        return tensor_proto(constant)
+    constant.values = np.require(values, requirements=["C", "A"])
+    return aside.in_memory(constant.name, constant.values)
+
+
 def write_constants(
     out: onnx.ModelProto, constants: Iterable[gs.Constant], original: onnx.ModelProto
 ) -> None:
     """Add constants as initializers, with their new shapes where they are listed as inputs.
 
     Up to IR version 3 every initializer is an input, so new constants become nodes: the interface
-    stays as it is.
+    stays as it is. Large ones are set aside where those of the original are.
     """
+    light = aside.any_aside(original)
     known = {tensor.name for tensor in original.graph.initializer}
     made = []
     for constant in constants:
         if constant.name in known or original.ir_version >= 4:
-            out.graph.initializer.append(tensor_proto(constant))
+            out.graph.initializer.append(_initializer(constant, light=light))
         else:
             value = tensor_proto(constant)
             made.append(onnx.helper.make_node("Constant", [], [constant.name], value=value))

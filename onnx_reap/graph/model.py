@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import numpy_helper
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from onnx_reap import aside
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.export import (
     Source,
@@ -39,7 +40,8 @@ class Model:
     """A model and an editable graph of it.
 
     The graph holds every constant as a dense initializer: Constant nodes are absorbed, and constant
-    subgraphs can be replaced by their values (`set_constants`). Layers that an exporter gave one
+    subgraphs can be replaced by their values (`set_constants`). No array is ever changed in place,
+    since graphs of one model share them. Layers that an exporter gave one
     vector of biases, all zero for instance, get a copy each. Nodes that nobody touched are
     written back as they were, byte for byte.
 
@@ -62,6 +64,10 @@ class Model:
         # Nodes are kept alive here, since their ids are keys.
         pairs = zip(self.graph.nodes, proto.graph.node, strict=True)
         self._source = {id(node): Source(node, dict(node.attrs), given) for node, given in pairs}
+        self._weights = aside.claim(proto)  # also those that no constant stands for any more
+        for name, constant in self.constants().items():
+            if name in self._weights:
+                constant.values, constant.data_location = self._weights[name], None
         self._absorb_constant_nodes()
         for sparse in proto.graph.sparse_initializer:
             self.constants()[sparse.values.name].values = _dense(sparse)
@@ -95,7 +101,7 @@ class Model:
         unread = []
         for name, array in values.items():
             old = tensors[name]
-            new = gs.Constant(name, np.array(array, order="C"))
+            new = gs.Constant(name, np.asarray(array, order="C"))
             for node in list(old.outputs):
                 node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
             unread += list(old.inputs)

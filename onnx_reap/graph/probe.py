@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnx_reap import aside
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.model import STANDARD_DOMAINS, Model, captured_tensors
@@ -113,7 +114,7 @@ def _folded(
 
 def _inferred_types(proto: onnx.ModelProto) -> dict[str, np.dtype]:
     """Return the types of tensors, as far as onnx knows them."""
-    graph = onnx.shape_inference.infer_shapes(proto).graph
+    graph = onnx.shape_inference.infer_shapes(aside.with_weights_as_inputs(proto)).graph
     return {
         value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         for value in (*graph.input, *graph.value_info, *graph.output)

@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
+from onnx_reap import aside
+
 Places = Iterator[tuple[TensorProto | AttributeProto | onnx.TypeProto.Tensor, str]]
 
 _HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -47,8 +49,8 @@ def in_float32(model: onnx.ModelProto, types: Set[int]) -> onnx.ModelProto:
     del twin.graph.value_info[:]
     for holder, field in [p for p in _places(twin) if getattr(*p) in types]:
         if isinstance(holder, TensorProto):
-            filled = numpy_helper.from_array(to_float32(numpy_helper.to_array(holder)), holder.name)
-            holder.CopyFrom(filled)
+            values = to_float32(aside.to_array(holder))
+            holder.CopyFrom(numpy_helper.from_array(values, holder.name))
         else:
             setattr(holder, field, TensorProto.FLOAT)
     return twin
