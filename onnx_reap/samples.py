@@ -55,7 +55,7 @@ def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> 
         If the data can't be read or doesn't fit the model.
     """
     preprocess = _preprocess(settings)
-    estimates = settings.criterion == "reap" or settings.refit
+    estimates = not settings.lossless and (settings.criterion == "reap" or settings.refit)
     if data is None:
         count = settings.samples or SYNTHETIC
         every = synthetic_calibration(inputs, preprocess, samples=count, seed=settings.seed)

@@ -1,0 +1,106 @@
+"""Where the channels behind a movement of data come from: it is executed on indices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_reap.graph.labels import LabelArray, along
+from onnx_reap.graph.model import Model
+from onnx_reap.graph.probe import Probe
+from onnx_reap.graph.records import Flow
+from onnx_reap.graph.rules import RULES
+from onnx_reap.graph.site import Findings, Site
+
+ALONG_AN_AXIS = ("Concat", "Gather", "Split")
+
+PICKING = (*ALONG_AN_AXIS, "Slice", "Squeeze", "Transpose", "Unsqueeze")
+"""Channels stay wholes; along other axes the same happens to all."""
+
+RESHAPING = ("DepthToSpace", "Flatten", "Reshape", "SpaceToDepth")
+
+LARGEST = 2**22  # entries of a tensor whose every entry is followed
+
+
+class _UnfollowedError(Exception):
+    """The rule does more than to move data."""
+
+
+class _Mover(Site):
+    """A node whose inputs carry indices instead of labels."""
+
+    def __init__(self, node: gs.Node, findings: Findings, given: dict[int, LabelArray]) -> None:
+        super().__init__(node, findings)
+        self._given = given
+        self.moved: dict[int, LabelArray] = {}
+
+    def labels(self, index: int = 0) -> LabelArray:
+        """Return the indices that an input carries."""
+        return self._given[index]
+
+    def set_labels(self, labels: LabelArray, index: int = 0) -> None:
+        """Note the indices that an output carries."""
+        if self.has_output(index):
+            self.moved[index] = np.broadcast_to(labels, self.output_shape(index))
+
+    def new_channels(self, count: int) -> LabelArray:
+        """Refuse: what is made is not moved."""
+        raise _UnfollowedError
+
+    def unite(self, a: LabelArray, b: LabelArray, why: str = "") -> None:
+        """Refuse: what is united is not moved."""
+        raise _UnfollowedError
+
+    def freeze(self, labels: LabelArray, why: str) -> None:
+        """Refuse: the movement is not understood."""
+        raise _UnfollowedError
+
+    def freeze_inputs(self, why: str, indices: Iterable[int] | None = None) -> None:
+        """Refuse: the movement is not understood."""
+        raise _UnfollowedError
+
+
+class Mover:
+    """Executes movements of a model on indices."""
+
+    def __init__(self, model: Model, probe: Probe, flow: Flow) -> None:
+        self._findings = Findings(model, probe, of_sizes=set(flow.of_sizes))
+        self._shapes = probe.shapes
+
+    def picked(self, node: gs.Node, axes: dict[int, int]) -> dict[int, np.ndarray] | None:
+        """Tell where channels come from, where a node moves each as a whole.
+
+        Parameters
+        ----------
+        axes : dict of int to int
+            The axis of channels, by input.
+
+        Returns
+        -------
+        dict of int to int array
+            By output and of its shape, the channels that its entries come from, counted through
+            all inputs. None where that is not known.
+        """
+        given, start = {}, 0
+        for index, axis in axes.items():
+            shape = self._shapes[node.inputs[index].name]
+            given[index] = along(np.arange(start, start + shape[axis]), shape, axis)
+            start += shape[axis]
+        return self._run(node, given)
+
+    def entries(self, node: gs.Node) -> np.ndarray | None:
+        """Return the index of the entry of the first input that each output's entry holds."""
+        shape = self._shapes[node.inputs[0].name]
+        size = int(np.prod(shape))
+        moved = self._run(node, {0: np.arange(size).reshape(shape)}) if size <= LARGEST else None
+        return None if moved is None else moved[0]
+
+    def _run(self, node: gs.Node, given: dict[int, LabelArray]) -> dict[int, np.ndarray] | None:
+        site = _Mover(node, self._findings, given)
+        try:
+            RULES[node.op].flow(site)
+        except _UnfollowedError:
+            return None
+        return site.moved
