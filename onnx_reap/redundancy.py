@@ -14,7 +14,7 @@ from onnx_reap.choice import Choice
 from onnx_reap.data.spec import is_float
 from onnx_reap.equivalence import check_unchanged
 from onnx_reap.lossless.absorb import absorb
-from onnx_reap.lossless.redundant import KINDS, Redundant, find_redundant
+from onnx_reap.lossless.redundant import DEAD, DEPENDENT, DUPLICATE, Redundant, find_redundant
 from onnx_reap.making import Made, make
 from onnx_reap.planning import make_plan, removed_by, widths_left
 from onnx_reap.report.records import Lossless
@@ -52,7 +52,7 @@ def without_redundant(work: Work) -> tuple[Made, Lossless]:
             analysis.proto, made.model, _feeds(work), analysis.providers
         )
     kinds = Counter(each.kind for each in found)
-    lossless = Lossless(*(kinds[kind] for kind in KINDS), difference)
+    lossless = Lossless(kinds[DEAD], kinds[DUPLICATE], kinds[DEPENDENT], difference)
     return replace(made, notes=(*made.notes, *doubts)), lossless
 
 

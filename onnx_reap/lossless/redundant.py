@@ -85,8 +85,8 @@ def find_redundant(
         classes: dict[tuple[tuple[str, int], ...], list[int]] = {}
         along = [(r, flow.units_along(r.x, r.x_axis)) for r in readers if r.node in group.consumers]
         for unit in group.units:
-            counts = ((r.node, int((units == unit).sum())) for r, units in along)
-            classes.setdefault(tuple(c for c in counts if c[1]), []).append(unit)
+            held = ((r.node, int((units == unit).sum())) for r, units in along)
+            classes.setdefault(tuple(each for each in held if each[1]), []).append(unit)
         redundant: list[Redundant] = []
         for counts, units in classes.items():
             nodes = {node for node, _ in counts}
@@ -199,7 +199,10 @@ def _products(
         if not slot.exact:
             blocks.append((0, form.offset[:, None]))
         for space, block in blocks:
-            norms, what = norms_of(block), (space, sha256(block).digest(), parts.tobytes())
+            norms, what = (
+                norms_of(block),
+                (space, sha256(block.tobytes()).digest(), parts.tobytes()),
+            )
             if what in seen or not norms.any():
                 continue
             seen.add(what)
