@@ -15,18 +15,13 @@ import onnx
 
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import CheckError, ReapError
-from onnx_reap.graph.probe import RANDOM
+from onnx_reap.graph.probe import JUMPS, RANDOM
 from onnx_reap.runtime import Feed, names_in_subgraphs, run, session, with_outputs
 
 TOLERANCE = {"float16": 5e-2, "bfloat16": 2e-1}  # relative to the largest entry
 FLOAT_TOLERANCE = 2e-3
-UNCHANGED = 1e-4  # of models without a cut that must agree; rounding through 50 layers leaves 1e-5
+UNCHANGED = 1e-3  # of models that must agree; rounding leaves 5e-5 behind the 80 layers of a B0
 
-_JUMPS = {
-    "ArgMax", "ArgMin", "Ceil", "Compress", "DynamicQuantizeLinear", "Equal", "Floor", "Greater",
-    "GreaterOrEqual", "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual", "Mod",
-    "NonMaxSuppression", "NonZero", "QuantizeLinear", "Round", "Sign", "TopK", "Unique",
-}  # fmt: skip
 _FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
 
 
@@ -175,7 +170,7 @@ def _jumps(node: onnx.NodeProto) -> bool:
     if node.op_type == "Cast":
         to = next((a.i for a in node.attribute if a.name == "to"), onnx.TensorProto.FLOAT)
         return onnx.TensorProto.DataType.Name(to) not in _FLOATS
-    return node.op_type in _JUMPS | RANDOM
+    return node.op_type in JUMPS | RANDOM
 
 
 def _of_cut(cut: onnx.ModelProto, names: Sequence[str], providers: Sequence[str]) -> Any:

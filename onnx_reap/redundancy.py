@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from onnx_reap.analysis import Analysis, analyse, model_inputs
+from onnx_reap.budget import check_globs
 from onnx_reap.choice import Choice
 from onnx_reap.data.spec import is_float
 from onnx_reap.equivalence import check_unchanged
@@ -35,10 +36,13 @@ def without_redundant(work: Work) -> tuple[Made, Lossless]:
 
     Raises
     ------
+    ReapError
+        If a glob matches nothing.
     CheckError
         If outputs on random samples differ by more than rounding.
     """
     analysis = work.analysis
+    check_globs(analysis, work.settings)
     with work.clock("choose"), work.progress.stage("Comparing weights") as step:
         found = find_redundant(analysis.model, analysis.probe, analysis.flow, analysis.groups)
         step()

@@ -11,7 +11,7 @@ from onnx_reap.data.spec import is_float
 from onnx_reap.graph.constancy import CARRIERS, CPU
 from onnx_reap.graph.labels import varying_axes, vector_along
 from onnx_reap.graph.model import STANDARD_DOMAINS, Model
-from onnx_reap.graph.probe import Probe
+from onnx_reap.graph.probe import JUMPS, Probe
 from onnx_reap.graph.records import Flow, Linear
 from onnx_reap.graph.rules.perchannel import PER_CHANNEL
 from onnx_reap.graph.rules.pointwise import POINTWISE
@@ -28,8 +28,8 @@ HOMOGENEOUS = (
     "ReduceMin", "ReduceSum", "Relu",
 )  # fmt: skip
 AVERAGES = ("GlobalAveragePool", "ReduceMean")  # linear, the same for all channels, keep constants
-CONSTANT = CARRIERS | {"AveragePool", "MaxPool", "Pad", "Resize"}
-ALONE = (POINTWISE.keys() | PER_CHANNEL.keys() | {"Cast", "Pad"}) - {"Dropout", "LRN"}
+CONSTANT = CARRIERS | {"AveragePool", "InstanceNormalization", "MaxPool", "Pad", "Resize"}
+ALONE = (POINTWISE.keys() | PER_CHANNEL.keys() | {"Pad"}) - {"Dropout", "LRN"} - JUMPS
 """Operators whose channels are functions of their own channel and its parameters alone."""
 
 
@@ -73,7 +73,9 @@ class Follower:
             if is_float(weight.dtype):
                 bias = None if linear.bias is None else node.inputs[2].values
                 x = self.form(linear.x, linear.x_axis)
-                self._forms[linear.y, linear.y_axis] = mix(linear, weight, bias, x, self.signals)
+                exact = keeps_constants(linear, node)
+                form = mix(linear, weight, bias, x, self.signals, exact=exact)
+                self._forms[linear.y, linear.y_axis] = form
         elif node.op in PICKING:
             self._pick(node)
         elif node.op in RESHAPING:
@@ -144,8 +146,13 @@ class Follower:
         form = self._simple(node, axis, shape) if linear is None else None
         if form is not None:
             self._forms[out, axis] = form
-        elif node.op in ALONE or linear is not None:
+        elif node.op in ALONE or linear is not None or self._keeps_floats(node, out):
             self._alone(node, out, axis, linear)
+
+    def _keeps_floats(self, node: gs.Node, out: str) -> bool:
+        """Whether a node casts real numbers to others."""
+        names = (node.inputs[0].name, out)
+        return node.op == "Cast" and all(is_float(self._probe.dtypes[name]) for name in names)
 
     def _simple(self, node: gs.Node, axis: int, shape: Sequence[int]) -> Form | None:
         """Return the form behind an affine map of each channel or a sum of tensors."""
@@ -215,7 +222,7 @@ class Follower:
         form = self._new(out, axis, alike(kinds, numbers))
         fixed = {} if common else self._constants(node, out, axis, forms)
         if linear is not None:  # a channel whose kernel is 0 holds its bias
-            if not keeps_constants(linear):  # zeros around are no constants but zero
+            if not keeps_constants(linear, node):  # zeros around are no constants but zero
                 fixed = {p: v for p, v in fixed.items() if not forms[0].offset[p]}
             idle = [p for p in range(len(size)) if not parameters[0][p].any()]
             bias = parameters[1].ravel() if len(parameters) > 1 else np.zeros(len(size))
@@ -271,7 +278,9 @@ class Follower:
     ) -> dict[int, float]:
         """Run a node on channels that are constant; return those that then still are."""
         constant = np.logical_and.reduce([form.constant for form in forms])
-        uneven = node.attrs.get("ceil_mode") or "crop" in str(node.attrs.values())
+        settings = node.attrs  # of which some pad at some sizes and don't at others
+        uneven = settings.get("ceil_mode") or "SAME" in str(settings.get("auto_pad"))
+        uneven = uneven or "crop" in str(settings.get("coordinate_transformation_mode"))
         if not constant.any() or node.op not in CONSTANT or uneven:
             return {}
         names = [t.name for t in node.inputs if t.name and not isinstance(t, gs.Constant)]

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.records import Linear
 from onnx_reap.lossless.rows import norms_of, parallel
 from onnx_reap.lossless.values import Form, Signals
 
 
-def keeps_constants(linear: Linear) -> bool:
+def keeps_constants(linear: Linear, node: gs.Node) -> bool:
     """Whether every output sees a constant input in full: no padding, no transposed strides."""
-    return not linear.transposed and not any(linear.pads)
+    by_size = str(node.attrs.get("auto_pad", "")).startswith("SAME") and linear.taps > 1
+    return not (linear.transposed or any(linear.pads) or by_size)
 
 
 def mix(
-    linear: Linear, weight: np.ndarray, bias: np.ndarray | None, x: Form, signals: Signals
+    linear: Linear,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    x: Form,
+    signals: Signals,
+    *,
+    exact: bool,
 ) -> Form:
     """Return the form of a layer's output.
 
@@ -29,10 +37,12 @@ def mix(
     bias : array, optional
     x : Form
         Of the layer's input.
+    exact : bool
+        Whether the layer keeps constants.
     """
     parts = []
     for block, part in zip(_blocks(linear, weight), _parts(x, linear.group), strict=True):
-        rows, shift = _folded(block * linear.alpha if linear.alpha != 1 else block, part, linear)
+        rows, shift = _folded(block * linear.alpha if linear.alpha != 1 else block, part, exact)
         parts.append(_form(rows, shift, signals))
     arrays = ([getattr(p, name) for p in parts] for name in ("signal", "scale", "offset"))
     signal, scale, offset = (np.concatenate(each) for each in arrays)
@@ -60,7 +70,7 @@ def _parts(x: Form, group: int) -> list[Form]:
     return [x.at(positions) for positions in np.split(np.arange(len(x.signal)), group)]
 
 
-def _folded(block: np.ndarray, x: Form, linear: Linear) -> tuple[np.ndarray, np.ndarray]:
+def _folded(block: np.ndarray, x: Form, exact: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return coefficients by signal and tap, (outputs, D), and what constants add, (outputs,)."""
     outputs = len(block)
     shift = np.zeros(outputs)
@@ -75,7 +85,7 @@ def _folded(block: np.ndarray, x: Form, linear: Linear) -> tuple[np.ndarray, np.
         rows = [summed.reshape(outputs, -1)]
     if x.offset.any():
         constant = np.einsum("oit,i->ot", block, x.offset)
-        if keeps_constants(linear):
+        if exact:
             shift = constant.sum(axis=1)
         else:
             rows.append(constant)

@@ -114,7 +114,7 @@ def _slots(
     slots = []
     for linear, labels in readers:
         form = follower.form(linear.x, linear.x_axis)
-        exact = keeps_constants(linear) and has_plain_bias(model, linear)
+        exact = keeps_constants(linear, model.node(linear.node)) and has_plain_bias(model, linear)
         read = reading(linear, model.constants()[linear.weight].values, probe)
         order = np.argsort(labels, kind="stable")
         starts = np.searchsorted(labels[order], units)
