@@ -44,7 +44,9 @@ def without_redundant(work: Work) -> tuple[Made, Lossless]:
     analysis = work.analysis
     check_globs(analysis, work.settings)
     with work.clock("choose"), work.progress.stage("Comparing weights") as step:
-        found = find_redundant(analysis.model, analysis.probe, analysis.flow, analysis.groups)
+        found = find_redundant(
+            analysis.model, analysis.probe, analysis.flow, analysis.groups, analysis.branches
+        )
         step()
     removed = tuple(each.unit for each in found)
     notes = () if found else (NOTHING,)

@@ -10,6 +10,7 @@ from hashlib import sha256
 import numpy as np
 
 from onnx_reap.data.spec import is_float
+from onnx_reap.graph.branches import NONE, Branches
 from onnx_reap.graph.channels import Group
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
@@ -70,18 +71,20 @@ class _Slot:
 
 
 def find_redundant(
-    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group]
+    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
 ) -> list[Redundant]:
     """Find units without which the model computes the same, up to rounding.
 
-    Any of them may go, once the layers that read them have absorbed what they bring. In each group
-    one stays at least, and equally many go from parts that must stay equally large.
+    Any of them may go, once the layers that read them have absorbed what they bring. Of each group
+    one stays at least, unless all are dead and a branch vanishes with them; equally many go from
+    parts that must stay equally large.
     """
     follower = Follower(model, probe, flow)
     uses = Counter(node.inputs[1].name for node in model.nodes if len(node.inputs) > 1)
     readers = [linear for linear in flow.linears if not linear.depthwise]
     found: list[Redundant] = []
-    for group in groups:
+    gone: list[int] = []
+    for index, group in enumerate(groups):
         classes: dict[tuple[tuple[str, int], ...], list[int]] = {}
         along = [(r, flow.units_along(r.x, r.x_axis)) for r in readers if r.node in group.consumers]
         for unit in group.units:
@@ -94,8 +97,13 @@ def find_redundant(
             if all(_is_own(model, reader, uses) for reader, _ in mine):
                 slots = _slots(model, probe, follower, units, mine)
                 redundant += _of_class(units, slots, follower.signals)
-        found += _balanced(group, redundant)
-    return found
+        dead = [each for each in redundant if each.kind == DEAD]
+        vanishes = index in branches.vanishing and len(dead) == group.width
+        found += dead if vanishes else _balanced(group, redundant)
+        gone += [index] if vanishes else []
+    known = {each.unit for each in found}
+    along = [unit for index in branches.taken_along(gone) for unit in groups[index].units]
+    return found + [Redundant(unit, DEAD, ()) for unit in along if unit not in known]
 
 
 def _is_own(model: Model, linear: Linear, uses: Mapping[str, int]) -> bool:

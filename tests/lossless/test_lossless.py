@@ -267,6 +267,20 @@ def test_a_dead_group_keeps_one():
     assert widths(result)["conv0"] == 1
 
 
+@pytest.mark.parametrize("bias", [0.0, 0.3])
+def test_a_dead_branch_vanishes(bias):
+    net = start()
+    stem = net.node("Relu", net.conv("x", 3, 8))
+    y = net.node("Relu", net.conv(net.node("Relu", net.conv(stem, 8, 4)), 4, 6, 1))
+    y = net.node("Add", stem, net.conv(y, 6, 8, 1))
+    y = net.head(net.node("Relu", y), 8, 5)
+    net.weights["c4"][:], net.weights["c5"][:] = 0, bias
+    result = thinned(net.model(y))
+    assert widths(result) == {"conv0": 8, "conv2": 0, "conv4": 0}
+    assert counts(result) == (10, 0, 0)
+    assert len(result.model.graph.node) < 10
+
+
 def test_nothing_to_remove_changes_nothing():
     model = chain()
     result = thinned(model)
