@@ -16,7 +16,7 @@ from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Flow, Linear
 from onnx_reap.graph.weights import has_plain_bias
-from onnx_reap.lossless.absorb import Absorbed, Read, reading
+from onnx_reap.lossless.absorb import Absorbed, Read
 from onnx_reap.lossless.follow import Follower
 from onnx_reap.lossless.mixing import keeps_constants
 from onnx_reap.lossless.rows import SAME, ZERO, combinations, norms_of
@@ -79,57 +79,76 @@ def find_redundant(
     one stays at least, unless all are dead and a branch vanishes with them; equally many go from
     parts that must stay equally large.
     """
-    follower = Follower(model, probe, flow)
-    uses = Counter(node.inputs[1].name for node in model.nodes if len(node.inputs) > 1)
-    readers = [linear for linear in flow.linears if not linear.depthwise]
-    found: list[Redundant] = []
+    study = _Study(model, probe, flow)
+    by_group: list[list[Redundant]] = [[] for _ in groups]
     gone: list[int] = []
-    for index, group in enumerate(groups):
-        classes: dict[tuple[tuple[str, int], ...], list[int]] = {}
-        along = [(r, flow.units_along(r.x, r.x_axis)) for r in readers if r.node in group.consumers]
-        for unit in group.units:
-            held = ((r.node, int((units == unit).sum())) for r, units in along)
-            classes.setdefault(tuple(each for each in held if each[1]), []).append(unit)
-        redundant: list[Redundant] = []
-        for counts, units in classes.items():
-            nodes = {node for node, _ in counts}
-            mine = [(r, labels) for r, labels in along if r.node in nodes]
-            if all(_is_own(model, reader, uses) for reader, _ in mine):
-                slots = _slots(model, probe, follower, units, mine)
-                redundant += _of_class(units, slots, follower.signals)
+    for index, group in reversed([*enumerate(groups)]):  # what reads a group may lose outputs
+        redundant = study.redundant(group)
         dead = [each for each in redundant if each.kind == DEAD]
         vanishes = index in branches.vanishing and len(dead) == group.width
-        found += dead if vanishes else _balanced(group, redundant)
+        by_group[index] = dead if vanishes else _balanced(group, redundant)
         gone += [index] if vanishes else []
-    known = {each.unit for each in found}
+        study.removed += [each.unit for each in by_group[index]]
     along = [unit for index in branches.taken_along(gone) for unit in groups[index].units]
-    return found + [Redundant(unit, DEAD, ()) for unit in along if unit not in known]
+    found = [each for redundant in by_group for each in redundant]
+    return found + [Redundant(unit, DEAD, ()) for unit in along if unit not in study.removed]
 
 
-def _is_own(model: Model, linear: Linear, uses: Mapping[str, int]) -> bool:
-    """Whether a layer's weight is its own, and of real numbers."""
-    weight = model.constants()[linear.weight]
-    return uses[linear.weight] == 1 and is_float(np.dtype(weight.dtype))
+class _Study:
+    """A model whose groups are looked at one by one.
 
+    Attributes
+    ----------
+    removed : list of int
+        Units that go.
+    """
 
-def _slots(
-    model: Model,
-    probe: Probe,
-    follower: Follower,
-    units: Sequence[int],
-    readers: Sequence[tuple[Linear, np.ndarray]],
-) -> list[_Slot]:
-    slots = []
-    for linear, labels in readers:
-        form = follower.form(linear.x, linear.x_axis)
-        exact = keeps_constants(linear, model.node(linear.node)) and has_plain_bias(model, linear)
-        read = reading(linear, model.constants()[linear.weight].values, probe)
-        order = np.argsort(labels, kind="stable")
-        starts = np.searchsorted(labels[order], units)
-        for place in range(int((labels == units[0]).sum())):
-            positions = order[starts + place]
-            slots.append(_Slot(read, positions, form.at(positions), exact))
-    return slots
+    def __init__(self, model: Model, probe: Probe, flow: Flow) -> None:
+        self._model, self._probe, self._flow = model, probe, flow
+        self._follower = Follower(model, probe, flow)
+        self._uses = Counter(node.inputs[1].name for node in model.nodes if len(node.inputs) > 1)
+        self.removed: list[int] = []
+
+    def redundant(self, group: Group) -> list[Redundant]:
+        """Find a group's redundant units."""
+        flow = self._flow
+        readers = [
+            (linear, flow.units_along(linear.x, linear.x_axis))
+            for linear in flow.linears
+            if linear.node in group.consumers and not linear.depthwise
+        ]
+        weights = [self._model.constants()[linear.weight] for linear, _ in readers]
+        if not all(is_float(np.dtype(weight.dtype)) for weight in weights):
+            return []
+        classes: dict[tuple[tuple[str, int], ...], list[int]] = {}
+        for unit in group.units:
+            held = ((linear.node, int((units == unit).sum())) for linear, units in readers)
+            classes.setdefault(tuple(each for each in held if each[1]), []).append(unit)
+        found: list[Redundant] = []
+        for where, units in classes.items():
+            nodes = {node for node, _ in where}
+            slots = self._slots(units, [each for each in readers if each[0].node in nodes])
+            found += _of_class(units, slots, self._follower.signals)
+        return found
+
+    def _slots(
+        self, units: Sequence[int], readers: Sequence[tuple[Linear, np.ndarray]]
+    ) -> list[_Slot]:
+        slots, model = [], self._model
+        for linear, labels in readers:
+            form = self._follower.form(linear.x, linear.x_axis)
+            exact = keeps_constants(linear, model.node(linear.node))
+            exact = exact and has_plain_bias(model, linear) and self._uses[linear.weight] == 1
+            left = ~np.isin(self._flow.units_along(linear.y, linear.y_axis), self.removed)
+            inputs = self._probe.shapes[linear.x][linear.x_axis]
+            weight = model.constants()[linear.weight].values
+            read = Read(linear, weight, left, inputs // linear.group)
+            order = np.argsort(labels, kind="stable")
+            starts = np.searchsorted(labels[order], units)
+            for place in range(int((labels == units[0]).sum())):
+                positions = order[starts + place]
+                slots.append(_Slot(read, positions, form.at(positions), exact))
+        return slots
 
 
 def _of_class(units: Sequence[int], slots: Sequence[_Slot], signals: Signals) -> list[Redundant]:
@@ -149,7 +168,7 @@ def _of_class(units: Sequence[int], slots: Sequence[_Slot], signals: Signals) ->
 
 
 def _is_unread(i: int, slots: Sequence[_Slot]) -> bool:
-    return not any(slot.read.weights(int(slot.positions[i])).any() for slot in slots)
+    return not any(slot.read.reads(int(slot.positions[i])) for slot in slots)
 
 
 def _redundant(
@@ -160,7 +179,7 @@ def _redundant(
         offset = slot.form.offset
         constant = float(offset[i] - sum(term * offset[k] for k, term in into.items()))
         by = {int(slot.positions[k]): term for k, term in into.items()}
-        near = abs(constant) <= SAME * abs(offset[i])
+        near = not slot.exact or abs(constant) <= SAME * abs(offset[i])
         absorbed.append(Absorbed(slot.read, int(slot.positions[i]), by, 0.0 if near else constant))
         if not near and kind == DUPLICATE:
             kind = DEPENDENT

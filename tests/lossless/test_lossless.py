@@ -260,6 +260,33 @@ def test_what_nobody_reads_is_dead():
     assert counts(thinned(net.model(y))) == (1, 0, 0)
 
 
+def test_what_only_unread_channels_read_is_dead_too():
+    net = start()
+    y = net.node("Relu", net.conv(net.node("Relu", net.conv("x", 3, 8)), 8, 8))
+    y = net.head(net.conv(y, 8, 6), 6, 5)
+    net.weights["c2"][np.arange(8) != 3, 5] = 0  # channel 3 alone reads 5,
+    net.weights["c4"][:, 3] = 0  # and nobody reads 3
+    assert counts(thinned(net.model(y))) == (2, 0, 0)
+
+
+def test_layers_that_share_their_weights():
+    """Both absorb the same; constants, which their biases would have to take, stay."""
+    net = start()
+    first = net.node("Relu", net.conv("x", 3, 8))
+    weight, bias = net.random(6, 8, 1, 1), net.random(6)
+    ends = [
+        net.node("Conv", y, weight, bias)
+        for y in (first, net.node("MaxPool", first, kernel_shape=[1, 1]))
+    ]
+    y = net.head(net.node("Relu", net.node("Add", *ends)), 6, 5)
+    net.weights["c0"][3], net.weights["c1"][3] = net.weights["c0"][1], net.weights["c1"][1]
+    net.weights["c0"][4], net.weights["c1"][4] = 0, 0.5
+    result = thinned(net.model(y))
+    assert counts(result) == (0, 1, 0)
+    tensors = [t for t in result.model.graph.initializer if t.dims[:2] == [6, 7]]
+    assert len(tensors) == 1
+
+
 def test_a_dead_group_keeps_one():
     layers = Layers()
     layers.w[:], layers.b[:] = 0, 0
