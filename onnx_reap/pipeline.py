@@ -51,7 +51,8 @@ def reap(
         Told how far each stage is.
     **settings
         Fields of `Settings`; the command's flags with underscores. Without a budget `max_drop` is
-        0.01, or `target_macs` 0.6 where there is no data, or too little to show such a loss.
+        0.01, or `target_macs` 0.6 where there is no data, or too little to show such a loss. With
+        `lossless` no data is needed, and none is run but to judge the result.
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -96,7 +96,7 @@ class Follower:
         picked = self._mover.picked(node, own)
         if picked is None or (node.op == "Concat" and not (along and {*own.values()} == {axis})):
             return
-        whole = _joined([self.form(node.inputs[i].name, a) for i, a in own.items()])
+        whole = Form.joined([self.form(node.inputs[i].name, a) for i, a in own.items()])
         for index, out in outs.items():
             if varying_axes(picked[index]) in ((out,), ()):
                 form = whole.at(vector_along(picked[index], out))
@@ -110,14 +110,10 @@ class Follower:
         """Follow every entry: channels may be joined with positions, or taken apart."""
         x, out = node.inputs[0].name, node.outputs[0].name
         inner, outer = self._flow.axes.get(x), self._flow.axes[out]
-        entries = None if inner is None else self._mover.entries(node)
-        if inner is None or entries is None:
+        parts = None if inner is None else self._mover.parts(node, inner, outer)
+        if inner is None or parts is None:
             return
-        shape, key = self._probe.shapes[x], self._model.keys[id(node)]
-        step = int(np.prod(shape[inner + 1 :]))
-        index = np.moveaxis(entries, outer, 0).reshape(entries.shape[outer], -1)
-        channel = index // step % shape[inner]
-        rest = [row.tobytes() for row in index - channel * step]
+        (channel, rest), key = parts, self._model.keys[id(node)]
         form = self.form(x, inner)
         if (channel == channel[:, :1]).all():
             form = form.at(channel[:, 0])
@@ -175,7 +171,7 @@ class Follower:
                 if node.op == "Mul":
                     if len(others) > 1 or not (whole.constant | other.constant).all():
                         return None
-                    whole = _product(whole, other)
+                    whole = whole.times(other)
                 else:
                     whole = self._sum(whole, other, -1.0 if node.op == "Sub" else 1.0)
             return whole
@@ -297,18 +293,3 @@ class Follower:
         flat = np.abs(rows - rows[:, :1]).max(axis=1) <= SAME * np.abs(rows[:, 0])
         held = constant & flat & np.isfinite(rows[:, 0])
         return {int(p): float(rows[p, 0]) for p in np.flatnonzero(held)}
-
-
-def _product(a: Form, b: Form) -> Form:
-    """Multiply channels of which one at least is constant."""
-    factor, other = np.where(a.constant, a.offset, b.offset), a.constant
-    signal = np.where(other, b.signal, a.signal)
-    scale, offset = np.where(other, b.scale, a.scale), np.where(other, b.offset, a.offset)
-    return Form.of(signal, scale * factor, offset * factor)
-
-
-def _joined(forms: Sequence[Form]) -> Form:
-    parts: Mapping[str, list[np.ndarray]] = {
-        name: [getattr(form, name) for form in forms] for name in ("signal", "scale", "offset")
-    }
-    return Form(**{name: np.concatenate(arrays) for name, arrays in parts.items()})

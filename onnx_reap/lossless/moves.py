@@ -90,12 +90,29 @@ class Mover:
             start += shape[axis]
         return self._run(node, given)
 
-    def entries(self, node: gs.Node) -> np.ndarray | None:
-        """Return the index of the entry of the first input that each output's entry holds."""
+    def parts(self, node: gs.Node, inner: int, outer: int) -> tuple[np.ndarray, list[bytes]] | None:
+        """Tell where every entry of a node's output comes from.
+
+        Parameters
+        ----------
+        inner, outer : int
+            The axes of channels, of the input and of the output.
+
+        Returns
+        -------
+        channel : (P, Q) int array
+            By channel of the output, the channel of the input that each of its entries is from.
+        rest : list of bytes
+            By channel of the output, where in these channels its entries are.
+        """
         shape = self._shapes[node.inputs[0].name]
-        size = int(np.prod(shape))
+        size, step = int(np.prod(shape)), int(np.prod(shape[inner + 1 :]))
         moved = self._run(node, {0: np.arange(size).reshape(shape)}) if size <= LARGEST else None
-        return None if moved is None else moved[0]
+        if moved is None:
+            return None
+        index = np.moveaxis(moved[0], outer, 0).reshape(moved[0].shape[outer], -1)
+        channel = index // step % shape[inner]
+        return channel, [row.tobytes() for row in index - channel * step]
 
     def _run(self, node: gs.Node, given: dict[int, LabelArray]) -> dict[int, np.ndarray] | None:
         site = _Mover(node, self._findings, given)

@@ -57,6 +57,21 @@ class Form:
         """Return the channels behind an affine map of each."""
         return Form.of(self.signal, self.scale * scale, self.offset * scale + shift)
 
+    def times(self, other: Form) -> Form:
+        """Multiply by channels; of each two, one at least must be constant."""
+        mine = self.constant
+        factor = np.where(mine, self.offset, other.offset)
+        signal = np.where(mine, other.signal, self.signal)
+        scale = np.where(mine, other.scale, self.scale) * factor
+        return Form.of(signal, scale, np.where(mine, other.offset, self.offset) * factor)
+
+    @staticmethod
+    def joined(forms: Sequence[Form]) -> Form:
+        """Put channels one behind the other."""
+        parts = [(form.signal, form.scale, form.offset) for form in forms]
+        signal, scale, offset = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return Form(signal, scale, offset)
+
     @staticmethod
     def of(signal: Ints, scale: Floats, offset: Floats) -> Form:
         """Make a form; what is scaled by 0 holds no signal."""
