@@ -276,6 +276,7 @@ class Follower:
         constant = np.logical_and.reduce([form.constant for form in forms])
         settings = node.attrs  # of which some pad at some sizes and don't at others
         uneven = settings.get("ceil_mode") or "SAME" in str(settings.get("auto_pad"))
+        uneven = uneven and node.op != "MaxPool"  # which pads with what is never the largest
         uneven = uneven or "crop" in str(settings.get("coordinate_transformation_mode"))
         if not constant.any() or node.op not in CONSTANT or uneven:
             return {}

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from small_models import Net, chain
+from small_models import Net, chain, images
 
 import onnx_reap
 from onnx_reap.cli import main
-from onnx_reap.errors import CheckError, UsageError
+from onnx_reap.errors import CheckError, ReapError, UsageError
 
+FASHION = Path(__file__).parents[2] / "models" / "fashion_resnet.onnx"
 SAME = 1e-5  # of the largest output: sums in another order, at all scales of the inputs
 
 
@@ -376,3 +378,53 @@ def test_budgets_and_methods_contradict(other):
     name, value = next(iter(other.items()))
     flag = "--" + name.replace("_", "-")
     assert main(["in.onnx", "out.onnx", "--lossless", flag, str(value)]) == 2
+
+
+def test_data_judges_the_result_and_globs_hold():
+    layers = Layers()
+    layers.w[4], layers.b[4] = layers.w[3], layers.b[3]
+    model = layers.finish()
+    result = onnx_reap.reap(model, images(8), lossless=True)
+    assert counts(result) == (0, 1, 0)
+    assert result.report.held_out.samples == 8
+    assert result.report.held_out.output_error[model.graph.output[0].name] < SAME**2
+    assert counts(thinned(model, exclude="conv0")) == (0, 0, 0)
+    with pytest.raises(ReapError, match="matches no node"):
+        thinned(model, exclude="nothing*")
+
+
+@pytest.mark.parametrize(("auto_pad", "dead"), [("SAME_UPPER", 0), ("VALID", 1)])
+def test_padding_that_depends_on_the_size_counts_as_padding(auto_pad, dead):
+    """2 x 2 windows pad odd sizes only."""
+    net = Net({"x": ("N", 3, "H", "W")})
+    y = net.node("Relu", net.conv("x", 3, 8))
+    net.weights["c0"][2], net.weights["c1"][2] = 0, 0.4
+    weight = net.random(6, 8, 2, 2)
+    y = net.node("Conv", y, weight, strides=[2, 2], auto_pad=auto_pad)
+    model = net.model(net.head(net.node("Relu", y), 6, 5))
+    assert counts(thinned(model, input_shapes={"x": (1, 3, 8, 8)})) == (dead, 0, 0)
+
+
+@pytest.mark.parametrize(("op", "dead"), [("MaxPool", 1), ("AveragePool", 0)])
+def test_constants_behind_pools_that_round_up(op, dead):
+    net = start(size=7)
+    y = net.node("Relu", net.conv("x", 3, 8))
+    net.weights["c0"][2], net.weights["c1"][2] = 0, 0.4
+    y = net.node(op, y, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
+    assert counts(thinned(net.model(net.head(net.conv(y, 8, 6, 1), 6, 5)))) == (dead, 0, 0)
+
+
+def test_what_rounds_is_not_followed():
+    """Nearly equal channels may be rounded differently."""
+    net = start()
+    y = net.node("Relu", net.node("Round", net.conv("x", 3, 8)))
+    y = net.head(net.conv(y, 8, 6), 6, 5)
+    net.weights["c0"][2], net.weights["c1"][2] = net.weights["c0"][1], net.weights["c1"][1]
+    assert counts(thinned(net.model(y))) == (0, 0, 0)
+
+
+@pytest.mark.skipif(not FASHION.exists(), reason="models/ is missing")
+def test_a_trained_network_has_nothing_to_spare():
+    result = thinned(FASHION)
+    assert counts(result) == (0, 0, 0)
+    assert result.report.after.macs == result.report.before.macs
