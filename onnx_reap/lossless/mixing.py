@@ -48,7 +48,7 @@ def mix(
     signal, scale, offset = (np.concatenate(each) for each in arrays)
     if bias is not None and linear.beta:
         plain = bias.astype(np.float64).reshape(-1, bias.shape[-1] if bias.ndim else 1)
-        if len(plain) > 1:  # differs from sample to sample
+        if len(plain) > 1 or not np.isfinite(plain).all():  # several: differs between samples
             return signals.unknown(len(signal))
         offset = offset + linear.beta * plain[0]
     return Form.of(signal, scale, offset)
@@ -80,9 +80,12 @@ def _folded(block: np.ndarray, x: Form, exact: bool) -> tuple[np.ndarray, np.nda
     if not plain:
         order = np.argsort(x.signal, kind="stable")[count[0] if found[0] == 0 else 0 :]
         starts = np.flatnonzero(np.diff(x.signal[order], prepend=-1))
-        scaled = block[:, order] * x.scale[order, None]
-        summed = np.add.reduceat(scaled, starts, axis=1) if len(order) else scaled
-        rows = [summed.reshape(outputs, -1)]
+        read = block[:, order]
+        if (x.scale[order] != 1).any():
+            read = read * x.scale[order, None]
+        rows = [
+            (np.add.reduceat(read, starts, axis=1) if len(order) else read).reshape(outputs, -1)
+        ]
     if x.offset.any():
         constant = np.einsum("oit,i->ot", block, x.offset)
         if exact:
@@ -93,8 +96,10 @@ def _folded(block: np.ndarray, x: Form, exact: bool) -> tuple[np.ndarray, np.nda
 
 
 def _form(rows: np.ndarray, shift: np.ndarray, signals: Signals) -> Form:
-    like, factor = parallel(rows)
     norms, space = norms_of(rows), signals.space()
+    if not np.isfinite(norms).all() or not np.isfinite(shift).all():
+        return signals.unknown(len(rows))
+    like, factor = parallel(rows)
     own = np.flatnonzero(like == np.arange(len(rows))).tolist()
     new = {i: signals.row(space, rows[i], float(norms[i])) for i in own} | {-1: 0}
     signal = np.array([new[i] for i in like.tolist()], np.int64)

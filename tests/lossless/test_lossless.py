@@ -414,6 +414,15 @@ def test_constants_behind_pools_that_round_up(op, dead):
     assert counts(thinned(net.model(net.head(net.conv(y, 8, 6, 1), 6, 5)))) == (dead, 0, 0)
 
 
+@pytest.mark.parametrize("name", ["c0", "c1"])
+def test_what_is_not_finite_is_not_followed(name):
+    net = start()
+    y = net.head(net.conv(net.node("Relu", net.conv("x", 3, 8)), 8, 6), 6, 5)
+    net.weights[name][2] = np.nan
+    net.weights[name][5] = np.inf
+    assert thinned(net.model(y)).plan.groups[0].kept == tuple(range(8))
+
+
 def test_what_rounds_is_not_followed():
     """Nearly equal channels may be rounded differently."""
     net = start()
