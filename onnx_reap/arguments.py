@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from onnx_reap.errors import UsageError
 from onnx_reap.flags import FLAGS, Flag
 from onnx_reap.settings import EXECUTED, Settings
-from onnx_reap.validation import check_budgets
+from onnx_reap.validation import check_budgets, check_lossless
 from onnx_reap.version import __version__
 
 REPLAYED = ("input_shapes", *EXECUTED)
@@ -55,6 +55,7 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     """
     given, settings = split_settings(make_parser().parse_args(argv))
     check_budgets(settings)
+    check_lossless(settings)
     arguments = Arguments(**given, settings=settings)
     if arguments.from_plan is not None:
         idle = [name for name in settings if name not in REPLAYED]
@@ -127,7 +128,8 @@ def add_flag(group: argparse._ActionsContainer, name: str, flag: Flag) -> None:
     default = getattr(Settings, name)
     options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
     if isinstance(default, bool):
-        group.add_argument(option_of(name), action="store_false", help=flag.help, **options)
+        action = "store_false" if default else "store_true"
+        group.add_argument(option_of(name), action=action, help=flag.help, **options)
         return
     group.add_argument(
         option_of(name),

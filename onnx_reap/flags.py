@@ -76,6 +76,11 @@ FLAGS = {
         "X",
         default=f"{DEFAULT_MAX_DROP:.0%}".replace("%", "%%") + " if there is data but no budget",
     ),
+    "lossless": Flag(
+        "budget",
+        "remove the channels without which the model computes the same, and no others: dead ones, "
+        "duplicates and combinations of others, found in the weights; needs no data",
+    ),
     "latency_table": Flag(
         "budget",
         "latencies that onnx-reap profile measured, on whatever machine",

@@ -23,12 +23,13 @@ from onnx_reap.masking import with_weights
 from onnx_reap.plan.plan import Plan
 from onnx_reap.planning import removed_by, widths_left
 from onnx_reap.progress import NoProgress, Progress
+from onnx_reap.redundancy import without_redundant
 from onnx_reap.result import Result, conclude
 from onnx_reap.samples import HELD_OUT, Samples, divided, open_samples
 from onnx_reap.searching import scouted, smallest_within_drop
 from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
 from onnx_reap.solve.backend import Backend, namespace
-from onnx_reap.validation import check_labelled, default_budget, make_settings
+from onnx_reap.validation import check_labelled, check_lossless, default_budget, make_settings
 from onnx_reap.verify import check_file
 from onnx_reap.work import Clock, Work, open_work
 
@@ -52,7 +53,8 @@ def reap(
         Told how far each stage is.
     **settings
         Fields of `Settings`; the command's flags with underscores. Without a budget `max_drop` is
-        0.01, or `target_macs` 0.6 where there is no data, or too little to show such a loss.
+        0.01, or `target_macs` 0.6 where there is no data, or too little to show such a loss. With
+        `lossless` no data is needed, and none is run but to judge the result.
 
     Returns
     -------
@@ -63,6 +65,11 @@ def reap(
     ReapError
         If the request can't be honoured; the message says why and what to try.
     """
+    check_lossless(settings)
+    if settings.get("lossless"):
+        work = open_work(model, data, make_settings(settings), progress or NoProgress())
+        made, lossless = without_redundant(work)
+        return conclude(work, made, lossless=lossless)
     check_labelled(settings.get("labels"), data)
     default = default_budget(settings, data)
     work = open_work(model, data, make_settings(settings | default), progress or NoProgress())

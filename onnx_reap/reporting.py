@@ -19,6 +19,7 @@ from onnx_reap.report.records import (
     GroupResult,
     LayerRefit,
     Loss,
+    Lossless,
     Quality,
     Report,
 )
@@ -35,6 +36,7 @@ def make_report(
     fitted: Quality | None = None,
     held_out: Quality | None = None,
     drop: Drop | None = None,
+    lossless: Lossless | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
     """Measure latencies, and put all together.
@@ -44,6 +46,8 @@ def make_report(
     fitted, held_out : Quality, optional
     drop : Drop, optional
         What was lost, where that was bounded.
+    lossless : Lossless, optional
+        What went, where nothing was to be lost.
     notes : sequence of str
     """
     analysis, samples = work.analysis, work.samples.every
@@ -67,6 +71,7 @@ def make_report(
         fitted=fitted,
         held_out=held_out,
         loss=None if drop is None else Loss(**asdict(drop), limit=work.settings.max_drop or 0.0),
+        lossless=lossless,
         groups=tuple(
             GroupResult(g.name, g.width, int(w), g.producers, g.consumers, e)
             for g, w, e in zip(analysis.groups, made.choice.widths, made.choice.errors, strict=True)

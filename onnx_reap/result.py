@@ -20,7 +20,7 @@ from onnx_reap.making import Made, quality
 from onnx_reap.plan.allocate import Budget
 from onnx_reap.plan.plan import Plan
 from onnx_reap.planning import make_plan
-from onnx_reap.report.records import Report
+from onnx_reap.report.records import Lossless, Report
 from onnx_reap.reporting import make_report
 from onnx_reap.verify import check_file
 from onnx_reap.work import Work
@@ -85,6 +85,7 @@ def conclude(
     *,
     budgets: Sequence[Budget] = (),
     drop: Drop | None = None,
+    lossless: Lossless | None = None,
     notes: Sequence[str] = (),
 ) -> Result:
     """Verify a finished model, measure it, and put all together.
@@ -95,6 +96,8 @@ def conclude(
         What the model may cost.
     drop : Drop, optional
         What was lost, where that was bounded.
+    lossless : Lossless, optional
+        What went, where nothing was to be lost.
     notes : sequence of str
         Warnings besides those of the samples and of the making.
 
@@ -126,7 +129,15 @@ def conclude(
             for s in (seen, samples.held_out)
         )
         step()
-    report = make_report(work, made, fitted=fitted, held_out=held_out, drop=drop, notes=notes)
+    report = make_report(
+        work,
+        made,
+        fitted=fitted,
+        held_out=held_out,
+        drop=drop,
+        lossless=lossless,
+        notes=notes,
+    )
     plan = make_plan(analysis, made.choice.removed, work.settings)
     sources = frozenset(aside.files_behind(analysis.proto))
     return Result(made.model, report, plan, sources=sources, held=made.held)

@@ -31,6 +31,13 @@ INSPECTED = (*PROFILED, "vanish")
 """Settings that tell what could be pruned, before anything is estimated."""
 
 
+LOSSLESS = (
+    *("lossless", "input_shapes", "include", "exclude", "provider", "seed"),
+    *("samples", "resize", "crop", "mean", "std", "scale", "color"),
+)
+"""Settings that mean something where nothing may be lost; the last ones where there is data."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """All settings of one run; the defaults are those of the command.
@@ -56,6 +63,9 @@ class Settings:
         machine, unless there is a table.
     latency_table : LatencyTable, or path of a file with one, optional
         Where latencies are looked up, see `onnx_reap.profile`.
+    lossless : bool
+        Whether to remove no channels but those without which the model computes the same, by what
+        the weights alone tell. Contradicts budgets, and what choosing and refitting needs.
     max_drop : float, optional
         Loss that is allowed, as a fraction; the smallest model within it is made. The loss is the
         share of samples that are put into another class, or the relative output error of models
@@ -120,6 +130,7 @@ class Settings:
     target_latency: tuple[float, str] | None = None
     latency_table: LatencyTable | str | Path | None = None
     max_drop: float | None = None
+    lossless: bool = False
     labels: Any = None
     evaluate: str | Callable[[Any], float] | None = None
     layer_ratios: Mapping[str, float] | str | Path | None = None
@@ -142,7 +153,7 @@ class Settings:
     @property
     def estimates(self) -> bool:
         """Whether samples are run to choose channels or to repair weights."""
-        return CRITERIA[self.criterion].runs or self.refit
+        return not self.lossless and (CRITERIA[self.criterion].runs or self.refit)
 
     def chosen(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults; of a table, only what it is of."""
@@ -158,7 +169,7 @@ class Settings:
 
 _NOT_SWEPT = (
     *("ratio", "layer_ratios", "target_macs", "target_params", "target_size", "target_latency"),
-    *("latency_table", "max_drop", "labels", "evaluate"),
+    *("latency_table", "max_drop", "lossless", "labels", "evaluate"),
 )
 SWEPT = tuple(field.name for field in fields(Settings) if field.name not in _NOT_SWEPT)
 """Settings that hold for all models of a sweep: all but the budgets and what belongs to them."""

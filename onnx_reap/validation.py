@@ -13,7 +13,7 @@ from onnx_reap import parsing
 from onnx_reap.criteria.table import CRITERIA, check_packages
 from onnx_reap.errors import UsageError
 from onnx_reap.latency.table import LatencyTable
-from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS, Settings
+from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS, LOSSLESS, Settings
 
 RATIOS = ("ratio", "layer_ratios")
 TARGETS = ("target_macs", "target_params", "target_size", "target_latency", "max_drop")
@@ -38,6 +38,25 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
     settings = Settings(**{name: _plain(name, value) for name, value in given.items()})
     check_settings(settings)
     return settings
+
+
+def check_lossless(given: Mapping[str, Any]) -> None:
+    """Refuse settings next to `lossless` that lose something, or mean nothing then.
+
+    Parameters
+    ----------
+    given : mapping of str to object
+        Settings by name; those at their defaults count as not given.
+
+    Raises
+    ------
+    UsageError
+    """
+    defaults = Settings()
+    chosen = [name for name, value in given.items() if value is not getattr(defaults, name, None)]
+    if given.get("lossless"):
+        what = "--lossless removes what nothing depends on, and takes no budget and no method"
+        check_applicable(chosen, LOSSLESS, what)
 
 
 def default_budget(given: Mapping[str, Any], data: Any) -> dict[str, float]:
@@ -239,6 +258,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "std": (_are_numbers, "a number, or one a channel"),
     "scale": (_is_number, "a number"),
     "joint_refit": (lambda v: _is_whole(v) and v >= 0, "a whole number, at least 0, or auto"),
+    "lossless": (lambda v: isinstance(v, bool), "True or False"),
     "vanish": (lambda v: isinstance(v, bool), "True or False"),
     "refit": (lambda v: isinstance(v, bool), "True or False"),
     "provider": (_is_text, "a name, such as cpu or cuda"),

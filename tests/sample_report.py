@@ -23,6 +23,7 @@ def sample_report(**changes) -> Report:
         "fitted": Quality(448, {"logits": 0.0123}, 0.981),
         "held_out": Quality(64, {"logits": 0.0451}, 0.953),
         "loss": Loss("top-1 disagreement", 0.0061, 0.0098, 0.0014, 0.0431, 64, 0.01),
+        "lossless": None,
         "groups": (
             GroupResult("/layer1/conv1/Conv", 16, 8, ("/layer1/conv1/Conv",), ("c2",), 0.0123),
             GroupResult("[bold]odd/name", 64, 64, ("a", "b"), ("c",), None),

@@ -128,7 +128,9 @@ def test_help_names_every_flag_and_its_default(
     assert max(map(len, text.splitlines())) <= 80
     for field in fields(Settings):
         assert f"{option_of(field.name)} " in text
-    assert text.count("(default:") == len(FLAGS) - 2 + 1  # not --no-refit, --no-vanish; but --data
+    assert (
+        text.count("(default:") == len(FLAGS) - 3 + 1
+    )  # not --lossless, --no-refit, --no-vanish; but --data
     assert "--no-refit " in text and "--refit" not in text
 
 

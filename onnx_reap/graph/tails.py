@@ -54,8 +54,9 @@ def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
     if linear.recurrent:
         return Tail(scale, shift, linear.y)
     tensor = model.node(linear.node).outputs[0]
+    rank = linear.y_axis + 1 + len(linear.kernel)
     while (reader := only_reader(model, tensor)) is not None:
-        affine = _affine(reader, tensor, linear, outputs)
+        affine = affine_map(reader, tensor, linear.y_axis, rank, outputs)
         if affine is None:
             break
         scale, shift = scale * affine[0], shift * affine[0] + affine[1]
@@ -68,7 +69,7 @@ def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
             reader = only_reader(model, tensor)
             # Constants that are added behind, where branches were, shift the sum.
             while reader is not None and reader.op in ("Add", "Sub"):
-                affine = _affine(reader, tensor, linear, outputs)
+                affine = affine_map(reader, tensor, linear.y_axis, rank, outputs)
                 if affine is None:
                     break
                 shift, tensor = shift + affine[1], reader.outputs[0]
@@ -85,13 +86,19 @@ def only_reader(model: Model, tensor: gs.Tensor) -> gs.Node | None:
     return reader if reader.domain in STANDARD_DOMAINS else None
 
 
-def _affine(
-    node: gs.Node, tensor: gs.Tensor, linear: Linear, outputs: int
+def affine_map(
+    node: gs.Node, tensor: gs.Tensor, axis: int, rank: int, outputs: int
 ) -> tuple[Vector, Vector] | None:
-    """Return scale and shift per channel if the node is such a map of `tensor`."""
+    """Return scale and shift per channel if the node is such a map of `tensor`.
+
+    Parameters
+    ----------
+    axis : int
+        Of the channels, of which there are `outputs`, in a tensor with `rank` axes.
+    """
     if node.op == "Identity":
         return np.ones(outputs), np.zeros(outputs)
-    if node.op == "BatchNormalization" and tensor is node.inputs[0] and linear.y_axis == 1:
+    if node.op == "BatchNormalization" and tensor is node.inputs[0] and axis == 1:
         if not all(isinstance(t, gs.Constant) for t in node.inputs[1:5]):
             return None
         gamma, beta, mean, var = (t.values.astype(np.float64) for t in node.inputs[1:5])
@@ -101,7 +108,7 @@ def _affine(
         constant = next((t for t in node.inputs if isinstance(t, gs.Constant)), None)
         if constant is None or (node.op in ("Sub", "Div") and constant is node.inputs[0]):
             return None
-        values = _per_channel(constant.values, linear, outputs)
+        values = _per_channel(constant.values, axis, rank, outputs)
         if values is None or (node.op == "Div" and not values.all()):
             return None
         zeros, ones = np.zeros(outputs), np.ones(outputs)
@@ -110,14 +117,13 @@ def _affine(
     return None
 
 
-def _per_channel(values: np.ndarray, linear: Linear, outputs: int) -> Vector | None:
+def _per_channel(values: np.ndarray, axis: int, rank: int, outputs: int) -> Vector | None:
     """Return a broadcastable constant as one number per channel, if it is that."""
-    rank = linear.y_axis + 1 + len(linear.kernel)
     if values.ndim > rank:
         return None
     shape = (1,) * (rank - values.ndim) + values.shape
-    others = [size for axis, size in enumerate(shape) if axis != linear.y_axis]
-    if any(size != 1 for size in others) or shape[linear.y_axis] not in (1, outputs):
+    others = [size for place, size in enumerate(shape) if place != axis]
+    if any(size != 1 for size in others) or shape[axis] not in (1, outputs):
         return None
     return np.broadcast_to(values.astype(np.float64).ravel(), (outputs,))
 

@@ -82,6 +82,24 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Lossless:
+    """Channels that went without loss, by what they were.
+
+    Attributes
+    ----------
+    dead, duplicate, dependent : int
+        Constant or unread ones, copies of others, combinations of others.
+    difference : float
+        Largest difference of an output on random samples, relative to the output's largest entry.
+    """
+
+    dead: int
+    duplicate: int
+    dependent: int
+    difference: float
+
+
+@dataclass(frozen=True)
 class GroupResult:
     """What became of one channel group.
 
@@ -144,6 +162,8 @@ class Report:
         On the samples that weights were fitted to, and on samples kept aside.
     loss : Loss or None
         On samples kept aside.
+    lossless : Lossless or None
+        What went, where nothing was to be lost.
     seconds : mapping of str to float
         Time by stage.
     notes : tuple of str
@@ -159,6 +179,7 @@ class Report:
     fitted: Quality | None
     held_out: Quality | None
     loss: Loss | None
+    lossless: Lossless | None
     groups: tuple[GroupResult, ...]
     frozen: tuple[FrozenResult, ...]
     refits: tuple[LayerRefit, ...]

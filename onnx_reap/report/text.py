@@ -10,7 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_reap.report.records import BlockRefit, Figures, FrozenResult, Loss, Quality, Report
+from onnx_reap.report.records import (
+    BlockRefit,
+    Figures,
+    FrozenResult,
+    Loss,
+    Lossless,
+    Quality,
+    Report,
+)
 
 # A held-out error this many times the fitted one means that weights fit the samples, not the task.
 WIDE_GAP = 2.0
@@ -150,6 +158,8 @@ def _remarks(report: Report) -> Iterator[str]:
         f"Latency: {report.provider} on this machine, median ± half the interquartile range; "
         "both models by turns."
     )
+    if report.lossless is not None:
+        yield _without_loss(report.lossless)
     if report.loss is not None:
         yield _bounded(report.loss)
     if measured:
@@ -172,6 +182,14 @@ def _together(blocks: Sequence[BlockRefit]) -> str:
     )
     where = "on samples that did not teach"
     return f"{count}; mean error behind these {before:.2g} -> {after:.2g} {where}."
+
+
+def _without_loss(lossless: Lossless) -> str:
+    gone = (
+        f"Removed without loss: {lossless.dead:,} dead, {lossless.duplicate:,} duplicate and "
+        f"{lossless.dependent:,} dependent channels"
+    )
+    return f"{gone}; on random samples outputs differ by {lossless.difference:.1g} of the largest."
 
 
 def _bounded(loss: Loss) -> str:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from sample_report import sample_report
 
-from onnx_reap.report.records import BlockRefit, FrozenResult, GroupResult, Quality
+from onnx_reap.report.records import BlockRefit, FrozenResult, GroupResult, Lossless, Quality
 from onnx_reap.report.text import print_report, quantity
 
 
@@ -108,3 +108,9 @@ def test_one_line_tells_what_came_of_blocks():
     none = (BlockRefit(("a",), 0.1, 0.1),)
     assert line(rendered(blocks=none)).startswith("Refitted together: the layers of 0 of 1 blocks")
     assert "Refitted together" not in rendered(blocks=())
+
+
+def test_what_went_without_loss_is_counted():
+    text = " ".join(rendered(lossless=Lossless(1200, 3, 0, 2.34e-7)).split())
+    assert "Removed without loss: 1,200 dead, 3 duplicate and 0 dependent channels" in text
+    assert "differ by 2e-07" in text

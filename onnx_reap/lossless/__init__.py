@@ -1,0 +1,1 @@
+"""Channels whose removal changes nothing, found in the weights alone."""

@@ -1,0 +1,98 @@
+"""Removing what nothing depends on: no data, no budget, and the same function afterwards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx.helper import tensor_dtype_to_np_dtype
+
+from onnx_reap.analysis import Analysis, analyse, model_inputs
+from onnx_reap.budget import check_globs
+from onnx_reap.choice import Choice
+from onnx_reap.data.spec import is_float
+from onnx_reap.equivalence import check_unchanged
+from onnx_reap.graph.twin import in_float32
+from onnx_reap.lossless.absorb import absorb
+from onnx_reap.lossless.redundant import DEAD, DEPENDENT, DUPLICATE, Redundant, find_redundant
+from onnx_reap.making import Made, make
+from onnx_reap.planning import make_plan, removed_by, widths_left
+from onnx_reap.report.records import Lossless
+from onnx_reap.rounding import is_half
+from onnx_reap.runtime import Feed
+from onnx_reap.work import Work
+
+SCALES = (1.0, 0.01, 100.0)
+"""Factors on random samples: activations must see both sides of where they bend."""
+
+NOTHING = "nothing to remove: no channel is dead, a duplicate or a combination of others"
+
+
+def without_redundant(work: Work) -> tuple[Made, Lossless]:
+    """Remove the channels without which the model computes the same.
+
+    First the layers that read them absorb what they bring, which leaves the function as it is; then
+    nobody reads them, and they are cut like any others.
+
+    Raises
+    ------
+    ReapError
+        If a glob matches nothing.
+    CheckError
+        If outputs on random samples differ by more than rounding.
+    """
+    analysis = work.analysis
+    check_globs(analysis, work.settings)
+    with work.clock("choose"), work.progress.stage("Comparing weights") as step:
+        found = find_redundant(
+            analysis.model, analysis.probe, analysis.flow, analysis.groups, analysis.branches
+        )
+        step()
+    removed = tuple(each.unit for each in found)
+    notes = () if found else (NOTHING,)
+    widths = widths_left(analysis, removed)
+    choice = Choice(widths, removed, (None,) * len(widths), notes)
+    made = make(work, choice) if not found else _made(work, choice, found)
+    with work.clock("verify"):
+        types = analysis.model.types
+        before, after = (in_float32(model, types) for model in (analysis.proto, made.model))
+        half = any(is_half(tensor_dtype_to_np_dtype(kind)) for kind in types)
+        difference, doubts = check_unchanged(
+            before, after, _feeds(work), analysis.providers, half=half
+        )
+    kinds = Counter(each.kind for each in found)
+    lossless = Lossless(kinds[DEAD], kinds[DUPLICATE], kinds[DEPENDENT], difference)
+    return replace(made, notes=(*made.notes, *doubts)), lossless
+
+
+def _made(work: Work, choice: Choice, found: list[Redundant]) -> Made:
+    analysis = work.analysis
+    changed = analysis.copy()
+    absorb(changed, (each for unit in found for each in unit.absorbed))
+    new = _as_before(work, changed.to_proto())
+    plan = make_plan(analysis, choice.removed, work.settings)
+    removed = removed_by(plan, new)
+    made = make(replace(work, analysis=new), replace(choice, removed=removed))
+    return replace(made, choice=choice)
+
+
+def _as_before(work: Work, proto: onnx.ModelProto) -> Analysis:
+    """Analyse a model whose weights changed."""
+    inputs = model_inputs(proto, work.settings.input_shapes)
+    return analyse(proto, inputs, work.samples.every, work.settings)
+
+
+def _feeds(work: Work) -> Iterator[Feed]:
+    """Draw feeds at several scales; integers stay as they are."""
+    size = work.analysis.fixed_batch or 2
+    feed = next(iter(work.samples.every.batches(size, pad=True)))
+    rng = np.random.default_rng(work.settings.seed)
+    yield feed
+    for scale in SCALES:
+        yield {
+            name: (scale * rng.standard_normal(x.shape)).astype(x.dtype) if is_float(x.dtype) else x
+            for name, x in feed.items()
+        }
