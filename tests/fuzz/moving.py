@@ -257,7 +257,15 @@ def tokens(g: Grower) -> str:
     return g("Transpose", g("Reshape", x, g.ints(0, c, h * w)), perm=[0, 2, 1])
 
 
+def _constant_of_shape(g: Grower) -> str:
+    """Add a tensor of one number, as large as another."""
+    x = g.tensor()
+    value = onnx.numpy_helper.from_array(np.array([g.pick.choice([0.0, 0.5])], np.float32))
+    return g("Add", x, g("ConstantOfShape", g("Shape", x), value=value))
+
+
 MOVING = {
+    "ConstantOfShape": _constant_of_shape,
     "Identity": _plain("Identity"),
     "Cast": _cast,
     "CastLike": _cast_like,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fuzz.grower import Grower, UnfitError
 
 # Convolutions.
@@ -140,10 +142,32 @@ def attention(g: Grower) -> str:
     return g("MatMul", y, g.weight(heads * depth, width))
 
 
+# Recurrent layers.
+
+
+def recurrent(g: Grower, op: str, gates: int) -> str:
+    """Run along an axis of a sequence; directions end side by side."""
+    x = g.tensor(lambda v: v.ndim == 3)
+    steps = g("Transpose", x, perm=g.pick.choice([[1, 0, 2], [2, 0, 1]]))
+    length, _, inputs = g.shape(steps)
+    hidden, both = g.pick.randrange(1, 5), g.chance(0.3)
+    ways = 2 if both else 1
+    weights = [g.weight(ways, gates * hidden, n) for n in (inputs, hidden)]
+    bias = [g.weight(ways, 2 * gates * hidden)] if g.chance(0.6) else []
+    direction = "bidirectional" if both else g.pick.choice(["forward", "reverse"])
+    y = g(op, steps, *weights, *bias, hidden_size=hidden, direction=direction)
+    y = g("Transpose", y, perm=[2, 0, 1, 3])
+    lead = 0 if g.open_batch or g.chance(0.5) else g.batch
+    return g("Reshape", y, g.ints(lead, length, ways * hidden))
+
+
 WEIGHTED = {
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "Gemm": gemm,
     "MatMul": matmul,
     "Einsum": einsum,
+    "LSTM": partial(recurrent, op="LSTM", gates=4),
+    "GRU": partial(recurrent, op="GRU", gates=3),
+    "RNN": partial(recurrent, op="RNN", gates=1),
 }
