@@ -12,6 +12,10 @@ else holds them, which is what a `graph.model.Model` is for.
 from __future__ import annotations
 
 import mmap
+import os
+import secrets
+import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -20,6 +24,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
+
+from onnx_reap.errors import ReapError
 
 SMALLEST = 1024
 """Bytes from which on a weight is worth it; shapes and scalars stay in sight."""
@@ -30,20 +36,39 @@ ALIGNMENT = 64
 ENTRIES = 64
 """Bytes that it takes at most to say where a weight begins and how long it is."""
 
-_KEY = "onnx-reap:"
+_KEY = f"onnx-reap:{secrets.token_hex(8)}:"  # which no file can name
 _numbers = count()
+
+
+Stamp = tuple[int, ...]
+"""What tells a file from others that had or will have its name, and from itself once changed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that weights lie in, as it was when they were found."""
+
+    path: Path
+    stamp: Stamp
 
 
 @dataclass(frozen=True)
 class _Place:
-    path: Path
+    source: Source
     offset: int
+
+
+class _Unclaimed(threading.local):
+    """Arrays of the model that a thread loaded last, until a `Model` holds them."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray] = {}
 
 
 _places: dict[str, _Place] = {}
 _arrays: WeakValueDictionary[str, np.ndarray] = WeakValueDictionary()
-_maps: WeakValueDictionary[Path, mmap.mmap] = WeakValueDictionary()
-_unclaimed: dict[str, np.ndarray] = {}
+_maps: WeakValueDictionary[Source, mmap.mmap] = WeakValueDictionary()
+_unclaimed = _Unclaimed()
 
 
 def fits(dtype: np.dtype | int, nbytes: int) -> bool:
@@ -69,7 +94,7 @@ def in_memory(name: str, array: np.ndarray) -> TensorProto:
 def in_file(tensor: TensorProto, path: Path, offset: int) -> TensorProto:
     """Return an initializer like `tensor` that stands for a place in a file."""
     key = _new_key()
-    _places[key] = _Place(path, offset)
+    _places[key] = _Place(Source(path, _stamp(path.stat())), offset)
     kept = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     kept.doc_string = tensor.doc_string
     return _named(kept, key)
@@ -77,7 +102,7 @@ def in_file(tensor: TensorProto, path: Path, offset: int) -> TensorProto:
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Copy a model, with its large initializers set aside until a `Model` claims them."""
-    _unclaimed.clear()
+    _unclaimed.arrays.clear()
     light = onnx.ModelProto()
     for field, value in model.ListFields():
         if field.name == "graph":
@@ -98,7 +123,7 @@ def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         if fits(dtype, int(np.prod(tensor.dims, dtype=object)) * dtype.itemsize):
             array = np.ascontiguousarray(numpy_helper.to_array(tensor))
             tensor = in_memory(tensor.name, array)
-            _unclaimed[_key(tensor)] = array
+            _unclaimed.arrays[_key(tensor)] = array
         light.graph.initializer.append(tensor)
     return light
 
@@ -108,7 +133,7 @@ def claim(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     found = arrays(model)
     for tensor in model.graph.initializer:
         if is_aside(tensor):
-            _unclaimed.pop(_key(tensor), None)
+            _unclaimed.arrays.pop(_key(tensor), None)
     return found
 
 
@@ -134,6 +159,8 @@ def to_array(tensor: TensorProto) -> np.ndarray:
     key = _key(tensor)
     array = _arrays.get(key)
     if array is None:
+        if key not in _places:
+            raise LookupError(f"the values of {tensor.name} are gone: nobody held them")
         array = _arrays[key] = _mapped(_places[key], tensor)
     return array
 
@@ -188,10 +215,34 @@ def with_weights_as_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     return out
 
 
-def files_behind(model: onnx.ModelProto) -> set[Path]:
+def files_behind(model: onnx.ModelProto) -> frozenset[Source]:
     """Return the files that hold weights of a model."""
     keys = (_key(tensor) for tensor in model.graph.initializer if is_aside(tensor))
-    return {_places[key].path for key in keys if key in _places}
+    return frozenset(_places[key].source for key in keys if key in _places)
+
+
+def check_as_found(sources: Iterable[Source]) -> None:
+    """Refuse files that changed since weights were found in them: arrays may have changed as well.
+
+    Raises
+    ------
+    ReapError
+    """
+    for source in sources:
+        try:
+            now = _stamp(source.path.stat())
+        except OSError:
+            now = ()
+        if now != source.stamp:
+            raise _changed(source.path)
+
+
+def _changed(path: Path) -> ReapError:
+    return ReapError(
+        f"{path}: changed since the model was read",
+        expected="files that stay as they are until the pruned model is written",
+        hint="run again",
+    )
 
 
 def let_go() -> None:
@@ -199,6 +250,10 @@ def let_go() -> None:
     if hasattr(mmap, "MADV_DONTNEED"):
         for each in list(_maps.values()):
             each.madvise(mmap.MADV_DONTNEED)
+
+
+def _stamp(stat: os.stat_result) -> Stamp:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _new_key() -> str:
@@ -216,11 +271,14 @@ def _named(tensor: TensorProto, key: str) -> TensorProto:
 
 
 def _mapped(place: _Place, tensor: TensorProto) -> np.ndarray:
-    mapped = _maps.get(place.path)
+    source = place.source
+    mapped = _maps.get(source)
     if mapped is None:
-        with place.path.open("rb") as file:
+        with source.path.open("rb") as file:
+            if _stamp(os.fstat(file.fileno())) != source.stamp:
+                raise _changed(source.path)
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        _maps[place.path] = mapped
+        _maps[source] = mapped
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
     count = int(np.prod(tensor.dims, dtype=object))
     array = np.frombuffer(mapped, dtype, count, place.offset).reshape(tensor.dims)

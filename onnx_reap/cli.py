@@ -55,7 +55,7 @@ def _run(arguments: Arguments) -> None:
     from onnx_reap.files import check_outputs, write_all
     from onnx_reap.report.records import json_bytes
     from onnx_reap.report.text import print_report, show
-    from onnx_reap.writing import data_path, model_files, named_data
+    from onnx_reap.writing import data_path, named_data
 
     outputs, inputs = _outputs(arguments), _inputs(arguments)
     check_outputs(outputs, inputs)
@@ -63,7 +63,7 @@ def _run(arguments: Arguments) -> None:
         outputs["the data of the output model"] = data_path(arguments.output)
         check_outputs(outputs, inputs | data)
     result = _compute(arguments)
-    files = model_files(arguments.output, result.light)  # first: no report without its model
+    files = result.files(arguments.output)  # first: no report without its model
     if arguments.plan is not None:
         files[arguments.plan] = result.plan.to_json().encode()
     if arguments.report is not None:

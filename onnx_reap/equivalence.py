@@ -7,7 +7,7 @@ then what goes into the jumps must agree, and the difference is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import onnx
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import CheckError, ReapError
 from onnx_reap.graph.probe import JUMPS, RANDOM
-from onnx_reap.runtime import Feed, names_in_subgraphs, run, session, with_outputs
+from onnx_reap.runtime import Feed, heavy, names_in_subgraphs, run, session, with_outputs
 
 TOLERANCE = 2e-3  # relative to the largest entry
 UNCHANGED = 1e-3  # of models that must agree; rounding leaves 5e-5 behind the 80 layers of a B0
@@ -28,7 +28,7 @@ _FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
 def check_cut(
     masked: onnx.ModelProto,
     cut: onnx.ModelProto,
-    feeds: Iterable[Feed],
+    feeds: Sequence[Feed],
     kept: Mapping[str, tuple[int, np.ndarray]],
     providers: Sequence[str],
 ) -> list[str]:
@@ -38,7 +38,7 @@ def check_cut(
     ----------
     masked, cut : onnx.ModelProto
         With tensors of the same names, in float32: half precision rounds too much to tell.
-    feeds : iterable of feeds
+    feeds : sequence of feeds
         What both are run on.
     kept : mapping of str to (int, array)
         For every tensor that was cut, its axis and the positions that stay.
@@ -58,10 +58,10 @@ def check_cut(
     outputs = [value.name for value in masked.graph.output]
     inner = [name for name in witnesses if name in made and name not in outputs]
     names = [*outputs, *inner]
-    feeds = list(feeds)
-    wanted = _outputs(session(with_outputs(masked, names), providers), names, feeds)
-    loaded = check_loads(with_outputs(cut, names), providers)  # weights of one at a time
-    found = _outputs(loaded, names, feeds)
+    wanted = _outputs(lambda: session(with_outputs(masked, names), providers), names, feeds)
+    found = _outputs(lambda: check_loads(with_outputs(cut, names), providers), names, feeds)
+    if heavy(masked):
+        wanted, found = list(wanted), list(found)  # the weights of one at a time
     doubts: dict[str, str] = {}
     for expected, got in zip(wanted, found, strict=True):
         for name in names:
@@ -185,9 +185,12 @@ def _jumps(node: onnx.NodeProto) -> bool:
 
 
 def _outputs(
-    active: Any, names: Sequence[str], feeds: Sequence[Feed]
-) -> list[dict[str, np.ndarray]]:
-    return [run(active, names, feed) for feed in feeds]
+    load: Callable[[], Any], names: Sequence[str], feeds: Sequence[Feed]
+) -> Iterable[dict[str, np.ndarray]]:
+    """Load a model, and yield the outputs for each feed."""
+    active = load()
+    for feed in feeds:
+        yield run(active, names, feed)
 
 
 def check_loads(cut: onnx.ModelProto, providers: Sequence[str]) -> Any:

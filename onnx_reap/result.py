@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from onnx_reap import aside
@@ -15,7 +16,7 @@ from onnx_reap.analysis import normalises_itself
 from onnx_reap.budget import check_met
 from onnx_reap.data import RAW_PIXELS
 from onnx_reap.drop import Drop
-from onnx_reap.files import check_outputs, write_all
+from onnx_reap.files import Content, check_outputs, write_all
 from onnx_reap.making import Made, quality
 from onnx_reap.plan.allocate import Budget
 from onnx_reap.plan.plan import Plan
@@ -43,22 +44,35 @@ class Result:
         The model, without the weights that are set aside.
     report : Report
     plan : Plan
-    sources : frozenset of Path
-        Files that weights of the original lie in.
-    held : object
-        Keeps weights that are set aside.
+    sources : frozenset of Source
+        Files that weights of the original lie in. They have to stay as they are: weights that did
+        not change are read from there.
+    held : mapping of str to array
+        Weights that are set aside, by name.
     """
 
     light: onnx.ModelProto = field(repr=False)
     report: Report
     plan: Plan
-    sources: frozenset[Path] = field(default=frozenset(), repr=False, kw_only=True)
-    held: object = field(default=None, repr=False, kw_only=True)
+    sources: frozenset[aside.Source] = field(default=frozenset(), repr=False, kw_only=True)
+    held: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, kw_only=True)
 
     @cached_property
     def model(self) -> onnx.ModelProto:
         """The model with all its weights; beyond 2 GB only `save` writes it."""
+        aside.check_as_found(self.sources)
         return aside.whole(self.light)
+
+    def files(self, path: Path) -> dict[Path, Content]:
+        """Return the files of the model, to be written to `path`; the model's own is the last.
+
+        Raises
+        ------
+        ReapError
+            If a file that weights of the original lie in changed meanwhile.
+        """
+        aside.check_as_found(self.sources)
+        return model_files(path, self.light)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model: in one file, or in two if weights of the original lie in other files.
@@ -69,12 +83,12 @@ class Result:
         Raises
         ------
         ReapError
-            If a file can't be written, or holds weights of the original.
+            If a file can't be written, or holds weights of the original, or such a file changed.
         """
         path = Path(path)
-        files = model_files(path, self.light)
+        files = self.files(path)
         names = {path: "the output model", data_path(path): "the data of the output model"}
-        inputs = {f"the input's data {source.name}": source for source in self.sources}
+        inputs = {f"the input's data {source.path.name}": source.path for source in self.sources}
         check_outputs({names[each]: each for each in files}, inputs)
         write_all(files)
 
@@ -139,5 +153,6 @@ def conclude(
         notes=notes,
     )
     plan = make_plan(analysis, made.choice.removed, work.settings)
-    sources = frozenset(aside.files_behind(analysis.proto))
-    return Result(made.model, report, plan, sources=sources, held=made.held)
+    sources = aside.files_behind(analysis.proto)
+    aside.check_as_found(sources)
+    return Result(made.model, report, plan, sources=sources, held=aside.arrays(made.model))

@@ -115,6 +115,7 @@ def session(
     optimize: bool = True,
     config: Mapping[str, str] = WORKING,
     profile: Path | None = None,
+    shares: bool | None = None,
 ) -> Any:
     """Make an inference session of a model.
 
@@ -129,6 +130,9 @@ def session(
         Entries of onnxruntime's session configuration.
     profile : path, optional
         Where onnxruntime's profile goes, without the ending, once `end_profiling` is called.
+    shares : bool, optional
+        Whether weights that are set aside are computed with as they lie, without optimizations that
+        would copy them; by default where they are `heavy`.
 
     Raises
     ------
@@ -149,7 +153,7 @@ def session(
         options.add_session_config_entry(key, value)
     weights = aside.arrays(model)
     values = _give(options, weights)
-    if sum(array.nbytes for array in weights.values()) > HEAVY:
+    if (heavy(model) if shares is None else shares) and providers[0] == "CPUExecutionProvider":
         _share(options, values)
     try:
         active = runtime.InferenceSession(
@@ -161,8 +165,13 @@ def session(
             got=str(error),
             hint="run it in onnxruntime alone; --custom-op-library for operators of your own",
         ) from error
-    active.weights = weights  # which onnxruntime reads, and doesn't keep alive
+    active.weights = weights, values  # which onnxruntime reads, and doesn't keep alive
     return active
+
+
+def heavy(model: onnx.ModelProto) -> bool:
+    """Whether so much is set aside that sessions should not copy it."""
+    return sum(array.nbytes for array in aside.arrays(model).values()) > HEAVY
 
 
 def _give(options: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:

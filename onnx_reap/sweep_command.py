@@ -119,14 +119,13 @@ def _contents(points: Sequence[Point], *, plans_only: bool) -> tuple[dict[str, C
     """Return the files by name, and the rows of the table."""
     from onnx_reap.report.plot import draw
     from onnx_reap.report.sweep import make_row, to_csv
-    from onnx_reap.writing import model_files
 
     files: dict[str, Content] = {}
     rows = []
     for point in points:
         names = _names(point.target, plans_only=plans_only)
         if not plans_only:
-            made = model_files(Path(names[0]), point.light)
+            made = point.files(Path(names[0]))
             files |= {path.name: data for path, data in made.items()}
         files[names[-1]] = point.plan.to_json().encode()
         accuracies = point.accuracy_before, point.accuracy_after

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -108,9 +108,8 @@ def sweep(
         for target, goal in goals.items():
             result = _made(work, target, goal, evidence, notes)
             after = None if accuracy is None else accuracy(result.light)
-            points.append(
-                Point(**vars(result), target=target, accuracy_before=before, accuracy_after=after)
-            )
+            own = {f.name: getattr(result, f.name) for f in fields(result)}
+            points.append(Point(**own, target=target, accuracy_before=before, accuracy_after=after))
             step()
     return points
 

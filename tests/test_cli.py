@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -19,6 +19,7 @@ from onnx_reap.arguments import option_of, parse
 from onnx_reap.cli import main
 from onnx_reap.errors import CheckError, ReapError, TargetError
 from onnx_reap.flags import FLAGS
+from onnx_reap.result import Result
 from onnx_reap.settings import Settings
 
 
@@ -28,11 +29,7 @@ def tiny_model() -> onnx.ModelProto:
     return oh.make_model(oh.make_graph([node], "tiny", ends[:1], ends[1:]))
 
 
-RESULT = SimpleNamespace(
-    light=tiny_model(),
-    report=sample_report(),
-    plan=SimpleNamespace(to_json=lambda: '{"groups": []}\n'),
-)
+RESULT = Result(tiny_model(), sample_report(), SimpleNamespace(to_json=lambda: '{"groups": []}\n'))
 
 
 class Pipeline(ModuleType):
@@ -330,7 +327,7 @@ def test_a_model_that_fits_no_file_is_refused(
         def SerializeToString(self, **_):
             raise ValueError("exceeds maximum protobuf size of 2GB")
 
-    pipeline.action = lambda: SimpleNamespace(**(vars(RESULT) | {"light": Huge()}))
+    pipeline.action = lambda: replace(RESULT, light=Huge())
     assert run("in.onnx out.onnx --report r.json") == 1
     assert "2 GB" in capsys.readouterr().err
     assert written() == set()

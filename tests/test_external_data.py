@@ -1,6 +1,7 @@
 """Models whose weights lie in other files: read, pruned, and written as they came."""
 
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from small_models import Net, chain, images, weights_of, without_latency
 import onnx_reap
 from onnx_reap import aside, loading, runtime
 from onnx_reap.cli import main
+from onnx_reap.errors import ReapError
 
 CHEAP = {"ratio": 0.5, "criterion": "l1", "refit": False}
 LINE = "--ratio 0.5 --criterion l1 --no-refit -q"
@@ -260,3 +262,49 @@ def test_weights_that_a_message_can_not_hold(settings, monkeypatch):
     written, wanted = weights_of(onnx.load("out.onnx")), weights_of(expected.model)
     for name, values in wanted.items():  # onnxruntime sums in another order without optimization
         np.testing.assert_allclose(written[name], values, atol=2e-2 * np.abs(values).max() + 1e-6)
+
+
+def test_another_model_of_the_same_name_is_read_anew():
+    one, other = chain(24, seed=1), chain(24, seed=2)
+    results = []  # stay alive, and with them what they read
+    for model in (one, other):
+        for name in ("in.onnx", "w.bin"):
+            Path(name).unlink(missing_ok=True)
+        _save(model)
+        results.append(onnx_reap.reap("in.onnx", **CHEAP))
+    got, wanted = (weights_of(r.model) for r in (results[1], onnx_reap.reap(other, **CHEAP)))
+    assert all(np.array_equal(got[name], w) for name, w in wanted.items())
+    with pytest.raises(ReapError, match="changed since the model was read"):
+        results[0].save("late.onnx")
+    assert not Path("late.onnx").exists()
+
+
+def test_data_that_is_overwritten_before_the_result_is_saved_is_noticed():
+    _save(chain(24))
+    result = onnx_reap.reap("in.onnx", **CHEAP)
+    data = Path("w.bin")
+    with data.open("r+b") as file:
+        file.write(bytes(data.stat().st_size))
+    for late in (lambda: result.save("out.onnx"), lambda: result.model):
+        with pytest.raises(ReapError, match="changed since the model was read"):
+            late()
+
+
+def test_a_file_cannot_name_what_others_set_aside():
+    _save(chain(24))
+    kept = onnx_reap.reap("in.onnx", **CHEAP)
+
+    def steal(proto: onnx.ModelProto) -> None:
+        for tensor in proto.graph.initializer:
+            del tensor.external_data[:]
+            tensor.external_data.add(key="location", value="onnx-reap:0")
+
+    _change(steal)
+    with pytest.raises(ReapError, match="can't be read"):
+        onnx_reap.reap("in.onnx", **CHEAP)
+    assert kept.light.graph.node
+
+
+def test_results_can_be_pickled():
+    result = onnx_reap.reap(chain(16), **CHEAP)
+    assert pickle.loads(pickle.dumps(result)).model == result.model

@@ -7,6 +7,7 @@ same nodes and tensors whose numbers are float32. What is cut and written keeps 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Set
 
 import numpy as np
@@ -14,8 +15,12 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
 from onnx_reap import aside
+from onnx_reap.errors import ReapError
 
 Places = Iterator[tuple[TensorProto | AttributeProto | onnx.TypeProto.Tensor, str]]
+
+LARGEST = 2**31 - 2**20
+"""Bytes of weights that a protobuf message holds, besides nodes."""
 
 _HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _OF_TYPE = {"to", "dtype", "output_datatype", "output_dtype"}
@@ -41,9 +46,22 @@ def in_float32(model: onnx.ModelProto, types: Set[int]) -> onnx.ModelProto:
     """Copy a model with float32 instead of some types; without any, return the model itself.
 
     Numbers that are too large for float32, as masks use them, become its largest.
+
+    Raises
+    ------
+    ReapError
+        If the copy would be larger than a protobuf message can be.
     """
     if not types:
         return model
+    size = sum(4 * math.prod(t.dims) for t in model.graph.initializer if t.data_type in types)
+    if size > LARGEST:
+        raise ReapError(
+            "the model is too large to be run in float32",
+            got=f"{size / 1e9:.1f} GB of weights then",
+            expected="less than 2 GB",
+            hint="prune the model in float32, and convert the result",
+        )
     twin = onnx.ModelProto()
     twin.CopyFrom(model)
     del twin.graph.value_info[:]

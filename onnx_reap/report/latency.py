@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnx_reap.errors import ReapError
-from onnx_reap.runtime import Feed, run, session
+from onnx_reap.runtime import Feed, heavy, run, session
 
 # A session's threads spin for a while after a run, which would slow the other session down: 1.5
 # times on two cores, for MobileNetV2.
@@ -74,7 +74,9 @@ def compare_latency(
     """
     if runs < 1:
         raise ReapError("runs is too small", got=str(runs), expected="1 or more")
-    sessions = [session(m, providers, config=_STOP_SPINNING) for m in (before, after)]
+    models = (before, after)
+    shares = any(map(heavy, models))  # both or neither, or it is optimizations that are compared
+    sessions = [session(m, providers, config=_STOP_SPINNING, shares=shares) for m in models]
     end = time.perf_counter() + seconds
     soon = end - 0.8 * seconds
     warmed = 0
