@@ -128,6 +128,8 @@ def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
         cost = _cost(name, analysis, analysis.params)
         whole = aside.size_of(analysis.proto) if name == "--target-size" else cost.at(full)
         limit = wish * whole if wish <= 1 else wish  # 1 or less is a fraction
+        if name == "--target-size" and limit >= whole:
+            continue  # what a run adds to a file that loses nothing is no reason to cut it
         budgets.append(Budget(name, cost, int(limit)))
     if not settings.refit or fits(full, budgets):  # nothing is fitted where nothing goes
         return tuple(budgets)

@@ -57,6 +57,8 @@ def observe(work: Work, goals: Sequence[Goal]) -> Evidence:
     widths = [np.unique(np.concatenate(each)) for each in zip(*wanted, strict=True)]
     if work.samples.fit is None:
         return blind_evidence(work.analysis, widths, work.settings)
+    if all(len(w) == 1 for w in widths):  # nothing goes, in whatever order
+        return blind_evidence(work.analysis, widths, replace(work.settings, criterion="l1"))
     return gather_evidence(
         work.analysis,
         widths,

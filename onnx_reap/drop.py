@@ -190,7 +190,15 @@ def _by_function(work: Work, evaluate: str | Evaluate) -> Callable[[onnx.ModelPr
 
 
 def _evaluated(function: Evaluate, model: onnx.ModelProto) -> float:
-    value = float(function(aside.whole(model)))
+    try:
+        value = float(function(aside.whole(model)))
+    except Exception as error:  # whatever a user's function raises, or returns instead of a number
+        raise ReapError(
+            "--evaluate: the function failed",
+            got=f"{type(error).__name__}: {error}",
+            expected="a number for an onnx.ModelProto",
+            hint="call it on the original model alone",
+        ) from error
     if not math.isfinite(value):
         raise ReapError("--evaluate: not a number", got=str(value), expected="a finite number")
     return value

@@ -23,20 +23,24 @@ AIM = 0.98  # of the target
 NEAR = 0.96  # of the target: fast enough, and hardly faster
 
 
-def check_latency(work: Work, goal: Goal) -> None:
-    """Refuse a latency that even the narrowest widths exceed, before anything is calibrated.
+def check_latency(work: Work, goal: Goal) -> Goal:
+    """Drop a latency that the model has anyway, before anything is calibrated.
 
     Raises
     ------
     TargetError
+        If even the narrowest widths exceed it.
     """
     if goal.latency is None:
-        return
+        return goal
     order = blind_evidence(work.analysis, goal.widths, replace(work.settings, criterion="l1"))
     narrowest = np.array([w[0] for w in goal.widths])
-    least = _times_target(work, goal, chosen(work.analysis, order, narrowest))
+    whole, least = _times_target(work, goal, chosen(work.analysis, order, narrowest))
+    if whole <= 1:
+        return replace(goal, latency=None)
     if least > 1:
         raise _too_slow(goal, least)
+    return goal
 
 
 def with_latency(work: Work, goal: Goal, evidence: Evidence) -> Goal:
@@ -66,7 +70,7 @@ def with_latency(work: Work, goal: Goal, evidence: Evidence) -> Goal:
         for left in reversed(range(TRIES)):
             guess = min(max(guess, least), high) if left or best else least
             limited = replace(goal, budgets=(*goal.budgets, Budget(name, cost, guess)))
-            timed = _times_target(work, goal, decide(work, limited, evidence))
+            _, timed = _times_target(work, goal, decide(work, limited, evidence))
             step()
             if timed <= 1:
                 best, low = limited, guess
@@ -94,8 +98,8 @@ def _too_slow(goal: Goal, least: float) -> TargetError:
     )
 
 
-def _times_target(work: Work, goal: Goal, choice: Choice) -> float:
-    """Return the latency of a cut model as a multiple of the target."""
+def _times_target(work: Work, goal: Goal, choice: Choice) -> tuple[float, float]:
+    """Return the latencies of the original and of a cut model as multiples of the target."""
     assert goal.latency is not None
     value, unit = goal.latency
     analysis, samples = work.analysis, work.samples.every
@@ -104,4 +108,5 @@ def _times_target(work: Work, goal: Goal, choice: Choice) -> float:
     out = finish(pruned, work.settings)
     original, out = analysis.runnable(analysis.proto), analysis.runnable(out)
     before, after = compare_latency(original, out, feed, analysis.providers, seconds=SECONDS)
-    return after.median_ms / (value * (before.median_ms if unit == "x" else 1.0))
+    target = value * (before.median_ms if unit == "x" else 1.0)
+    return before.median_ms / target, after.median_ms / target

@@ -100,7 +100,7 @@ def _with_provable_budget(work: Work) -> Work:
 def _made(work: Work, goal: Goal) -> tuple[Made, Drop | None, Goal]:
     """Reach the goal; return the model, what it lost where that was bounded, and the budgets."""
     judge = None if goal.max_drop is None else drop_judge(work)
-    check_latency(work, goal)
+    goal = check_latency(work, goal)
     with work.clock("choose"):
         evidence = observe(work, [scouted(work, goal)])
     if goal.latency is not None:

@@ -26,6 +26,7 @@ from onnx_reap.report.records import (
 from onnx_reap.version import __version__
 from onnx_reap.work import Work
 
+UNSTEADY = 0.5  # of the median: runs that spread by more tell nothing
 LATENCY_SECONDS = 0.5
 
 
@@ -83,7 +84,7 @@ def make_report(
         ),
         blocks=tuple(BlockRefit(**asdict(block)) for block in made.blocks),
         seconds=work.clock.seconds,
-        notes=(*notes, *_unmeasured(made.model, held_out or fitted)),
+        notes=(*notes, *_unmeasured(made.model, held_out or fitted), *_unsteady(work, after)),
     )
 
 
@@ -97,3 +98,13 @@ def _unmeasured(out: onnx.ModelProto, quality: Quality | None) -> list[str]:
     if not names:
         return []
     return [f"no output error of {', '.join(names)}: only real numbers of equal shape are compared"]
+
+
+def _unsteady(work: Work, timing: Timing) -> list[str]:
+    """Tell if a latency was asked for where none can be measured."""
+    if work.settings.target_latency is None or timing.spread_ms <= UNSTEADY * timing.median_ms:
+        return []
+    return [
+        f"the machine was busy: half of the runs took {timing.median_ms:.3g} ms give or take "
+        f"{timing.spread_ms / 2:.2g} ms, so nothing tells whether --target-latency is met"
+    ]

@@ -163,10 +163,16 @@ def session(
         raise ReapError(
             "onnxruntime can't load the model",
             got=str(error),
-            hint="run it in onnxruntime alone; --custom-op-library for operators of your own",
+            hint=_way_out(model),
         ) from error
     active.weights = weights, values  # which onnxruntime reads, and doesn't keep alive
     return active
+
+
+def _way_out(model: onnx.ModelProto) -> str:
+    own = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
+    more = f"; --custom-op-library for operators of {', '.join(sorted(own))}" if own else ""
+    return f"run it in onnxruntime alone{more}"
 
 
 def heavy(model: onnx.ModelProto) -> bool:

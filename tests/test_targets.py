@@ -262,6 +262,34 @@ def test_a_latency_is_reached_but_not_overdone(target, monkeypatch):
     assert 0.7 * wanted <= size <= wanted  # widths are few
 
 
+@pytest.mark.parametrize("target", ["1x", "1.5x", "900ms"])
+def test_a_latency_that_is_met_takes_nothing_off(target, monkeypatch):
+    timed(monkeypatch)
+    monkeypatch.setattr("onnx_reap.evidence.capture_moments", None)
+    result = onnx_reap.reap(MODEL, DATA, target_latency=target)
+    assert result.report.after.macs == result.report.before.macs
+    assert "nothing was removed" in " ".join(result.report.notes)
+
+
+def test_a_busy_machine_is_told(monkeypatch):
+    timing = Timing(3.0, 2.0, 9, "CPUExecutionProvider")
+    monkeypatch.setattr("onnx_reap.reporting.compare_latency", lambda *_, **__: (timing, timing))
+    timed(monkeypatch)
+    result = onnx_reap.reap(MODEL, DATA, target_latency="0.6x", criterion="l1", refit=False)
+    assert "the machine was busy" in " ".join(result.report.notes)
+
+
+@pytest.mark.parametrize("wrong", [lambda model: None, lambda model: 1 / 0])
+def test_a_function_that_fails_is_named(wrong):
+    with pytest.raises(ReapError, match="--evaluate: the function failed"):
+        onnx_reap.reap(MODEL, DATA, max_drop=0.1, evaluate=wrong)
+
+
+def test_a_file_may_be_as_large_as_it_is():
+    result = onnx_reap.reap(MODEL, DATA, target_size=1.0, criterion="l1", refit=False)
+    assert result.report.after.params == result.report.before.params
+
+
 def test_a_latency_out_of_reach_is_refused_before_calibration(monkeypatch):
     timed(monkeypatch)
     monkeypatch.setattr("onnx_reap.evidence.capture_moments", None)

@@ -18,8 +18,10 @@ from onnx_reap.errors import ReapError
 # refitted by least squares on either kind: geometric means of a ResNet-20 (CIFAR-10) and a
 # MobileNetV2 (ImageNet).
 NOTE = (
-    "no --data: repairs fitted on synthetic samples leave 1.3 to 1.9 times the error, layer by "
-    "layer, of repairs fitted on real ones (two image classifiers measured); labels aren't needed"
+    "no --data: errors are those on synthetic samples, and say little about real ones; repairs "
+    "fitted on synthetic samples leave 1.3 to 1.9 times the error, layer by layer, of repairs "
+    "fitted on real ones (two image classifiers measured), and more where a model scales raw "
+    "pixels itself; labels aren't needed"
 )
 
 # Mean and standard deviation of the pixels of photographs, of 0 to 255.

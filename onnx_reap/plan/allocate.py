@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import lcm
 
 import numpy as np
@@ -226,7 +227,8 @@ def each_fits(
     (groups, k) bool array
     """
     # A cost is a whole number, rounded; a bit less than the half keeps float noise from tipping it.
-    return np.all([b.cost.alone(widths, options) <= b.limit + 0.49 for b in budgets], axis=0)
+    each = (b.cost.alone(widths, options) <= b.limit + 0.49 for b in budgets)
+    return reduce(np.logical_and, each, np.ones(options.shape, bool))
 
 
 def fits(widths: Widths, budgets: Sequence[Budget]) -> bool:
