@@ -61,7 +61,7 @@ class Probe:
     dynamic : mapping of str to frozenset of int
         Axes whose size depends on the batch, for tensors that have any.
     written : mapping of str to numpy.dtype
-        Types in the model as given, where they are known and others than in the run.
+        Types in the model as given, as far as they are known; empty where the run had the same.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -70,6 +70,10 @@ class Probe:
     batch: int
     dynamic: Mapping[str, frozenset[int]] = field(default_factory=dict)
     written: Mapping[str, np.dtype] = field(default_factory=dict)
+
+    def type_as_given(self, tensor: str) -> np.dtype | None:
+        """Return a tensor's type in the model as given; None where onnx can't infer it."""
+        return self.written.get(tensor) if self.written else self.dtypes[tensor]
 
 
 def fold_constants(model: Model, providers: Sequence[str]) -> None:
@@ -92,8 +96,9 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
         part = extract(proto, types, new)
         read = {value.name for value in part.graph.input}
         feed = {name: like for name, like in likes.items() if name in read}
-        for name, value in _folded(part, new, feed, model, providers).items():
-            limit = sum(sizes[source] for source in behind[name])
+        found = _folded(part, new, feed, model, providers)
+        for name in new:
+            value, limit = found.get(name), sum(sizes[source] for source in behind[name])
             if isinstance(value, np.ndarray) and (
                 value.size <= SMALL or name in weights or value.nbytes <= limit
             ):
@@ -106,7 +111,10 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
 def _folded(
     part: onnx.ModelProto, names: Sequence[str], feed: Feed, model: Model, providers: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Compute tensors in their own types, or in float32 where onnxruntime can't."""
+    """Compute tensors in their own types, or in float32 where onnxruntime can't.
+
+    Those whose own type is unknown are left out then.
+    """
     try:
         return run(session(part, providers, optimize=False), names, feed)
     except ReapError:
@@ -115,7 +123,7 @@ def _folded(
     twin = in_float32(part, model.types)
     values = run(session(twin, providers, optimize=False), names, feed)
     types = _inferred_types(part)
-    return {n: v.astype(types[n]) if n in types else v for n, v in values.items()}
+    return {n: v.astype(types[n]) for n, v in values.items() if n in types}
 
 
 def _inferred_types(proto: onnx.ModelProto) -> dict[str, np.dtype]:
