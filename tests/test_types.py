@@ -10,6 +10,7 @@ from precision import converted
 from small_models import Net, images, run, weights_of, without_latency
 
 import onnx_reap
+from onnx_reap.criteria.table import CRITERIA
 from onnx_reap.graph import probe
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.twin import in_float32, other_types
@@ -163,6 +164,13 @@ def test_branches_that_vanish_leave_a_constant_of_their_type(name: str):
 
 def widths(result: onnx_reap.Result) -> list[int]:
     return [group.after for group in result.report.groups]
+
+
+@every_type
+def test_feature_maps_are_pooled(name: str):
+    pytest.importorskip(CRITERIA["pls"].package)
+    result = onnx_reap.reap(built(name), DATA, criterion="pls", joint_refit=0, **BUDGET)
+    assert result.report.after.macs <= 0.6 * result.report.before.macs
 
 
 @pytest.mark.parametrize("name", ["float16", "float64"])
