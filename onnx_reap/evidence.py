@@ -146,7 +146,7 @@ def _pooled(
         return None
     with progress.stage("Pooling feature maps", len(samples)) as step:
         return capture_pooled(
-            analysis.model.to_proto(),
+            analysis.model.to_run(),
             axes_of(taps),
             samples,
             analysis.probe,

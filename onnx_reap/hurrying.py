@@ -10,6 +10,7 @@ from onnx_reap.budget import Goal
 from onnx_reap.choice import Choice, chosen, decide
 from onnx_reap.errors import TargetError
 from onnx_reap.evidence import Evidence, blind_evidence
+from onnx_reap.latency.cost import NANOSECONDS
 from onnx_reap.making import cut_and_compare, finish
 from onnx_reap.plan.allocate import EASIER, LATENCY, Budget
 from onnx_reap.plan.cost import Costs
@@ -57,11 +58,11 @@ def with_latency(work: Work, goal: Goal, evidence: Evidence) -> Goal:
     assert goal.latency is not None
     with work.clock("time layers"):
         table = measured_table(work.analysis, work.samples.every, work.settings, work.progress)
-    cost: Costs
-    name, cost = LATENCY, predicted_latency(work.analysis, table)
+    cost: Costs = predicted_latency(work.analysis, table)
     ends = [np.array([c.widths[i] for c in evidence.choices]) for i in (0, -1)]
     if cost.at(ends[0]) >= cost.at(ends[1]):  # too small a model to time its layers
-        name, cost = "--target-macs", work.analysis.macs
+        macs = work.analysis.macs
+        cost = macs * (table.whole_ms * NANOSECONDS / max(macs.at(ends[1]), 1))
     least, full = map(cost.at, ends)
     best, low, high = None, least, full
     value, unit = goal.latency
@@ -69,7 +70,7 @@ def with_latency(work: Work, goal: Goal, evidence: Evidence) -> Goal:
     with work.progress.stage("Timing cut models", TRIES) as step, work.clock("search"):
         for left in reversed(range(TRIES)):
             guess = min(max(guess, least), high) if left or best else least
-            limited = replace(goal, budgets=(*goal.budgets, Budget(name, cost, guess)))
+            limited = replace(goal, budgets=(*goal.budgets, Budget(LATENCY, cost, guess)))
             _, timed = _times_target(work, goal, decide(work, limited, evidence))
             step()
             if timed <= 1:

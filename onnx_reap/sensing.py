@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_reap.analysis import Analysis
+from onnx_reap.capture.moments import Tap, first_of_each
 from onnx_reap.data import Calibration
 from onnx_reap.graph.channels import Group
 from onnx_reap.plan.allocate import Choices
@@ -77,7 +78,7 @@ def divergence_choices(
         analysis.model, [analysis.groups[g] for g in tried], analysis.flow, observed
     )
     trials = [
-        (g, _trial(analysis.groups[g], layers, orders[g], int(local[g].widths[at])))
+        (g, _trial(analysis.groups[g], layers, observed.taps, orders[g], int(local[g].widths[at])))
         for g in tried
         for at in points[g]
     ]
@@ -140,7 +141,16 @@ def _points(group: Group, choices: Choices) -> np.ndarray:
     return costly[at[: len(costly)]]
 
 
-def _trial(group: Group, layers: Mapping[str, Consumer], order: np.ndarray, width: int) -> Trial:
+def _trial(
+    group: Group,
+    layers: Mapping[str, Consumer],
+    taps: Mapping[str, Tap],
+    order: np.ndarray,
+    width: int,
+) -> Trial:
     gone = {group.units[int(unit)] for unit in order[: group.width - width]}
-    consumers = [layers[node] for node in group.consumers if node in layers]
-    return [change for consumer in consumers for change in consumer.without(gone)]
+    return [
+        change
+        for node in first_of_each(group.consumers, taps)
+        for change in layers[node].without(gone)
+    ]

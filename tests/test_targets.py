@@ -237,29 +237,48 @@ def test_labels_in_an_archive(tmp_path):
     np.testing.assert_array_equal(read_labels(tmp_path / "l.npz", samples), np.arange(100))
 
 
-MODEL_BYTES = [t.ByteSize() for t in MODEL.graph.initializer]
+CONSTANT = 4.0  # ms
+
+
+def time_of(model: onnx.ModelProto) -> float:
+    """Milliseconds that a model is said to take."""
+    return CONSTANT + sum(t.ByteSize() for t in model.graph.initializer) / 1000
 
 
 def timed(monkeypatch) -> None:
-    """Let a model's time be proportional to the bytes of its weights, and its layers' nearly so."""
+    """Let a model take a constant time and one by the bytes of its weights; of layers, the latter.
+
+    So what layers predict is too little, and the more so the smaller the model.
+    """
 
     def compare(before, after, *_args, **_kwargs):
-        sizes = (sum(t.ByteSize() for t in m.graph.initializer) for m in (before, after))
-        return tuple(Timing(size / 1000, 0.0, 1, "CPUExecutionProvider") for size in sizes)
+        return tuple(Timing(time_of(m), 0.0, 1, "CPUExecutionProvider") for m in (before, after))
 
-    table = LatencyTable("CPUExecutionProvider", "1", None, sum(MODEL_BYTES) / 1000, ())
+    table = LatencyTable("CPUExecutionProvider", "1", None, time_of(MODEL), ())
     monkeypatch.setattr(hurrying, "measured_table", lambda *_: table)
     monkeypatch.setattr(hurrying, "predicted_latency", lambda analysis, _: analysis.params)
     monkeypatch.setattr(hurrying, "compare_latency", compare)
 
 
-@pytest.mark.parametrize("target", ["0.6x", "9ms"])
-def test_a_latency_is_reached_but_not_overdone(target, monkeypatch):
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("target", ["0.6x", "12ms"])
+def test_a_latency_is_reached_but_not_overdone(target, known, monkeypatch):
     timed(monkeypatch)
+    if not known:  # too small a model to time its layers
+        monkeypatch.setattr(hurrying, "predicted_latency", lambda analysis, _: analysis.params * 0)
+    planned = []
+    decide = hurrying.decide
+
+    def spied(work, goal, evidence):
+        planned.append(goal.budgets[-1])
+        return decide(work, goal, evidence)
+
+    monkeypatch.setattr(hurrying, "decide", spied)
     result = onnx_reap.reap(MODEL, DATA, target_latency=target, criterion="l1", refit=False)
-    size = sum(t.ByteSize() for t in result.model.graph.initializer)
-    wanted = 0.6 * sum(MODEL_BYTES) if target == "0.6x" else 9000
-    assert 0.7 * wanted <= size <= wanted  # widths are few
+    wanted = 0.6 * time_of(MODEL) if target == "0.6x" else 12
+    assert 0.8 * wanted <= time_of(result.model) <= wanted  # widths are few
+    assert len(planned) > 1  # the layers' times alone mislead
+    assert {budget.name for budget in planned} == {"--target-latency"}  # as the user said
 
 
 @pytest.mark.parametrize("target", ["1x", "1.5x", "900ms"])

@@ -10,6 +10,9 @@ from precision import converted
 from small_models import Net, images, run, weights_of, without_latency
 
 import onnx_reap
+from onnx_reap.criteria.table import CRITERIA
+from onnx_reap.graph import probe
+from onnx_reap.graph.model import Model
 from onnx_reap.graph.twin import in_float32, other_types
 
 DATA = images(120)
@@ -157,6 +160,51 @@ def test_branches_that_vanish_leave_a_constant_of_their_type(name: str):
     assert {values.dtype for values in weights_of(result.model).values()} == {DTYPES[name]}
     onnx.checker.check_model(result.model, full_check=True)
     assert error(result.model, model) < 0.2
+
+
+def widths(result: onnx_reap.Result) -> list[int]:
+    return [group.after for group in result.report.groups]
+
+
+@every_type
+def test_feature_maps_are_pooled(name: str):
+    pytest.importorskip(CRITERIA["pls"].package)
+    result = onnx_reap.reap(built(name), DATA, criterion="pls", joint_refit=0, **BUDGET)
+    assert result.report.after.macs <= 0.6 * result.report.before.macs
+
+
+@pytest.mark.parametrize("name", ["float16", "float64"])
+def test_branches_whose_type_nothing_tells_stay(name: str):
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.node("Gelu", n.block("x", 3, 12), domain="com.microsoft")  # unknown to onnx
+    for _ in range(2):
+        b = n.norm(n.conv(n.block(h, 12, 12), 12, 12), 12)
+        b = n.node("Mul", b, n.constant(np.full((12, 1, 1), 0.01)))
+        h = n.node("Gelu", n.node("Add", b, h), domain="com.microsoft")
+    model = n.model(n.head(h, 12, 5), ir=10, domains=["com.microsoft"])
+    budget = {"target_macs": 0.15, "round_to": 1, "joint_refit": 0}
+    assert 0 in widths(onnx_reap.reap(model, DATA, **budget))
+    model = converted(model, DTYPES[name])
+    result = onnx_reap.reap(model, DATA, **budget)
+    assert 0 not in widths(result)
+    assert {values.dtype for values in weights_of(result.model).values()} == {DTYPES[name]}
+
+
+def test_what_is_computed_in_a_type_that_nothing_tells_stays_computed(monkeypatch):
+    n = Net({"x": ("N", 16)})
+    turned = n.node("Transpose", n.random(16, 16, scale=0.3), name="turned")
+    model = n.model(n.node("MatMul", n.node("Relu", n.gemm("x", 16, 16)), turned), opset=22, ir=10)
+    model = converted(model, DTYPES["bfloat16"])
+    known = probe._inferred_types
+    monkeypatch.setattr(
+        probe,
+        "_inferred_types",
+        lambda proto: {name: t for name, t in known(proto).items() if name != turned},
+    )
+    loaded = Model(model)
+    probe.fold_constants(loaded, ["CPUExecutionProvider"])
+    assert "turned" in [node.name for node in loaded.nodes]
+    assert {c.values.dtype for c in loaded.constants().values()} == {DTYPES["bfloat16"]}
 
 
 @every_type

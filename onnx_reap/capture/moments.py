@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,19 @@ class Tap:
     def width(self) -> int:
         """Columns of the moments."""
         return self.columns if self.fold is None else len(self.fold)
+
+
+def first_of_each(nodes: Iterable[str], taps: Mapping[str, Tap]) -> list[str]:
+    """Leave out the layers that are observed as others of a weight: its first stands for them.
+
+    Parameters
+    ----------
+    nodes : iterable of str
+    taps : mapping of str to Tap
+        By node; what is in none of them is kept, so that a missing tap is no layer without cost.
+    """
+    shared = {layer.node for tap in taps.values() for layer in tap.others}
+    return [node for node in nodes if node not in shared]
 
 
 def batch_size(probe: Probe, tensors: Sequence[str], fixed: int | None) -> int:

@@ -180,8 +180,13 @@ def _in_the_way(branch: Branch, others: Sequence[Branch]) -> bool:
 
 
 def _settled(branch: Branch, model: Model, probe: Probe, flow: Flow) -> Branch | None:
-    """Find out along which axis the constants vary; None where it is not one axis."""
+    """Find out along which axis the constants vary; None where it is not one axis.
+
+    Nor may a branch vanish where nothing tells of what type its constant has to be.
+    """
     tensors = [join.tensor for join in branch.joins]
+    if any(probe.type_as_given(tensor) is None for tensor in tensors):
+        return None
     values = constant_values(model, probe, flow, branch.roots, tensors)
     if values is None:
         return None

@@ -61,7 +61,7 @@ class Probe:
     dynamic : mapping of str to frozenset of int
         Axes whose size depends on the batch, for tensors that have any.
     written : mapping of str to numpy.dtype
-        Types in the model as given, where they are known and others than in the run.
+        Types in the model as given, as far as they are known; empty where the run had the same.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -70,6 +70,10 @@ class Probe:
     batch: int
     dynamic: Mapping[str, frozenset[int]] = field(default_factory=dict)
     written: Mapping[str, np.dtype] = field(default_factory=dict)
+
+    def type_as_given(self, tensor: str) -> np.dtype | None:
+        """Return a tensor's type in the model as given; None where onnx can't infer it."""
+        return self.written.get(tensor) if self.written else self.dtypes[tensor]
 
 
 def fold_constants(model: Model, providers: Sequence[str]) -> None:
@@ -85,15 +89,16 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
     likes = {name: np.zeros(1, dtype) for name, dtype in types.items()}
     sizes = {name: constant.values.nbytes for name, constant in model.constants().items()}
     layers = _WEIGHTED | GATES.keys()
-    weights = {t.name for node in model.nodes if node.op in layers for t in node.inputs}
+    weights = {t.name for node in model.nodes if _is_one_of(node, layers) for t in node.inputs}
     proto = model.to_proto()
     values: dict[str, np.ndarray] = {}
     while new := [name for name in _read(model, behind) if name not in values]:
         part = extract(proto, types, new)
         read = {value.name for value in part.graph.input}
         feed = {name: like for name, like in likes.items() if name in read}
-        for name, value in _folded(part, new, feed, model, providers).items():
-            limit = sum(sizes[source] for source in behind[name])
+        found = _folded(part, new, feed, model, providers)
+        for name in new:
+            value, limit = found.get(name), sum(sizes[source] for source in behind[name])
             if isinstance(value, np.ndarray) and (
                 value.size <= SMALL or name in weights or value.nbytes <= limit
             ):
@@ -106,7 +111,10 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
 def _folded(
     part: onnx.ModelProto, names: Sequence[str], feed: Feed, model: Model, providers: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Compute tensors in their own types, or in float32 where onnxruntime can't."""
+    """Compute tensors in their own types, or in float32 where onnxruntime can't.
+
+    Those whose own type is unknown are left out then.
+    """
     try:
         return run(session(part, providers, optimize=False), names, feed)
     except ReapError:
@@ -115,7 +123,7 @@ def _folded(
     twin = in_float32(part, model.types)
     values = run(session(twin, providers, optimize=False), names, feed)
     types = _inferred_types(part)
-    return {n: v.astype(types[n]) if n in types else v for n, v in values.items()}
+    return {n: v.astype(types[n]) for n, v in values.items() if n in types}
 
 
 def _inferred_types(proto: onnx.ModelProto) -> dict[str, np.dtype]:
@@ -130,7 +138,7 @@ def _inferred_types(proto: onnx.ModelProto) -> dict[str, np.dtype]:
 
 def _types_cast_to(model: Model) -> dict[str, np.dtype]:
     """Return the types of tensors that are no constants and whose type a CastLike reads."""
-    likes = [node.inputs[1] for node in model.nodes if _only_casts(node)]
+    likes = [node.inputs[1] for node in model.nodes if _is_one_of(node, ("CastLike",))]
     names = {t.name for t in likes if not isinstance(t, gs.Constant)}
     if not names:
         return {}
@@ -138,8 +146,9 @@ def _types_cast_to(model: Model) -> dict[str, np.dtype]:
     return {n: t for n, t in known.items() if n in names and (t.kind in "biu" or is_float(t))}
 
 
-def _only_casts(node: gs.Node) -> bool:
-    return node.op == "CastLike" and node.domain in STANDARD_DOMAINS
+def _is_one_of(node: gs.Node, ops: Collection[str]) -> bool:
+    """Whether a node is one of ONNX's own operators, not one of another domain by that name."""
+    return node.op in ops and node.domain in STANDARD_DOMAINS
 
 
 def _read(model: Model, computed: Collection[str]) -> list[str]:
@@ -196,7 +205,7 @@ def _samples(
     lead = next((array.shape[0] for array in feed.values() if array.ndim), 1)
     names = [tensor.name for tensor in model.graph.outputs]
     grows = any(dynamic.get(name) for name in names)
-    layers = (t.name for node in model.nodes if node.op in _WEIGHTED for t in node.outputs)
+    layers = (t.name for node in model.nodes if _is_one_of(node, _WEIGHTED) for t in node.outputs)
     batched = any(0 in dynamic.get(name, ()) for name in layers)  # of which no output need tell
     kept = any(shapes.get(name, ())[:1] == (lead,) for name in names)
     return int(lead) if grows or batched or kept else 1
@@ -224,7 +233,7 @@ def _constants_behind(model: Model, types: Mapping[str, np.dtype]) -> dict[str, 
     given = set(behind)
     for node in model.nodes:
         inputs = [t.name for t in node.inputs if t.name]
-        if _only_casts(node) and inputs[1] in types.keys() - behind.keys():
+        if _is_one_of(node, ("CastLike",)) and inputs[1] in types.keys() - behind.keys():
             del inputs[1]
         foldable = (
             node.domain in STANDARD_DOMAINS

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.graph.model import Model
+from onnx_reap.graph.model import STANDARD_DOMAINS, Model
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 """Results of the projection by entry of the hidden state."""
@@ -36,7 +36,8 @@ def add_projections(
         or batch first where the input is.
     """
     for node in model.nodes:
-        x, weight = (t.name for t in node.inputs[:2]) if node.op in GATES else ("", "")
+        standard = node.op in GATES and node.domain in STANDARD_DOMAINS
+        x, weight = [t.name for t in node.inputs[:2]] if standard else ("", "")
         if x not in shapes or len(shapes.get(weight, ())) != 3:
             continue
         name = projection(model.keys[id(node)])

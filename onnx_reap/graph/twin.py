@@ -8,7 +8,7 @@ same nodes and tensors whose numbers are float32. What is cut and written keeps 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 import numpy as np
 import onnx
@@ -23,8 +23,12 @@ LARGEST = 2**31 - 2**20
 """Bytes of weights that a protobuf message holds, besides nodes."""
 
 _HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
-_OF_TYPE = {"to", "dtype", "output_datatype", "output_dtype"}
-"""Attributes that name an element type."""
+_OF_TYPE = frozenset({"to", "dtype", "output_datatype", "output_dtype"})
+"""Attributes of ONNX's own operators that name an element type."""
+_OWN = ("", "ai.onnx")
+
+Handed = Mapping[tuple[str, str], frozenset[str]]
+"""By domain and name of a function, those of its attributes that name an element type inside."""
 
 
 def other_types(model: onnx.ModelProto) -> frozenset[int]:
@@ -84,18 +88,43 @@ def to_float32(values: np.ndarray) -> np.ndarray:
 
 def _places(model: onnx.ModelProto) -> Places:
     """Yield all that holds an element type, and the name of the field."""
-    yield from _in_graph(model.graph)
+    handed = _handed_on(model.functions)
+    yield from _in_graph(model.graph, handed)
     for function in model.functions:
-        yield from _in_nodes(function.node)
-        yield from ((a, "i") for a in function.attribute_proto if a.name in _OF_TYPE)
+        yield from _in_nodes(function.node, handed)
+        names = handed[function.domain, function.name]
+        yield from ((a, "i") for a in function.attribute_proto if a.name in names)
 
 
-def _in_graph(graph: onnx.GraphProto) -> Places:
+def _handed_on(functions: Sequence[onnx.FunctionProto]) -> Handed:
+    """Follow attributes of functions to those of the nodes inside, other functions' included."""
+    handed = {(f.domain, f.name): frozenset[str]() for f in functions}
+    before: Handed = {}
+    while handed != before:
+        before = handed
+        handed = {
+            (f.domain, f.name): frozenset(
+                a.ref_attr_name
+                for node in f.node
+                for a in node.attribute
+                if a.ref_attr_name and a.name in _of_type(node, before)
+            )
+            for f in functions
+        }
+    return handed
+
+
+def _of_type(node: onnx.NodeProto, handed: Handed) -> frozenset[str]:
+    """Return the names of a node's attributes that name an element type, so far as is known."""
+    return _OF_TYPE if node.domain in _OWN else handed.get((node.domain, node.op_type), frozenset())
+
+
+def _in_graph(graph: onnx.GraphProto, handed: Handed) -> Places:
     yield from ((tensor, "data_type") for tensor in graph.initializer)
     yield from ((sparse.values, "data_type") for sparse in graph.sparse_initializer)
     for value in (*graph.input, *graph.output, *graph.value_info):
         yield from _in_type(value.type)
-    yield from _in_nodes(graph.node)
+    yield from _in_nodes(graph.node, handed)
 
 
 def _in_type(kind: onnx.TypeProto) -> Places:
@@ -106,12 +135,12 @@ def _in_type(kind: onnx.TypeProto) -> Places:
         yield from _in_type(getattr(kind, held).elem_type)
 
 
-def _in_nodes(nodes: Iterator[onnx.NodeProto]) -> Places:
-    for attribute in (a for node in nodes for a in node.attribute):
-        if attribute.name in _OF_TYPE and attribute.type == AttributeProto.INT:
+def _in_nodes(nodes: Iterable[onnx.NodeProto], handed: Handed) -> Places:
+    for node, attribute in ((n, a) for n in nodes for a in n.attribute):
+        if attribute.type == AttributeProto.INT and attribute.name in _of_type(node, handed):
             yield attribute, "i"
         tensors = [attribute.t] if attribute.HasField("t") else []
         sparse = [attribute.sparse_tensor.values] if attribute.HasField("sparse_tensor") else []
         yield from ((tensor, "data_type") for tensor in (*tensors, *sparse, *attribute.tensors))
         for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield from _in_graph(body)
+            yield from _in_graph(body, handed)

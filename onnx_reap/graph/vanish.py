@@ -40,7 +40,8 @@ def vanish(
             (key, place), tensor = join.edge, join.tensor
             stays = kept[tensor][1] if tensor in kept else slice(None)
             shape = (-1, *(1,) * (len(probe.shapes[tensor]) - join.axis - 1))
-            dtype = probe.written.get(tensor, probe.dtypes[tensor])
+            dtype = probe.type_as_given(tensor)
+            assert dtype is not None  # branches where it is unknown are none
             values = vector[stays].reshape(shape).astype(dtype)
             unread += nodes[key].inputs[place].inputs
             nodes[key].inputs[place] = gs.Constant(model.unused(f"{tensor}_gone"), values)

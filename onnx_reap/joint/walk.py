@@ -238,8 +238,9 @@ def _fit(
     stored = {name: constants[name].values.dtype for name in free}
     rng = np.random.default_rng(course.seed)
     found, before, after = training.improve(start, scales, rng, stored)
-    for name in free:
-        constants[name].values = found[name].astype(stored[name])
+    if after < before:  # else they keep all their digits
+        for name in free:
+            constants[name].values = found[name].astype(stored[name])
     return Stretched(nodes, before, after)
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_reap.capture.moments import Tap
+from onnx_reap.capture.moments import Tap, first_of_each
 from onnx_reap.capture.rows import weight_to_matrix
 from onnx_reap.criteria.turns import balanced
 from onnx_reap.graph.channels import Group
@@ -82,8 +82,7 @@ def group_path(
     """
     consumers = [
         Consumer(moments[node].gram[g, ...], backend.to_device(w), backend.to_device(columns))
-        for node in group.consumers
-        if node in taps
+        for node in first_of_each(group.consumers, taps)
         for g, w, columns in readings(taps[node], group, flow, model)
     ]
     if not consumers:

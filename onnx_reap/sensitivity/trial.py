@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_reap.capture.moments import Tap
+from onnx_reap.capture.moments import Tap, first_of_each
 from onnx_reap.capture.rows import matrix_to_weight, weight_to_matrix
 from onnx_reap.graph.channels import Group
 from onnx_reap.graph.model import Model
@@ -65,7 +65,7 @@ class Consumer:
         stored, _ = layer_weights(model, linear)
         self._like = np.broadcast_to(np.float32(0), stored.shape)
         self._weight = weight_to_matrix(linear, stored)
-        self._takes_bias = has_plain_bias(model, linear)
+        self._take_biases = [has_plain_bias(model, layer) for layer in self._tap.layers]
 
     def without(self, removed: Collection[int]) -> list[Change]:
         """Return the change that makes up for units that are gone, for each layer of the weight."""
@@ -79,11 +79,12 @@ class Consumer:
             ]
         )
         change = matrix_to_weight(self._linear, weight - self._weight, self._like)
-        if not self._takes_bias:
-            return [Change(linear, change, None) for linear in self._tap.layers]
         lost = np.einsum("gd,gdo->go", self._mean(), self._weight - weight).ravel()
-        bias = lost / self._linear.beta
-        return [Change(linear, change, bias) for linear in self._tap.layers]
+        lost /= self._linear.alpha
+        return [
+            Change(layer, change, lost * (layer.alpha / layer.beta) if takes else None)
+            for layer, takes in zip(self._tap.layers, self._take_biases, strict=True)
+        ]
 
     def _one(self, g: int, weight: np.ndarray, gone: np.ndarray) -> np.ndarray:
         """Return the weight (D, O) of one map."""
@@ -116,4 +117,5 @@ def consumers_of(
 ) -> dict[str, Consumer]:
     """Prepare the consumers of some groups, by the first node of each weight."""
     nodes = dict.fromkeys(node for group in groups for node in group.consumers)
-    return {n: Consumer(model, n, flow, observed) for n in nodes if n in observed.taps}
+    first = first_of_each(nodes, observed.taps)
+    return {node: Consumer(model, node, flow, observed) for node in first}

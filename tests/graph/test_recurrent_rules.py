@@ -1,6 +1,7 @@
 """LSTM, GRU and RNN read channels that may go; their hidden size stays."""
 
 import numpy as np
+import onnx.helper as oh
 import pytest
 from net import Net
 from oracle import assert_slice_is_mask, study
@@ -89,3 +90,20 @@ def test_an_initial_state_that_a_layer_makes_stays():
     net.output(net("Squeeze", y, np.array([0, 1])))
     proto = net.model()
     assert_slice_is_mask(proto, groups={"a": 8}, frozen={"h": "RNN keeps its hidden size"})
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_an_operator_of_another_domain_by_that_name(inputs):
+    net = Net()
+    x = net("Flatten", net.conv("a", net.input("x", "N", 3, 4, 6), 3, 8))
+    constants = [net.weight(1, 1, 1)][: inputs - 1]
+    net.output(net("LSTM", x, *constants, name="own", domain="own"))
+    model = net.model()
+    names = ["a", "b"][:inputs]
+    last = oh.make_node("Add", names, ["y"]) if inputs > 1 else oh.make_node("Relu", names, ["y"])
+    body = oh.make_function("own", "LSTM", names, ["y"], [last], [oh.make_opsetid("", 17)])
+    model.functions.append(body)
+    model.opset_import.append(oh.make_opsetid("own", 1))
+    studied = study(model)
+    assert not studied.groups
+    assert not any(name.endswith(":projection") for name in studied.probe.shapes)

@@ -94,3 +94,33 @@ def test_sequences_and_functions_are_converted():
     assert other_types(model) == {HALF}
     assert other_types(twin) == frozenset()
     assert run(twin, {"x": np.ones((2, 4), np.float32)})[0][0].dtype == np.float32
+
+
+def _with_function(inner: list[onnx.NodeProto], dtype, **attributes) -> onnx.ModelProto:
+    """A Gemm and a function of its own domain, called `Cast`."""
+    n = Net({"x": ("N", 4)}, dtype=dtype)
+    model = n.model(n.node("Relu", n.gemm("x", 4, 4)))
+    last, opsets = model.graph.node[-1], [oh.make_opsetid("", 17), oh.make_opsetid("own", 1)]
+    last.op_type, last.domain = "Cast", "own"
+    last.attribute.extend(oh.make_attribute(name, value) for name, value in attributes.items())
+    body = oh.make_function("own", "Cast", ["a"], ["b"], inner, opsets, list(attributes))
+    model.functions.append(body)
+    model.opset_import.append(opsets[1])
+    return model
+
+
+def test_attributes_of_other_domains_name_no_types():
+    inner = [oh.make_node("Relu", ["a"], ["b"])]
+    assert other_types(_with_function(inner, np.float32, to=HALF)) == frozenset()
+    model = _with_function(inner, np.float16, to=HALF)
+    assert in_float32(model, {HALF}).graph.node[-1].attribute[0].i == HALF
+
+
+def test_types_that_functions_are_told_are_converted():
+    cast = oh.make_node("Cast", ["a"], ["b"])
+    cast.attribute.add(name="to", type=onnx.AttributeProto.INT, ref_attr_name="kind")
+    model = _with_function([cast], np.float16, kind=HALF)
+    twin = in_float32(model, {HALF})
+    assert twin.graph.node[-1].attribute[0].i == TensorProto.FLOAT
+    x = np.ones((2, 4), np.float32)
+    assert run(twin, {"x": x})[0].dtype == np.float32

@@ -258,3 +258,12 @@ def test_layers_of_one_weight_are_observed_as_one():
     left = np.delete(rows, path.order[0], axis=1)
     miss = wanted - left @ np.linalg.lstsq(left, wanted, rcond=None)[0]
     np.testing.assert_allclose(path.errors[0], 2 * np.square(miss).sum() / len(rows), rtol=1e-3)
+
+
+def test_a_layer_that_was_not_observed_does_not_cost_nothing():
+    n = Net({"x": ("N", 3, 6, 6)})
+    model = n.model(n.head(n.block(n.block("x", 3, 8), 8, 6), 6, 2))
+    analysis, _ = analysed(model, images(8, 6))
+    (group, *_) = analysis.groups
+    with pytest.raises(KeyError):
+        paths.group_path(group, analysis.flow, analysis.model, {}, {}, BACKEND, steps=2)

@@ -264,6 +264,20 @@ def test_a_trial_is_the_least_squares_fit_with_what_is_left(name: str):
             np.testing.assert_allclose(after[g], best, atol=2e-3)  # damped by 1e-6, float32
 
 
+def test_layers_of_one_weight_are_changed_each_by_its_own_factors():
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("Relu", n.gemm(n.node("Flatten", "x"), 108, 8))
+    weight = n.random(8, 5)
+    factors = [(1.0, 1.0), (0.5, 4.0), (2.0, 0.0)]
+    layers = [n.node("Gemm", h, weight, n.random(5), alpha=a, beta=b) for a, b in factors]
+    analysis, observed = look(n.model(n.gemm(n.node("Sum", *layers), 5, 1)))
+    group = next(g for g in analysis.groups if len(g.consumers) == 3)
+    (consumer,) = consumers_of(analysis.model, [group], analysis.flow, observed).values()
+    first, second, third = consumer.without(set(group.units[::2]))
+    np.testing.assert_allclose(second.bias * 4, first.bias * 0.5, rtol=1e-6)
+    assert third.bias is None
+
+
 def inputs_of(model: Model, linear) -> np.ndarray:
     """Return the layer's patches everywhere, (g, n, D)."""
     x, y = run(with_outputs(model.to_proto(), [linear.x, linear.y]), {"x": DATA})
