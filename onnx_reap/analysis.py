@@ -22,7 +22,8 @@ from onnx_reap.graph.probe import Probe, fold_constants, probe
 from onnx_reap.graph.records import Flow
 from onnx_reap.graph.twin import in_float32
 from onnx_reap.plan.cost import Cost
-from onnx_reap.runtime import Feed, Providers, execution_providers, run, session
+from onnx_reap.providers import Providers, execution_providers
+from onnx_reap.runtime import Feed, run, session
 from onnx_reap.settings import Settings
 
 LARGEST_INPUT = 2**31

@@ -1,9 +1,8 @@
-"""onnxruntime: sessions, execution providers and pieces of models to run."""
+"""onnxruntime: sessions, and pieces of models to run."""
 
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,72 +41,6 @@ def onnxruntime() -> Any:
     return runtime
 
 
-class Providers(list[str]):
-    """Execution providers, best first, and the libraries of operators that sessions need.
-
-    Attributes
-    ----------
-    libraries : tuple of str
-        Absolute paths.
-    """
-
-    libraries: tuple[str, ...] = ()
-
-
-def execution_providers(
-    provider: str | None, libraries: Iterable[str | os.PathLike[str]] = ()
-) -> Providers:
-    """Return the execution providers to ask for.
-
-    Parameters
-    ----------
-    provider : str or None
-        `cpu`, `cuda`, or a full name such as `CUDAExecutionProvider`. None takes CUDA when
-        onnxruntime offers it, else the CPU.
-    libraries : iterable of path
-        Libraries of custom operators.
-
-    Raises
-    ------
-    ReapError
-        If this onnxruntime lacks the provider, or doesn't load a library.
-    """
-    available = onnxruntime().get_available_providers()
-    cpu = "CPUExecutionProvider"
-    if provider is None:
-        provider = "CUDAExecutionProvider" if "CUDAExecutionProvider" in available else cpu
-    names = {name.lower(): name for name in available}
-    names |= {name.lower().removesuffix("executionprovider"): name for name in available}
-    chosen = names.get(provider.lower())
-    if chosen is None:
-        raise ReapError(
-            "--provider: unknown to this onnxruntime",
-            got=provider,
-            expected=", ".join(available),
-        )
-    providers = Providers([chosen] if chosen == cpu else [chosen, cpu])
-    providers.libraries = tuple(_checked(Path(library)) for library in libraries)
-    return providers
-
-
-def _checked(library: Path) -> str:
-    """Return the absolute path of a library of operators, once it is known to load."""
-    path = library.resolve()
-    if not path.is_file():
-        raise ReapError(
-            f"--custom-op-library {library}: not found", expected="a shared library (.so, .dll)"
-        )
-    try:
-        onnxruntime().SessionOptions().register_custom_ops_library(str(path))
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ReapError(
-            f"--custom-op-library {library}: onnxruntime can't load it",
-            got=" ".join(str(error).split()),
-            expected="a library of operators that was built for this onnxruntime",
-        ) from error
-    return str(path)
-
-
 def session(
     model: onnx.ModelProto,
     providers: Sequence[str],
@@ -123,7 +56,8 @@ def session(
     ----------
     model : onnx.ModelProto
     providers : sequence of str
-        Execution providers, best first; with libraries of operators if they are `Providers`.
+        Execution providers, best first; with libraries of operators if they are
+        `providers.Providers`.
     optimize : bool
         Whether onnxruntime may rewrite the graph.
     config : mapping of str to str
