@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_reap.analysis import Analysis
-from onnx_reap.capture.moments import Tap, capture_moments
+from onnx_reap.capture.moments import LayerMoments, Tap, capture_moments
 from onnx_reap.capture.pooled import Pooled, capture_pooled
 from onnx_reap.criteria.table import CRITERIA, ranking
 from onnx_reap.data import Calibration
@@ -22,7 +22,6 @@ from onnx_reap.sensing import divergence_choices
 from onnx_reap.sensitivity.trial import Observed
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
-from onnx_reap.solve.moments import Moments
 from onnx_reap.solve.removal import RemovalPath
 
 JUDGES = 128  # samples that tell what the outputs feel, at most
@@ -89,7 +88,7 @@ def gather_evidence(
         )
     together = learned
     for other in others:
-        together = {node: seen.merge(other.pop(node)) for node, seen in learned.items()}
+        together = together.with_rows_of(other)
     by_node = {tap.linear.node: tap for tap in taps}
     captured = Captured(by_node, together, _pooled(analysis, taps, samples, settings, progress))
     paths, variances = _paths(analysis, widths, captured, settings, backend, progress)
@@ -118,7 +117,7 @@ def _capture(
     settings: Settings,
     backend: Backend,
     step: Callable[[int], None],
-) -> dict[str, Moments]:
+) -> LayerMoments:
     return capture_moments(
         analysis.model.to_run(),
         taps,

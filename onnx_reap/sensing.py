@@ -26,8 +26,8 @@ from onnx_reap.graph.channels import Group
 from onnx_reap.plan.allocate import Choices
 from onnx_reap.sensitivity.curve import FLOOR, divergence_curve
 from onnx_reap.sensitivity.divergence import metrics
-from onnx_reap.sensitivity.measure import Bench, Trial, measure, obstacles
-from onnx_reap.sensitivity.trial import Consumer, Observed, consumers_of
+from onnx_reap.sensitivity.measure import Bench, measure, obstacles
+from onnx_reap.sensitivity.trial import Consumer, Observed, Trial, consumers_of
 from onnx_reap.settings import Settings
 
 POINTS = 1  # widths of a group that are tried, besides its own,
@@ -148,9 +148,5 @@ def _trial(
     order: np.ndarray,
     width: int,
 ) -> Trial:
-    gone = {group.units[int(unit)] for unit in order[: group.width - width]}
-    return [
-        change
-        for node in first_of_each(group.consumers, taps)
-        for change in layers[node].without(gone)
-    ]
+    gone = frozenset(group.units[int(unit)] for unit in order[: group.width - width])
+    return Trial(tuple(layers[node] for node in first_of_each(group.consumers, taps)), gone)

@@ -3,8 +3,9 @@
     python scripts/compare_methods.py --only reap l1    # some, on the shipped model
     python scripts/compare_methods.py --bench FOLDER    # all, on the models of benchmark.py too
 
-Every run adds a row to a file of results; what is in there already is not run again, so that a
-comparison may be made in pieces. Remove the file to start anew.
+Of a model and a criterion everything is observed once; all cuts follow from that. What is made adds
+a row to a file of results; what is in there already is not made again, so that a comparison may be
+made in pieces. Remove the file to start anew.
 """
 
 from __future__ import annotations
@@ -12,27 +13,43 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from benchmark import CONSOLE, Task, all_tasks
 
-import onnx_reap
+from onnx_reap.budget import Goal, read_goal
+from onnx_reap.choice import decide, narrowed, observe
 from onnx_reap.criteria.table import CRITERIA
+from onnx_reap.errors import TargetError
+from onnx_reap.making import make
+from onnx_reap.progress import NoProgress
+from onnx_reap.settings import Settings
+from onnx_reap.validation import make_settings
+from onnx_reap.work import Work, open_work
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 REMOVED = (20, 40, 60)  # % of the multiply-accumulates
+THINNED = "pro, no branch goes"
+ALLOCATIONS: dict[str, dict[str, Any]] = {
+    "uniform": {"allocation": "uniform"},
+    "pro": {},
+    THINNED: {"vanish": False},
+}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is run.
+    """What is made.
 
     Attributes
     ----------
+    allocation : str
+        A name in ALLOCATIONS.
     removed : int
         Multiply-accumulates to remove, in percent.
     """
@@ -46,44 +63,69 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out: top-1 accuracy on labelled images, in percent, and seconds of the whole run.
+    """What came out.
 
-    Both are None where so much can't be removed.
+    Attributes
+    ----------
+    accuracy : float or None
+        Top-1 on labelled images, in percent; None where so much can't be removed.
+    branches : int
+        Groups that went wholly.
+    choosing, making : float
+        Seconds of processor time, over all cores: for the criterion's observations at all budgets,
+        and for the choice of widths, cut and refit of this model.
     """
 
     accuracy: float | None
-    seconds: float | None
+    branches: int = 0
+    choosing: float = 0.0
+    making: float = 0.0
 
 
-def cases(model: str, criteria: Sequence[str]) -> Iterator[Case]:
-    """Yield what is compared; where nothing is run, nothing but equal ratios can be had."""
-    for name, refit in product(criteria, (True, False)):
-        blind = not (refit or CRITERIA[name].runs)
-        for allocation, removed in product(("uniform",) if blind else ("uniform", "pro"), REMOVED):
-            yield Case(model, name, refit, allocation, removed)
+def cases(model: str, criterion: str) -> Iterator[Case]:
+    """Yield what is made of a model: what happens without whole branches is shown for one."""
+    for name, refit, removed in product(ALLOCATIONS, (True, False), REMOVED):
+        if name != THINNED or criterion == "reap":
+            yield Case(model, criterion, refit, name, removed)
 
 
-def measured(task: Task, case: Case) -> Outcome:
-    start = time.perf_counter()
-    try:
-        result = onnx_reap.reap(
-            task.model,
-            task.calibration,
-            criterion=case.criterion,
+def outcomes(task: Task, criterion: str, wanted: Sequence[Case]) -> Iterator[tuple[Case, Outcome]]:
+    """Make models, all from the same observations."""
+    settings = make_settings({"criterion": criterion, "joint_refit": 0, **task.preprocess})
+    work = open_work(task.model, task.calibration, settings, NoProgress())
+    ways = {
+        case: replace(
+            settings,
             refit=case.refit,
-            joint_refit=0,
-            allocation=case.allocation,
             target_macs=1 - case.removed / 100,
-            **task.preprocess,
+            **ALLOCATIONS[case.allocation],
         )
-    except onnx_reap.TargetError:
-        return Outcome(None, None)
-    seconds = time.perf_counter() - start
-    return Outcome(task.accuracy(result.model), seconds)
+        for case in wanted
+    }
+    # By the settings with a refit: without one, some criteria would run nothing.
+    found = {case: _goal(work, replace(way, refit=True)) for case, way in ways.items()}
+    goals = {case: goal for case, goal in found.items() if goal is not None}
+    yield from ((case, Outcome(None)) for case in found if case not in goals)
+    if not goals:
+        return
+    start = time.process_time()
+    evidence = observe(work, list(goals.values()))
+    choosing = time.process_time() - start
+    for case, goal in goals.items():
+        start = time.process_time()
+        own = work.branch(ways[case], NoProgress())
+        known = evidence if case.allocation == "uniform" else narrowed(evidence, goal)
+        made = make(own, decide(own, goal, known))
+        making = time.process_time() - start
+        gone = int(np.sum(made.choice.widths == 0))
+        yield case, Outcome(task.accuracy(made.model), gone, choosing, making)
 
 
-def untouched(task: Task) -> Outcome:
-    return Outcome(task.accuracy(task.model), 0.0)
+def _goal(work: Work, settings: Settings) -> Goal | None:
+    try:
+        return read_goal(work.analysis, settings)
+    except TargetError:
+        return None
 
 
 def read(path: Path) -> dict[Case, Outcome]:
@@ -97,7 +139,12 @@ def read(path: Path) -> dict[Case, Outcome]:
                 row["refit"] == "True",
                 row["allocation"],
                 int(row["removed"]),
-            ): Outcome(*(float(row[k]) if row[k] else None for k in ("accuracy", "seconds")))
+            ): Outcome(
+                float(row["accuracy"]) if row["accuracy"] else None,
+                int(row["branches"]),
+                float(row["choosing"]),
+                float(row["making"]),
+            )
             for row in csv.DictReader(file)
         }
 
@@ -135,23 +182,35 @@ def original(model: str) -> Case:
     return Case(model, "none", False, "none", 0)
 
 
-def comparison(model: str, known: dict[Case, Outcome]) -> str:
+def comparison(model: str, known: Mapping[Case, Outcome]) -> str:
     """Return what is known of one model."""
     rows = []
-    for name, refit, allocation in product(CRITERIA, (True, False), ("uniform", "pro")):
-        found = [known.get(Case(model, name, refit, allocation, off)) for off in REMOVED]
-        if any(found):
-            rows.append([f"`{name}`", "yes" if refit else "no", allocation, *map(written, found)])
-    head = ["criterion", "refit", "allocation", *(f"{off} % off" for off in REMOVED)]
+    for name, allocation in product(CRITERIA, ALLOCATIONS):
+        found = [
+            [known.get(Case(model, name, refit, allocation, off)) for refit in (True, False)]
+            for off in REMOVED
+        ]
+        if any(map(any, found)):
+            spent = [outcome for pair in found for outcome in pair if outcome is not None]
+            rows.append([f"`{name}`", allocation, *map(written, found), seconds(spent)])
+    head = ["criterion", "allocation", *(f"{off} % off" for off in REMOVED), "s"]
     return f"\n## {model} ({known[original(model)].accuracy:.1f} %)\n\n{table(head, rows)}"
 
 
-def written(outcome: Outcome | None) -> str:
-    if outcome is None:
-        return ""
-    if outcome.accuracy is None:
-        return "out of reach"
-    return f"{outcome.accuracy:.1f} ({outcome.seconds:.0f} s)"
+def written(pair: Sequence[Outcome | None]) -> str:
+    """Write accuracies with and without the refit, and how many branches went."""
+    accuracies = [
+        "" if o is None else "-" if o.accuracy is None else f"{o.accuracy:.1f}" for o in pair
+    ]
+    gone = max((o.branches for o in pair if o is not None), default=0)
+    return " / ".join(accuracies) + (f" ({gone})" if gone else "")
+
+
+def seconds(spent: Sequence[Outcome]) -> str:
+    """Write the seconds of choosing, and the most that making a model took."""
+    return " + ".join(
+        f"{max(each):.0f}" for each in zip(*((o.choosing, o.making) for o in spent), strict=True)
+    )
 
 
 INTRODUCTION = """# Criteria compared
@@ -165,10 +224,16 @@ is a module in `onnx_reap/criteria/` that cites its paper. The extra `methods` b
 
 FIGURES = """
 Figures are top-1 accuracies on labelled images that were not used for pruning, in percent, with the
-seconds of the whole run; in the titles those of the original. Seed 0, no labels used, no joint
-refit. Without a refit channels are sliced off and nothing else is changed; methods that merge
-channels (`fold`, `nu`, `similarity`) are orders of removal here, so what reads a channel that goes
-is not added to what reads another. Where nothing is run, only equal ratios can be had.
+refit and without it; in the titles those of the original. A dash: so much can't be removed. In
+brackets, how many groups went wholly, with their residual branches, where any did; the rows
+`pro, no branch goes` show what that brings. Seed 0, no labels used, no joint refit. Without a refit
+channels are sliced off and nothing else is changed; methods that merge channels (`fold`, `nu`,
+`similarity`) are orders of removal here, so what reads a channel that goes is not added to what
+reads another. Without a refit the command runs nothing for `l1`, `l2`, `fpgm`, `fold` and `random`,
+and takes equal ratios; `pro` is here for comparison.
+
+Seconds are of processor time, all cores together: those of choosing, once for the three budgets,
+with the sensitivities of `pro`; and those of the cut and the refit of one model.
 """
 
 
@@ -181,16 +246,18 @@ def main() -> None:
     arguments = parser.parse_args()
     known = read(arguments.results)
 
-    def run(case: Case, measure: Callable[[], Outcome]) -> None:
-        if case not in known:
-            known[case] = measure()
-            add(arguments.results, case, known[case])
-            CONSOLE.print(*asdict(case).values(), written(known[case]))
+    def learn(case: Case, outcome: Outcome) -> None:
+        known[case] = outcome
+        add(arguments.results, case, outcome)
+        CONSOLE.print(*asdict(case).values(), *asdict(outcome).values())
 
     for task in all_tasks(arguments.bench):
-        run(original(task.name), partial(untouched, task))
-        for case in cases(task.name, arguments.only or tuple(CRITERIA)):
-            run(case, partial(measured, task, case))
+        if original(task.name) not in known:
+            learn(original(task.name), Outcome(task.accuracy(task.model)))
+        for criterion in arguments.only or tuple(CRITERIA):
+            missing = [case for case in cases(task.name, criterion) if case not in known]
+            for case, outcome in outcomes(task, criterion, missing) if missing else ():
+                learn(case, outcome)
     models = dict.fromkeys(case.model for case in known)
     page = (
         INTRODUCTION + methods() + FIGURES + "".join(comparison(model, known) for model in models)

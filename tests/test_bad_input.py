@@ -425,8 +425,10 @@ def test_an_interrupt_while_activations_lie_on_disk(monkeypatch, workplace, caps
 def test_a_signal_stops_the_command(workplace, tmp_path):
     np.save("many.npy", images(64))
     code = """
-import sys, time
+import signal, sys, time
 from onnx_reap import cli, making
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
 
 def repair(*arguments):
     print("in the midst of the work", file=sys.stderr, flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +119,7 @@ def capture_moments(
     providers: Sequence[str],
     to_device: Callable[[np.ndarray], Any],
     on_batch: Callable[[int], None],
-) -> dict[str, Moments]:
+) -> LayerMoments:
     """Observe the inputs of layers over all samples.
 
     Parameters
@@ -140,13 +140,13 @@ def capture_moments(
 
     Returns
     -------
-    dict
+    LayerMoments
         By node: moments of input patches, shape (g, D, D).
     """
     sums = {tap.linear.node: _Sum(to_device) for tap in taps}
     names = list(dict.fromkeys(linear.x for tap in taps for linear in tap.layers))
     if not names:
-        return {}
+        return LayerMoments({})
     active = session(with_outputs(model, names), providers)
     size = batch_size(probe, names, fixed_batch)
     rng = np.random.default_rng(seed)
@@ -162,32 +162,80 @@ def capture_moments(
                 sums[tap.linear.node].add(rows)
         seen += own
         on_batch(own)
-    return {node: rows.moments() for node, rows in sums.items()}
+    for each in sums.values():
+        each.close()
+    return LayerMoments({node: (each,) for node, each in sums.items()})
+
+
+class LayerMoments(Mapping[str, Moments]):
+    """Moments by node.
+
+    Of layers with fewer rows than columns the rows are kept, which are smaller than the moments,
+    and multiplied whenever the moments are asked for.
+    """
+
+    def __init__(self, sums: Mapping[str, tuple[_Sum, ...]]) -> None:
+        self._sums = sums
+
+    def __getitem__(self, node: str) -> Moments:
+        sums = self._sums[node]
+        found = [each.folded for each in sums if each.folded.count]
+        if waiting := [rows for each in sums for rows in each.waiting]:
+            found.append(sums[0].product(waiting))
+        first, *others = found or [Moments()]
+        for other in others:
+            first = first.merge(other)
+        return first
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sums)
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def with_rows_of(self, other: LayerMoments) -> LayerMoments:
+        """Return the moments of both sets of rows, of the same layers."""
+        return LayerMoments({node: (*own, *other._sums[node]) for node, own in self._sums.items()})
 
 
 class _Sum:
-    """Moments of rows that come a few at a time: each product adds a (D, D) array, however few."""
+    """Moments of rows that come a few at a time: each product adds a (D, D) array, however few.
+
+    Attributes
+    ----------
+    folded : Moments
+    waiting : list of (g, n, D) arrays
+        Rows that are not in there yet.
+    """
 
     def __init__(self, to_device: Callable[[np.ndarray], Any]) -> None:
         self._to_device = to_device
-        self._moments = Moments()
-        self._waiting: list[np.ndarray] = []
+        self.folded = Moments()
+        self.waiting: list[np.ndarray] = []
 
     def add(self, rows: np.ndarray) -> None:
         """Take (g, n, D) rows."""
-        self._waiting.append(rows)
-        if sum(r.shape[1] for r in self._waiting) >= BLOCK:
+        self.waiting.append(rows)
+        if self._are_many(BLOCK):
             self._fold()
 
-    def moments(self) -> Moments:
-        """Return the moments of all rows taken."""
-        if self._waiting:
+    def close(self) -> None:
+        """Fold what is waiting, unless it is all there is, and less than moments are."""
+        if self.waiting and (self.folded.count or self._are_many(0)):
             self._fold()
-        return self._moments
+
+    def product(self, waiting: Sequence[np.ndarray]) -> Moments:
+        """Return the moments of some rows."""
+        moments = Moments()
+        moments.update(self._to_device(np.concatenate(waiting, axis=1)))
+        return moments
+
+    def _are_many(self, least: int) -> bool:
+        return sum(rows.shape[1] for rows in self.waiting) >= max(least, self.waiting[0].shape[2])
 
     def _fold(self) -> None:
-        self._moments.update(self._to_device(np.concatenate(self._waiting, axis=1)))
-        self._waiting.clear()
+        self.folded.update(self._to_device(np.concatenate(self.waiting, axis=1)))
+        self.waiting.clear()
 
 
 def _rows(

@@ -81,8 +81,9 @@ def group_path(
         Of all consumers' outputs, in the unit of the errors.
     """
     consumers = [
-        Consumer(moments[node].gram[g, ...], backend.to_device(w), backend.to_device(columns))
+        Consumer(gram[g, ...], backend.to_device(w), backend.to_device(columns))
         for node in first_of_each(group.consumers, taps)
+        for gram in [moments[node].gram]
         for g, w, columns in readings(taps[node], group, flow, model)
     ]
     if not consumers:

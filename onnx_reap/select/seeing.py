@@ -45,13 +45,12 @@ def axes_of(taps: Iterable[Tap]) -> dict[str, int]:
 
 def see(group: Group, flow: Flow, model: Model, captured: Captured, seed: int) -> Seen:
     """Collect what is known of a group."""
-    taps, moments = captured.taps, captured.moments
+    taps = captured.taps
     readers = tuple(
-        Reader(
-            w, columns, *(to_host(m[g, ...]) for m in (moments[node].gram, moments[node].mean_x))
-        )
+        Reader(w, columns, *(to_host(m[g, ...]) for m in (moments.gram, moments.mean_x)))
         for node in group.consumers
-        if node in moments
+        if node in captured.moments
+        for moments in [captured.moments[node]]
         for g, w, columns in readings(taps[node], group, flow, model)
     )
     parts = None if group.parts is None else np.array(group.parts)

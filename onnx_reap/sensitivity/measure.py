@@ -25,9 +25,7 @@ from onnx_reap.graph.records import Linear
 from onnx_reap.lots import in_lots
 from onnx_reap.runtime import run, session
 from onnx_reap.sensitivity.divergence import Metric
-from onnx_reap.sensitivity.trial import Change
-
-Trial = Sequence[Change]
+from onnx_reap.sensitivity.trial import Change, Trial
 
 SAMPLES = f"{PREFIX}samples"  # input: how many samples a batch has
 MOST = 8  # samples a run: more are no faster
@@ -78,16 +76,16 @@ def measure(
     """
     part = _part(bench)
     facts = Facts(bench.probe.shapes, {layer.y: layer for layer in bench.layers})
-    changed = dict.fromkeys(change.linear.y for trial in trials for change in trial)
+    changed = dict.fromkeys(y for trial in trials for y in trial.outputs)
     open_ = reached(part, facts, [y for y in changed if _is_plain(bench, y)])
-    tried = [i for i, trial in enumerate(trials) if all(c.linear.y in open_ for c in trial)]
+    tried = [i for i, trial in enumerate(trials) if open_.issuperset(trial.outputs)]
     result: list[float | None] = [None] * len(trials)
     if not tried:
         return result
     batch = bench.fixed or min(MOST, batch_size(bench.probe, _alive(part, bench), None))
     weights = _weights(bench, part, batch)
     # Constants have to fit into a model; each lot takes a pass of its own.
-    chunks = list(in_lots(tried, lambda i: sum(4 * c.weight.size for c in trials[i]), LARGEST))
+    chunks = list(in_lots(tried, lambda i: 4 * trials[i].entries, LARGEST))
     for chunk in chunks:
         model, felt = _instrumented(bench, part, facts, [trials[i] for i in chunk], weights)
         totals = np.zeros(len(chunk))
@@ -176,14 +174,14 @@ def _instrumented(
         signs = _signs(tape, metric.output, _noise_seed(bench.seed, index))
         direction = metric.direction(tape, signs)
         starts[metric.output] = tape.op("Mul", direction, tape.floats(weights[metric.output]))
-    changed = list(dict.fromkeys(change.linear.y for trial in trials for change in trial))
+    changed = list(dict.fromkeys(y for trial in trials for y in trial.outputs))
     gradients = backpropagate(tape, part.graph.node, starts, changed)
     makers = {node.output[0]: node for node in part.graph.node}
     rows = tape.op("Concat", SAMPLES, tape.ints([-1]), axis=0)
     felt = []
     for trial in trials:
         terms = []
-        for change in trial:
+        for change in trial.changes():
             y = change.linear.y
             product = tape.op("Mul", _difference(tape, makers[y], change), gradients[y])
             terms.append(tape.total(tape.op("Reshape", product, rows), [1], keep=False))

@@ -54,39 +54,81 @@ class Change:
     bias: np.ndarray | None
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A group without some of its units: changes are made when they are needed, as large as layers.
+
+    Attributes
+    ----------
+    consumers : tuple of Consumer
+        Layers that read the group.
+    gone : frozenset of int
+        Units.
+    """
+
+    consumers: tuple[Consumer, ...]
+    gone: frozenset[int]
+
+    @property
+    def outputs(self) -> list[str]:
+        """What the layers give."""
+        return [layer.y for consumer in self.consumers for layer in consumer.layers]
+
+    @property
+    def entries(self) -> int:
+        """Numbers in the changes of weights."""
+        return sum(consumer.entries for consumer in self.consumers)
+
+    def changes(self) -> list[Change]:
+        """Work the changes out."""
+        return [change for consumer in self.consumers for change in consumer.without(self.gone)]
+
+
 class Consumer:
     """A layer that reads channels which may go."""
 
     def __init__(self, model: Model, node: str, flow: Flow, observed: Observed) -> None:
+        self._model, self._node, self._observed = model, node, observed
         self._tap = observed.taps[node]
         self._linear = linear = self._tap.linear
-        self._moments, self._observed = observed.moments[node], observed
         self._units = flow.units_along(linear.x, linear.x_axis)
-        stored, _ = layer_weights(model, linear)
-        self._like = np.broadcast_to(np.float32(0), stored.shape)
-        self._weight = weight_to_matrix(linear, stored)
         self._take_biases = [has_plain_bias(model, layer) for layer in self._tap.layers]
+
+    @property
+    def layers(self) -> tuple[Linear, ...]:
+        """All layers of this weight."""
+        return self._tap.layers
+
+    @property
+    def entries(self) -> int:
+        """Numbers in the changes of the layers' weights."""
+        return len(self.layers) * self._model.constants()[self._linear.weight].values.size
 
     def without(self, removed: Collection[int]) -> list[Change]:
         """Return the change that makes up for units that are gone, for each layer of the weight."""
         gone = np.repeat(np.isin(self._units, list(removed)), self._linear.taps)
-        weight = np.stack(
+        moments = self._observed.moments[self._node]
+        stored, _ = layer_weights(self._model, self._linear)
+        old = weight_to_matrix(self._linear, stored)
+        new = np.stack(
             [
-                self._one(g, matrix, columns)
+                self._one(moments, g, matrix, columns)
                 for g, (matrix, columns) in enumerate(
-                    zip(self._weight, np.split(gone, len(self._weight)), strict=True)
+                    zip(old, np.split(gone, len(old)), strict=True)
                 )
             ]
         )
-        change = matrix_to_weight(self._linear, weight - self._weight, self._like)
-        lost = np.einsum("gd,gdo->go", self._mean(), self._weight - weight).ravel()
+        like = np.broadcast_to(np.float32(0), stored.shape)
+        new -= old
+        change = matrix_to_weight(self._linear, new, like)
+        lost = -np.einsum("gd,gdo->go", self._mean(moments), new).ravel()
         lost /= self._linear.alpha
         return [
             Change(layer, change, lost * (layer.alpha / layer.beta) if takes else None)
             for layer, takes in zip(self._tap.layers, self._take_biases, strict=True)
         ]
 
-    def _one(self, g: int, weight: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    def _one(self, moments: Moments, g: int, weight: np.ndarray, gone: np.ndarray) -> np.ndarray:
         """Return the weight (D, O) of one map."""
         if not gone.any():
             return weight
@@ -94,7 +136,7 @@ class Consumer:
         fold = self._tap.fold
         rows = weight if fold is None else weight[fold].reshape(len(fold), -1)
         lost = gone if fold is None else gone[fold[:, 0]]
-        gram = self._moments.scatter_xx[g, ...] / self._moments.count
+        gram = moments.scatter_xx[g, ...] / moments.count
         made = to_host(without(gram, to_device(rows), lost, self._observed.damping))
         if fold is None:
             return np.asarray(made)
@@ -102,9 +144,9 @@ class Consumer:
         spread[fold.ravel()] = made.reshape(fold.size, -1)
         return spread
 
-    def _mean(self) -> np.ndarray:
+    def _mean(self, moments: Moments) -> np.ndarray:
         """Return the mean input of every map, (g, D)."""
-        mean = np.asarray(self._observed.backend.to_host(self._moments.mean_x))
+        mean = np.asarray(self._observed.backend.to_host(moments.mean_x))
         if self._tap.fold is None:
             return mean
         spread = np.zeros((1, self._tap.columns))

@@ -66,8 +66,13 @@ class Moments:
         """
         y = x[..., :0] if y is None else y
         check_shape("y", y, (*x.shape[:-1], *y.shape[-1:]))
-        if x.shape[-2] > 0:
-            self._absorb(_of_block(x, y))
+        if x.shape[-2] == 0:
+            return
+        block = _of_block(x, y)
+        if self.count == 0:  # nobody else holds its arrays, which may be large
+            self.__dict__.update(block.__dict__)
+        else:
+            self._absorb(block)
 
     def merge(self, other: Moments) -> Moments:
         """Return the moments of both sets of rows; neither of the two changes.

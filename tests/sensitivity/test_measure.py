@@ -28,9 +28,10 @@ from onnx_reap.plan.allocate import Choices
 from onnx_reap.runtime import with_outputs
 from onnx_reap.select.paths import find_taps
 from onnx_reap.sensitivity import divergence
+from onnx_reap.sensitivity import measure as measuring
 from onnx_reap.sensitivity.divergence import metrics
-from onnx_reap.sensitivity.measure import Bench, measure
-from onnx_reap.sensitivity.trial import Change, Consumer, Observed, consumers_of
+from onnx_reap.sensitivity.measure import Bench
+from onnx_reap.sensitivity.trial import Change, Consumer, Observed, Trial, consumers_of
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend, namespace
 
@@ -145,6 +146,29 @@ def bench_of(analysis: Analysis, metric: str = "auto", data: np.ndarray = DATA) 
     return Bench(
         analysis.model, analysis.probe, layers, kinds, samples, fixed, analysis.providers, 0
     )
+
+
+class Fixed(Trial):
+    """A trial of given changes."""
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        super().__init__((), frozenset())
+        self.__dict__["made"] = changes
+
+    @property
+    def outputs(self) -> list[str]:
+        return [change.linear.y for change in self.changes()]
+
+    @property
+    def entries(self) -> int:
+        return sum(change.weight.size for change in self.changes())
+
+    def changes(self) -> list[Change]:
+        return self.__dict__["made"]
+
+
+def measure(bench, trials, on_batch):
+    return measuring.measure(bench, [Fixed(changes) for changes in trials], on_batch)
 
 
 def half_of(analysis: Analysis, observed: Observed) -> list[Change]:
