@@ -28,8 +28,7 @@ def dual(gram: Array, weight: Array, columns: np.ndarray, damping: float) -> tup
     Returns
     -------
     P : array, shape (S * B, S * B), float64
-    W : array, shape (S * B, min(O, S * B)), float64
-        A wide weight is replaced by the narrow R^T of W = R^T Q^T, which has the same W W^T.
+    W : array, shape (S * B, O), float64
 
     Raises
     ------
@@ -52,8 +51,7 @@ def dual(gram: Array, weight: Array, columns: np.ndarray, damping: float) -> tup
         raise ReapError("a Gram matrix is not positive semidefinite") from error
 
     W = xp.take(_with_zeros(weight, axes=(0,)), index[:n], axis=0)
-    W = xp.where(dead[:, None], 0.0, W)
-    return P, W if W.shape[1] <= n else xp.linalg.qr(W.T).R.T
+    return P, xp.where(dead[:, None], 0.0, W)
 
 
 def _with_zeros(x: Array, axes: tuple[int, ...]) -> Array:

@@ -110,7 +110,7 @@ def removal_path(
     """
     columns = [to_host(consumer.columns) for consumer in consumers]
     check_removal(consumers, columns, steps, damping, parts, order)
-    readers = [_Reader(c, cols, steps, damping) for c, cols in zip(consumers, columns, strict=True)]
+    readers = [_Reader(c, cols, damping) for c, cols in zip(consumers, columns, strict=True)]
     labels = np.zeros(columns[0].shape[0]) if parts is None else np.asarray(parts)
     zero = on_device(np.zeros(()), like=consumers[0].gram)
     taken, increases = [], []
@@ -145,14 +145,14 @@ def _greedy(readers: Sequence[_Reader], parts: np.ndarray) -> Iterator[int]:
 class _Reader:
     """A consumer under elimination, addressed by the group's units rather than its own."""
 
-    def __init__(self, consumer: Consumer, columns: np.ndarray, steps: int, damping: float) -> None:
+    def __init__(self, consumer: Consumer, columns: np.ndarray, damping: float) -> None:
         own = np.flatnonzero((columns >= 0).any(axis=1))
         self._slots = {int(unit): slot for slot, unit in enumerate(own)}
         position = np.full(columns.shape[0], own.size)
         position[own] = np.arange(own.size)
         self._position = on_device(position, like=consumer.gram)
         P, W = dual(consumer.gram, consumer.weight, columns[own], damping)
-        self._elimination = Elimination(P, W, columns.shape[1], min(steps, own.size))
+        self._elimination = Elimination(P, W, columns.shape[1])
         self._scores: Array = None
 
     def __contains__(self, unit: int) -> bool:

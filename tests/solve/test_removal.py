@@ -54,6 +54,12 @@ def few_rows(rng: np.random.Generator) -> list[Problem]:
 SCENES = [plain, taps, several, padded, grouped, few_rows]
 
 
+@pytest.fixture(autouse=True, params=[128, 4, 1])
+def panel(request, monkeypatch):
+    """Panels that are never full, that fill up now and then, and at every step."""
+    monkeypatch.setattr("onnx_reap.solve.elimination.PANEL", request.param)
+
+
 def path(problems, put=np.asarray, steps=UNITS, **options):
     consumers = [p.consumer(put) for p in problems]
     return removal_path(consumers, steps=steps, damping=DAMPING, **options)
