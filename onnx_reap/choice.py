@@ -11,6 +11,7 @@ from onnx_reap.analysis import Analysis
 from onnx_reap.budget import Goal
 from onnx_reap.data import Calibration
 from onnx_reap.evidence import Evidence, blind_evidence, gather_evidence
+from onnx_reap.graph.merge import NOTHING, Merge
 from onnx_reap.plan.allocate import Choices, fits, uniform, uniform_within
 from onnx_reap.plan.knapsack import knapsack
 from onnx_reap.select.paths import find_taps
@@ -33,12 +34,15 @@ class Choice:
         By group, error of its removal relative to the variance of its consumers' outputs.
     notes : tuple of str
         Warnings.
+    merge : Merge
+        Units that others take over from.
     """
 
     widths: np.ndarray
     removed: tuple[int, ...]
     errors: tuple[float | None, ...]
     notes: tuple[str, ...] = ()
+    merge: Merge = NOTHING
 
 
 def observe(work: Work, goals: Sequence[Goal]) -> Evidence:
@@ -110,14 +114,26 @@ def chosen(analysis: Analysis, evidence: Evidence, widths: np.ndarray) -> Choice
     widths = np.array([0 if g in along else w for g, w in enumerate(widths.tolist())], np.int64)
     removed: list[int] = []
     errors: list[float | None] = []
-    for group, path, width, variance in zip(
-        analysis.groups, evidence.paths, widths.tolist(), evidence.variances, strict=True
+    heirs: dict[int, tuple[int, float]] = {}
+    averaged: set[int] = set()
+    for group, path, width, variance, ranking in zip(
+        analysis.groups,
+        evidence.paths,
+        widths.tolist(),
+        evidence.variances,
+        evidence.rankings,
+        strict=True,
     ):
         gone = group.width - width
         removed += [group.units[int(u)] for u in path.order[:gone]] if width else group.units
         error = float(path.errors[gone - 1]) / variance if width and gone and variance else 0.0
         errors.append(None if not variance else error if width else 1.0)
-    return Choice(widths, tuple(removed), tuple(errors))
+        if ranking is not None and width:
+            left = ranking.inherited(gone)
+            heirs |= {group.units[u]: (group.units[h.unit], h.share) for u, h in left.items()}
+            averaged |= {group.units[h.unit] for h in left.values() if ranking.averaged}
+    merge = Merge(heirs, frozenset(averaged))
+    return Choice(widths, tuple(removed), tuple(errors), merge=merge)
 
 
 def _without_evidence(work: Work, goal: Goal) -> np.ndarray | None:

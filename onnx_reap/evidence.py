@@ -10,6 +10,7 @@ import numpy as np
 from onnx_reap.analysis import Analysis
 from onnx_reap.capture.moments import LayerMoments, Tap, capture_moments
 from onnx_reap.capture.pooled import Pooled, capture_pooled
+from onnx_reap.criteria.ranking import Ranking
 from onnx_reap.criteria.table import CRITERIA, ranking
 from onnx_reap.data import Calibration
 from onnx_reap.graph.channels import Group
@@ -40,6 +41,8 @@ class Evidence:
         Of the consumers' outputs, in the unit of the paths' errors; None where nothing may go.
     choices : tuple of Choices
         Widths, and an error for each that compares across groups.
+    rankings : tuple of Ranking or None
+        By group, what the criterion says; None where it goes by the errors of the path.
     notes : tuple of str
         Warnings about these errors.
     """
@@ -47,6 +50,7 @@ class Evidence:
     paths: tuple[RemovalPath, ...]
     variances: tuple[float | None, ...]
     choices: tuple[Choices, ...]
+    rankings: tuple[Ranking | None, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -54,10 +58,11 @@ def blind_evidence(
     analysis: Analysis, widths: Sequence[np.ndarray], settings: Settings
 ) -> Evidence:
     """Return the order in which channels go, from weights alone; no error is known."""
-    orders = [np.asarray(_order(g, analysis, Captured(), settings)) for g in analysis.groups]
+    found = [_ranking(group, analysis, Captured(), settings) for group in analysis.groups]
+    orders = [np.asarray([] if each is None else each.order, np.int64) for each in found]
     paths = tuple(RemovalPath(order, np.zeros(len(order))) for order in orders)
     choices = tuple(Choices(w, np.zeros(len(w))) for w in widths)
-    return Evidence(paths, (None,) * len(paths), choices)
+    return Evidence(paths, (None,) * len(paths), choices, tuple(found))
 
 
 def gather_evidence(
@@ -91,7 +96,7 @@ def gather_evidence(
         together = together.with_rows_of(other)
     by_node = {tap.linear.node: tap for tap in taps}
     captured = Captured(by_node, together, _pooled(analysis, taps, samples, settings, progress))
-    paths, variances = _paths(analysis, widths, captured, settings, backend, progress)
+    paths, variances, rankings = _paths(analysis, widths, captured, settings, backend, progress)
     del together, captured  # as large as what is still needed
     choices = [
         _choices(w, path, variance)
@@ -106,7 +111,7 @@ def gather_evidence(
             choices, notes = divergence_choices(
                 analysis, choices, orders, observed, judges, settings, step
             )
-    return Evidence(tuple(paths), tuple(variances), tuple(choices), tuple(notes))
+    return Evidence(tuple(paths), tuple(variances), tuple(choices), tuple(rankings), tuple(notes))
 
 
 def _capture(
@@ -162,14 +167,17 @@ def _paths(
     settings: Settings,
     backend: Backend,
     progress: Progress,
-) -> tuple[list[RemovalPath], list[float | None]]:
+) -> tuple[list[RemovalPath], list[float | None], list[Ranking | None]]:
     """Follow the removal path of every group down to its narrowest width but 0."""
     paths: list[RemovalPath] = []
     variances: list[float | None] = []
+    rankings: list[Ranking | None] = []
     with progress.stage("Choosing channels", len(widths)) as step:
         for group, allowed in zip(analysis.groups, widths, strict=True):
             path, variance = RemovalPath(np.zeros(0, np.int64), np.zeros(0)), None
+            ranking = None
             if len(allowed) > 1:
+                ranking = _ranking(group, analysis, captured, settings)
                 path, variance = group_path(
                     group,
                     analysis.flow,
@@ -178,17 +186,18 @@ def _paths(
                     captured.moments,
                     backend,
                     steps=max(group.width - int(allowed[allowed > 0][0]), 1),
-                    order=_order(group, analysis, captured, settings),
+                    order=None if ranking is None else ranking.order,
                 )
             paths.append(path)
             variances.append(variance)
+            rankings.append(ranking)
             step()
-    return paths, variances
+    return paths, variances, rankings
 
 
-def _order(
+def _ranking(
     group: Group, analysis: Analysis, captured: Captured, settings: Settings
-) -> Sequence[int] | None:
+) -> Ranking | None:
     """Ask the criterion; None where it goes by the errors of the path itself."""
     criterion = CRITERIA[settings.criterion]
     if not criterion.ranks:

@@ -21,6 +21,7 @@ from onnx_reap.errors import CheckError
 from onnx_reap.graph.cut import cut_graph
 from onnx_reap.graph.kept import kept_positions
 from onnx_reap.graph.mask import mask_graph
+from onnx_reap.graph.merge import NOTHING, Merge, merge_units
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.weights import remember
 from onnx_reap.joining import join
@@ -67,7 +68,9 @@ class Made:
 def make(work: Work, choice: Choice, *, joint: bool = True) -> Made:
     """Cut a model, and refit what stays if the settings want it, blocks together if `joint`."""
     with work.clock("cut"):
-        pruned, notes = cut_and_compare(work.analysis, choice.removed, work.samples.every)
+        pruned, notes = cut_and_compare(
+            work.analysis, choice.removed, work.samples.every, choice.merge
+        )
     refits: dict[str, Fitted] = {}
     blocks: list[Stretched] = []
     macs = macs_left(work.analysis, pruned, choice.widths)
@@ -127,9 +130,21 @@ def _distance(analysis: Analysis, pruned: Model, samples: Calibration) -> float:
 
 
 def cut_and_compare(
-    analysis: Analysis, removed: tuple[int, ...], samples: Calibration
+    analysis: Analysis, removed: tuple[int, ...], samples: Calibration, merge: Merge = NOTHING
 ) -> tuple[Model, list[str]]:
     """Cut, and compare with the masked original, which must be the same function.
+
+    Parameters
+    ----------
+    removed : tuple of int
+        Units.
+    merge : Merge
+        What units that stay take over first.
+
+    Returns
+    -------
+    pruned : Model
+    notes : list of str
 
     Raises
     ------
@@ -137,6 +152,8 @@ def cut_and_compare(
         If the two differ.
     """
     pruned, masked = analysis.copy(), analysis.copy()
+    for model in (pruned, masked):
+        merge_units(model, analysis.flow, merge)
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     mask_graph(masked, analysis.flow, removed)
     sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]

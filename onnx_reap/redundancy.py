@@ -15,8 +15,8 @@ from onnx_reap.budget import check_globs
 from onnx_reap.choice import Choice
 from onnx_reap.data.spec import is_float
 from onnx_reap.equivalence import check_unchanged
+from onnx_reap.graph.absorb import absorb
 from onnx_reap.graph.twin import in_float32
-from onnx_reap.lossless.absorb import absorb
 from onnx_reap.lossless.redundant import DEAD, DEPENDENT, DUPLICATE, Redundant, find_redundant
 from onnx_reap.making import Made, make
 from onnx_reap.planning import make_plan, removed_by, widths_left

@@ -1,4 +1,8 @@
-"""Model folding: filters that point the same way are one cluster, of which one unit stays.
+"""Model folding: filters that are alike are one cluster, of which one unit stays.
+
+It becomes the mean of the cluster, and the layers behind read it in place of all others. Filters
+that are not quite alike cancel out in part, which takes variance away; as an estimate without data,
+for inputs that are independent of each other, the mean gets the root mean square of their norms.
 
 The paper clusters by k-means. Merging the two clusters that raise the same objective, the sum of
 squared distances to the clusters' centres, the least (Ward) gives clusterings for every width, each
@@ -13,20 +17,20 @@ J. H. Ward, "Hierarchical Grouping to Optimize an Objective Function", JASA 58(3
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from onnx_reap.criteria.merging import merging_order
+from onnx_reap.criteria.merging import merging
+from onnx_reap.criteria.ranking import Ranking
 from onnx_reap.criteria.seen import Matrix, Order, Seen
 
 
-def order(seen: Seen) -> Order:
-    """Let units go as clusters of filters, each scaled to norm 1, merge."""
+def rank(seen: Seen) -> Ranking:
+    """Let units go as clusters of filters merge."""
     from scipy.cluster.hierarchy import linkage
 
-    norms = np.linalg.norm(seen.filters, axis=1)
-    directions = seen.filters / np.where(norms > 0, norms, 1.0)[:, None]
-
     def link(units: Order) -> Matrix:
-        return linkage(directions[units], "ward")
+        return linkage(seen.filters[units], "ward")
 
-    return merging_order(seen, link, norms)
+    return replace(merging(seen, link, np.linalg.norm(seen.filters, axis=1)), averaged=True)

@@ -17,20 +17,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.criteria.seen import Matrix, Order, Seen
+from onnx_reap.criteria.ranking import Heir, Ranking
+from onnx_reap.criteria.seen import Matrix, Seen
 from onnx_reap.criteria.turns import greedily
 
 
-def order(seen: Seen) -> Order:
+def rank(seen: Seen) -> Ranking:
     """Let units go that another one emulates best, pair by pair."""
     pairs = _Pairs(seen)
-    return greedily(pairs.errors, pairs.unify, seen.width, seen.parts)
+    order = greedily(pairs.errors, pairs.unify, seen.width, seen.parts)
+    return Ranking(order.tolist(), pairs.heirs)
 
 
 class _Pairs:
     """Weights and behaviours while units are unified."""
 
     def __init__(self, seen: Seen) -> None:
+        self.heirs: dict[int, Heir] = {}
         self._weight = np.concatenate(
             [np.zeros((seen.width, 0)), *(r.outgoing for r in seen.readers)], axis=1
         )
@@ -53,7 +56,8 @@ class _Pairs:
         """Let the best emulator of j take over."""
         i = int(self._best[j])
         if self._rest[i, j] < np.inf and self._power[i] > 0:
-            self._weight[i] += self._inner[i, j] / self._power[i] * self._weight[j]
+            self.heirs[j] = Heir(i, float(self._inner[i, j] / self._power[i]))
+            self._weight[i] += self.heirs[j].share * self._weight[j]
             self._norms[i] = np.square(self._weight[i]).sum()
         self._rest[j] = np.inf
         orphans = np.flatnonzero(self._best == j)

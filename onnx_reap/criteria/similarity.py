@@ -6,7 +6,8 @@ their expected squared distance is
     E (x_i - x_j)^2 = (m_i - m_j)^2 + v_i + v_j.
 
 The paper derives mean and variance from BatchNormalization; here they are those that arrive at the
-layers behind. Clusters merge by average linkage, and the unit of largest variance represents them.
+layers behind. Clusters merge by average linkage, and the unit of largest variance represents them:
+it is read in place of the others.
 
 References
 ----------
@@ -18,11 +19,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.criteria.merging import merging_order
+from onnx_reap.criteria.merging import merging
+from onnx_reap.criteria.ranking import Ranking
 from onnx_reap.criteria.seen import Matrix, Order, Seen
 
 
-def order(seen: Seen) -> Order:
+def rank(seen: Seen) -> Ranking:
     """Let units go as clusters of like mean and variance merge."""
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
@@ -35,4 +37,4 @@ def order(seen: Seen) -> Order:
         np.fill_diagonal(squares, 0.0)
         return linkage(squareform(np.sqrt(squares), checks=False), "average")
 
-    return merging_order(seen, link, variance)
+    return merging(seen, link, variance)

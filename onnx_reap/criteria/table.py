@@ -1,7 +1,8 @@
 """The criteria by name: what each goes by, where it comes from, what it needs.
 
 The module of a name has a function `order`, which takes what is seen of a group and returns its
-units, first to go first. Nothing heavy is imported before a criterion is asked.
+units, first to go first; or, where units merge, a function `rank` that returns a `Ranking`. Nothing
+heavy is imported before a criterion is asked.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from onnx_reap.criteria.ranking import Ranking
 from onnx_reap.errors import ReapError
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ class Criterion:
         Whether it looks at each sample's feature maps and outputs, pooled.
     ranks : bool
         Whether it has an order of its own; it comes with the errors of removal otherwise.
+    merges : bool
+        Whether units that stay take over what others bring.
     package : str, optional
         Module that it needs, which the extra `methods` brings.
     """
@@ -41,6 +45,7 @@ class Criterion:
     runs: bool = False
     pools: bool = False
     ranks: bool = True
+    merges: bool = False
     package: str | None = None
 
 
@@ -64,9 +69,10 @@ CRITERIA = {
         "He et al., Filter Pruning via Geometric Median, CVPR 2019",
     ),
     "fold": Criterion(
-        "merging of filters of like direction",
+        "merging of filters that are alike",
         "Wang et al., Just Fold the Network to Compress, ICLR 2025",
         package="scipy",
+        merges=True,
     ),
     "wanda": Criterion(
         "weights times norms of inputs",
@@ -88,12 +94,14 @@ CRITERIA = {
         "error if one other channel emulates it",
         "Kamma et al., Neural Behavior-Based Approach, IEICE Trans. E103-D(5), 2020",
         runs=True,
+        merges=True,
     ),
     "similarity": Criterion(
         "merging of channels of like mean and variance",
         "Zhang et al., Exploiting Channel Similarity, arXiv:1908.02620",
         runs=True,
         package="scipy",
+        merges=True,
     ),
     "pls": Criterion(
         "share in explaining the outputs",
@@ -106,12 +114,15 @@ CRITERIA = {
 }
 
 
-def ranking(name: str, seen: Seen) -> list[int]:
+def ranking(name: str, seen: Seen) -> Ranking:
     """Return the units of a group, first to go first, its parts by turns."""
     from onnx_reap.criteria.turns import balanced
 
-    units = import_module(f"onnx_reap.criteria.{name}").order(seen)
-    return balanced(units, seen.parts).tolist()
+    module = import_module(f"onnx_reap.criteria.{name}")
+    if CRITERIA[name].merges:
+        found: Ranking = module.rank(seen)
+        return found
+    return Ranking(balanced(module.order(seen), seen.parts).tolist())
 
 
 def check_packages(name: str) -> None:

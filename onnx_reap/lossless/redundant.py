@@ -10,13 +10,13 @@ from hashlib import sha256
 import numpy as np
 
 from onnx_reap.data.spec import is_float
+from onnx_reap.graph.absorb import Absorbed, Read
 from onnx_reap.graph.branches import NONE, Branches
 from onnx_reap.graph.channels import Group
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.probe import Probe
 from onnx_reap.graph.records import Flow, Linear
 from onnx_reap.graph.weights import has_plain_bias
-from onnx_reap.lossless.absorb import Absorbed, Read
 from onnx_reap.lossless.follow import Follower
 from onnx_reap.lossless.mixing import keeps_constants
 from onnx_reap.lossless.rows import SAME, ZERO, combinations, norms_of

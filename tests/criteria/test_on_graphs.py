@@ -12,7 +12,7 @@ from onnx_reap.analysis import Analysis, analyse, model_inputs
 from onnx_reap.capture.moments import capture_moments
 from onnx_reap.capture.pooled import capture_pooled
 from onnx_reap.criteria.seen import Seen
-from onnx_reap.criteria.table import ranking
+from onnx_reap.criteria.table import ranking as ranked
 from onnx_reap.data import Calibration, open_calibration
 from onnx_reap.errors import ReapError
 from onnx_reap.runtime import with_outputs
@@ -20,6 +20,10 @@ from onnx_reap.select.paths import find_taps
 from onnx_reap.select.seeing import Captured, axes_of, see
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
+
+
+def ranking(name: str, seen: Seen) -> list[int]:
+    return ranked(name, seen).order
 
 
 def analysed(model) -> tuple[Analysis, Calibration]:

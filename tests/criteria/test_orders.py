@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from made_up import added, group
 
+from onnx_reap.criteria.ranking import Heir, Ranking
 from onnx_reap.criteria.seen import Reader, Seen
 from onnx_reap.criteria.table import CRITERIA, check_packages, ranking
 from onnx_reap.criteria.turns import balanced
@@ -24,7 +25,7 @@ NAMES = [name for name, criterion in CRITERIA.items() if criterion.ranks]
 def order_of(name: str, seen: Seen) -> list[int]:
     if CRITERIA[name].package:
         pytest.importorskip(CRITERIA[name].package)
-    return ranking(name, seen)
+    return ranking(name, seen).order
 
 
 def ascending(scores) -> list[int]:
@@ -85,6 +86,7 @@ def test_every_criterion_has_a_module_that_cites_its_paper():
 
 def test_the_page_lists_every_criterion():
     page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    page, *_ = page.split("\n## ")  # figures follow
     listed = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*?) \|$", page, re.MULTILINE)
     assert [(name, by, paper) for name, by, _, paper in listed] == [
         (name, each.goes_by, each.paper) for name, each in CRITERIA.items()
@@ -262,6 +264,30 @@ def test_nu_lets_none_emulate_where_it_is_not_read():
     assert order_of("nu", Seen("g", np.zeros((3, 1)), tuple(readers)))[0] == 1
 
 
+def test_heirs_are_found_behind_heirs_that_went():
+    ranking = Ranking(
+        [3, 1, 0, 2], {3: Heir(1, 2.0), 1: Heir(0, 0.5), 0: Heir(2, -1.0)}, averaged=True
+    )
+    assert ranking.inherited(0) == {}
+    assert ranking.inherited(1) == {3: (1, 2.0)}
+    assert ranking.inherited(2) == {3: (0, 1.0), 1: (0, 0.5)}
+    assert ranking.inherited(3) == {3: (2, -1.0), 1: (2, -0.5), 0: (2, -1.0)}
+    assert Ranking([1, 0, 2], {1: Heir(0, 2.0)}).inherited(2) == {}  # 0 went and has no heir
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if CRITERIA[name].merges])
+@pytest.mark.parametrize("parts", [None, 2])
+def test_heirs_go_later_and_are_of_the_same_part(name, parts):
+    if CRITERIA[name].package:
+        pytest.importorskip(CRITERIA[name].package)
+    seen, _ = group(8, parts=parts)
+    found = ranking(name, seen)
+    assert len(found.heirs) == 8 - (parts or 1)
+    for unit, heir in found.heirs.items():
+        assert found.order.index(heir.unit) > found.order.index(unit)
+        assert parts is None or seen.parts[unit] == seen.parts[heir.unit]
+
+
 def merged(rise, strength: np.ndarray) -> list[int]:
     """Merge the two clusters of least rise, again and again; the weaker of the two heads goes."""
     clusters, heads, gone = [[i] for i in range(len(strength))], list(range(len(strength))), []
@@ -289,8 +315,7 @@ def test_similarity_merges_what_is_near_on_average(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_fold_raises_the_objective_of_k_means_least(seed):
     seen, _ = group(seed=seed)
-    norms = np.linalg.norm(seen.filters, axis=1)
-    points = seen.filters / norms[:, None]
+    norms, points = np.linalg.norm(seen.filters, axis=1), seen.filters
 
     def spread(members) -> float:
         return float(np.square(points[members] - points[members].mean(0)).sum())
