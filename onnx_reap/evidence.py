@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from onnx_reap.criteria.ranking import Ranking
 from onnx_reap.criteria.table import CRITERIA, ranking
 from onnx_reap.data import Calibration
 from onnx_reap.graph.channels import Group
+from onnx_reap.labels import read_labels
 from onnx_reap.plan.allocate import Choices
 from onnx_reap.progress import Progress
 from onnx_reap.samples import teachers_and_judges
@@ -149,7 +150,7 @@ def _pooled(
     if not CRITERIA[settings.criterion].pools:
         return None
     with progress.stage("Pooling feature maps", len(samples)) as step:
-        return capture_pooled(
+        pooled = capture_pooled(
             analysis.model.to_run(),
             axes_of(taps),
             samples,
@@ -158,6 +159,11 @@ def _pooled(
             providers=analysis.providers,
             on_batch=step,
         )
+    if settings.labels is None:
+        return pooled
+    classes = read_labels(settings.labels, samples)
+    one_hot = (classes[:, None] == np.unique(classes)).astype(np.float64)
+    return replace(pooled, outputs=one_hot[samples.indices])
 
 
 def _paths(

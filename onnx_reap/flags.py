@@ -90,7 +90,8 @@ FLAGS = {
     ),
     "labels": Flag(
         "budget",
-        "classes of the samples, .npy or .npz: --max-drop then bounds the accuracy that is lost",
+        "classes of the samples, .npy or .npz: --max-drop then bounds the accuracy that is lost, "
+        "and --criterion pls explains them instead of the outputs",
         Path,
         "FILE",
         default="none",

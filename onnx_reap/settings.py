@@ -71,7 +71,8 @@ class Settings:
         share of samples that are put into another class, or the relative output error of models
         that are no classifiers; see `labels` and `evaluate`.
     labels : path or array_like of int, optional
-        Class of every sample, in the order of the data: `max_drop` then bounds the accuracy lost.
+        Class of every sample, in the order of the data: `max_drop` then bounds the accuracy lost,
+        and the criterion `pls` explains classes instead of outputs.
     evaluate : str or callable, optional
         `module:function`, or a function, that takes an onnx.ModelProto and returns a number, more
         for better models: `max_drop` then bounds its relative decrease.

@@ -149,8 +149,9 @@ def check_settings(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not is_right(value):
             raise UsageError(f"{flag(name)}: of no use", got=repr(value), expected=expected)
-    if (settings.labels is not None or settings.evaluate) and settings.max_drop is None:
-        alone = "--labels" if settings.labels is not None else "--evaluate"
+    taught = settings.labels is not None and not CRITERIA[settings.criterion].pools
+    if (taught or settings.evaluate) and settings.max_drop is None:
+        alone = "--labels" if taught else "--evaluate"
         raise UsageError(f"{alone}: nothing to measure for", hint="give --max-drop too")
     if settings.labels is not None and settings.evaluate:
         raise UsageError("--labels and --evaluate: one of them can tell the loss")

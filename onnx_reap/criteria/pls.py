@@ -1,15 +1,16 @@
 """Partial least squares: units matter as far as they take part in explaining the outputs.
 
-Features are the largest values of units, one by sample; responses what the model puts out. Of a
-regression with components h = 1, 2 of weights w_h, scores t_h and loadings q_h of the responses,
-the Variable Importance in Projection of unit i among p is
+Features are the largest values of units, one by sample; responses the classes that labels tell, or,
+without labels, what the model puts out. Of a regression with components h = 1, 2 of weights w_h,
+scores t_h and loadings q_h of the responses, the Variable Importance in Projection of unit i among
+p is
 
     VIP_i = sqrt(p * sum over h of s_h (w_ih / |w_h|)^2 / sum over h of s_h)
 
 with s_h = |t_h|^2 |q_h|^2.
 
-The paper regresses labels on the features of all layers at once; here the model's own outputs stand
-for labels, and each group is regressed on its own.
+The paper regresses on the features of all layers at once; here each group is regressed on its own,
+as budgets are spread over groups in another way.
 
 References
 ----------

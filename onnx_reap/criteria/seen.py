@@ -109,7 +109,7 @@ class Seen:
     features : (N, U) array
         Largest value of each unit by sample; no samples unless the criterion asks for them.
     responses : (N, K) array
-        What the model puts out for each of these.
+        What the model puts out for each of these, or 1 in the column of its class.
     """
 
     name: str

@@ -104,7 +104,7 @@ CRITERIA = {
         merges=True,
     ),
     "pls": Criterion(
-        "share in explaining the outputs",
+        "share in explaining outputs or labels",
         "Jordao et al., Pruning Deep Neural Networks using Partial Least Squares, arXiv:1810.07610",
         runs=True,
         pools=True,

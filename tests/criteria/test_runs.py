@@ -10,7 +10,8 @@ from small_models import Net, chain, images, run, weights_of, without_latency
 import onnx_reap
 from onnx_reap.criteria import table
 from onnx_reap.criteria.table import CRITERIA
-from onnx_reap.errors import ReapError
+from onnx_reap.errors import ReapError, UsageError
+from onnx_reap.runtime import with_outputs
 
 DATA = images(24)
 
@@ -137,3 +138,22 @@ def test_a_missing_package_stops_before_anything_is_run(monkeypatch):
     monkeypatch.setattr(table, "find_spec", lambda name: None)
     with pytest.raises(ReapError, match=r"--criterion lasso: .* try: pip install"):
         onnx_reap.reap("nowhere.onnx", criterion="lasso")
+
+
+def test_pls_explains_labels_where_there_are_any():
+    """Classes that one channel alone tells: it is the last to go."""
+    pytest.importorskip("sklearn")
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.node("Relu", n.conv("x", 3, 6, name="first"))
+    model = n.model(n.head(n.conv(h, 6, 4), 4, 5))
+    data = images(60)
+    (hidden,) = run(with_outputs(model, [h]), {"x": data})
+    for unit in (1, 4):
+        largest = hidden[:, unit].max((1, 2))
+        labels = (largest > np.median(largest)).astype(int)
+        settings = {"criterion": "pls", "include": "first", "ratio": 5 / 6, "refit": False}
+        result = onnx_reap.reap(model, data, labels=labels, round_to=1, **settings)
+        (kept,) = [g.kept for g in result.plan.groups if len(g.kept) < g.width]
+        assert kept == (unit,)
+    with pytest.raises(UsageError, match="--labels: nothing to measure for"):
+        onnx_reap.reap(model, data, labels=labels, ratio=0.5, criterion="nu")
