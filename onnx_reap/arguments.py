@@ -137,6 +137,7 @@ def add_flag(group: argparse._ActionsContainer, name: str, flag: Flag) -> None:
         type=flag.type,
         metavar=flag.metavar,
         choices=flag.choices,
+        **({} if flag.alone is None else {"nargs": "?", "const": flag.alone}),
         help=f"{flag.help} (default: {default if flag.default is None else flag.default})",
         **options,
     )

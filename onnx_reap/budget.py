@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from onnx_reap import aside
 from onnx_reap.analysis import Analysis
 from onnx_reap.errors import ReapError, TargetError, UsageError
+from onnx_reap.graph.model import is_floating
 from onnx_reap.latency.cost import NANOSECONDS
 from onnx_reap.latency.table import LatencyTable
 from onnx_reap.plan.allocate import (
@@ -58,8 +60,13 @@ class Goal:
     max_drop: float | None = None
 
 
-def read_goal(analysis: Analysis, settings: Settings) -> Goal:
+def read_goal(analysis: Analysis, settings: Settings, original: onnx.ModelProto) -> Goal:
     """Work out the goal, and refuse what can't be reached before anything is run.
+
+    Parameters
+    ----------
+    original : onnx.ModelProto
+        What fractions of a file's size are of.
 
     Raises
     ------
@@ -78,7 +85,7 @@ def read_goal(analysis: Analysis, settings: Settings) -> Goal:
     if ratios is not None:
         check_ratios(widths, ratios)
         return Goal(widths, ratios, ())
-    budgets = _budgets(analysis, settings)
+    budgets = _budgets(analysis, settings, original)
     check_reachable(widths, budgets)
     timed = None if settings.latency_table is not None else settings.target_latency
     return Goal(widths, None, budgets, timed, settings.max_drop)
@@ -94,8 +101,12 @@ def allowed(analysis: Analysis, settings: Settings, *, vanishing: bool) -> tuple
     """
     vanishing = vanishing and settings.vanish and settings.allocation != "uniform"
     vanishing = vanishing and settings.estimates  # else all are
+    if settings.low_rank == "only":
+        return tuple(analysis.ranks.get(i, np.array([g.width])) for i, g in enumerate(analysis.groups))
     return tuple(
-        allowed_widths(
+        analysis.ranks[index]
+        if index in analysis.ranks
+        else allowed_widths(
             group.width,
             step=group.step,
             round_to=settings.round_to,
@@ -106,7 +117,9 @@ def allowed(analysis: Analysis, settings: Settings, *, vanishing: bool) -> tuple
     )
 
 
-def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
+def _budgets(
+    analysis: Analysis, settings: Settings, original: onnx.ModelProto
+) -> tuple[Budget, ...]:
     full = np.array([group.width for group in analysis.groups])
     wishes = {
         "--target-macs": settings.target_macs,
@@ -126,7 +139,7 @@ def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
                 hint=f"{wish / 100:g}",
             )
         cost = _cost(name, analysis, analysis.params)
-        whole = aside.size_of(analysis.proto) if name == "--target-size" else cost.at(full)
+        whole = aside.size_of(original) if name == "--target-size" else cost.at(full)
         limit = wish * whole if wish <= 1 else wish  # 1 or less is a fraction
         if name == "--target-size" and limit >= whole:
             continue  # what a run adds to a file that loses nothing is no reason to cut it
@@ -149,9 +162,10 @@ def _cost(name: str, analysis: Analysis, params: Cost) -> Cost:
 def _file_size(analysis: Analysis, params: Cost) -> Cost:
     """Return the bytes of the file, all but the parameters as in the original."""
     full = np.array([group.width for group in analysis.groups])
-    weights = sum(c.values.nbytes for c in analysis.model.constants().values())
+    held = analysis.model.constants().values()
+    weights = sum(constant.values.nbytes for constant in held)
     others = aside.size_of(analysis.proto) - weights + RESERVE
-    each = weights / max(analysis.params.at(full), 1)
+    each = weights / max(sum(np.prod(c.shape) for c in held if is_floating(c)), 1)
     return params * each + Cost([Term(others, ())], len(full))
 
 
