@@ -131,13 +131,14 @@ def add_flag(group: argparse._ActionsContainer, name: str, flag: Flag) -> None:
         action = "store_false" if default else "store_true"
         group.add_argument(option_of(name), action=action, help=flag.help, **options)
         return
+    if flag.alone is not None:
+        options |= {"nargs": "?", "const": flag.alone}
     group.add_argument(
         option_of(name),
         action="append" if flag.repeatable else "store",
         type=flag.type,
         metavar=flag.metavar,
         choices=flag.choices,
-        **({} if flag.alone is None else {"nargs": "?", "const": flag.alone}),
         help=f"{flag.help} (default: {default if flag.default is None else flag.default})",
         **options,
     )

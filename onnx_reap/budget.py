@@ -25,6 +25,7 @@ from onnx_reap.plan.allocate import (
     fits,
 )
 from onnx_reap.plan.cost import Cost, Extent, Term
+from onnx_reap.plan.gates import fewest
 from onnx_reap.profiling import predicted_latency
 from onnx_reap.ratios import check_ratios, read_ratios
 from onnx_reap.refit.order import affected_tensors
@@ -102,7 +103,8 @@ def allowed(analysis: Analysis, settings: Settings, *, vanishing: bool) -> tuple
     vanishing = vanishing and settings.vanish and settings.allocation != "uniform"
     vanishing = vanishing and settings.estimates  # else all are
     if settings.low_rank == "only":
-        return tuple(analysis.ranks.get(i, np.array([g.width])) for i, g in enumerate(analysis.groups))
+        own = (np.array([group.width]) for group in analysis.groups)
+        return tuple(analysis.ranks.get(index, width) for index, width in enumerate(own))
     return tuple(
         analysis.ranks[index]
         if index in analysis.ranks
@@ -233,6 +235,8 @@ def added_biases(analysis: Analysis) -> Cost:
     flow, groups = analysis.flow, analysis.groups
     of_unit = {unit: g for g, group in enumerate(groups) for unit in group.units}
     behind = affected_tensors(analysis.model, set(flow.axes))
+    bases = {groups[index].name: index for index in analysis.ranks}  # not there at full width
+    shut = np.array([g.width if i in analysis.ranks else 0 for i, g in enumerate(groups)])
     terms = []
     for linear in flow.linears:
         if linear.x in behind and not has_bias(analysis.model, linear):
@@ -241,9 +245,11 @@ def added_biases(analysis: Analysis) -> Cost:
             fixed = owners.pop(-1, 0)
             per_unit = {g: n / groups[g].width for g, n in owners.items()}
             ways = analysis.branches.of(linear.node)
+            if linear.node in bases:
+                ways = fewest(way | {bases[linear.node]} for way in ways)
             halves = 2.0 if linear.recurrent else 1.0  # a bias of the state's products comes along
             terms.append(Term(halves, (Extent(fixed, per_unit),), ways))
-    return Cost(terms, len(groups))
+    return Cost(terms, len(groups), shut)
 
 
 def check_globs(analysis: Analysis, settings: Settings) -> None:

@@ -1,10 +1,10 @@
 """Low rank as channels: layers are written as two, exactly, and what lies between is pruned.
 
-A layer and the two that make the same of full rank are the same function. So the model with all such
-layers written as two goes through the stages like any other: the coordinates between are a group of
-channels, whose removal path, sensitivity and width are found as those of others are. At its full
-width such a group stands for the layer as it was, and costs what that costs; a model that is made
-has two layers only where fewer coordinates stay.
+A layer and two that make the same of it, with as many coordinates between as its rank, are the same
+function. So the model with all such layers written as two goes through the stages like any other:
+the coordinates are a group of channels, whose removal path, sensitivity and width are found as
+those of others are. At its full width such a group stands for the layer as it was, and costs what
+that costs; a model that is made has two layers only where fewer coordinates stay.
 
 References
 ----------
@@ -13,43 +13,21 @@ Y. Xu et al., "TRP: Trained Rank Pruning for Efficient Deep Neural Networks", IJ
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from onnx_reap.analysis import Analysis, analyse, exclusion, model_inputs
-from onnx_reap.capture.moments import Tap, capture_moments
-from onnx_reap.capture.rows import weight_to_matrix
+from onnx_reap.analysis import Analysis, analyse, model_inputs
+from onnx_reap.bases import find_factors, gaining_ranks
 from onnx_reap.choice import Choice
 from onnx_reap.equivalence import check_unchanged
 from onnx_reap.errors import ReapError
-from onnx_reap.factorise import basis
-from onnx_reap.factorise.factor import (
-    CHANNEL,
-    SPATIAL,
-    Factor,
-    as_channels,
-    as_slices,
-    costs_of_rank,
-    factorable,
-    insert,
-    may_split,
-)
+from onnx_reap.factorise.factor import Factor, insert
 from onnx_reap.graph.cost import saved_whole
-from onnx_reap.graph.records import Linear
-from onnx_reap.graph.tails import find_tail
-from onnx_reap.plan.allocate import allowed_widths
 from onnx_reap.planning import make_plan, removed_by, widths_left
 from onnx_reap.rank_times import faster_ranks
-from onnx_reap.samples import Samples
-from onnx_reap.select.paths import WIDEST
-from onnx_reap.settings import Settings
-from onnx_reap.solve.backend import Backend, to_host
-from onnx_reap.solve.moments import Moments
 from onnx_reap.work import Factored, Work
-
-MIDDLE = 0.5  # of a layer's multiply-accumulates: where schemes are compared
 
 
 def factored(work: Work) -> Work:
@@ -65,11 +43,11 @@ def factored(work: Work) -> Work:
     if work.settings.low_rank is None:
         return work
     analysis = work.analysis
-    factors = _factors(work)
+    factors = find_factors(work)
     changed, groups = _with_two(analysis, factors, work)
     ranks = _timed(analysis, changed, groups, work)
-    slow = [factor.node for factor in factors if len(ranks[factor.node]) == 0]
-    notes = ()
+    slow = [factor.node for factor in factors if not len(ranks.get(factor.node, ()))]
+    notes: tuple[str, ...] = ()
     if slow:
         notes = (
             f"{len(slow)} of {len(factors)} layers that could be two stay one: timed on this "
@@ -78,18 +56,25 @@ def factored(work: Work) -> Work:
         factors = [factor for factor in factors if factor.node not in slow]
         changed, groups = _with_two(analysis, factors, work)
     if not factors:
-        problem = ReapError(
-            "--low-rank: no layer gains by being written as two",
-            got=notes[0] if notes else "no convolution or dense layer in float32 of enough channels",
-            hint="remove channels alone, or loosen --exclude, --include or --round-to",
-        )
-        if work.settings.low_rank == "only":
-            raise problem
-        return replace(work, factored=Factored(analysis, {}, (*notes, str(problem))[:1]))
+        return _unfactored(work, *notes)
     _check_same(work, changed)
     changed = _priced(changed, groups, ranks)
     by_group = {changed.groups[index].name: factor for index, factor in groups.items()}
     return replace(work, analysis=changed, factored=Factored(analysis, by_group, notes))
+
+
+def _unfactored(
+    work: Work, why: str = "no float32 convolution or dense layer has enough channels"
+) -> Work:
+    """Leave the model as it is, and say why; refuse if there is nothing else to do."""
+    if work.settings.low_rank == "only":
+        raise ReapError(
+            "--low-rank: no layer gains by being written as two",
+            got=why,
+            hint="remove channels too, or loosen --exclude, --include or --round-to",
+        )
+    note = f"--low-rank changed nothing: {why}"
+    return replace(work, factored=Factored(work.analysis, {}, (note,)))
 
 
 def settled(work: Work, choice: Choice) -> tuple[Work, Choice]:
@@ -194,29 +179,14 @@ def _check_same(work: Work, changed: Analysis) -> None:
     check_unchanged(work.analysis.proto, changed.proto, [feed], changed.providers, half=False)
 
 
-# Ranks.
-
-
-def _ranks(analysis: Analysis, linear: Linear, scheme: str, settings: Settings) -> np.ndarray:
-    """List the ranks at which two layers take fewer multiply-accumulates than one."""
-    shapes = analysis.probe.shapes
-    inputs, outputs = shapes[linear.x][linear.x_axis], shapes[linear.y][linear.y_axis]
-    full = min(inputs * linear.taps, outputs)
-    if scheme == SPATIAL:
-        full = min(inputs * linear.kernel[0], outputs * linear.kernel[1])
-    widths = allowed_widths(
-        full, step=1, round_to=settings.round_to, min_channels=settings.min_channels
-    )[:-1]
-    whole, each = costs_of_rank(linear, scheme, shapes[linear.x], shapes[linear.y])
-    return widths[widths * each < whole]
-
-
 def _timed(
     original: Analysis, changed: Analysis, groups: Mapping[int, Factor], work: Work
 ) -> dict[str, np.ndarray]:
     """Return the ranks of every layer that are clearly faster; none of layers without a group."""
     linears = {linear.node: linear for linear in changed.flow.linears}
-    ranks = {f.node: _ranks(original, f.linear, f.scheme, work.settings) for f in groups.values()}
+    ranks = {
+        f.node: gaining_ranks(original, f.linear, f.scheme, work.settings) for f in groups.values()
+    }
     layers = [
         (f.linear, linears[changed.groups[index].name], linears[f.node], ranks[f.node])
         for index, f in groups.items()
@@ -224,98 +194,3 @@ def _timed(
     with work.clock("time ranks"):
         faster = faster_ranks(original, changed, layers, work.progress)
     return {f.node: r for f, r in zip(groups.values(), faster, strict=True)}
-
-
-# Bases.
-
-
-def _factors(work: Work) -> list[Factor]:
-    """Find a basis for every layer that may be written as two."""
-    analysis, settings = work.analysis, work.settings
-    why_not = exclusion(settings)
-    schemes = {
-        linear.node: found
-        for linear in analysis.flow.linears
-        if factorable(analysis.model, linear, why_not)
-        and (found := _schemes(analysis, linear, settings))
-    }
-    linears = [linear for linear in analysis.flow.linears if linear.node in schemes]
-    taps = [_tap(analysis, linear, SPATIAL in schemes[linear.node]) for linear in linears]
-    samples = work.samples.fit or work.samples.every
-    with work.clock("factorise"), work.progress.stage("Finding bases", len(samples)) as step:
-        moments = capture_moments(
-            analysis.model.to_run(),
-            taps,
-            samples,
-            analysis.probe,
-            samples=len(samples),
-            positions=settings.positions,
-            seed=settings.seed,
-            fixed_batch=analysis.fixed_batch,
-            providers=analysis.providers,
-            to_device=work.backend.to_device,
-            on_batch=step,
-        )
-        return [
-            _factor(analysis, each, schemes[each.node], moments.pop(each.node), work.backend)
-            for each in linears
-        ]
-
-
-def _schemes(analysis: Analysis, linear: Linear, settings: Settings) -> dict[str, int]:
-    """List the schemes that can gain, with the rank at which each is judged."""
-    found, shapes = {}, analysis.probe.shapes
-    for scheme in (CHANNEL, SPATIAL):
-        if scheme == SPATIAL and not (may_split(linear) and _columns(analysis, linear) <= WIDEST):
-            continue
-        if len(_ranks(analysis, linear, scheme, settings)):
-            whole, each = costs_of_rank(linear, scheme, shapes[linear.x], shapes[linear.y])
-            found[scheme] = max(int(MIDDLE * whole / each), 1)
-    return found
-
-
-def _columns(analysis: Analysis, linear: Linear) -> int:
-    return analysis.probe.shapes[linear.x][linear.x_axis] * linear.taps
-
-
-def _tap(analysis: Analysis, linear: Linear, patches: bool) -> Tap:
-    """Observe the patches that a layer reads, or just what it makes of them."""
-    if patches:
-        return Tap(linear, _columns(analysis, linear))
-    one = (1,) * len(linear.kernel)
-    outputs = replace(
-        linear, x=linear.y, x_axis=linear.y_axis, kernel=one, strides=one, dilations=one,
-        pads=(0,) * (2 * len(one)),
-    )  # fmt: skip
-    return Tap(outputs, analysis.probe.shapes[linear.y][linear.y_axis])
-
-
-def _factor(
-    analysis: Analysis,
-    linear: Linear,
-    schemes: Mapping[str, int],
-    moments: Moments,
-    backend: Backend,
-) -> Factor:
-    """Write a layer as two by the scheme that loses less at the rank where it is judged."""
-    stored = analysis.model.node(linear.node).inputs[1].values
-    weight = backend.to_device(weight_to_matrix(linear, stored)[0])
-    outputs = int(weight.shape[1])
-    scale = backend.to_device(find_tail(analysis.model, linear, outputs).scale)
-    gram, errors, products = moments.gram[0, ...], {}, {}
-    if CHANNEL in schemes:
-        moment = basis.output_moment(gram, weight) if SPATIAL in schemes else gram
-        product = products[CHANNEL] = basis.factor(weight, moment, scale)
-        errors[CHANNEL] = float(product.explained[schemes[CHANNEL] :].sum())
-    if SPATIAL in schemes:
-        across = linear.kernel[1]
-        channels = int(weight.shape[0]) // linear.taps
-        product = basis.factor_slices(weight, gram, scale, channels, linear.kernel)
-        products[SPATIAL] = product
-        errors[SPATIAL] = basis.slices_error(
-            product, schemes[SPATIAL], weight, gram, scale, across
-        )
-    best = min(errors, key=lambda scheme: errors[scheme])
-    made = products[best]
-    host = replace(made, first=to_host(made.first), second=to_host(made.second))
-    return (as_channels if best == CHANNEL else as_slices)(linear, host, stored)

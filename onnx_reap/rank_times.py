@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from onnx_reap.latency.measure import ROUNDS, measure_layers
 from onnx_reap.profiling import layer_of
 from onnx_reap.progress import Progress
 
-CLEARLY = 0.95  # of the layer's time: what two layers save must outweigh noise, and the plan's error
+CLEARLY = 0.95  # of the layer's time: what is saved must be more than noise
 TIMED = 4  # ranks of every layer; times between are interpolated
 
 
@@ -46,25 +47,32 @@ def faster_ranks(
         If onnxruntime can't run a layer.
     """
     points = [_points(original, changed, *layer) for layer in layers]
-    every = list(dict.fromkeys(p for whole, pairs in points for p in (whole, *sum(pairs.values(), ()))))
+    every = [point for whole, pairs in points for point in chain([whole], *pairs.values())]
+    every = list(dict.fromkeys(every))
     with progress.stage("Timing ranks", ROUNDS * len(every)) as step:
         times = measure_layers(every, original.providers, step)
     faster = []
     for (whole, pairs), (*_, ranks) in zip(points, layers, strict=True):
-        two = np.interp(ranks, list(pairs), [sum(times[p] for p in pair) for pair in pairs.values()])
+        known = [sum(times[point] for point in pair) for pair in pairs.values()]
+        two = np.interp(ranks, list(pairs), known)
         faster.append(ranks[two < CLEARLY * times[whole]])
     return faster
 
 
 def _points(
-    original: Analysis, changed: Analysis, one: Linear, first: Linear, second: Linear, ranks: np.ndarray
-) -> tuple[Point, dict[int, tuple[Point, ...]]]:
+    original: Analysis,
+    changed: Analysis,
+    one: Linear,
+    first: Linear,
+    second: Linear,
+    ranks: np.ndarray,
+) -> tuple[Point, dict[int, tuple[Point, Point]]]:
     """List what to time: a layer, and by rank the two in its place."""
     shapes = original.probe.shapes
     inputs, outputs = shapes[one.x][one.x_axis], shapes[one.y][one.y_axis]
     front, back = layer_of(changed, first), layer_of(changed, second)
     at = np.unique(np.linspace(0, len(ranks) - 1, TIMED).round().astype(int))
-    pairs = {
+    pairs: dict[int, tuple[Point, Point]] = {
         rank: (Point(front, inputs, rank), Point(back, rank, outputs))
         for rank in ranks[at].tolist()
     }

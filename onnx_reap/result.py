@@ -134,7 +134,13 @@ def conclude(
     made = replace(made, choice=original_choice(work, made.choice))
     work = work.original
     analysis, samples = work.analysis, work.samples
-    notes = [*([] if factored is None else factored.notes), *samples.notes, *notes, *made.choice.notes, *made.notes]
+    notes = [
+        *([] if factored is None else factored.notes),
+        *samples.notes,
+        *notes,
+        *made.choice.notes,
+        *made.notes,
+    ]
     if normalises_itself(analysis.model):
         notes = [note for note in notes if note != RAW_PIXELS]
     if not analysis.runs_as_given:

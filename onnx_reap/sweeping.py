@@ -129,8 +129,8 @@ def _reachable(
     """Work out the goals; refuse targets out of reach, or leave out those that nobody named."""
     # The whole model is a goal that fails only where nothing may go.
     widths = read_goal(
-            work.analysis, replace(work.settings, target_macs=1.0), work.analysis.proto
-        ).widths
+        work.analysis, replace(work.settings, target_macs=1.0), work.analysis.proto
+    ).widths
     found = {target: _goal(work, target) for target in targets}
     goals = {target: goal for target, goal in found.items() if goal is not None}
     missed = [target for target in targets if target not in goals]

@@ -94,7 +94,7 @@ def factor(weight: Array, moment: Array, scale: Array) -> Product:
     return Product(scaled @ vectors, xp.matrix_transpose(vectors) / scale, explained)
 
 
-def slice_moment(gram: Array, channels: int, kernel: tuple[int, int]) -> Array:
+def slice_moment(gram: Array, channels: int, down: int, across: int) -> Array:
     """Return the moment of vertical slices, (C k_h, C k_h), from that of patches.
 
     Parameters
@@ -102,13 +102,13 @@ def slice_moment(gram: Array, channels: int, kernel: tuple[int, int]) -> Array:
     gram : (C k_h k_w, C k_h k_w) float64 array
     """
     xp = compat.array_namespace(gram)
-    rows, across = channels * kernel[0], kernel[1]
+    rows = channels * down
     blocks = xp.reshape(gram, (rows, across, rows, across))
     return sum(blocks[:, i, :, i] for i in range(across)) / across
 
 
 def factor_slices(
-    weight: Array, gram: Array, scale: Array, channels: int, kernel: tuple[int, int]
+    weight: Array, gram: Array, scale: Array, channels: int, down: int, across: int
 ) -> Product:
     """Write a kernel as vertical slices to a basis and the basis to outputs.
 
@@ -125,9 +125,9 @@ def factor_slices(
         `first` is (C k_h, R), `second` (R, k_w O).
     """
     xp = compat.array_namespace(weight, gram)
-    rows, across = channels * kernel[0], kernel[1]
+    rows = channels * down
     matrix = xp.reshape(weight, (rows, across * weight.shape[1]))
-    moment = output_moment(damped(slice_moment(gram, channels, kernel), FLOOR), matrix)
+    moment = output_moment(damped(slice_moment(gram, channels, down, across), FLOOR), matrix)
     return factor(matrix, moment, xp.tile(scale, (across,)))
 
 

@@ -16,6 +16,7 @@ from onnx_reap.graph.weights import set_weight
 from onnx_reap.rounding import cast
 
 CHANNEL, SPATIAL = "channel", "spatial"
+BIASLESS_GEMM = 11  # the first opset that has it
 _SAME = ("SAME_UPPER", "SAME_LOWER")
 
 
@@ -138,15 +139,14 @@ def insert(model: Model, factor: Factor) -> str:
     x, y = node.inputs[0], node.outputs[0]
     between = gs.Variable(model.unused(f"{y.name}_basis"), y.dtype)
     weight = gs.Constant(model.unused(f"{linear.weight}_basis"), factor.first)
-    # A Gemm without a bias needs a newer opset than a MatMul does.
-    op, attributes = ("Conv", {}) if linear.kernel else ("MatMul", {})
+    attributes: dict[str, object] = {}
     if linear.kernel:
-        front, back = _attributes(linear, node, factor.scheme)
-        attributes = front
-        for name, value in back.items():
-            node.attrs[name] = value
-        for name in {"auto_pad", "pads"} - back.keys() & node.attrs.keys():
+        attributes, back = _attributes(linear, node, factor.scheme)
+        node.attrs.update(back)
+        for name in ({"auto_pad", "pads"} - back.keys()) & node.attrs.keys():
             del node.attrs[name]
+    # A Gemm takes a bias later on, though it may lack one in newer opsets only.
+    op = "MatMul" if linear.op == "Gemm" and model.opset < BIASLESS_GEMM else linear.op
     first = gs.Node(op, f"{linear.node}_basis", attributes, [x, weight], [between])
     node.inputs[0] = between
     set_weight(model, linear, factor.second)

@@ -91,7 +91,10 @@ def saved_whole(
         one = Term(places * taps, (x, y))
         there = branches.of(second.node)
         if_two = fewest(way | {between} for way in there)
-        weights = [Term(float(n.taps), t.extents) for n, t in zip((first, second), two, strict=True)]
+        weights = [
+            replace(term, factor=float(each.taps))
+            for term, each in zip(two, (first, second), strict=True)
+        ]
         for terms, whole, parts in (
             (macs, one, two),
             (params, Term(float(taps), (x, y)), weights),

@@ -65,9 +65,7 @@ class Cost:
         Width at which a group closes the ways of terms, 0 by default.
     """
 
-    def __init__(
-        self, terms: Sequence[Term], groups: int, shut: Widths | None = None
-    ) -> None:
+    def __init__(self, terms: Sequence[Term], groups: int, shut: Widths | None = None) -> None:
         self._terms, self._groups = tuple(terms), groups
         self._factor = np.array([term.factor for term in terms])
         self._fixed = np.ones((len(terms), 2))

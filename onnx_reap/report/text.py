@@ -38,7 +38,8 @@ def show(content: Callable[[Console], None], written: Iterable[object]) -> None:
 
 def print_report(report: Report, console: Console) -> None:
     """Print all tables, the summary last, where a terminal shows it."""
-    for table in (_groups(report), _factors(report), _frozen(report.frozen), _quality(report), _summary(report)):
+    changed = (_groups(report), _factors(report))
+    for table in (*changed, _frozen(report.frozen), _quality(report), _summary(report)):
         if table.row_count:
             console.print(table)
     for remark in _remarks(report):
