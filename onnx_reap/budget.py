@@ -163,12 +163,11 @@ def _cost(name: str, analysis: Analysis, params: Cost) -> Cost:
 
 def _file_size(analysis: Analysis, params: Cost) -> Cost:
     """Return the bytes of the file, all but the parameters as in the original."""
-    full = np.array([group.width for group in analysis.groups])
     held = analysis.model.constants().values()
     weights = sum(constant.values.nbytes for constant in held)
     others = aside.size_of(analysis.proto) - weights + RESERVE
     each = weights / max(sum(np.prod(c.shape) for c in held if is_floating(c)), 1)
-    return params * each + Cost([Term(others, ())], len(full))
+    return params * each + Cost([Term(others, ())], len(analysis.groups))
 
 
 def _latency_budgets(analysis: Analysis, settings: Settings) -> list[Budget]:

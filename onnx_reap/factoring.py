@@ -57,7 +57,8 @@ def factored(work: Work) -> Work:
         changed, groups = _with_two(analysis, factors, work)
     if not factors:
         return _unfactored(work, *notes)
-    _check_same(work, changed)
+    with work.clock("factorise"):
+        _check_same(work, changed)
     changed = _priced(changed, groups, ranks)
     by_group = {changed.groups[index].name: factor for index, factor in groups.items()}
     return replace(work, analysis=changed, factored=Factored(analysis, by_group, notes))

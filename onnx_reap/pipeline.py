@@ -76,8 +76,8 @@ def reap(
     work = open_work(model, data, make_settings(settings | default), progress or NoProgress())
     if "max_drop" in default:
         work = _with_provable_budget(work)
+    work = factored(work)
     with work.clock("analyse"):
-        work = factored(work)
         goal = read_goal(work.analysis, work.settings, work.original.analysis.proto)
     made, drop, goal = _made(work, goal)
     return conclude(work, made, budgets=goal.budgets, drop=drop)

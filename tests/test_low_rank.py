@@ -166,24 +166,28 @@ def test_the_refit_makes_up_for_coordinates_that_went():
 
 
 def test_the_shipped_model():
-    data = np.load(SHIPPED / "fashion_calib.npz")["input"][:128]
+    data = np.load(SHIPPED / "fashion_calib.npz")["input"][:48]
     model = SHIPPED / "fashion_resnet.onnx"
     result = onnx_reap.reap(model, data, low_rank=True, target_macs=0.6, joint_refit=0)
     assert result.report.factors
     assert any(factor.scheme == "spatial" for factor in result.report.factors)
     assert result.report.held_out.top1_agreement > 0.8
-    again = onnx_reap.reap(model, data, low_rank=True, target_macs=0.6, joint_refit=0)
-    assert result.model.SerializeToString() == again.model.SerializeToString()
+
+
+def test_the_same_times_give_the_same_bytes():
+    settings = {"low_rank": "only", "target_macs": 0.7, "joint_refit": 0}
+    first, second = (onnx_reap.reap(net(), DATA, **settings).model for _ in range(2))
+    assert first.SerializeToString() == second.SerializeToString()
 
 
 def test_a_loss_can_be_bounded():
-    result = onnx_reap.reap(net(width=32), images(80), low_rank=True, max_drop=0.9, joint_refit=0)
+    result = onnx_reap.reap(net(), images(60), low_rank=True, max_drop=0.9, joint_refit=2)
     assert result.report.loss.value <= 0.9
     assert result.report.after.macs < result.report.before.macs
 
 
 def test_excluded_layers_stay_one():
-    model = net(width=32)
+    model = net()
     free = onnx_reap.reap(model, DATA, low_rank="only", target_macs=0.7, joint_refit=0)
     name = free.report.factors[0].node
     held = onnx_reap.reap(
