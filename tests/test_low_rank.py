@@ -15,12 +15,15 @@ import onnx_reap.rank_times
 from onnx_reap import ReapError
 from onnx_reap.analysis import analyse, count_parameters, model_inputs
 from onnx_reap.arguments import parse
+from onnx_reap.budget import allowed
 from onnx_reap.choice import Choice
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.errors import UsageError
 from onnx_reap.factoring import factored
 from onnx_reap.making import make
 from onnx_reap.pipeline import replay
+from onnx_reap.plan.allocate import Budget, Choices
+from onnx_reap.plan.knapsack import knapsack
 from onnx_reap.plan.plan import Plan
 from onnx_reap.progress import NoProgress
 from onnx_reap.settings import Settings
@@ -112,6 +115,31 @@ def test_what_one_group_alone_costs_is_the_cost_of_these_widths():
                 changed = widths.copy()
                 changed[g] = options[g, i]
                 assert found[g, i] == pytest.approx(cost.at(changed), abs=0.5)
+
+
+def test_ranks_and_widths_together_lose_no_more_than_either_alone():
+    analysis = (work := work_on(net(), round_to=4)).analysis
+    full = np.array([group.width for group in analysis.groups])
+    ranks = analysis.ranks.keys()
+    budget = [Budget("--target-macs", analysis.macs, int(0.6 * analysis.macs.at(full)))]
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        both = [
+            Choices(w, rng.choice([0.05, 0.2]) ** (g in ranks) * (1 - w / w[-1]) ** 2)
+            for g, w in enumerate(allowed(analysis, work.settings, vanishing=False))
+        ]
+        channels, coordinates = (
+            [Choices(c.widths[-1:], c.errors[-1:]) if (g in ranks) is fixed else c
+             for g, c in enumerate(both)]
+            for fixed in (True, False)
+        )  # fmt: skip
+        lost = []
+        for choices in (both, channels, coordinates):
+            widths = knapsack(choices, budget).tolist()
+            lost.append(
+                sum(float(c.errors[c.widths == w][0]) for c, w in zip(choices, widths, strict=True))
+            )
+        assert lost[0] <= min(lost[1:]) + 1e-12
 
 
 def test_a_branch_vanishes_with_the_group_that_it_would_vanish_with_otherwise():
