@@ -30,6 +30,7 @@ from onnx_reap.solve.backend import Backend, to_host
 from onnx_reap.solve.moments import Moments
 from onnx_reap.work import Work
 
+FEWEST_ROWS = 4  # seen by coordinate: of fewer, a basis fits what was seen alone
 MIDDLE = 0.5  # of a layer's multiply-accumulates: where schemes are compared
 
 
@@ -77,8 +78,9 @@ def find_factors(work: Work) -> list[Factor]:
             on_batch=step,
         )
         return [
-            _factor(analysis, each, schemes[each.node], moments.pop(each.node), work.backend)
+            _factor(analysis, each, schemes[each.node], seen, work.backend)
             for each in linears
+            if (seen := moments.pop(each.node)).count >= FEWEST_ROWS * _coordinates(analysis, each)
         ]
 
 
@@ -92,6 +94,10 @@ def _schemes(analysis: Analysis, linear: Linear, settings: Settings) -> dict[str
             whole, each = costs_of_rank(linear, scheme, shapes[linear.x], shapes[linear.y])
             found[scheme] = max(int(MIDDLE * whole / each), 1)
     return found
+
+
+def _coordinates(analysis: Analysis, linear: Linear) -> int:
+    return min(_columns(analysis, linear), analysis.probe.shapes[linear.y][linear.y_axis])
 
 
 def _columns(analysis: Analysis, linear: Linear) -> int:

@@ -51,7 +51,7 @@ def factored(work: Work) -> Work:
     if slow:
         notes = (
             f"{len(slow)} of {len(factors)} layers that could be two stay one: timed on this "
-            "machine, two would be no faster",
+            "machine, two would not be clearly faster",
         )
         factors = [factor for factor in factors if factor.node not in slow]
         changed, groups = _with_two(analysis, factors, work)

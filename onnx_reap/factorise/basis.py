@@ -87,10 +87,11 @@ def factor(weight: Array, moment: Array, scale: Array) -> Product:
     own = xp.matrix_transpose(scaled) @ scaled  # what white noise at the inputs would give
     moment = scale[:, None] * moment * scale
     ratio = xp.linalg.trace(moment) / xp.linalg.trace(own) if float(xp.max(own)) > 0 else 1.0
-    values, vectors = xp.linalg.eigh(moment + FLOOR * ratio * own)
-    rank = min(weight.shape)
-    vectors = xp.flip(vectors, axis=1)[:, :rank]
-    explained = xp.maximum(xp.flip(values)[:rank], xp.zeros_like(values[:rank]))
+    # A moment that was measured has rounding outside of what the weight can make at all.
+    within, _ = xp.linalg.qr(xp.matrix_transpose(scaled))
+    values, vectors = xp.linalg.eigh(output_moment(moment + FLOOR * ratio * own, within))
+    vectors = within @ xp.flip(vectors, axis=1)
+    explained = xp.maximum(xp.flip(values), xp.zeros_like(values))
     return Product(scaled @ vectors, xp.matrix_transpose(vectors) / scale, explained)
 
 

@@ -73,8 +73,16 @@ def test_what_the_data_does_not_show_is_in_the_basis_all_the_same(what: str):
     else:
         weight[:] = 0.0
     product = factor(weight, output_moment(gram, weight), scale)
-    # Directions that only the floor shows are as exact as eigenvectors of 1e-6 of the largest.
-    np.testing.assert_allclose(product.first @ product.second, weight, atol=1e-7)
+    np.testing.assert_allclose(product.first @ product.second, weight, atol=1e-9)
+
+
+def test_rounding_of_a_moment_that_few_rows_gave_is_not_taken_for_directions():
+    """Outputs in float32 leave the space that the weight spans, by more than faint directions."""
+    rng = np.random.default_rng(0)
+    weight, rows = rng.standard_normal((20, 90)), rng.standard_normal((6, 20))
+    y = (rows @ weight).astype(np.float32)
+    product = factor(weight, (y.T @ y).astype(np.float64), np.ones(90))
+    np.testing.assert_allclose(product.first @ product.second, weight, atol=1e-9)
 
 
 def slices(channels: int = 4, outputs: int = 5, down: int = 3, across: int = 2):
