@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import numpy as np
@@ -49,6 +49,9 @@ class Analysis:
         Those that vanish with all of a group.
     frozen : tuple of FrozenChannels
     macs, params : Cost
+    ranks : mapping of int to int array
+        By group that is the basis of a layer written as two, the widths that it may take: few
+        enough to gain anything, and all, at which the layer is left as it was.
     """
 
     proto: onnx.ModelProto
@@ -63,6 +66,7 @@ class Analysis:
     providers: Providers
     fixed_batch: int | None
     runs_as_given: bool
+    ranks: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     def runnable(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """Return a model of the same nodes to judge it by: itself, or its twin in float32."""
@@ -200,9 +204,20 @@ def normalises_itself(model: Model) -> bool:
 
 
 def analyse(
-    proto: onnx.ModelProto, inputs: Sequence[InputSpec], samples: Calibration, settings: Settings
+    proto: onnx.ModelProto,
+    inputs: Sequence[InputSpec],
+    samples: Calibration,
+    settings: Settings,
+    *,
+    bases: Collection[str] = (),
 ) -> Analysis:
     """Run a model on a few samples and find its channel groups.
+
+    Parameters
+    ----------
+    bases : collection of str
+        Nodes that make channels between the two that a layer was written as: whatever the user
+        excludes, these may go, though not all of them.
 
     Raises
     ------
@@ -213,9 +228,10 @@ def analyse(
     model = Model(proto)
     fold_constants(model, providers)
     seen, fixed = _probe(model, inputs, samples, providers)
-    found = flow(model, seen, _exclusion(settings))
+    why_not = exclusion(settings)
+    found = flow(model, seen, lambda key: None if key in bases else why_not(key))
     groups = find_groups(found)
-    branches = find_branches(model, seen, found, groups)
+    branches = find_branches(model, seen, found, groups, bases)
     return Analysis(
         proto,
         model,
@@ -269,7 +285,7 @@ def _feed(samples: Calibration, batch: int) -> dict[str, np.ndarray]:
     return next(iter(samples.batches(batch, pad=True)))
 
 
-def _exclusion(settings: Settings) -> Callable[[str], str | None]:
+def exclusion(settings: Settings) -> Callable[[str], str | None]:
     """Make the function that tells why a node's channels must stay by the user's wish."""
 
     def why(key: str) -> str | None:

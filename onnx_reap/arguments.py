@@ -131,6 +131,8 @@ def add_flag(group: argparse._ActionsContainer, name: str, flag: Flag) -> None:
         action = "store_false" if default else "store_true"
         group.add_argument(option_of(name), action=action, help=flag.help, **options)
         return
+    if flag.alone is not None:
+        options |= {"nargs": "?", "const": flag.alone}
     group.add_argument(
         option_of(name),
         action="append" if flag.repeatable else "store",

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from onnx_reap import aside
 from onnx_reap.analysis import Analysis
 from onnx_reap.errors import ReapError, TargetError, UsageError
+from onnx_reap.graph.model import is_floating
 from onnx_reap.latency.cost import NANOSECONDS
 from onnx_reap.latency.table import LatencyTable
 from onnx_reap.plan.allocate import (
@@ -23,6 +25,7 @@ from onnx_reap.plan.allocate import (
     fits,
 )
 from onnx_reap.plan.cost import Cost, Extent, Term
+from onnx_reap.plan.gates import fewest
 from onnx_reap.profiling import predicted_latency
 from onnx_reap.ratios import check_ratios, read_ratios
 from onnx_reap.refit.order import affected_tensors
@@ -58,8 +61,13 @@ class Goal:
     max_drop: float | None = None
 
 
-def read_goal(analysis: Analysis, settings: Settings) -> Goal:
+def read_goal(analysis: Analysis, settings: Settings, original: onnx.ModelProto) -> Goal:
     """Work out the goal, and refuse what can't be reached before anything is run.
+
+    Parameters
+    ----------
+    original : onnx.ModelProto
+        What fractions of a file's size are of.
 
     Raises
     ------
@@ -78,7 +86,7 @@ def read_goal(analysis: Analysis, settings: Settings) -> Goal:
     if ratios is not None:
         check_ratios(widths, ratios)
         return Goal(widths, ratios, ())
-    budgets = _budgets(analysis, settings)
+    budgets = _budgets(analysis, settings, original)
     check_reachable(widths, budgets)
     timed = None if settings.latency_table is not None else settings.target_latency
     return Goal(widths, None, budgets, timed, settings.max_drop)
@@ -94,8 +102,13 @@ def allowed(analysis: Analysis, settings: Settings, *, vanishing: bool) -> tuple
     """
     vanishing = vanishing and settings.vanish and settings.allocation != "uniform"
     vanishing = vanishing and settings.estimates  # else all are
+    if settings.low_rank == "only":
+        own = (np.array([group.width]) for group in analysis.groups)
+        return tuple(analysis.ranks.get(index, width) for index, width in enumerate(own))
     return tuple(
-        allowed_widths(
+        analysis.ranks[index]
+        if index in analysis.ranks
+        else allowed_widths(
             group.width,
             step=group.step,
             round_to=settings.round_to,
@@ -106,7 +119,9 @@ def allowed(analysis: Analysis, settings: Settings, *, vanishing: bool) -> tuple
     )
 
 
-def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
+def _budgets(
+    analysis: Analysis, settings: Settings, original: onnx.ModelProto
+) -> tuple[Budget, ...]:
     full = np.array([group.width for group in analysis.groups])
     wishes = {
         "--target-macs": settings.target_macs,
@@ -126,7 +141,7 @@ def _budgets(analysis: Analysis, settings: Settings) -> tuple[Budget, ...]:
                 hint=f"{wish / 100:g}",
             )
         cost = _cost(name, analysis, analysis.params)
-        whole = aside.size_of(analysis.proto) if name == "--target-size" else cost.at(full)
+        whole = aside.size_of(original) if name == "--target-size" else cost.at(full)
         limit = wish * whole if wish <= 1 else wish  # 1 or less is a fraction
         if name == "--target-size" and limit >= whole:
             continue  # what a run adds to a file that loses nothing is no reason to cut it
@@ -148,11 +163,11 @@ def _cost(name: str, analysis: Analysis, params: Cost) -> Cost:
 
 def _file_size(analysis: Analysis, params: Cost) -> Cost:
     """Return the bytes of the file, all but the parameters as in the original."""
-    full = np.array([group.width for group in analysis.groups])
-    weights = sum(c.values.nbytes for c in analysis.model.constants().values())
+    held = analysis.model.constants().values()
+    weights = sum(constant.values.nbytes for constant in held)
     others = aside.size_of(analysis.proto) - weights + RESERVE
-    each = weights / max(analysis.params.at(full), 1)
-    return params * each + Cost([Term(others, ())], len(full))
+    each = weights / max(sum(np.prod(c.shape) for c in held if is_floating(c)), 1)
+    return params * each + Cost([Term(others, ())], len(analysis.groups))
 
 
 def _latency_budgets(analysis: Analysis, settings: Settings) -> list[Budget]:
@@ -219,6 +234,8 @@ def added_biases(analysis: Analysis) -> Cost:
     flow, groups = analysis.flow, analysis.groups
     of_unit = {unit: g for g, group in enumerate(groups) for unit in group.units}
     behind = affected_tensors(analysis.model, set(flow.axes))
+    bases = {groups[index].name: index for index in analysis.ranks}  # not there at full width
+    shut = np.array([g.width if i in analysis.ranks else 0 for i, g in enumerate(groups)])
     terms = []
     for linear in flow.linears:
         if linear.x in behind and not has_bias(analysis.model, linear):
@@ -227,9 +244,11 @@ def added_biases(analysis: Analysis) -> Cost:
             fixed = owners.pop(-1, 0)
             per_unit = {g: n / groups[g].width for g, n in owners.items()}
             ways = analysis.branches.of(linear.node)
+            if linear.node in bases:
+                ways = fewest(way | {bases[linear.node]} for way in ways)
             halves = 2.0 if linear.recurrent else 1.0  # a bias of the state's products comes along
             terms.append(Term(halves, (Extent(fixed, per_unit),), ways))
-    return Cost(terms, len(groups))
+    return Cost(terms, len(groups), shut)
 
 
 def check_globs(analysis: Analysis, settings: Settings) -> None:

@@ -204,8 +204,13 @@ def _paths(
 def _ranking(
     group: Group, analysis: Analysis, captured: Captured, settings: Settings
 ) -> Ranking | None:
-    """Ask the criterion; None where it goes by the errors of the path itself."""
+    """Ask the criterion; None where it goes by the errors of the path itself.
+
+    As do coordinates of a basis, of which other criteria know nothing.
+    """
     criterion = CRITERIA[settings.criterion]
+    if any(analysis.groups[index] is group for index in analysis.ranks):
+        return None if captured.taps else Ranking(list(range(group.width))[::-1])
     if not criterion.ranks:
         return None
     known = captured if criterion.runs else Captured()

@@ -18,7 +18,7 @@ from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS
 
 @dataclass(frozen=True)
 class Flag:
-    """How one setting is written on the command line."""
+    """How one setting is written on the command line; `alone` is its value where none follows."""
 
     group: str
     help: str
@@ -26,6 +26,7 @@ class Flag:
     metavar: str | None = None
     repeatable: bool = False
     choices: tuple[str, ...] | None = None
+    alone: str | None = None
     default: str | None = None
 
 
@@ -212,6 +213,14 @@ FLAGS = {
         "how --allocation pro compares outputs: as each one looks, as class scores (kl), or by "
         "squared error",
         choices=("auto", "kl", "error"),
+    ),
+    "low_rank": Flag(
+        "method",
+        "write layers as two thinner ones where that loses less than removing channels, and both "
+        "together are faster on this machine; only: leave channels alone",
+        choices=("also", "only"),
+        alone="also",
+        default="off; also where no value follows",
     ),
     "refit": Flag("method", "leave the weights that stay as they are"),
     "joint_refit": Flag(

@@ -6,7 +6,7 @@ import gc
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ from onnx_reap.choice import Choice
 from onnx_reap.data import Calibration
 from onnx_reap.equivalence import check_cut, check_loads
 from onnx_reap.errors import CheckError
+from onnx_reap.factoring import settled
 from onnx_reap.graph.cut import cut_graph
 from onnx_reap.graph.kept import kept_positions
 from onnx_reap.graph.mask import mask_graph
@@ -67,6 +68,10 @@ class Made:
 
 def make(work: Work, choice: Choice, *, joint: bool = True) -> Made:
     """Cut a model, and refit what stays if the settings want it, blocks together if `joint`."""
+    return replace(_made(*settled(work, choice), joint=joint), choice=choice)
+
+
+def _made(work: Work, choice: Choice, *, joint: bool) -> Made:
     with work.clock("cut"):
         pruned, notes = cut_and_compare(
             work.analysis, choice.removed, work.samples.every, choice.merge

@@ -15,6 +15,7 @@ from onnx_reap.budget import Goal, read_goal
 from onnx_reap.choice import Choice, decide, observe
 from onnx_reap.data import Calibration
 from onnx_reap.drop import Drop, drop_judge, least_shown
+from onnx_reap.factoring import factored
 from onnx_reap.graph.mask import mask_graph
 from onnx_reap.hurrying import check_latency, with_latency
 from onnx_reap.loading import Source, load
@@ -75,8 +76,9 @@ def reap(
     work = open_work(model, data, make_settings(settings | default), progress or NoProgress())
     if "max_drop" in default:
         work = _with_provable_budget(work)
+    work = factored(work)
     with work.clock("analyse"):
-        goal = read_goal(work.analysis, work.settings)
+        goal = read_goal(work.analysis, work.settings, work.original.analysis.proto)
     made, drop, goal = _made(work, goal)
     return conclude(work, made, budgets=goal.budgets, drop=drop)
 
@@ -99,7 +101,7 @@ def _with_provable_budget(work: Work) -> Work:
 
 def _made(work: Work, goal: Goal) -> tuple[Made, Drop | None, Goal]:
     """Reach the goal; return the model, what it lost where that was bounded, and the budgets."""
-    judge = None if goal.max_drop is None else drop_judge(work)
+    judge = None if goal.max_drop is None else drop_judge(work.original)
     goal = check_latency(work, goal)
     with work.clock("choose"):
         evidence = observe(work, [scouted(work, goal)])

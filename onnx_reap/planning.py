@@ -51,6 +51,13 @@ def removed_by(plan: Plan, analysis: Analysis) -> tuple[int, ...]:
     ReapError
         If the plan doesn't fit the model.
     """
+    if plan.factors:
+        raise ReapError(
+            f"plan: {plan.factors[0].node} became two layers, which takes data to repeat",
+            got=f"a plan made with --low-rank, {len(plan.factors)} such layers",
+            expected="a plan of channels alone",
+            hint="run --low-rank again with the data, or take `factors` out of the plan",
+        )
     groups = {group.name: group for group in analysis.groups}
     twice = [name for name, n in Counter(entry.name for entry in plan.groups).items() if n > 1]
     if twice:

@@ -136,13 +136,19 @@ def predicted_latency(analysis: Analysis, table: LatencyTable) -> Latency:
     )
 
 
+def layer_of(analysis: Analysis, linear: Linear) -> Layer:
+    """Describe a layer by what its time depends on."""
+    return _layer(analysis, linear, _head(analysis, linear))
+
+
 def _heads(analysis: Analysis) -> list[LayerTimes]:
     """Tell the model's layers, without times."""
-    shapes = analysis.probe.shapes
-    return [
-        LayerTimes(n.node, n.op, shapes[n.weight], _single(analysis.probe, n.x), (), (), ())
-        for n in analysis.flow.linears
-    ]
+    return [_head(analysis, linear) for linear in analysis.flow.linears]
+
+
+def _head(analysis: Analysis, linear: Linear) -> LayerTimes:
+    x_shape, shape = _single(analysis.probe, linear.x), analysis.probe.shapes[linear.weight]
+    return LayerTimes(linear.node, linear.op, shape, x_shape, (), (), ())
 
 
 def _single(probe: Probe, tensor: str) -> tuple[int, ...]:

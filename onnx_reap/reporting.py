@@ -14,6 +14,7 @@ from onnx_reap.making import Made
 from onnx_reap.report.latency import Timing, compare_latency
 from onnx_reap.report.records import (
     BlockRefit,
+    FactorResult,
     Figures,
     FrozenResult,
     GroupResult,
@@ -38,6 +39,7 @@ def make_report(
     held_out: Quality | None = None,
     drop: Drop | None = None,
     lossless: Lossless | None = None,
+    factors: Sequence[FactorResult] = (),
     notes: Sequence[str] = (),
 ) -> Report:
     """Measure latencies, and put all together.
@@ -49,6 +51,8 @@ def make_report(
         What was lost, where that was bounded.
     lossless : Lossless, optional
         What went, where nothing was to be lost.
+    factors : sequence of FactorResult
+        Layers that became two.
     notes : sequence of str
     """
     analysis, samples = work.analysis, work.samples.every
@@ -82,6 +86,7 @@ def make_report(
             LayerRefit(node, f.damping, f.error_before, f.error_after)
             for node, f in made.refits.items()
         ),
+        factors=tuple(factors),
         blocks=tuple(BlockRefit(**asdict(block)) for block in made.blocks),
         seconds=work.clock.seconds,
         notes=(*notes, *_unmeasured(made.model, held_out or fitted), *_unsteady(work, after)),

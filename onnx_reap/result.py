@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,12 +16,13 @@ from onnx_reap.analysis import normalises_itself
 from onnx_reap.budget import check_met
 from onnx_reap.data import RAW_PIXELS
 from onnx_reap.drop import Drop
+from onnx_reap.factoring import original_choice, ranks_left
 from onnx_reap.files import Content, check_outputs, write_all
 from onnx_reap.making import Made, quality
 from onnx_reap.plan.allocate import Budget
-from onnx_reap.plan.plan import Plan
+from onnx_reap.plan.plan import FactorPlan, Plan
 from onnx_reap.planning import make_plan
-from onnx_reap.report.records import Lossless, Report
+from onnx_reap.report.records import FactorResult, Lossless, Report
 from onnx_reap.reporting import make_report
 from onnx_reap.verify import check_file
 from onnx_reap.work import Work
@@ -129,8 +130,17 @@ def conclude(
         size=aside.size_of(made.model),
         widths=made.choice.widths,
     )
+    ranks, factored = ranks_left(work, made.choice), work.factored
+    made = replace(made, choice=original_choice(work, made.choice))
+    work = work.original
     analysis, samples = work.analysis, work.samples
-    notes = [*samples.notes, *notes, *made.choice.notes, *made.notes]
+    notes = [
+        *([] if factored is None else factored.notes),
+        *samples.notes,
+        *notes,
+        *made.choice.notes,
+        *made.notes,
+    ]
     if normalises_itself(analysis.model):
         notes = [note for note in notes if note != RAW_PIXELS]
     if not analysis.runs_as_given:
@@ -150,9 +160,15 @@ def conclude(
         held_out=held_out,
         drop=drop,
         lossless=lossless,
+        factors=[
+            FactorResult(factor.node, factor.scheme, rank, factor.rank, error)
+            for factor, rank, error in ranks
+        ],
         notes=notes,
     )
     plan = make_plan(analysis, made.choice.removed, work.settings)
+    factors = (FactorPlan(factor.node, factor.scheme, rank) for factor, rank, _ in ranks)
+    plan = replace(plan, factors=tuple(factors))
     sources = aside.files_behind(analysis.proto)
     aside.check_as_found(sources)
     return Result(made.model, report, plan, sources=sources, held=aside.arrays(made.model))

@@ -101,6 +101,10 @@ class Settings:
     metric : str
         How outputs are compared: `kl` for class scores or probabilities, `error` for the squared
         error relative to the variance, `auto` as each output looks.
+    low_rank : str, optional
+        `also` writes layers as two thinner ones where that loses less than removing channels, and
+        each is faster on this machine; `only` does so and leaves channels alone. Python takes True
+        for `also`.
     refit : bool
         Whether the weights that stay are fitted to make up for what went.
     joint_refit : int, optional
@@ -144,6 +148,7 @@ class Settings:
     reap_space: str = "patch"
     allocation: str = "pro"
     metric: str = "auto"
+    low_rank: str | None = None
     refit: bool = True
     joint_refit: int | None = None
     positions: int = 32
@@ -154,7 +159,8 @@ class Settings:
     @property
     def estimates(self) -> bool:
         """Whether samples are run to choose channels or to repair weights."""
-        return not self.lossless and (CRITERIA[self.criterion].runs or self.refit)
+        runs = CRITERIA[self.criterion].runs or self.refit or self.low_rank is not None
+        return not self.lossless and runs
 
     def chosen(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults; of a table, only what it is of."""
@@ -170,7 +176,7 @@ class Settings:
 
 _NOT_SWEPT = (
     *("ratio", "layer_ratios", "target_macs", "target_params", "target_size", "target_latency"),
-    *("latency_table", "max_drop", "lossless", "labels", "evaluate"),
+    *("latency_table", "max_drop", "lossless", "labels", "evaluate", "low_rank"),
 )
 SWEPT = tuple(field.name for field in fields(Settings) if field.name not in _NOT_SWEPT)
 """Settings that hold for all models of a sweep: all but the budgets and what belongs to them."""

@@ -128,7 +128,9 @@ def _reachable(
 ) -> tuple[dict[float, Goal], list[str]]:
     """Work out the goals; refuse targets out of reach, or leave out those that nobody named."""
     # The whole model is a goal that fails only where nothing may go.
-    widths = read_goal(work.analysis, replace(work.settings, target_macs=1.0)).widths
+    widths = read_goal(
+        work.analysis, replace(work.settings, target_macs=1.0), work.analysis.proto
+    ).widths
     found = {target: _goal(work, target) for target in targets}
     goals = {target: goal for target, goal in found.items() if goal is not None}
     missed = [target for target in targets if target not in goals]
@@ -148,7 +150,9 @@ def _reachable(
 
 def _goal(work: Work, target: float) -> Goal | None:
     try:
-        return read_goal(work.analysis, replace(work.settings, target_macs=target))
+        return read_goal(
+            work.analysis, replace(work.settings, target_macs=target), work.analysis.proto
+        )
     except TargetError:
         return None
 

@@ -107,6 +107,8 @@ def _plain(name: str, value: Any) -> Any:
         return [value]
     if name in ("joint_refit", "round_to") and value == "auto":
         return None
+    if name == "low_rank" and isinstance(value, bool):
+        return "also" if value else None
     if name == "target_latency" and isinstance(value, str):
         try:
             return parsing.latency(value)
@@ -142,7 +144,7 @@ def check_settings(settings: Settings) -> None:
         raise UsageError("--ratio: out of range", got=repr(settings.ratio), expected=expected)
     for name, known in _NAMES.items():
         if (value := getattr(settings, name)) not in known:
-            expected = f"{', '.join(known[:-1])} or {known[-1]}"
+            expected = f"{', '.join(filter(None, known[:-1]))} or {known[-1]}"
             raise UsageError(f"{flag(name)}: unknown", got=repr(value), expected=expected)
     check_packages(settings.criterion)
     for name, (is_right, expected) in _KINDS.items():
@@ -159,6 +161,8 @@ def check_settings(settings: Settings) -> None:
         raise UsageError("--joint-refit: contradicts --no-refit", hint="leave one of them out")
     given = [n for n in (*BUDGETS, "latency_table") if getattr(settings, n) is not None]
     check_budgets(given)
+    if settings.low_rank is not None:
+        _check_low_rank(settings, given)
 
 
 def check_budgets(names: Collection[str]) -> None:
@@ -183,6 +187,18 @@ def check_budgets(names: Collection[str]) -> None:
         )
     if "latency_table" in names and "target_latency" not in names:
         raise UsageError("--latency-table is of no use alone", hint="--target-latency 0.6x")
+
+
+def _check_low_rank(settings: Settings, given: Collection[str]) -> None:
+    """Refuse what tells nothing of ranks: ratios are of channels, tables of layers that are one."""
+    idle = [flag(name) for name in given if name in (*RATIOS, "target_latency", "latency_table")]
+    idle += ["--allocation uniform"] if settings.allocation == "uniform" else []
+    if idle:
+        raise UsageError(
+            "--low-rank: can't go with settings that choose no ranks",
+            got=", ".join(idle),
+            expected="--target-macs, --target-params, --target-size or --max-drop",
+        )
 
 
 def is_fraction(value: object) -> bool:
@@ -240,6 +256,7 @@ _NAMES = {
     "reap_space": ("patch", "channel"),
     "allocation": ("pro", "local", "uniform"),
     "metric": ("auto", "kl", "error"),
+    "low_rank": (None, "also", "only"),
 }
 
 

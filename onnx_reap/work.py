@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx_reap.analysis import Analysis, analyse, model_inputs
+from onnx_reap.factorise.factor import Factor
 from onnx_reap.loading import Source, load
 from onnx_reap.progress import Progress
 from onnx_reap.samples import Samples, open_samples
@@ -31,8 +32,32 @@ class Clock:
 
 
 @dataclass(frozen=True)
+class Factored:
+    """What a model was before layers of it were written as two.
+
+    Attributes
+    ----------
+    original : Analysis
+    factors : mapping of str to Factor
+        By name of the group of channels between the two.
+    notes : tuple of str
+        On layers that were left whole.
+    """
+
+    original: Analysis
+    factors: Mapping[str, Factor]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Work:
-    """One run: a model, its samples, and how to treat them."""
+    """One run: a model, its samples, and how to treat them.
+
+    Attributes
+    ----------
+    factored : Factored, optional
+        Where the model is another form of the one that was given.
+    """
 
     analysis: Analysis
     samples: Samples
@@ -40,6 +65,14 @@ class Work:
     backend: Backend
     progress: Progress
     clock: Clock
+    factored: Factored | None = None
+
+    @property
+    def original(self) -> Work:
+        """The same work on the model that was given."""
+        if self.factored is None:
+            return self
+        return replace(self, analysis=self.factored.original, factored=None)
 
     def branch(self, settings: Settings, progress: Progress) -> Work:
         """Return work that goes on from here in a way of its own, with the time spent so far."""

@@ -95,17 +95,30 @@ class Branches:
 NONE = Branches()
 
 
-def find_branches(model: Model, probe: Probe, flow: Flow, groups: Sequence[Group]) -> Branches:
+def find_branches(
+    model: Model,
+    probe: Probe,
+    flow: Flow,
+    groups: Sequence[Group],
+    lasting: Collection[str] = (),
+) -> Branches:
     """Find the groups that may vanish, later ones first: of several on one branch, the last.
 
     Any of them may vanish together: at every addition something of the full shape is left. Where
     sizes other than the batch are open, none may: that holds at the sizes that were seen.
+
+    Parameters
+    ----------
+    lasting : collection of str
+        Names of groups that only vanish along with others.
     """
     if _has_open_sizes(model):
         return NONE
     holders = find_holders(model, flow, groups)
     every: list[Branch] = []
     for index in reversed(range(len(groups))):
+        if groups[index].name in lasting:
+            continue
         branch = _branch(index, groups[index], model, probe, flow, holders)
         if branch is None or _in_the_way(branch, every):
             continue

@@ -68,6 +68,7 @@ def find_joins(
     """
     linears = {linear.node: linear for linear in flow.linears}
     constant = {root.y for root in roots} - vanishing
+    zeros = {root.y for root in roots if root.bias is None}
     joins = []
     for node in model.nodes:
         inputs = [t for t in node.inputs if t.name]
@@ -75,20 +76,23 @@ def find_joins(
             continue
         moving = [t for t in inputs if t.name not in constant and not isinstance(t, gs.Constant)]
         if not moving:
-            if _carries(node, linears.get(model.keys[id(node)])):
+            if _carries(node, linears.get(model.keys[id(node)]), zeros):
                 constant.update({t.name for t in node.outputs if t.name} - vanishing)
         elif node.op in ADDITIONS and node.domain in STANDARD_DOMAINS:
             joins += _joins(model, probe, flow, node, constant, vanishing)
     return joins
 
 
-def _carries(node: gs.Node, linear: Linear | None) -> bool:
-    """Whether a node makes constants of constants, the same at every position."""
+def _carries(node: gs.Node, linear: Linear | None, zeros: Set[str]) -> bool:
+    """Whether a node makes constants of constants, the same at every position.
+
+    Padding is zero, so that a constant which is not ends at the borders.
+    """
     if node.domain not in STANDARD_DOMAINS or node.op not in CARRIERS or captured_tensors([node]):
         return False
     if linear is None and node.op in ("Conv", "Gemm", "MatMul"):
         return False  # a sum over as many activations as the model is fed
-    return linear is None or not any(linear.pads)
+    return linear is None or not any(linear.pads) or linear.x in zeros
 
 
 def _joins(

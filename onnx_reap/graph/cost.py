@@ -59,6 +59,52 @@ def count_params(
     return Cost(terms, len(groups))
 
 
+def saved_whole(
+    flow: Flow,
+    probe: Probe,
+    groups: Sequence[Group],
+    branches: Branches,
+    pairs: Sequence[tuple[int, Linear, Linear, int]],
+) -> tuple[Cost, Cost]:
+    """Tell what is saved where layers that stand as two are left as the one that they were.
+
+    Parameters
+    ----------
+    pairs : sequence of (int, Linear, Linear, int)
+        The group between two layers, these, and the taps of the one that they are made of.
+
+    Returns
+    -------
+    macs, params : Cost
+        To be added to those of the model in which they are two: nothing where such a group is
+        narrower than its full width, what is saved, and may be less than 0, otherwise.
+    """
+    group_of = _group_of(groups)
+    shut = np.zeros(len(groups), np.int64)
+    macs: list[Term] = []
+    params: list[Term] = []
+    for between, first, second, taps in pairs:
+        shut[between] = groups[between].width
+        two = [_linear_macs(each, probe, flow, group_of, groups) for each in (first, second)]
+        x, y = two[0].extents[0], two[1].extents[1]
+        places = two[1].factor / second.taps
+        one = Term(places * taps, (x, y))
+        there = branches.of(second.node)
+        if_two = fewest(way | {between} for way in there)
+        weights = [
+            replace(term, factor=float(each.taps))
+            for term, each in zip(two, (first, second), strict=True)
+        ]
+        for terms, whole, parts in (
+            (macs, one, two),
+            (params, Term(float(taps), (x, y)), weights),
+        ):
+            change = [whole, *(replace(part, factor=-part.factor) for part in parts)]
+            terms += [replace(term, ways=there) for term in change]
+            terms += [replace(term, factor=-term.factor, ways=if_two) for term in change]
+    return Cost(macs, len(groups), shut), Cost(params, len(groups), shut)
+
+
 def layer_extents(flow: Flow, groups: Sequence[Group]) -> list[tuple[Extent, Extent]]:
     """Input and output channels of every linear layer, in the order of `flow.linears`."""
     group_of = _group_of(groups)

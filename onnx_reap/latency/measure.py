@@ -91,13 +91,29 @@ def measure(
             if number in (0, middle_of_round):
                 _keep_least(parts, _visit(whole, feed, providers, WHOLE_SECONDS))
                 plain = min(plain, _run_time(whole, feed, providers, WHOLE_SECONDS))
-            taken = _visit(*layer_model(point), providers, SECONDS)
-            alone = [ms for kernel, ms in taken.items() if not _left_out(kernel, taken)]
-            times[point] = min(times[point], sum(alone))
+            times[point] = min(times[point], _alone(point, providers))
             on_point()
     _keep_least(parts, _visit(whole, feed, providers, WHOLE_SECONDS))
     plain = min(plain, _run_time(whole, feed, providers, WHOLE_SECONDS))
     return times, min(plain, max(sum(parts.values()), 0.0))
+
+
+def measure_layers(
+    points: Iterable[Point], providers: Sequence[str], on_point: Callable[[], None]
+) -> dict[Point, float]:
+    """Time layers alone, in milliseconds; see `measure`."""
+    times = dict.fromkeys(points, np.inf)
+    for _ in range(ROUNDS):
+        for point, least in times.items():
+            times[point] = min(least, _alone(point, providers))
+            on_point()
+    return times
+
+
+def _alone(point: Point, providers: Sequence[str]) -> float:
+    """Visit a layer once; milliseconds."""
+    taken = _visit(*layer_model(point), providers, SECONDS)
+    return sum(ms for kernel, ms in taken.items() if not _left_out(kernel, taken))
 
 
 def _left_out(kernel: Kernel, taken: Mapping[Kernel, float]) -> bool:

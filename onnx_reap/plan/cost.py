@@ -2,7 +2,8 @@
 
 Every linear layer costs `factor * inputs * outputs`, and both extents are sums of what stays in any
 case and of channels of groups; so the total is a sum of products of affine functions of the widths.
-Layers that go wholly, with a group of width 0, cost nothing.
+Layers that go wholly, with a group of width 0, cost nothing, and so do those that stand in for a
+layer which stays whole.
 """
 
 from __future__ import annotations
@@ -60,9 +61,11 @@ class Cost:
     terms : sequence of Term
     groups : int
         Number of groups, the length of `widths` below.
+    shut : (groups,) int array, optional
+        Width at which a group closes the ways of terms, 0 by default.
     """
 
-    def __init__(self, terms: Sequence[Term], groups: int) -> None:
+    def __init__(self, terms: Sequence[Term], groups: int, shut: Widths | None = None) -> None:
         self._terms, self._groups = tuple(terms), groups
         self._factor = np.array([term.factor for term in terms])
         self._fixed = np.ones((len(terms), 2))
@@ -74,16 +77,18 @@ class Cost:
                     self._slope[i, j, g] = each
         gated = [i for i, term in enumerate(terms) if term.ways != ALWAYS]
         self._gated = np.array(gated, np.int64)
-        self._gates = Gates([terms[i].ways for i in gated], groups)
+        self._shut = np.zeros(groups, np.int64) if shut is None else shut
+        self._gates = Gates([terms[i].ways for i in gated], groups, self._shut)
 
     def __add__(self, other: Cost) -> Cost:
-        """Return the sum of two costs of the same groups."""
-        return Cost((*self._terms, *other._terms), self._groups)
+        """Return the sum of two costs of the same groups, of which at most one tells `shut`."""
+        shut = np.maximum(self._shut, other._shut)
+        return Cost((*self._terms, *other._terms), self._groups, shut)
 
     def __mul__(self, factor: float) -> Cost:
         """Return the cost in another unit, `factor` of which make one of this."""
         scaled = [replace(term, factor=factor * term.factor) for term in self._terms]
-        return Cost(scaled, self._groups)
+        return Cost(scaled, self._groups, self._shut)
 
     def at(self, widths: Widths) -> int:
         """Total cost when group g keeps `widths[g]` units; widths has shape (groups,)."""
@@ -115,13 +120,13 @@ class Cost:
                 _polynomial(factor * self._gates.there_if(widths, gone=gone), *some)
                 for gone in (False, True)
             )
-            total = total + np.where(options > 0, there, gone)
+            total = total + np.where(options == self._shut[:, None], gone, there)
         return total
 
     def per_unit(self, widths: Widths) -> npt.NDArray[np.float64]:
         """Return the derivative of the cost by each width, shape (groups,).
 
-        Of a group that has vanished, what it would be if it were there.
+        Of a group that has shut its ways, what it would be if it had not.
         """
         factor = np.repeat(self._factor[:, None], self._groups, axis=1)
         factor[self._gated] *= self._gates.there_if(widths, gone=False)

@@ -1,7 +1,8 @@
 """Which parts of a model are there: what a group that vanished took along costs nothing.
 
 A group of width 0 closes every way through it. A part is there as long as one of its ways to the
-model's outputs is open, that is, none of the groups on this way has vanished.
+model's outputs is open, that is, none of the groups on this way has vanished. The basis of a layer
+that may be written as two closes its ways at its full width instead: then the layer is left whole.
 """
 
 from __future__ import annotations
@@ -38,9 +39,14 @@ class Gates:
     ----------
     parts : sequence of Ways
     groups : int
+    shut : (groups,) int array, optional
+        Width at which a group closes its ways, 0 by default.
     """
 
-    def __init__(self, parts: Sequence[Ways], groups: int) -> None:
+    def __init__(
+        self, parts: Sequence[Ways], groups: int, shut: npt.NDArray[np.int64] | None = None
+    ) -> None:
+        self._shut = np.zeros(groups, np.int64) if shut is None else shut
         rows = [
             (part, sorted(way))
             for part, ways in enumerate(parts)
@@ -54,17 +60,17 @@ class Gates:
 
     def there(self, widths: npt.NDArray[np.int64]) -> Bools:
         """Tell the parts that are there, (parts,), at widths of shape (groups,)."""
-        open_ways = ~(self._closes & (np.asarray(widths) == 0)).any(axis=1)
+        open_ways = ~(self._closes & (np.asarray(widths) == self._shut)).any(axis=1)
         return self._any(open_ways[:, None])[:, 0]
 
     def there_if(self, widths: npt.NDArray[np.int64], *, gone: bool) -> Bools:
-        """Tell the parts that are there if one group alone vanished, or came back.
+        """Tell the parts that are there if one group alone shut its ways, or opened them.
 
         Returns
         -------
         (parts, groups) bool array
         """
-        closed = self._closes & (np.asarray(widths) == 0)
+        closed = self._closes & (np.asarray(widths) == self._shut)
         by_others = closed.sum(axis=1, keepdims=True) > closed
         return self._any(~by_others & ~self._closes if gone else ~by_others)
 

@@ -37,6 +37,15 @@ class GroupPlan:
 
 
 @dataclass(frozen=True)
+class FactorPlan:
+    """A layer that became two, with so many channels between them."""
+
+    node: str
+    scheme: str
+    rank: int
+
+
+@dataclass(frozen=True)
 class FrozenPlan:
     """Channels that must stay, and why."""
 
@@ -63,6 +72,8 @@ class Plan:
     input_shapes : mapping of str to tuple of int
         By input, what the model was analysed on, batch included; replaying takes from here the
         sizes that the model leaves open.
+    factors : tuple of FactorPlan
+        Layers that became two. To replay these takes data.
     """
 
     settings: Mapping[str, Any]
@@ -70,6 +81,7 @@ class Plan:
     constants: Constants
     frozen: tuple[FrozenPlan, ...]
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    factors: tuple[FactorPlan, ...] = ()
 
     def to_json(self) -> str:
         """Write the plan as text."""
@@ -81,6 +93,8 @@ class Plan:
             "constants": self.constants,
             "frozen": [vars(frozen) for frozen in self.frozen],
         }
+        if self.factors:
+            content["factors"] = [vars(factor) for factor in self.factors]
         return json.dumps(content, indent=1, default=str) + "\n"
 
     @staticmethod
@@ -100,6 +114,7 @@ class Plan:
                 )
             groups = tuple(_group(g) for g in content["groups"])
             frozen = tuple(FrozenPlan(**f) for f in content.get("frozen", ()))
+            factors = tuple(FactorPlan(**f) for f in content.get("factors", ()))
             settings, constants = dict(content["settings"]), dict(content["constants"])
             shapes = {n: _shape(n, s) for n, s in dict(content.get("input_shapes", {})).items()}
         except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -108,7 +123,7 @@ class Plan:
                 got=f"{type(error).__name__}: {error}",
                 expected="a file written by --plan",
             ) from None
-        return Plan(settings, groups, constants, frozen, shapes)
+        return Plan(settings, groups, constants, frozen, shapes, factors)
 
     @staticmethod
     def load(path: str | Path) -> Plan:

@@ -118,6 +118,29 @@ class GroupResult:
 
 
 @dataclass(frozen=True)
+class FactorResult:
+    """A layer that became two.
+
+    Attributes
+    ----------
+    node : str
+        The layer, now the second of the two.
+    scheme : {"channel", "spatial"}
+        Its whole kernel and 1 x 1, or k x 1 and 1 x k.
+    rank, full : int
+        Channels between the two, and how many it takes to make the layer exactly.
+    error : float, optional
+        Local error, as a fraction of the variance of the layer's output.
+    """
+
+    node: str
+    scheme: str
+    rank: int
+    full: int
+    error: float | None
+
+
+@dataclass(frozen=True)
 class FrozenResult:
     """Channels that had to stay: node that makes them, number, reason, and node that causes it."""
 
@@ -166,6 +189,8 @@ class Report:
         What went, where nothing was to be lost.
     seconds : mapping of str to float
         Time by stage.
+    factors : tuple of FactorResult
+        Layers that became two thinner ones.
     notes : tuple of str
         Warnings, each a sentence.
     """
@@ -186,6 +211,7 @@ class Report:
     blocks: tuple[BlockRefit, ...]
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
+    factors: tuple[FactorResult, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values; numbers that are not finite become None."""

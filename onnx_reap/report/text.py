@@ -38,7 +38,8 @@ def show(content: Callable[[Console], None], written: Iterable[object]) -> None:
 
 def print_report(report: Report, console: Console) -> None:
     """Print all tables, the summary last, where a terminal shows it."""
-    for table in (_groups(report), _frozen(report.frozen), _quality(report), _summary(report)):
+    changed = (_groups(report), _factors(report))
+    for table in (*changed, _frozen(report.frozen), _quality(report), _summary(report)):
         if table.row_count:
             console.print(table)
     for remark in _remarks(report):
@@ -124,6 +125,14 @@ def _groups(report: Report) -> Table:
     for group in report.groups:
         error = "-" if group.error is None else f"{group.error:.2g}"
         table.add_row(Text(group.name), str(group.before), str(group.after or "gone"), error)
+    return table
+
+
+def _factors(report: Report) -> Table:
+    table = new_table("Layers that became two", "layer", "by", "rank", "of", "error", left=2)
+    for factor in report.factors:
+        error = "-" if factor.error is None else f"{factor.error:.2g}"
+        table.add_row(Text(factor.node), factor.scheme, str(factor.rank), str(factor.full), error)
     return table
 
 

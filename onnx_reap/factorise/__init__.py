@@ -1,0 +1,1 @@
+"""Layers as two thinner ones: which can be, by what bases, and rewriting the graph."""

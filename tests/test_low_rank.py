@@ -1,0 +1,320 @@
+"""Low rank: what the plan says is what the file holds, alone and along with thinner layers."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from small_models import Net, images, run, weights_of, without_latency
+
+import onnx_reap
+import onnx_reap.rank_times
+from onnx_reap import ReapError
+from onnx_reap.analysis import analyse, count_parameters, model_inputs
+from onnx_reap.arguments import parse
+from onnx_reap.budget import allowed
+from onnx_reap.choice import Choice
+from onnx_reap.data import synthetic_calibration
+from onnx_reap.errors import UsageError
+from onnx_reap.factoring import factored
+from onnx_reap.making import make
+from onnx_reap.pipeline import replay
+from onnx_reap.plan.allocate import Budget, Choices
+from onnx_reap.plan.knapsack import knapsack
+from onnx_reap.plan.plan import Plan
+from onnx_reap.progress import NoProgress
+from onnx_reap.settings import Settings
+from onnx_reap.validation import make_settings
+from onnx_reap.work import open_work
+
+SHIPPED = Path(__file__).parents[1] / "models"
+DATA = images(160)
+
+
+def by_macs(points, providers, on_point):
+    """Time layers by what they multiply."""
+    return {p: 1e-3 * p.inputs * p.outputs * prod(p.layer.kernel) for p in points}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_latency(monkeypatch)
+    monkeypatch.setattr(onnx_reap.rank_times, "measure_layers", by_macs)
+
+
+def net(seed: int = 0, dtype=np.float32, width: int = 16) -> onnx.ModelProto:
+    """Convolutions of all kinds, a residual branch, and dense layers; some nodes have no name."""
+    n = Net({"x": ("N", 3, 8, 8)}, seed, dtype)
+    h = n.block("x", 3, width)
+    inner = n.block(h, width, width)
+    h = n.node("Relu", n.node("Add", n.norm(n.conv(inner, width, width, bias=False), width), h))
+    h = n.block(h, width, 2 * width, 1)
+    h = n.block(h, 2 * width, width, strides=[2, 2])
+    flat = n.node("Flatten", n.node("GlobalAveragePool", h))
+    model = n.model(n.gemm(n.node("Relu", n.gemm(flat, width, 32)), 32, 5))
+    for node in model.graph.node[::3]:
+        node.name = ""
+    return model
+
+
+def macs_of(model: onnx.ModelProto) -> int:
+    inputs = model_inputs(model, None)
+    analysis = analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0), Settings())
+    return analysis.macs.at(np.array([group.width for group in analysis.groups]))
+
+
+def work_on(model: onnx.ModelProto, **settings):
+    given = {"low_rank": "also", "refit": False, "round_to": 2, **settings}
+    return factored(open_work(model, DATA, make_settings(given), NoProgress()))
+
+
+def choice_at(work, widths: dict[int, int]) -> Choice:
+    groups = work.analysis.groups
+    left = np.array([widths.get(i, group.width) for i, group in enumerate(groups)])
+    gone = [u for g, w in zip(groups, left, strict=True) for u in g.units[w:]]
+    return Choice(left, tuple(gone), (None,) * len(groups))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("state", ["whole", "thinner", "factorised", "both", "mixed"])
+def test_the_cost_of_any_widths_is_that_of_the_file(seed: int, state: str):
+    work = work_on(net(seed))
+    analysis, rng = work.analysis, np.random.default_rng(seed)
+    widths = {}
+    for index, group in enumerate(analysis.groups):
+        is_rank = index in analysis.ranks
+        wanted = {"thinner": not is_rank, "factorised": is_rank, "both": True}.get(state, False)
+        if wanted or (state == "mixed" and rng.random() < 0.5):
+            smaller = analysis.ranks[index][:-1] if is_rank else np.arange(2, group.width, 2)
+            widths[index] = int(rng.choice(smaller))
+    choice = choice_at(work, widths)
+    made = make(work, choice)
+    assert analysis.macs.at(choice.widths) == made.macs == macs_of(made.model)
+    assert analysis.params.at(choice.widths) == made.params == count_parameters(made.model)
+    two = sum(index in analysis.ranks for index in widths)
+    assert len(made.model.graph.node) == len(net().graph.node) + two
+    if state == "whole":
+        assert weights_of(made.model).keys() >= weights_of(net(seed)).keys()
+        for name, array in weights_of(net(seed)).items():
+            np.testing.assert_array_equal(weights_of(made.model)[name], array)
+
+
+def test_what_one_group_alone_costs_is_the_cost_of_these_widths():
+    analysis = work_on(net()).analysis
+    rng = np.random.default_rng(0)
+    full = np.array([group.width for group in analysis.groups])
+    for _ in range(20):
+        widths, options = rng.integers(1, full + 1), rng.integers(1, full + 1, (3, len(full))).T
+        options[:, 0], widths[::3] = full, full[::3]
+        for cost in (analysis.macs, analysis.params):
+            found = cost.alone(widths, options)
+            for g, i in np.ndindex(*options.shape):
+                changed = widths.copy()
+                changed[g] = options[g, i]
+                assert found[g, i] == pytest.approx(cost.at(changed), abs=0.5)
+
+
+def test_ranks_and_widths_together_lose_no_more_than_either_alone():
+    analysis = (work := work_on(net(), round_to=4)).analysis
+    full = np.array([group.width for group in analysis.groups])
+    ranks = analysis.ranks.keys()
+    budget = [Budget("--target-macs", analysis.macs, int(0.6 * analysis.macs.at(full)))]
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        both = [
+            Choices(w, rng.choice([0.05, 0.2]) ** (g in ranks) * (1 - w / w[-1]) ** 2)
+            for g, w in enumerate(allowed(analysis, work.settings, vanishing=False))
+        ]
+        channels, coordinates = (
+            [Choices(c.widths[-1:], c.errors[-1:]) if (g in ranks) is fixed else c
+             for g, c in enumerate(both)]
+            for fixed in (True, False)
+        )  # fmt: skip
+        lost = []
+        for choices in (both, channels, coordinates):
+            widths = knapsack(choices, budget).tolist()
+            lost.append(
+                sum(float(c.errors[c.widths == w][0]) for c, w in zip(choices, widths, strict=True))
+            )
+        assert lost[0] <= min(lost[1:]) + 1e-12
+
+
+def test_a_branch_vanishes_with_the_group_that_it_would_vanish_with_otherwise():
+    work = work_on(net())
+    names = [group.name for group in work.analysis.groups]
+    before = work.original.analysis
+    plain = {before.groups[g].name for g in before.branches.vanishing}
+    assert plain
+    assert {names[g] for g in work.analysis.branches.vanishing} == plain
+    gone = work.analysis.branches.taken_along(work.analysis.branches.vanishing)
+    assert gone & work.analysis.ranks.keys()  # the basis inside goes along
+    choice = choice_at(work, dict.fromkeys(gone, 0))
+    made = make(work, choice)
+    assert made.macs == work.analysis.macs.at(choice.widths) == macs_of(made.model)
+    assert len(made.model.graph.node) < len(net().graph.node)
+
+
+@pytest.mark.parametrize("mode", ["also", "only"])
+@pytest.mark.parametrize("target", ["target_macs", "target_params", "target_size"])
+def test_budgets_are_met_by_ranks(mode: str, target: str):
+    model = net(width=32)
+    result = onnx_reap.reap(model, DATA, low_rank=mode, joint_refit=0, **{target: 0.7})
+    before, after = result.report.before, result.report.after
+    field = {"target_macs": "macs", "target_params": "params", "target_size": "bytes"}[target]
+    assert getattr(after, field) <= 0.7 * getattr(before, field)
+    assert before.macs == macs_of(model)
+    assert before.params == count_parameters(model)
+    assert before.bytes == model.ByteSize()
+    assert after.macs == macs_of(result.model)
+    assert after.params == count_parameters(result.model)
+    assert result.report.factors or mode == "also"  # random weights are of full rank
+    nodes = {node.name: node for node in result.model.graph.node}
+    for factor in result.report.factors:
+        assert factor.rank < factor.full
+        weight = weights_of(result.model)[nodes[factor.node].input[1]]
+        assert factor.rank in weight.shape
+    if mode == "only":
+        assert all(group.before == group.after for group in result.report.groups)
+    names = {group.name for group in result.report.groups}
+    assert names == {group.name for group in result.plan.groups}
+    assert not any("basis" in name for name in names)
+
+
+def test_the_refit_makes_up_for_coordinates_that_went():
+    settings = {"low_rank": "only", "target_macs": 0.6, "joint_refit": 0}
+    errors = [
+        onnx_reap.reap(net(width=32), DATA, refit=refit, **settings).report.held_out.output_error
+        for refit in (True, False)
+    ]
+    (with_refit,), (without,) = (error.values() for error in errors)
+    assert with_refit < without
+
+
+def test_the_shipped_model():
+    data = np.load(SHIPPED / "fashion_calib.npz")["input"][:48]
+    model = SHIPPED / "fashion_resnet.onnx"
+    result = onnx_reap.reap(model, data, low_rank=True, target_macs=0.6, joint_refit=0)
+    assert result.report.factors
+    assert any(factor.scheme == "spatial" for factor in result.report.factors)
+    assert result.report.held_out.top1_agreement > 0.8
+
+
+def test_the_same_times_give_the_same_bytes():
+    settings = {"low_rank": "only", "target_macs": 0.7, "joint_refit": 0}
+    first, second = (onnx_reap.reap(net(), DATA, **settings).model for _ in range(2))
+    assert first.SerializeToString() == second.SerializeToString()
+
+
+def test_a_loss_can_be_bounded():
+    result = onnx_reap.reap(net(), images(160), low_rank=True, max_drop=0.9, joint_refit=2)
+    assert result.report.loss.value <= 0.9
+    assert result.report.after.macs < result.report.before.macs
+
+
+def test_excluded_layers_stay_one():
+    model = net()
+    free = onnx_reap.reap(model, DATA, low_rank="only", target_macs=0.7, joint_refit=0)
+    name = free.report.factors[0].node
+    held = onnx_reap.reap(
+        model, DATA, low_rank="only", target_macs=0.8, joint_refit=0, exclude=[name]
+    )
+    assert held.report.factors
+    assert name not in [factor.node for factor in held.report.factors]
+    alone = onnx_reap.reap(
+        model, DATA, low_rank="only", target_macs=0.95, joint_refit=0, include=[name]
+    )
+    assert [factor.node for factor in alone.report.factors] == [name]
+
+
+def slow_pairs(points, providers, on_point):
+    return dict.fromkeys(points, 1.0)
+
+
+def test_layers_that_would_be_no_faster_stay_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(onnx_reap.rank_times, "measure_layers", slow_pairs)
+    result = onnx_reap.reap(net(), DATA, low_rank=True, target_macs=0.7, joint_refit=0)
+    assert not result.report.factors
+    assert "not be clearly faster" in result.report.notes[0]
+    plain = onnx_reap.reap(net(), DATA, target_macs=0.7, joint_refit=0)
+    x = {"x": DATA}
+    np.testing.assert_array_equal(run(result.model, x)[0], run(plain.model, x)[0])
+    with pytest.raises(ReapError, match="no layer gains"):
+        onnx_reap.reap(net(), DATA, low_rank="only", target_macs=0.7)
+
+
+def test_only_the_ranks_that_are_faster_are_taken(monkeypatch: pytest.MonkeyPatch):
+    whole = work_on(net(width=32)).analysis.ranks
+
+    def slower(points, providers, on_point):  # a call costs something
+        return {p: t + 2 for p, t in by_macs(points, providers, on_point).items()}
+
+    monkeypatch.setattr(onnx_reap.rank_times, "measure_layers", slower)
+    fewer = work_on(net(width=32)).analysis.ranks
+    assert sum(map(len, fewer.values())) < sum(map(len, whole.values()))
+    assert all(len(ranks) > 1 for ranks in fewer.values())
+
+
+def test_a_basis_takes_more_samples_than_coordinates():
+    names = [f.node for f in work_on(net()).factored.factors.values()]
+    few = open_work(net(), images(20), make_settings({"low_rank": "also"}), NoProgress())
+    fewer = [f.node for f in factored(few).factored.factors.values()]
+    assert fewer and set(fewer) < set(names)
+    assert [n for n in names if "gemm" in n.lower()]
+    assert not [n for n in fewer if "gemm" in n.lower()]  # one row a sample
+
+
+def test_layers_of_other_types_stay_one():
+    result = onnx_reap.reap(
+        net(dtype=np.float16), DATA.astype(np.float16), low_rank=True, target_macs=0.7,
+        joint_refit=0,
+    )  # fmt: skip
+    assert not result.report.factors
+    assert any("float32" in note for note in result.report.notes)
+
+
+def test_a_plan_lists_ranks_and_is_not_replayed(tmp_path: Path):
+    result = onnx_reap.reap(net(width=32), DATA, low_rank="only", target_macs=0.7, joint_refit=0)
+    path = tmp_path / "plan.json"
+    path.write_text(result.plan.to_json())
+    plan = Plan.load(path)
+    listed = [(f.node, f.scheme, f.rank) for f in plan.factors]
+    assert listed == [(f.node, f.scheme, f.rank) for f in result.report.factors]
+    for use in (replay, onnx_reap.cut, onnx_reap.mask):
+        with pytest.raises(ReapError, match="became two layers"):
+            use(net(width=32), path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ratio": 0.5},
+        {"layer_ratios": {"*": 0.5}},
+        {"target_latency": "0.7x"},
+        {"target_macs": 0.5, "allocation": "uniform"},
+        {"lossless": True},
+        {"low_rank": "perhaps", "target_macs": 0.5},
+    ],
+)
+def test_what_cannot_go_together_is_refused(settings: dict):
+    with pytest.raises(UsageError):
+        onnx_reap.reap(net(), DATA, **{"low_rank": "also", **settings})
+
+
+def test_sweeps_and_replays_take_no_ranks():
+    with pytest.raises(UsageError):
+        onnx_reap.sweep(net(), DATA, low_rank="also")
+    with pytest.raises(UsageError):
+        parse(["a.onnx", "b.onnx", "--from-plan", "p.json", "--low-rank"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(["--low-rank"], "also"), (["--low-rank", "only"], "only"), ([], None)],
+)
+def test_the_flag(given: list[str], expected: str | None):
+    assert parse(["a.onnx", "b.onnx", *given]).settings.get("low_rank") == expected
+    assert make_settings({"low_rank": True}).low_rank == "also"
+    assert make_settings({"low_rank": False}).low_rank is None
