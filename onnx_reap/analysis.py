@@ -178,7 +178,7 @@ def with_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]])
 def _filled(
     name: str, dims: Sequence[int | None], given: Sequence[int] | None
 ) -> tuple[int | None, ...]:
-    if given is None:
+    if not given:
         return tuple(dims)
     fits = not dims or len(given) == len(dims)
     if not fits or any(d is not None and d != g for d, g in zip(dims, given, strict=False)):
@@ -235,12 +235,13 @@ def analyse(
 def _probe(
     model: Model, inputs: Sequence[InputSpec], samples: Calibration, providers: Sequence[str]
 ) -> tuple[Probe, int | None]:
-    fixed = [spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None]
-    if fixed:
+    sizes = [spec.shape[0] for spec in inputs if spec.shape and not _is_whole(spec, samples)]
+    fixed = next((size for size in sizes if size is not None), None)
+    if fixed is not None:
         try:
-            return probe(model, [_feed(samples, fixed[0])], providers), fixed[0]
+            return probe(model, [_feed(samples, fixed)], providers), fixed
         except ReapError as error:
-            raise (_of_many_batches(inputs) if len(set(fixed)) > 1 else error) from error
+            raise (_of_many_batches(inputs) if len(set(sizes)) > 1 else error) from error
     try:
         return probe(model, [_feed(samples, 2), _feed(samples, 3)], providers), None
     except ReapError:
@@ -248,12 +249,18 @@ def _probe(
         return probe(model, [_feed(samples, 1)], providers), 1
 
 
+def _is_whole(spec: InputSpec, samples: Calibration) -> bool:
+    """Whether an input is fed the same with every batch though its first axis is not of size 1."""
+    return spec.shape[0] != 1 and len(samples.shapes[spec.name]) == len(spec.shape)
+
+
 def _of_many_batches(inputs: Sequence[InputSpec]) -> ReapError:
     return ReapError(
         "the model's inputs are of batches of different sizes",
         got=", ".join(map(str, inputs)),
         expected="samples along the first axis of every input",
-        hint="export the model with the batch first, or prune the part without this input",
+        hint="--data that holds such an input once, as a batch of 1 has it, beside samples of the "
+        "others; export the model with the batch first, or prune the part without this input",
     )
 
 
