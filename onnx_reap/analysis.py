@@ -13,6 +13,7 @@ import onnx
 from onnx_reap.data import Calibration, InputSpec
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError, UsageError
+from onnx_reap.graph.bodies import find_in_bodies
 from onnx_reap.graph.branches import Branches, find_branches
 from onnx_reap.graph.channels import FrozenChannels, Group, find_frozen, find_groups
 from onnx_reap.graph.cost import count_macs, count_params
@@ -223,7 +224,7 @@ def analyse(
         found,
         groups,
         branches,
-        find_frozen(found),
+        find_frozen(found) + find_in_bodies(model),
         count_macs(model, seen, found, groups, branches),
         count_params(model, found, groups, branches),
         providers,
