@@ -179,7 +179,7 @@ def with_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]])
 def _filled(
     name: str, dims: Sequence[int | None], given: Sequence[int] | None
 ) -> tuple[int | None, ...]:
-    if not given:
+    if given is None:
         return tuple(dims)
     fits = not dims or len(given) == len(dims)
     if not fits or any(d is not None and d != g for d, g in zip(dims, given, strict=False)):
@@ -188,7 +188,7 @@ def _filled(
             got=",".join(map(str, given)),
             expected=",".join("?" if d is None else str(d) for d in dims),
         )
-    return (dims[0] if dims else None, *given[1:])
+    return (dims[0] if dims else None, *given[1:]) if given else ()  # a scalar
 
 
 def normalises_itself(model: Model) -> bool:

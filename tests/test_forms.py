@@ -188,3 +188,10 @@ def test_a_state_whose_batch_lies_along_another_axis_is_fed_whole():
         feed = {"x": DATA[:size], "state": np.ones((2, size, 8), np.float32)}
         for a, b in zip(run(result.model, feed), run(masked, feed), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)  # float32 sums
+
+
+def test_the_shape_of_a_scalar_may_be_told():
+    n = Net({"x": ("N", 3, 8, 8), "scale": ()})
+    h = n.node("Mul", n.block(n.block("x", 3, 8), 8, 8), "scale")
+    result = onnx_reap.reap(n.model(n.head(h, 8, 5)), **CHEAP, input_shapes={"scale": ()})
+    assert result.report.after.macs < result.report.before.macs
