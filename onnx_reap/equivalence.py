@@ -59,7 +59,7 @@ def check_cut(
     causes, witnesses = find_jumps(masked.graph)
     saturated, inputs = find_saturated(masked.graph)
     outputs = [value.name for value in masked.graph.output]
-    inner = _inner([*witnesses, *inputs], cut, outputs)
+    inner = _inner([*witnesses, *(n for n in inputs if n not in causes)], cut, outputs)
     names = [*inner, *outputs]
     wanted = _outputs(lambda: session(with_outputs(masked, names), providers), names, feeds)
     found = _outputs(lambda: check_loads(with_outputs(cut, names), providers), names, feeds)
@@ -119,7 +119,7 @@ def check_unchanged(
     causes, _ = find_jumps(original.graph)
     saturated, inputs = find_saturated(original.graph)
     outputs = [value.name for value in original.graph.output]
-    names = [*_inner(inputs, changed, outputs), *outputs]
+    names = [*_inner([n for n in inputs if n not in causes], changed, outputs), *outputs]
     sessions = [session(with_outputs(each, names), providers) for each in (original, changed)]
     largest, doubts = 0.0, dict[str, str]()
     for feed in feeds:

@@ -37,8 +37,9 @@ whether the repair carries over, not how good a pruned model is at its task. *Er
 squared error of the outputs over their variance, on {held_out} samples that no run
 knew; *sliced* is the same cut without a refit. *Samples* are those that a run was given:
 256, or fewer where the model takes long. Layers were refitted one by one, without a joint
-refit. Every sliced model was compared with the original whose removed channels
-are zeroed in the layers that read them. `pytest -m wild` checks all this.
+refit. Every sliced model was compared with the original whose removed channels are zeroed
+in the layers that read them. *s*: seconds for both settings, with other work on the two
+cores. `pytest -m wild` checks all this.
 
 Packages: {packages}.
 """

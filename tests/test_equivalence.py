@@ -123,6 +123,13 @@ def test_a_jump_over_a_difference_of_rounding_is_told_not_refused():
     assert len(notes) == 1 and "Greater" in notes[0] and "could not be verified" in notes[0]
 
 
+def test_what_saturates_behind_a_jump_is_told_once():
+    def tail(n: Net, h: str) -> str:
+        return n.node("Sigmoid", n.node("Cast", jump(n, h), to=onnx.TensorProto.FLOAT))
+
+    assert len(check(pair(tail, 1e-6))) == 1
+
+
 def test_a_jump_without_a_difference_is_fine():
     assert check(pair(jump, 0.0, BOOL)) == []
 
