@@ -13,6 +13,7 @@ import onnx
 from onnx_reap.data import Calibration, InputSpec
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError, UsageError
+from onnx_reap.graph.bodies import find_in_bodies
 from onnx_reap.graph.branches import Branches, find_branches
 from onnx_reap.graph.channels import FrozenChannels, Group, find_frozen, find_groups
 from onnx_reap.graph.cost import count_macs, count_params
@@ -191,7 +192,7 @@ def _filled(
             got=",".join(map(str, given)),
             expected=",".join("?" if d is None else str(d) for d in dims),
         )
-    return (dims[0] if dims else None, *given[1:])
+    return (dims[0] if dims else None, *given[1:]) if given else ()  # a scalar
 
 
 def normalises_itself(model: Model) -> bool:
@@ -239,7 +240,7 @@ def analyse(
         found,
         groups,
         branches,
-        find_frozen(found),
+        find_frozen(found) + find_in_bodies(model),
         count_macs(model, seen, found, groups, branches),
         count_params(model, found, groups, branches),
         providers,
@@ -251,12 +252,13 @@ def analyse(
 def _probe(
     model: Model, inputs: Sequence[InputSpec], samples: Calibration, providers: Sequence[str]
 ) -> tuple[Probe, int | None]:
-    fixed = [spec.shape[0] for spec in inputs if spec.shape and spec.shape[0] is not None]
-    if fixed:
+    sizes = [spec.shape[0] for spec in inputs if spec.shape and not _is_whole(spec, samples)]
+    fixed = next((size for size in sizes if size is not None), None)
+    if fixed is not None:
         try:
-            return probe(model, [_feed(samples, fixed[0])], providers), fixed[0]
+            return probe(model, [_feed(samples, fixed)], providers), fixed
         except ReapError as error:
-            raise (_of_many_batches(inputs) if len(set(fixed)) > 1 else error) from error
+            raise (_of_many_batches(inputs) if len(set(sizes)) > 1 else error) from error
     try:
         return probe(model, [_feed(samples, 2), _feed(samples, 3)], providers), None
     except ReapError:
@@ -264,12 +266,18 @@ def _probe(
         return probe(model, [_feed(samples, 1)], providers), 1
 
 
+def _is_whole(spec: InputSpec, samples: Calibration) -> bool:
+    """Whether an input is fed the same with every batch though its first axis is not of size 1."""
+    return spec.shape[0] != 1 and len(samples.shapes[spec.name]) == len(spec.shape)
+
+
 def _of_many_batches(inputs: Sequence[InputSpec]) -> ReapError:
     return ReapError(
         "the model's inputs are of batches of different sizes",
         got=", ".join(map(str, inputs)),
         expected="samples along the first axis of every input",
-        hint="export the model with the batch first, or prune the part without this input",
+        hint="--data that holds such an input once, as a batch of 1 has it, beside samples of the "
+        "others; export the model with the batch first, or prune the part without this input",
     )
 
 

@@ -3,6 +3,9 @@
 Some operators jump: ArgMax, TopK, NonMaxSuppression or a comparison turn a difference of rounding
 into another result, or into another number of results. What lies behind such a jump may differ, but
 then what goes into the jumps must agree, and the difference is told.
+
+Others saturate: a Sigmoid's result near 0 is off by the rounding of numbers near 1, and near 1 it
+says little of what went in. So where an output is such a result, what goes in is compared as well.
 """
 
 from __future__ import annotations
@@ -15,14 +18,13 @@ import onnx
 
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import CheckError, ReapError
-from onnx_reap.graph.probe import JUMPS, RANDOM
-from onnx_reap.runtime import Feed, heavy, names_in_subgraphs, run, session, with_outputs
+from onnx_reap.runtime import Feed, heavy, run, session, with_outputs
+from onnx_reap.witnesses import find_jumps, find_saturated
 
 TOLERANCE = 2e-3  # relative to the largest entry
+ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of a few operations on numbers near 1
 UNCHANGED = 1e-3  # of models that must agree; rounding leaves 5e-5 behind the 80 layers of a B0
 HALF_UNCHANGED = 5e-2  # of those whose weights, added up, are rounded to 16 bits
-
-_FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
 
 
 def check_cut(
@@ -51,13 +53,14 @@ def check_cut(
     Raises
     ------
     CheckError
-        If an output, or what goes into a jump, differs by more than rounding.
+        If an output, or what goes into a jump or an output's Sigmoid, differs by more than
+        rounding.
     """
     causes, witnesses = find_jumps(masked.graph)
-    made = {name for node in cut.graph.node for name in node.output}
+    saturated, inputs = find_saturated(masked.graph)
     outputs = [value.name for value in masked.graph.output]
-    inner = [name for name in witnesses if name in made and name not in outputs]
-    names = [*outputs, *inner]
+    inner = _inner([*witnesses, *(n for n in inputs if n not in causes)], cut, outputs)
+    names = [*inner, *outputs]
     wanted = _outputs(lambda: session(with_outputs(masked, names), providers), names, feeds)
     found = _outputs(lambda: check_loads(with_outputs(cut, names), providers), names, feeds)
     if heavy(masked):
@@ -70,7 +73,8 @@ def check_cut(
                 continue  # numbers that count channels differ by right
             if name in inner and name in kept:
                 want = np.take(want, kept[name][1], kept[name][0])
-            problem = _difference(name, want, got[name])
+            floor = ROUNDING if name in saturated else 0.0
+            problem = _difference(name, want, got[name], floor)
             if problem is not None and name not in causes:
                 raise problem
             if problem is not None:
@@ -113,19 +117,24 @@ def check_unchanged(
     """
     allowed = HALF_UNCHANGED if half else UNCHANGED
     causes, _ = find_jumps(original.graph)
-    sessions = [session(each, providers) for each in (original, changed)]
+    saturated, inputs = find_saturated(original.graph)
+    outputs = [value.name for value in original.graph.output]
+    names = [*_inner([n for n in inputs if n not in causes], changed, outputs), *outputs]
+    sessions = [session(with_outputs(each, names), providers) for each in (original, changed)]
     largest, doubts = 0.0, dict[str, str]()
     for feed in feeds:
-        expected, got = (run(active, None, feed) for active in sessions)
+        expected, got = (run(active, names, feed) for active in sessions)
         for name, want in expected.items():
-            problem = _difference(name, want, got[name])
+            floor = ROUNDING if name in saturated else 0.0
+            problem = _difference(name, want, got[name], floor)
             if name in causes:
                 doubts |= {name: causes[name]} if problem is not None else {}
                 continue
-            error = _relative(want, got[name]) if problem is None else np.inf
+            error = _relative(want, got[name], floor) if problem is None else np.inf
             if error > allowed:
+                kind = "output" if name in outputs else "tensor"
                 raise CheckError(
-                    f"output {name} changed, though nothing was to be lost",
+                    f"{kind} {name} changed, though nothing was to be lost",
                     got=f"{error:.2g} of the largest entry",
                     expected=f"at most {allowed:g}",
                     hint="report the model's structure as a bug",
@@ -137,51 +146,20 @@ def check_unchanged(
     ]
 
 
-def _relative(want: Any, got: Any) -> float:
-    """Largest difference of finite entries, relative to the largest of them."""
+def _inner(names: Iterable[str], cut: onnx.ModelProto, outputs: Sequence[str]) -> list[str]:
+    """List tensors, each once, that a model still computes besides its outputs."""
+    made = {name for node in cut.graph.node for name in node.output}
+    return [name for name in dict.fromkeys(names) if name in made and name not in outputs]
+
+
+def _relative(want: Any, got: Any, floor: float) -> float:
+    """Largest difference of finite entries past a floor, relative to the largest of them."""
     if not isinstance(want, np.ndarray) or not is_float(want.dtype):
         return 0.0
     finite = np.isfinite(want)
     a, b = want[finite].astype(np.float64), got[finite].astype(np.float64)
-    return float(np.abs(a - b).max(initial=0.0) / max(np.abs(a).max(initial=0.0), 1e-12))
-
-
-def find_jumps(graph: onnx.GraphProto) -> tuple[dict[str, str], list[str]]:
-    """Find what lies behind jumps, and what goes into them.
-
-    Parameters
-    ----------
-    graph : onnx.GraphProto
-        Sorted topologically.
-
-    Returns
-    -------
-    causes : dict of str to str
-        For every tensor behind a jump, the operator that jumps.
-    witnesses : list of str
-        Tensors that nodes compute in front of all jumps, and that jumps or what follows them read.
-    """
-    causes: dict[str, str] = {}
-    witnesses: dict[str, None] = {}
-    smooth: set[str] = set()
-    for node in graph.node:
-        names = [name for name in node.input if name] + names_in_subgraphs(node)
-        cause = next((causes[name] for name in names if name in causes), None)
-        if cause is None and _jumps(node):
-            cause = node.op_type
-        if cause is None:
-            smooth.update(node.output)
-            continue
-        causes.update((name, cause) for name in node.output if name)
-        witnesses.update((name, None) for name in names if name in smooth)
-    return causes, list(witnesses)
-
-
-def _jumps(node: onnx.NodeProto) -> bool:
-    if node.op_type == "Cast":
-        to = next((a.i for a in node.attribute if a.name == "to"), onnx.TensorProto.FLOAT)
-        return onnx.TensorProto.DataType.Name(to) not in _FLOATS
-    return node.op_type in JUMPS | RANDOM
+    error = max(np.abs(a - b).max(initial=0.0) - floor, 0.0)
+    return float(error / max(np.abs(a).max(initial=0.0), 1e-12))
 
 
 def _outputs(
@@ -210,8 +188,8 @@ def check_loads(cut: onnx.ModelProto, providers: Sequence[str]) -> Any:
         ) from error
 
 
-def _difference(name: str, want: Any, got: Any) -> CheckError | None:
-    """Return what is wrong with a value, None if nothing is."""
+def _difference(name: str, want: Any, got: Any, floor: float = 0.0) -> CheckError | None:
+    """Return what is wrong with a value, None if nothing is; a floor is added to what it may be."""
     if isinstance(want, (list, tuple)) and isinstance(got, (list, tuple)):  # a sequence
         if len(want) != len(got):
             return _unequal(name, f"{len(got)} elements", f"{len(want)} elements")
@@ -229,7 +207,7 @@ def _difference(name: str, want: Any, got: Any) -> CheckError | None:
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return _unequal(name, "NaN or infinity in other places", "in the same places")
     scale = np.abs(a[finite]).max(initial=0.0)
-    bound = TOLERANCE * scale + 1e-12
+    bound = TOLERANCE * scale + max(floor, 1e-12)
     error = np.abs(a[finite] - b[finite]).max(initial=0.0)
     return None if error <= bound else _unequal(name, f"{error:.3g} apart", f"at most {bound:.3g}")
 

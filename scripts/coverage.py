@@ -15,25 +15,24 @@ import fnmatch
 import importlib.util
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from doc_tables import LONGEST, most_frequent_reasons, one_line, read_rows, write_page
 from rich.console import Console
 
 import onnx_reap
 from onnx_reap.errors import CheckError
-from onnx_reap.report.records import FrozenResult, Report
+from onnx_reap.report.records import Report
 from onnx_reap.runtime import run, session
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "coverage.md"
 RATIO, GOAL = 0.5, 45.0  # fraction of the channels to remove; MACs that should go, in percent
 TOLERANCE, HALF_TOLERANCE = 2e-3, 5e-2  # relative to an output's largest entry
-REASONS, LONGEST = 3, 70  # reasons per row; characters of each
 CONSOLE = Console(width=200)
 
 
@@ -69,6 +68,19 @@ class Row:
 
 TITLES = ("model", "convs", "MACs off %", "groups cut", "layers frozen", "outcome", "reasons", "s")
 REFUSED, FAILED = "refused: ", "FAILURE: "
+PAGE = """\
+# Coverage
+
+What `onnx-reap --ratio 0.5 --criterion l1 --no-refit` does to exports of many
+architectures, made by `scripts/coverage.py`. *Same at 1, 2, 3*: at these batch sizes the
+cut model gives what the original gives with the removed channels zeroed in the layers
+that read them; *outputs behind choices*: where sorting or thresholds turn differences of
+rounding into others, what goes into them agrees. *Layers frozen*: layers some of whose
+output channels must stay, as those of the model's outputs must. *Reasons*: why, with the
+number of channels.
+
+{summary}
+"""
 
 
 def measure(path: Path) -> Row:
@@ -80,14 +92,14 @@ def measure(path: Path) -> Row:
     figures, reasons = ("", "", ""), ""
     try:
         result = onnx_reap.reap(model, ratio=RATIO, criterion="l1", refit=False)
-        figures, reasons = _figures(result.report), _reasons(result.report.frozen)
+        figures, reasons = _figures(result.report), most_frequent_reasons(result.report.frozen)
         outcome = _compared(onnx_reap.mask(model, result.plan), result)
     except CheckError as error:  # the tool itself finds that its cut is wrong
-        outcome = FAILED + _one_line(str(error))
+        outcome = FAILED + one_line(str(error), LONGEST)
     except onnx_reap.ReapError as error:
-        outcome = REFUSED + _one_line(str(error))
+        outcome = REFUSED + one_line(str(error), LONGEST)
     except Exception as error:  # the table shall tell of all models
-        outcome = f"{FAILED}{type(error).__name__} {_one_line(str(error))}"
+        outcome = f"{FAILED}{type(error).__name__} {one_line(str(error), LONGEST)}"
     seconds = time.perf_counter() - start
     return Row(name, str(convs), *figures, outcome, reasons, f"{seconds:.0f}")
 
@@ -107,20 +119,6 @@ def _figures(report: Report) -> tuple[str, str, str]:
     cut = sum(group.after < group.before for group in report.groups)
     frozen = len({entry.node for entry in report.frozen})
     return f"{off:.1f}", f"{cut} of {len(report.groups)}", str(frozen)
-
-
-def _reasons(frozen: Iterable[FrozenResult]) -> str:
-    """Name the reasons that hold most channels; that outputs stay goes without saying."""
-    counts: Counter[str] = Counter()
-    for entry in frozen:
-        counts[_one_line(entry.reason)] += entry.channels
-    del counts["graph output"]
-    return "; ".join(f"{text} ({count})" for text, count in counts.most_common(REASONS))
-
-
-def _one_line(text: str) -> str:
-    text = " ".join(text.split()).replace("|", "/")
-    return text if len(text) <= LONGEST else text[: LONGEST - 3].rstrip() + "..."
 
 
 def _compared(masked: onnx.ModelProto, result: onnx_reap.Result) -> str:
@@ -174,13 +172,7 @@ def _assert_same(name: str, want: np.ndarray, have: np.ndarray) -> None:
 
 def read_table(path: Path = TABLE) -> dict[str, Row]:
     """Read the rows of a table that was written before, by model."""
-    rows = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            cells = [cell.strip() for cell in line.strip("|").split("|")]
-            if len(cells) == len(TITLES) and line.startswith("| ") and cells[0] != TITLES[0]:
-                rows[cells[0]] = Row(*cells)
-    return rows
+    return read_rows(path, Row, TITLES)
 
 
 def summary(rows: Iterable[Row]) -> str:
@@ -200,24 +192,8 @@ def summary(rows: Iterable[Row]) -> str:
 
 def write_table(rows: Mapping[str, Row], path: Path) -> None:
     """Write the page, models in alphabetical order."""
-    lines = [
-        "# Coverage",
-        "",
-        "What `onnx-reap --ratio 0.5 --criterion l1 --no-refit` does to exports of many",
-        "architectures, made by `scripts/coverage.py`. *Same at 1, 2, 3*: at these batch sizes the",
-        "cut model gives what the original gives with the removed channels zeroed in the layers",
-        "that read them; *outputs behind choices*: where sorting or thresholds turn differences of",
-        "rounding into others, what goes into them agrees. *Layers frozen*: layers some of whose",
-        "output channels must stay, as those of the model's outputs must. *Reasons*: why, with the",
-        "number of channels.",
-        "",
-        summary(rows.values()),
-        "",
-        f"| {' | '.join(TITLES)} |",
-        f"|{'|'.join('---' for _ in fields(Row))}|",
-        *(f"| {' | '.join(astuple(rows[name]))} |" for name in sorted(rows)),
-    ]
-    path.write_text("\n".join(lines) + "\n")
+    text = PAGE.format(summary=summary(rows.values()))
+    write_page(path, text, TITLES, [rows[name] for name in sorted(rows)])
 
 
 def main() -> None:

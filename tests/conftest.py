@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+# Behind all others: a script is called coverage, as pytest's plugin's library is.
+sys.path.append(str(Path(__file__).parent.parent / "scripts"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

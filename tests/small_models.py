@@ -96,6 +96,18 @@ def chain(channels: int = 16, seed: int = 0, batch: int | str = "N", size: int |
     return n.model(y)
 
 
+def stateful() -> onnx.ModelProto:
+    """Image and the state of an LSTM, whose batch lies along its second axis -> classes, state."""
+    n = Net({"x": ("N", 3, 8, 8), "state": (2, "N", 8)})
+    h = n.node("GlobalAveragePool", n.block(n.block("x", 3, 8), 8, 8))
+    h = n.node("Unsqueeze", n.node("Flatten", h), n.constant([0]))
+    first = [n.node("Gather", "state", n.constant(np.array([i])), axis=0) for i in (0, 1)]
+    weights = [n.random(1, 32, 8, scale=0.3) for _ in "wr"]
+    _, h, c = n.node("LSTM", h, *weights, "", "", *first, outputs=3, hidden_size=8, name="lstm")
+    y = n.gemm(n.node("Squeeze", h, n.constant([0])), 8, 5)
+    return n.model(y, n.node("Concat", h, c, axis=0, name="last"))
+
+
 def images(count: int = 24, size: int = 8, seed: int = 1, channels: int = 3) -> np.ndarray:
     """Smooth random images, (count, channels, size, size) float32."""
     rng = np.random.default_rng(seed)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
-from small_models import Net, chain, images, weights_of, without_latency
+from small_models import Net, chain, images, stateful, weights_of, without_latency
 
 import onnx_reap
 from onnx_reap import loading
@@ -191,12 +191,17 @@ def test_a_custom_operator_that_nobody_knows(refused):
 
 
 def test_inputs_of_batches_of_different_sizes(refused):
-    """A recurrent layer's state has layers along its first axis."""
-    n = Net({"x": (1, 3, 8, 8), "state": (2, 1, 8)})
+    n = Net({"x": (4, 3, 8, 8), "y": (2, 8)})
     h = n.node("GlobalAveragePool", n.block(n.block("x", 3, 8), 8, 8))
-    h = n.node("Add", n.node("Flatten", h), n.node("ReduceMean", "state", axes=[0], keepdims=0))
-    onnx.save(n.model(n.gemm(h, 8, 5)), "stateful.onnx")
-    refused("stateful.onnx out.onnx", "of different sizes", "state float32 (2, 1, 8)")
+    h = n.node("Add", n.node("Flatten", h), n.node("Concat", "y", "y", axis=0))
+    onnx.save(n.model(n.gemm(h, 8, 5)), "two.onnx")
+    np.savez("two.npz", x=images(8), y=np.zeros((8, 8), np.float32))
+    refused("two.onnx out.onnx --data two.npz", "of different sizes", "y float32 (2, 8)")
+
+
+def test_a_state_whose_size_nobody_tells(refused):
+    onnx.save(stateful(), "stateful.onnx")
+    refused("stateful.onnx out.onnx", "need to know their shape", "state float32 (2, ?, 8)")
 
 
 def test_a_model_that_fails_when_run(refused):

@@ -7,8 +7,9 @@ import onnx
 import pytest
 from small_models import Net
 
-from onnx_reap.equivalence import check_cut, find_jumps
+from onnx_reap.equivalence import check_cut, check_unchanged
 from onnx_reap.errors import CheckError
+from onnx_reap.witnesses import find_jumps
 
 X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
 FEEDS = [{"x": X}]
@@ -39,6 +40,46 @@ def test_the_same_is_the_same():
 def test_another_value_is_refused(difference):
     with pytest.raises(CheckError, match="is not the masked model"):
         check(pair(lambda n, h: n.node("Exp", h), difference))
+
+
+def saturated(shift: float, *behind: str):
+    """Scores of a detector that finds nothing, far below one, or is sure of everything."""
+
+    def tail(n: Net, h: str) -> str:
+        y = n.node("Sigmoid", n.node("Add", h, n.constant(np.full(4, shift)), name="scores"))
+        for op in behind:
+            y = n.node(op, *[y] * (1 + (op == "Concat")), **({"axis": 1} if op == "Concat" else {}))
+        return y
+
+    return tail
+
+
+@pytest.mark.parametrize("behind", [(), ("Transpose", "Concat")])
+@pytest.mark.parametrize("shift", [-13.0, -30.0, 30.0])
+def test_a_saturated_output_may_be_off_by_the_rounding_of_numbers_near_one(shift, behind):
+    models = pair(saturated(shift, *behind), 2e-6)
+    assert check(models) == []
+    assert check_unchanged(*models, FEEDS, CPU, half=False)[1] == []
+
+
+@pytest.mark.parametrize("behind", [(), ("Transpose", "Concat")])
+@pytest.mark.parametrize("shift", [-13.0, -30.0, 30.0])
+def test_a_saturated_output_hides_no_wrong_cut(shift, behind):
+    wrong = pair(saturated(shift, *behind), 0.2)
+    with pytest.raises(CheckError, match="tensor scores_y"):
+        check(wrong)
+    with pytest.raises(CheckError, match="tensor scores_y"):
+        check_unchanged(*wrong, FEEDS, CPU, half=False)
+
+
+def test_small_outputs_that_no_activation_made_have_no_such_leeway():
+    def tail(n: Net, h: str) -> str:
+        small = n.node("Mul", n.node("Sigmoid", h), n.constant(np.full(4, 1e-6)))
+        return n.node("Mul", small, h)
+
+    assert check(pair(tail, 1e-6)) == []
+    with pytest.raises(CheckError, match="tensor mul"):
+        check(pair(tail, 0.05))
 
 
 def test_twice_the_output_and_shifted_outputs_are_refused():
@@ -80,6 +121,13 @@ def jump(n: Net, h: str) -> str:
 def test_a_jump_over_a_difference_of_rounding_is_told_not_refused():
     notes = check(pair(jump, 1e-6, BOOL))
     assert len(notes) == 1 and "Greater" in notes[0] and "could not be verified" in notes[0]
+
+
+def test_what_saturates_behind_a_jump_is_told_once():
+    def tail(n: Net, h: str) -> str:
+        return n.node("Sigmoid", n.node("Cast", jump(n, h), to=onnx.TensorProto.FLOAT))
+
+    assert len(check(pair(tail, 1e-6))) == 1
 
 
 def test_a_jump_without_a_difference_is_fine():

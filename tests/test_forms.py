@@ -5,7 +5,7 @@ import onnx
 import onnx.helper as oh
 import pytest
 from onnx import TensorProto, numpy_helper
-from small_models import Net, chain, images, run, without_latency
+from small_models import Net, chain, images, run, stateful, without_latency
 
 import onnx_reap
 
@@ -175,3 +175,23 @@ def test_words_that_go_with_a_model_stay():
     assert pruned.graph.input[0] == model.graph.input[0]
     assert all(node.doc_string == f"made in {node.op_type}" for node in pruned.graph.node)
     assert all(node.metadata_props for node in pruned.graph.node)
+
+
+def test_a_state_whose_batch_lies_along_another_axis_is_fed_whole():
+    model, state = stateful(), np.zeros((2, 1, 8), np.float32)
+    result = onnx_reap.reap(model, {"x": images(24), "state": state}, target_macs=0.6)
+    assert result.report.after.macs < 0.7 * result.report.before.macs
+    onnx_reap.reap(model, **CHEAP, input_shapes={"state": (2, 1, 8)})
+    result = onnx_reap.reap(model, {"x": DATA, "state": state}, **CHEAP)
+    masked = onnx_reap.mask(model, result.plan)
+    for size in (1, 3):
+        feed = {"x": DATA[:size], "state": np.ones((2, size, 8), np.float32)}
+        for a, b in zip(run(result.model, feed), run(masked, feed), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)  # float32 sums
+
+
+def test_the_shape_of_a_scalar_may_be_told():
+    n = Net({"x": ("N", 3, 8, 8), "scale": ()})
+    h = n.node("Mul", n.block(n.block("x", 3, 8), 8, 8), "scale")
+    result = onnx_reap.reap(n.model(n.head(h, 8, 5)), **CHEAP, input_shapes={"scale": ()})
+    assert result.report.after.macs < result.report.before.macs

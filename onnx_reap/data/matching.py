@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from onnx_reap.data.recipe import Recipe
-from onnx_reap.data.spec import InputSpec, describe, is_float
+from onnx_reap.data.spec import InputSpec, describe, is_float, without_batch
 from onnx_reap.errors import ReapError
 
 _USUAL_NAMES = ("x", "images")
@@ -37,8 +37,8 @@ def match(
     batched : dict of str to numpy.ndarray, shape (samples, ...)
         Views in the model's layout, all of the same length.
     whole : dict of str to numpy.ndarray
-        Inputs that are fed unsliced with every batch: scalars, and arrays of exactly the model's
-        fixed shape beside others that hold samples.
+        Inputs that are fed unsliced with every batch: scalars, and arrays of just the model's
+        shape beside others that hold samples, such as a recurrent state (layers, batch, channels).
 
     Raises
     ------
@@ -83,17 +83,18 @@ def _views(array: np.ndarray, spec: InputSpec) -> Iterator[np.ndarray]:
 def _without_samples(
     picked: Mapping[str, np.ndarray], recipes: Mapping[str, Recipe]
 ) -> dict[str, np.ndarray]:
-    """Tell inputs that hold exactly what the model declares while others hold samples of it."""
+    """Tell inputs that hold just what the model declares while others hold samples of it."""
+    own = without_batch([recipe.spec for recipe in recipes.values()])
     exact = {
-        name: array for name, array in picked.items() if array.shape == recipes[name].spec.shape
+        name: array
+        for name, array in picked.items()
+        if array.shape == (spec := recipes[name].spec).shape
+        or (name in own and array.shape[:1] == spec.shape[:1] and spec.fits(array.shape))
     }
     if len(exact) < len(picked):
         return exact
-    # All are as declared: one batch of a model of fixed batch size, that of its first input.
-    batch = next((array.shape[:1] for array in exact.values() if array.ndim), ())
-    return {
-        name: array for name, array in exact.items() if array.ndim == 0 or array.shape[:1] != batch
-    }
+    # All are as declared: one batch of a model of fixed batch size.
+    return {name: array for name, array in exact.items() if array.ndim == 0 or name in own}
 
 
 def _pick(

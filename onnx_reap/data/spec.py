@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -64,6 +65,17 @@ class InputSpec:
         if not self.shape or len(shape) != len(self.shape):
             return False
         return all(want in (None, got) for want, got in zip(self.shape[1:], shape[1:], strict=True))
+
+
+def without_batch(inputs: Sequence[InputSpec]) -> set[str]:
+    """Name the inputs whose first axis is no batch, such as a state (layers, batch, channels).
+
+    It is of a fixed size, while that of another input is open, or, where none is, that of the first
+    input is of another size.
+    """
+    sizes = [spec.shape[0] for spec in inputs if spec.shape]
+    batch = (None, 1) if None in sizes else (None, *sizes[:1])
+    return {spec.name for spec in inputs if spec.shape and spec.shape[0] not in batch}
 
 
 def is_float(dtype: np.dtype) -> bool:

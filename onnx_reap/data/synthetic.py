@@ -11,7 +11,7 @@ from onnx_reap.data.calibration import Calibration
 from onnx_reap.data.leaves import dead_leaves
 from onnx_reap.data.preprocess import NO_FLAGS, Preprocess
 from onnx_reap.data.recipe import Recipe
-from onnx_reap.data.spec import InputSpec
+from onnx_reap.data.spec import InputSpec, without_batch
 from onnx_reap.errors import ReapError
 
 # Measured layer by layer on real samples, a quarter of the channels removed at random and the rest
@@ -54,6 +54,7 @@ def synthetic_calibration(
         Seed of everything random.
     shapes : mapping of str to tuple of int, optional
         By name of the input, one sample's shape without a batch axis, where the model's is dynamic.
+        Inputs that have none (`without_batch`) are drawn once, whole.
 
     Returns
     -------
@@ -88,8 +89,10 @@ class _Synthetic:
             name: replace(recipe, affine=None) if recipe.spec.channel_axis is None else recipe
             for name, recipe in preprocess.recipes(inputs).items()
         }
+        self._whole = {spec.name for spec in inputs if not spec.shape} | without_batch(inputs)
         self.shapes = {
-            name: _sample_shape(recipe, shapes.get(name)) for name, recipe in self._recipes.items()
+            name: _sample_shape(recipe, shapes.get(name), whole=name in self._whole)
+            for name, recipe in self._recipes.items()
         }
 
     def __len__(self) -> int:
@@ -99,14 +102,19 @@ class _Synthetic:
         """Draw the samples at these indices, shape (n,)."""
         seeds = [(self._seed, int(index)) for index in indices]
         return {
-            name: recipe.finish(_batch(recipe, self.shapes[name], seeds, position))
+            name: recipe.finish(
+                _sample(np.random.default_rng((self._seed, 0, position)), recipe, self.shapes[name])
+                if name in self._whole
+                else _batch(recipe, self.shapes[name], seeds, position)
+            )
             for position, (name, recipe) in enumerate(self._recipes.items())
         }
 
 
-def _sample_shape(recipe: Recipe, given: tuple[int, ...] | None) -> tuple[int, ...]:
+def _sample_shape(recipe: Recipe, given: tuple[int, ...] | None, *, whole: bool) -> tuple[int, ...]:
     spec = recipe.spec
-    sizes = recipe.shape(spec.shape[1:]) if given is None else given
+    declared = spec.shape if whole else recipe.shape(spec.shape[1:])
+    sizes = declared if given is None else given
     known = tuple(size for size in sizes if size is not None)
     if len(known) < len(sizes):
         raise ReapError(
@@ -114,7 +122,7 @@ def _sample_shape(recipe: Recipe, given: tuple[int, ...] | None) -> tuple[int, .
             got=str(spec),
             hint="--data, or --input-shapes to tell its sizes",
         )
-    if spec.shape and not spec.fits((1, *known)):
+    if spec.shape and not spec.fits(known if whole else (1, *known)):
         raise ReapError(
             f"shapes doesn't fit the model's input {spec.name!r}",
             got=str(known),
@@ -126,9 +134,6 @@ def _sample_shape(recipe: Recipe, given: tuple[int, ...] | None) -> tuple[int, .
 def _batch(
     recipe: Recipe, shape: tuple[int, ...], seeds: Sequence[tuple[int, int]], position: int
 ) -> np.ndarray:
-    if not recipe.spec.shape:
-        # A scalar has no batch axis: one value serves all samples.
-        return _sample(np.random.default_rng((seeds[0][0], 0, position)), recipe, shape)
     draws = {  # a batch that is filled up repeats a sample
         seed: _sample(np.random.default_rng((*seed, position)), recipe, shape)
         for seed in dict.fromkeys(seeds)
@@ -140,7 +145,8 @@ def _sample(rng: np.random.Generator, recipe: Recipe, shape: tuple[int, ...]) ->
     """Draw one sample, in the model's layout."""
     spec = recipe.spec
     pixels = spec.dtype == np.uint8 or recipe.affine is not None
-    if spec.channel_axis is None or not (spec.is_float or pixels):
+    whole = len(shape) == len(spec.shape)
+    if whole or spec.channel_axis is None or not (spec.is_float or pixels):
         return rng.standard_normal(shape) if spec.is_float else rng.integers(0, 2, shape)
     axis = spec.channel_axis - 1
     height, width = shape[:axis] + shape[axis + 1 :]

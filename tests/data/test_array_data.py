@@ -95,6 +95,7 @@ def test_a_usual_name_decides_between_arrays_that_fit():
         (spec(None, 3), spec(name="w"), np.float32(0.5)),
         (spec(1, 3), spec(1, 2, name="w"), np.ones((1, 2))),
         (spec(6, 3), spec(2, 2, name="w"), np.eye(2)),
+        (spec(None, 3), spec(2, None, 4, name="w"), np.ones((2, 1, 4))),
     ],
 )
 def test_inputs_without_samples_are_fed_whole(first, other, extra):
@@ -106,6 +107,12 @@ def test_inputs_without_samples_are_fed_whole(first, other, extra):
         np.testing.assert_array_equal(feed["w"], extra)
         assert feed["w"].shape == extra.shape
     assert calibration.shapes["w"] == extra.shape
+
+
+def test_arrays_of_different_lengths_are_no_samples_and_something_whole():
+    inputs = [spec(4, 3, name="a"), spec(4, None, name="b")]
+    message = refusal({"a": np.ones((8, 3)), "b": np.ones((4, 5))}, inputs)
+    assert "different numbers of samples" in message
 
 
 def test_nan_without_samples_is_refused():

@@ -110,3 +110,19 @@ def test_the_user_is_warned():
     assert calibration.origin == "synthetic (64 samples)"
     (note,) = calibration.notes
     assert note.startswith("no --data: ")
+
+
+def test_inputs_whose_first_axis_is_no_batch_are_drawn_once():
+    inputs = [spec(None, 3), spec(2, 1, 4, name="state"), spec(3, 2, 4, 4, name="maps")]
+    calibration = synthetic_calibration(inputs, samples=6, seed=0)
+    feeds = list(calibration.batches(4))
+    assert [feed["x"].shape for feed in feeds] == [(4, 3), (2, 3)]
+    assert feeds[0]["state"].shape == calibration.shapes["state"] == (2, 1, 4)
+    assert feeds[0]["maps"].shape == (3, 2, 4, 4)
+    np.testing.assert_array_equal(feeds[0]["state"], feeds[1]["state"])
+    (state,) = (
+        f["state"] for f in synthetic_calibration(inputs[1:2], samples=2, seed=0).batches(2)
+    )
+    assert len(state) == 2  # of a model of one input it is samples
+    with pytest.raises(ReapError, match="need to know their shape"):
+        synthetic_calibration([inputs[0], spec(2, None, 4, name="state")], samples=6, seed=0)

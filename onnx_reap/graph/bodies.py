@@ -1,0 +1,63 @@
+"""Layers inside the bodies of If, Loop and Scan: they stay as they are, and are told of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_graphsurgeon as gs
+
+from onnx_reap.graph.channels import FrozenChannels
+from onnx_reap.graph.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.recurrent import GATES
+
+
+def find_in_bodies(model: Model) -> tuple[FrozenChannels, ...]:
+    """List the channels that layers with constant weights make inside bodies, at any depth.
+
+    The cause is the node of the model's own graph whose body it is.
+    """
+    frozen = []
+    for node in model.nodes:
+        reason, key = f"made inside the body of {node.op}", model.keys[id(node)]
+        for inner in _inside(node):
+            if channels := _channels(inner):
+                name = inner.name or inner.outputs[0].name
+                frozen.append(FrozenChannels(name, channels, reason, key))
+    return tuple(frozen)
+
+
+def _inside(node: gs.Node) -> Iterator[gs.Node]:
+    for body in (value for value in node.attrs.values() if isinstance(value, gs.Graph)):
+        for inner in body.nodes:
+            yield inner
+            yield from _inside(inner)
+
+
+def _channels(node: gs.Node) -> int:
+    """Count the channels that a layer makes; 0 if it is none, or its weight is computed."""
+    if node.domain not in STANDARD_DOMAINS:
+        return 0
+    if node.op in GATES:
+        directions = 2 if node.attrs.get("direction") == "bidirectional" else 1
+        return directions * int(node.attrs.get("hidden_size", 0))
+    shape = _weight_shape(node)
+    match node.op:
+        case "Conv" if len(shape) > 2:
+            return shape[0]
+        case "ConvTranspose" if len(shape) > 2:
+            return shape[1] * int(node.attrs.get("group", 1))
+        case "Gemm" if len(shape) == 2:
+            return shape[0 if node.attrs.get("transB") else 1]
+        case "MatMul" if len(shape) > 1:
+            return shape[-1]
+    return 0
+
+
+def _weight_shape(node: gs.Node) -> tuple[int, ...]:
+    """Return the shape of the second input if it is constant, in the body or around it."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if isinstance(weight, gs.Constant):
+        return tuple(weight.shape)
+    makers = [] if weight is None else weight.inputs
+    value = makers[0].attrs.get("value") if makers and makers[0].op == "Constant" else None
+    return tuple(value.shape) if isinstance(value, gs.Constant) else ()

@@ -1,0 +1,49 @@
+"""Tables of outcomes on pages of documentation: a row per model, which the next run reads again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any, TypeVar
+
+from onnx_reap.report.records import FrozenResult
+
+REASONS, LONGEST = 3, 70  # reasons a row; characters of each
+
+# A dataclass of texts, the first of which is the model's name.
+RowT = TypeVar("RowT")
+
+
+def read_rows(path: Path, kind: type[RowT], titles: Sequence[str]) -> dict[str, RowT]:
+    """Read the rows of a table that was written before, by model; none if there is no such page."""
+    rows = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if len(cells) == len(titles) and line.startswith("| ") and cells[0] != titles[0]:
+                rows[cells[0]] = kind(*cells)
+    return rows
+
+
+def write_page(path: Path, text: str, titles: Sequence[str], rows: Iterable[Any]) -> None:
+    """Write a page: a text, and a table below it."""
+    lines = [f"| {' | '.join(titles)} |", f"|{'|'.join('---' for _ in titles)}|"]
+    lines += [f"| {' | '.join(astuple(row))} |" for row in rows]
+    path.write_text("\n".join([text.rstrip(), "", *lines]) + "\n")
+
+
+def most_frequent_reasons(frozen: Iterable[FrozenResult]) -> str:
+    """Name the reasons that hold most channels; that outputs stay goes without saying."""
+    counts: Counter[str] = Counter()
+    for entry in frozen:
+        counts[one_line(entry.reason, LONGEST)] += entry.channels
+    del counts["graph output"]
+    return "; ".join(f"{text} ({count})" for text, count in counts.most_common(REASONS))
+
+
+def one_line(text: str, longest: int | None = None) -> str:
+    """Make a text fit a cell."""
+    text = " ".join(text.split()).replace("|", "/")
+    return text if longest is None or len(text) <= longest else text[: longest - 3].rstrip() + "..."
