@@ -80,7 +80,7 @@ def find_factors(work: Work) -> list[Factor]:
         return [
             _factor(analysis, each, schemes[each.node], seen, work.backend)
             for each in linears
-            if (seen := moments.pop(each.node)).count >= FEWEST_ROWS * _coordinates(analysis, each)
+            if (seen := moments[each.node]).count >= FEWEST_ROWS * _coordinates(analysis, each)
         ]
 
 

@@ -123,7 +123,7 @@ def outcomes(task: Task, criterion: str, wanted: Sequence[Case]) -> Iterator[tup
 
 def _goal(work: Work, settings: Settings) -> Goal | None:
     try:
-        return read_goal(work.analysis, settings)
+        return read_goal(work.analysis, settings, work.analysis.proto)
     except TargetError:
         return None
 

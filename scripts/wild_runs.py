@@ -86,7 +86,7 @@ def prune(
 
 def _goal(work: Work) -> Goal | onnx_reap.ReapError:
     try:
-        return read_goal(work.analysis, work.settings)
+        return read_goal(work.analysis, work.settings, work.analysis.proto)
     except onnx_reap.ReapError as refusal:
         return refusal
 
