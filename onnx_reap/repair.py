@@ -37,10 +37,18 @@ def repair(
     calibration: Calibration,
     backend: Backend,
     progress: Progress,
+    *,
+    masks: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[dict[str, Fitted], list[str]]:
-    """Refit a cut model in place; return what was fitted, and notes on layers that were not."""
+    """Refit a cut model in place; return what was fitted, and notes on layers that were not.
+
+    Parameters
+    ----------
+    masks : mapping of str to (g, D, O) bool array, optional
+        By node, where weights stay, for layers whose others were set to zero.
+    """
     kept = kept_positions(analysis.flow, removed)
-    jobs, notes = _jobs(analysis, pruned, set(removed), kept)
+    jobs, notes = _jobs(analysis, pruned, set(removed), kept, masks or {})
     names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
     learn = len(calibration)
@@ -78,13 +86,15 @@ def _jobs(
     pruned: Model,
     removed: Collection[int],
     kept: dict[str, tuple[int, np.ndarray]],
+    masks: Mapping[str, np.ndarray],
 ) -> tuple[list[Job], list[str]]:
     """List the layers that receive something else than before, with what follows each."""
     gone = analysis.branches.gone(removed)
     nodes = {pruned.keys[id(node)]: place for place, node in enumerate(pruned.nodes)}
     joins = [join for branch in gone for join in branch.joins if join.edge[0] in nodes]
     sums = {pruned.node(join.edge[0]).outputs[0].name for join in joins}
-    affected = affected_tensors(pruned, kept.keys() | sums)
+    masked = {linear.y for linear in analysis.flow.linears if linear.node in masks}
+    affected = affected_tensors(pruned, kept.keys() | sums | masked)
     users: dict[str, int] = {}
     for node in pruned.nodes:
         for tensor in node.inputs:
@@ -101,14 +111,16 @@ def _jobs(
             continue
         now = as_cut(linear, kept)
         tail = _tail(analysis, pruned, now, kept)
-        if linear.x not in affected and tail.tensor not in sums:
+        mask = masks.get(linear.node)
+        if mask is None and linear.x not in affected and tail.tensor not in sums:
             continue
         if users[linear.weight] > 1:
             notes.append(f"{linear.node} was not refitted: other layers share its weights")
         elif not has_plain_bias(pruned, linear):
             notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
         else:
-            jobs.append(Job(now, tail, projection=_projection(analysis.model, linear)))
+            projection = _projection(analysis.model, linear)
+            jobs.append(Job(now, tail, projection=projection, mask=mask))
     return sorted(jobs, key=lambda job: nodes[job.linear.node]), notes
 
 

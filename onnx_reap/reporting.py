@@ -22,6 +22,7 @@ from onnx_reap.report.records import (
     Lossless,
     Quality,
     Report,
+    Tiling,
 )
 from onnx_reap.version import __version__
 from onnx_reap.work import Work
@@ -38,6 +39,7 @@ def make_report(
     held_out: Quality | None = None,
     drop: Drop | None = None,
     lossless: Lossless | None = None,
+    tiling: Tiling | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
     """Measure latencies, and put all together.
@@ -49,6 +51,8 @@ def make_report(
         What was lost, where that was bounded.
     lossless : Lossless, optional
         What went, where nothing was to be lost.
+    tiling : Tiling, optional
+        What was zeroed in a pattern.
     notes : sequence of str
     """
     analysis, samples = work.analysis, work.samples.every
@@ -83,6 +87,7 @@ def make_report(
             for node, f in made.refits.items()
         ),
         blocks=tuple(BlockRefit(**asdict(block)) for block in made.blocks),
+        tiling=tiling,
         seconds=work.clock.seconds,
         notes=(*notes, *_unmeasured(made.model, held_out or fitted), *_unsteady(work, after)),
     )

@@ -21,7 +21,7 @@ from onnx_reap.making import Made, quality
 from onnx_reap.plan.allocate import Budget
 from onnx_reap.plan.plan import Plan
 from onnx_reap.planning import make_plan
-from onnx_reap.report.records import Lossless, Report
+from onnx_reap.report.records import Lossless, Report, Tiling
 from onnx_reap.reporting import make_report
 from onnx_reap.verify import check_file
 from onnx_reap.work import Work
@@ -100,6 +100,7 @@ def conclude(
     budgets: Sequence[Budget] = (),
     drop: Drop | None = None,
     lossless: Lossless | None = None,
+    tiling: Tiling | None = None,
     notes: Sequence[str] = (),
 ) -> Result:
     """Verify a finished model, measure it, and put all together.
@@ -112,6 +113,8 @@ def conclude(
         What was lost, where that was bounded.
     lossless : Lossless, optional
         What went, where nothing was to be lost.
+    tiling : Tiling, optional
+        What was zeroed in a pattern.
     notes : sequence of str
         Warnings besides those of the samples and of the making.
 
@@ -150,6 +153,7 @@ def conclude(
         held_out=held_out,
         drop=drop,
         lossless=lossless,
+        tiling=tiling,
         notes=notes,
     )
     plan = make_plan(analysis, made.choice.removed, work.settings)

@@ -108,6 +108,17 @@ class Settings:
         which is a minute or less, otherwise 0.
     positions : int
         Output positions sampled per image and layer.
+    tile : str, optional
+        Rows and columns of the tiles that weights are zeroed in, such as `8x1`: that many outputs
+        and input channels. Zeros come after the channels that a budget removes; without a budget no
+        channel goes.
+    tile_sparsity : float, optional
+        Share of the weights to zero in such tiles, over all layers that have them.
+    pattern : str, optional
+        `2:4` zeroes 2 of every 4 weights along the input channels.
+    permutation : bool
+        Whether channels change places before weights are zeroed, so that less is lost. The function
+        stays the same.
     seed : int
     provider : str, optional
         Execution provider of onnxruntime (`cpu`, `cuda`, or a full name).
@@ -146,9 +157,18 @@ class Settings:
     refit: bool = True
     joint_refit: int | None = None
     positions: int = 32
+    tile: str | None = None
+    tile_sparsity: float | None = None
+    pattern: str | None = None
+    permutation: bool = True
     seed: int = 0
     provider: str | None = None
     custom_op_library: Sequence[str | Path] = ()
+
+    @property
+    def zeroes(self) -> bool:
+        """Whether weights are set to zero in a pattern."""
+        return self.tile is not None or self.pattern is not None
 
     @property
     def estimates(self) -> bool:
@@ -167,7 +187,11 @@ class Settings:
         return {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
 
 
+ZEROED = ("tile", "tile_sparsity", "pattern", "permutation")
+"""Settings that tell which weights become zero in what stays."""
+
 _NOT_SWEPT = (
+    *ZEROED,
     *("ratio", "layer_ratios", "target_macs", "target_params", "target_size", "target_latency"),
     *("latency_table", "max_drop", "lossless", "labels", "evaluate"),
 )

@@ -13,7 +13,7 @@ from onnx_reap import parsing
 from onnx_reap.criteria.table import CRITERIA, check_packages
 from onnx_reap.errors import UsageError
 from onnx_reap.latency.table import LatencyTable
-from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS, LOSSLESS, Settings
+from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS, LOSSLESS, ZEROED, Settings
 
 RATIOS = ("ratio", "layer_ratios")
 TARGETS = ("target_macs", "target_params", "target_size", "target_latency", "max_drop")
@@ -59,13 +59,52 @@ def check_lossless(given: Mapping[str, Any]) -> None:
         check_applicable(chosen, LOSSLESS, what)
 
 
+def check_zeros(given: Mapping[str, Any]) -> None:
+    """Refuse zeros in two patterns, half of what a pattern takes, and bounds that they break.
+
+    Parameters
+    ----------
+    given : mapping of str to object
+        Settings by name; those at their defaults count as not given.
+
+    Raises
+    ------
+    UsageError
+    """
+    tile, share, pattern = (given.get(name) for name in ("tile", "tile_sparsity", "pattern"))
+    if tile is not None and pattern is not None:
+        raise UsageError("--tile and --pattern: zeros can have one of them")
+    if (tile is None) != (share is None):
+        alone, other = (
+            ("--tile", "--tile-sparsity 0.5")
+            if share is None
+            else ("--tile-sparsity", "--tile 8x1")
+        )
+        raise UsageError(f"{alone} is of no use alone", hint=f"give {other} too")
+    if given.get("permutation") is False and tile is None and pattern is None:
+        hint = "--tile 8x1 --tile-sparsity 0.5, or --pattern 2:4"
+        raise UsageError(
+            "--no-permutation: no pattern of zeros to put channels in order for", hint=hint
+        )
+    if (tile is not None or pattern is not None) and given.get("max_drop") is not None:
+        raise UsageError(
+            "--max-drop: bounds what channels lose, and zeros come on top",
+            hint="another budget, or none; the report tells the loss",
+        )
+
+
 def default_budget(given: Mapping[str, Any], data: Any) -> dict[str, float]:
-    """Return the budget, as a setting, of a caller who names none."""
-    if any(given.get(name) is not None for name in BUDGETS):
+    """Return the budget, as a setting, of a caller who names none, and asks for no zeros."""
+    if any(given.get(name) is not None for name in (*BUDGETS, "tile", "pattern")):
         return {}
     if data is None and given.get("evaluate") is None:
         return {"target_macs": DEFAULT_TARGET_MACS}
     return {"max_drop": DEFAULT_MAX_DROP}
+
+
+def names_budget(settings: Settings) -> bool:
+    """Whether settings ask for fewer channels."""
+    return any(getattr(settings, name) is not None for name in BUDGETS)
 
 
 def check_labelled(labels: Any, data: Any) -> None:
@@ -156,6 +195,7 @@ def check_settings(settings: Settings) -> None:
         raise UsageError("--labels and --evaluate: one of them can tell the loss")
     if settings.joint_refit and not settings.refit:
         raise UsageError("--joint-refit: contradicts --no-refit", hint="leave one of them out")
+    check_zeros({name: getattr(settings, name) for name in (*ZEROED, "max_drop")})
     given = [n for n in (*BUDGETS, "latency_table") if getattr(settings, n) is not None]
     check_budgets(given)
 
@@ -219,6 +259,13 @@ def _is_latency(value: object) -> bool:
     return _is_number(value[0]) and 0 < value[0] < math.inf
 
 
+def _is_tile(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(parsing.tile(value))
+    except ArgumentTypeError:
+        return False
+
+
 def _are_globs(value: object) -> bool:
     return _is_list_of(_is_text, value)
 
@@ -258,6 +305,10 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "std": (_are_numbers, "a number, or one a channel"),
     "scale": (_is_number, "a number"),
     "joint_refit": (lambda v: _is_whole(v) and v >= 0, "a whole number, at least 0, or auto"),
+    "tile": (_is_tile, "rows and columns, such as 8x1"),
+    "tile_sparsity": (is_fraction, "between 0 and 1"),
+    "pattern": (lambda v: v == "2:4", "2:4"),
+    "permutation": (lambda v: isinstance(v, bool), "True or False"),
     "lossless": (lambda v: isinstance(v, bool), "True or False"),
     "vanish": (lambda v: isinstance(v, bool), "True or False"),
     "refit": (lambda v: isinstance(v, bool), "True or False"),

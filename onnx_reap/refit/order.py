@@ -27,12 +27,15 @@ class Job:
     projection : (matrix, bias), optional
         The original's weight (D, O) and bias (O,) where no tensor holds what the layer gave:
         `tail.tensor` is the projection of a recurrent layer.
+    mask : (g, D, O) bool array, optional
+        True where the layer's weights stay; the others are zero, and remain so.
     """
 
     linear: Linear
     tail: Tail
     place: int | None = None
     projection: tuple[np.ndarray, np.ndarray] | None = None
+    mask: np.ndarray | None = None
 
     @property
     def observed(self) -> str:

@@ -110,7 +110,7 @@ def _fit(job: Job, rows: Rows, pruned: Model, backend: Backend) -> Fitted:
     weight = weight_to_matrix(job.linear, stored)
     groups, _, outputs = weight.shape
     bias = np.broadcast_to(bias, groups * outputs).reshape(groups, outputs)
-    fitted = fit_layer(rows, weight, bias, job.tail, backend, stored=stored.dtype)
+    fitted = fit_layer(rows, weight, bias, job.tail, backend, stored=stored.dtype, mask=job.mask)
     if fitted.weight is weight:
         return fitted
     new = matrix_to_weight(job.linear, fitted.weight, stored)

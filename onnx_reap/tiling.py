@@ -1,0 +1,350 @@
+"""Zeros in a pattern: channels are put in order, weights masked, and what stays is repaired.
+
+This works on a finished model, whatever was done to it before, and takes that model's activations
+as the target.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_reap.analysis import Analysis
+from onnx_reap.budget import check_globs
+from onnx_reap.capture.rows import matrix_to_weight
+from onnx_reap.choice import Choice
+from onnx_reap.equivalence import check_unchanged
+from onnx_reap.errors import CheckError, ReapError
+from onnx_reap.graph.channels import Group
+from onnx_reap.graph.model import Model
+from onnx_reap.graph.weights import set_weight
+from onnx_reap.making import Made, finish, make
+from onnx_reap.planning import widths_left
+from onnx_reap.redundancy import analysed_again, trial_feeds
+from onnx_reap.refit.layer import Fitted
+from onnx_reap.repair import repair
+from onnx_reap.report.records import DenseLayer, MaskLoss, TiledLayer, Tiling
+from onnx_reap.settings import Settings
+from onnx_reap.tiles.arrange import arrange
+from onnx_reap.tiles.layers import (
+    Layer,
+    find_layers,
+    from_grid,
+    moved,
+    moved_back,
+    score,
+    weight_matrix,
+)
+from onnx_reap.tiles.observe import Asked, variances
+from onnx_reap.tiles.pattern import Mask, Pattern, Scores, Tiles, TwoOfFour, read_tile, share_lost
+from onnx_reap.tiles.permute import Permutation, movable, orders, permute_graph, reorder
+from onnx_reap.work import Work
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """A model whose channels are in order, and its masks.
+
+    Attributes
+    ----------
+    model : Model
+    permutation : mapping of int to int
+    masks, before : mapping of str to (g, T, C, O) bool array
+        By node: of `model`, and those that there would be without a change of order.
+    skipped : mapping of str to str
+        By group, why its channels stay in their order.
+    difference : float, optional
+        Largest difference of an output to the model's before, relative to its largest entry.
+    notes : tuple of str
+    """
+
+    model: Model
+    permutation: Permutation
+    masks: Mapping[str, Mask]
+    before: Mapping[str, Mask]
+    skipped: Mapping[str, str]
+    difference: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_pattern(settings: Settings) -> Pattern | None:
+    """Return the pattern that was asked for, if any was."""
+    if settings.pattern is not None:
+        return TwoOfFour()
+    size = None if settings.tile is None else read_tile(settings.tile)
+    return None if size is None else Tiles(*size, settings.tile_sparsity or 0.0)
+
+
+def untouched(work: Work) -> Made:
+    """Make a model that loses no channels.
+
+    Raises
+    ------
+    ReapError
+        If a glob matches nothing.
+    """
+    check_globs(work.analysis, work.settings)
+    widths = widths_left(work.analysis, ())
+    return make(work, Choice(widths, (), (None,) * len(widths)))
+
+
+def with_zeros(work: Work, made: Made, pattern: Pattern) -> tuple[Made, Tiling]:
+    """Zero weights of a finished model in a pattern, and repair those that stay.
+
+    Returns
+    -------
+    made : Made
+        With the model and the refits of the layers as they are now.
+    tiling : Tiling
+        What was zeroed, and what it cost.
+
+    Raises
+    ------
+    ReapError
+        If no layer can take the pattern.
+    """
+    with work.clock("zeros"):
+        dense = replace(work, analysis=analysed_again(work, made.model))
+        layers, left = find_layers(
+            dense.analysis.model, dense.analysis.flow, pattern, _excluded(dense)
+        )
+        if not layers:
+            raise _no_layer(pattern, left)
+        scores = _scores(dense, layers)
+        arranged = _arranged(dense, layers, scores, pattern)
+        errors = _errors(dense, layers, arranged)
+        fitted, sparse, notes = _masked(dense, layers, arranged)
+        out = finish(sparse, work.settings)
+    tiling = _described(pattern, layers, left, scores, arranged, errors, fitted)
+    notes = [*made.notes, *arranged.notes, *notes]
+    made = replace(
+        made, model=out, refits={**made.refits, **fitted}, notes=tuple(notes), held=sparse
+    )
+    return made, tiling
+
+
+def _no_layer(pattern: Pattern, left: Mapping[str, str]) -> ReapError:
+    node, why = next(iter(left.items()), ("the model", "no layers with constant weights"))
+    return ReapError(
+        f"no layer can have {pattern} zeros",
+        got=f"{node}: {why}",
+        expected="a convolution or dense layer that fits the pattern",
+        hint="--tile 8x1 --tile-sparsity 0.5 fits every width",
+    )
+
+
+def _excluded(work: Work) -> frozenset[str]:
+    include, exclude = work.settings.include, work.settings.exclude
+    nodes = [linear.node for linear in work.analysis.flow.linears]
+    return frozenset(
+        node
+        for node in nodes
+        if any(fnmatch.fnmatchcase(node, each) for each in exclude)
+        or (include and not any(fnmatch.fnmatchcase(node, each) for each in include))
+    )
+
+
+def _scores(work: Work, layers: Mapping[str, Layer]) -> dict[str, Scores]:
+    """Score all weights; by magnitude alone where there is no data."""
+    model = work.analysis.model
+    weights = {node: weight_matrix(model, layer.linear) for node, layer in layers.items()}
+    if work.samples.fit is None:
+        return {node: score(layers[node].linear, w, None, None) for node, w in weights.items()}
+    asked = {node: Asked(layers[node].linear, [w]) for node, w in weights.items()}
+    seen = _observed(work, asked, "Looking at inputs")
+    return {
+        node: score(layers[node].linear, w, seen[node][0], seen[node][1][0])
+        for node, w in weights.items()
+    }
+
+
+def _observed(
+    work: Work, asked: Mapping[str, Asked], stage: str
+) -> dict[str, tuple[np.ndarray, list[float]]]:
+    analysis, samples = work.analysis, work.samples.fit
+    assert samples is not None
+    with work.progress.stage(stage, len(samples)) as step:
+        return variances(
+            analysis.model.to_run(),
+            asked,
+            samples,
+            analysis.probe,
+            positions=work.settings.positions,
+            seed=work.settings.seed,
+            fixed_batch=analysis.fixed_batch,
+            providers=analysis.providers,
+            on_batch=step,
+        )
+
+
+def _arranged(
+    work: Work, layers: Mapping[str, Layer], scores: Mapping[str, Scores], pattern: Pattern
+) -> Arranged:
+    """Put channels in order, if that is wanted and keeps more of the scores."""
+    analysis = work.analysis
+    before = pattern.masks(scores)
+    if not work.settings.permutation:
+        return Arranged(analysis.copy(), {}, before, before, {})
+    free, skipped = movable(analysis.flow, analysis.groups)
+    with work.progress.stage("Putting channels in order") as step:
+        permutation = arrange(layers, scores, free, pattern)
+        step()
+    permutation, broken, difference, notes = _checked(work, permutation, free)
+    skipped |= broken
+    now = _moved(layers, scores, permutation)
+    masks = pattern.masks(now)
+    if not permutation or share_lost(now, masks) >= share_lost(scores, before):
+        return Arranged(analysis.copy(), {}, before, before, skipped)
+    model = _permuted(analysis, permutation)
+    return Arranged(model, permutation, masks, before, skipped, difference, tuple(notes))
+
+
+def _moved(
+    layers: Mapping[str, Layer], grids: Mapping[str, np.ndarray], permutation: Permutation
+) -> dict[str, np.ndarray]:
+    return {node: moved(grid, *_order(layers[node], permutation)) for node, grid in grids.items()}
+
+
+def _order(layer: Layer, permutation: Permutation) -> tuple[np.ndarray, np.ndarray]:
+    columns, rows = (reorder(units, permutation) for units in (layer.x_units, layer.y_units))
+    assert columns is not None and rows is not None
+    return columns, rows
+
+
+def _permuted(analysis: Analysis, permutation: Permutation) -> Model:
+    found = orders(analysis.flow, permutation)
+    assert not isinstance(found, str), found
+    model = analysis.copy()
+    permute_graph(model, analysis.flow, found)
+    return model
+
+
+def _checked(
+    work: Work, permutation: Permutation, groups: list[Group]
+) -> tuple[Permutation, dict[str, str], float | None, list[str]]:
+    """Leave out the groups with which the function changes, one by one if any does."""
+    if not permutation:
+        return permutation, {}, None, []
+    try:
+        return permutation, {}, *_difference(work, permutation)
+    except CheckError:
+        pass
+    right: dict[int, int] = {}
+    broken: dict[str, str] = {}
+    for group in groups:
+        own = {unit: permutation[unit] for unit in group.units if unit in permutation}
+        try:
+            _difference(work, own)
+            right |= own
+        except CheckError as error:
+            broken[group.name] = f"the function changed: {error}"
+    return right, broken, *_difference(work, right)
+
+
+def _difference(work: Work, permutation: Permutation) -> tuple[float, list[str]]:
+    """Compare a model with itself in another order, on random inputs of several scales.
+
+    Raises
+    ------
+    CheckError
+        If outputs differ by more than rounding.
+    """
+    analysis = work.analysis
+    return check_unchanged(
+        analysis.model.to_run(),
+        _permuted(analysis, permutation).to_run(),
+        trial_feeds(work),
+        analysis.providers,
+        half=False,
+    )
+
+
+def _errors(
+    work: Work, layers: Mapping[str, Layer], arranged: Arranged
+) -> dict[str, list[float]] | None:
+    """Relative error of every layer by what its mask takes: in the new order, and in the old."""
+    if work.samples.fit is None:
+        return None
+    asked = {}
+    for node, layer in layers.items():
+        weight = weight_matrix(work.analysis.model, layer.linear)
+        now = moved_back(arranged.masks[node], *_order(layer, arranged.permutation))
+        lost = [weight * ~from_grid(mask) for mask in (now, arranged.before[node])]
+        asked[node] = Asked(layer.linear, [weight, *lost])
+    seen = _observed(work, asked, "Looking at masks")
+    return {
+        node: [error / total if total > 0 else 0.0 for error in errors]
+        for node, (_, (total, *errors)) in seen.items()
+    }
+
+
+def _masked(
+    work: Work, layers: Mapping[str, Layer], arranged: Arranged
+) -> tuple[dict[str, Fitted], Model, list[str]]:
+    """Set weights to zero, and repair the others unless the settings forbid it."""
+    analysis = replace(work.analysis, model=arranged.model)
+    sparse = _permuted(work.analysis, arranged.permutation)
+    masks = {}
+    for node, layer in layers.items():
+        stored = sparse.node(node).inputs[1].values
+        masks[node] = from_grid(arranged.masks[node])
+        matrix = weight_matrix(sparse, layer.linear) * masks[node]
+        set_weight(sparse, layer.linear, matrix_to_weight(layer.linear, matrix, stored))
+    if not work.settings.refit or work.samples.fit is None:
+        return {}, sparse, []
+    fitted, notes = repair(
+        analysis,
+        sparse,
+        (),
+        work.settings,
+        work.samples.fit,
+        work.backend,
+        work.progress,
+        masks=masks,
+    )
+    return fitted, sparse, notes
+
+
+def _described(
+    pattern: Pattern,
+    layers: Mapping[str, Layer],
+    left: Mapping[str, str],
+    scores: Mapping[str, Scores],
+    arranged: Arranged,
+    errors: Mapping[str, list[float]] | None,
+    fitted: Mapping[str, Fitted],
+) -> Tiling:
+    now = _moved(layers, scores, arranged.permutation)
+    rows = []
+    for node, mask in arranged.masks.items():
+        fit = fitted.get(node)
+        rows.append(
+            TiledLayer(
+                node,
+                1 - float(mask.mean()),
+                share_lost({node: now[node]}, {node: mask}),
+                None if errors is None else errors[node][0],
+                None if fit is None else fit.error_before,
+                None if fit is None else fit.error_after,
+            )
+        )
+    size = sum(mask.size for mask in arranged.masks.values())
+    kept = sum(int(mask.sum()) for mask in arranged.masks.values())
+    mean = [
+        None if errors is None else float(np.mean([each[i] for each in errors.values()]))
+        for i in (0, 1)
+    ]
+    return Tiling(
+        pattern=str(pattern),
+        zeros=1 - kept / size,
+        permuted=len(arranged.permutation),
+        difference=arranged.difference,
+        loss=MaskLoss(share_lost(now, arranged.masks), mean[0]),
+        loss_unpermuted=MaskLoss(share_lost(scores, arranged.before), mean[1]),
+        layers=tuple(rows),
+        dense=tuple(DenseLayer(node, why) for node, why in left.items()),
+        unmoved=dict(arranged.skipped),
+    )
