@@ -188,11 +188,11 @@ def _arranged(
     before = pattern.masks(scores)
     if not work.settings.permutation:
         return Arranged(analysis.copy(), {}, before, before, {})
-    free, skipped = movable(analysis.flow, analysis.groups)
+    free, skipped = movable(analysis.model, analysis.flow, analysis.groups)
     with work.progress.stage("Putting channels in order") as step:
-        permutation = arrange(layers, scores, free, pattern)
+        wanted = arrange(layers, scores, free, pattern)
         step()
-    permutation, broken, difference, notes = _checked(work, permutation, free)
+    permutation, broken, difference, notes = _checked(work, wanted, free)
     skipped |= broken
     now = _moved(layers, scores, permutation)
     masks = pattern.masks(now)

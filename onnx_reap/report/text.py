@@ -218,8 +218,8 @@ def _without_loss(lossless: Lossless) -> str:
 
 def _of_zeros(tiling: Tiling) -> Iterator[str]:
     yield (
-        f"Zeros: {tiling.pattern}, {tiling.zeros:.1%} of the weights of {len(tiling.layers)} layers, "
-        "which MACs and sizes count as any others."
+        f"Zeros: {tiling.pattern}, {tiling.zeros:.1%} of the weights of {len(tiling.layers)} "
+        "layers; MACs and sizes count them as any others."
     )
     loss, plain = tiling.loss, tiling.loss_unpermuted
     if tiling.permuted:

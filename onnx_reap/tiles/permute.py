@@ -8,8 +8,10 @@ are taken in that order, by the same bindings that cut them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.channels import Group
 from onnx_reap.graph.cut import cut_constants
@@ -93,22 +95,40 @@ def _stays_within(order: np.ndarray, parts: int) -> bool:
     return np.array_equal(order // each, np.arange(len(order)) // each)
 
 
-def movable(flow: Flow, groups: tuple[Group, ...]) -> tuple[list[Group], dict[str, str]]:
+def movable(
+    model: Model, flow: Flow, groups: tuple[Group, ...]
+) -> tuple[list[Group], dict[str, str]]:
     """Divide groups into those whose channels may change places, and others with the reason.
 
     Whether any two of a part may is tried by turning all of them round once.
     """
     free, stuck = [], {}
+    rigid = _rigid_makers(model, flow)
     for group in groups:
         turned = turn(group)
         if not turned:
             continue
-        problem = orders(flow, turned)
+        maker = next(
+            (node for node in rigid if np.isin(group.units, flow.makers[node]).any()), None
+        )
+        problem = orders(flow, turned) if maker is None else f"{maker} makes them without weights"
         if isinstance(problem, str):
             stuck[group.name] = problem
         else:
             free.append(group)
     return free, stuck
+
+
+def _rigid_makers(model: Model, flow: Flow) -> list[str]:
+    """List the nodes that make channels in an order that no constant tells; padding is alike."""
+    bound = {(binding.constant, binding.tensor) for binding in flow.bindings}
+    nodes = {model.keys[id(node)]: node for node in model.nodes}
+
+    def told(node: gs.Node) -> bool:
+        pairs = product(node.inputs, node.outputs)
+        return any((given.name, made.name) in bound for given, made in pairs)
+
+    return [key for key in flow.makers if nodes[key].op != "Pad" and not told(nodes[key])]
 
 
 def turn(group: Group) -> dict[int, int]:
