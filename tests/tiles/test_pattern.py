@@ -44,7 +44,9 @@ def test_tiles_stay_or_go_whole(rows, columns):
 def test_so_many_weights_go_over_all_layers(sparsity):
     masks = Tiles(4, 1, sparsity).masks(scores(a=(1, 9, 16, 24), b=(1, 9, 24, 32)))
     size = sum(mask.size for mask in masks.values())
-    assert 1 - sum(mask.sum() for mask in masks.values()) / size == pytest.approx(sparsity, abs=2e-3)
+    assert 1 - sum(mask.sum() for mask in masks.values()) / size == pytest.approx(
+        sparsity, abs=2e-3
+    )
 
 
 def test_no_other_tiles_hold_less():
