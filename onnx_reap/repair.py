@@ -19,7 +19,7 @@ from onnx_reap.graph.tails import Tail, clipping, find_tail, only_reader
 from onnx_reap.graph.weights import bias_behind, has_plain_bias, layer_weights
 from onnx_reap.progress import Progress
 from onnx_reap.refit.layer import Fitted
-from onnx_reap.refit.order import Job, affected_tensors, own_output
+from onnx_reap.refit.order import Job, Zeros, affected_tensors, own_output
 from onnx_reap.refit.sampling import Walk
 from onnx_reap.refit.walk import refit_model
 from onnx_reap.samples import teachers_and_judges
@@ -38,17 +38,17 @@ def repair(
     backend: Backend,
     progress: Progress,
     *,
-    masks: Mapping[str, np.ndarray] | None = None,
+    zeros: Mapping[str, Zeros] | None = None,
 ) -> tuple[dict[str, Fitted], list[str]]:
     """Refit a cut model in place; return what was fitted, and notes on layers that were not.
 
     Parameters
     ----------
-    masks : mapping of str to (g, D, O) bool array, optional
-        By node, where weights stay, for layers whose others were set to zero.
+    zeros : mapping of str to Zeros, optional
+        By node, for layers that have zeros to keep.
     """
     kept = kept_positions(analysis.flow, removed)
-    jobs, notes = _jobs(analysis, pruned, set(removed), kept, masks or {})
+    jobs, notes = _jobs(analysis, pruned, set(removed), kept, zeros or {})
     names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
     learn = len(calibration)
@@ -86,14 +86,14 @@ def _jobs(
     pruned: Model,
     removed: Collection[int],
     kept: dict[str, tuple[int, np.ndarray]],
-    masks: Mapping[str, np.ndarray],
+    zeros: Mapping[str, Zeros],
 ) -> tuple[list[Job], list[str]]:
     """List the layers that receive something else than before, with what follows each."""
     gone = analysis.branches.gone(removed)
     nodes = {pruned.keys[id(node)]: place for place, node in enumerate(pruned.nodes)}
     joins = [join for branch in gone for join in branch.joins if join.edge[0] in nodes]
     sums = {pruned.node(join.edge[0]).outputs[0].name for join in joins}
-    masked = {linear.y for linear in analysis.flow.linears if linear.node in masks}
+    masked = {linear.y for linear in analysis.flow.linears if linear.node in zeros}
     affected = affected_tensors(pruned, kept.keys() | sums | masked)
     users: dict[str, int] = {}
     for node in pruned.nodes:
@@ -111,8 +111,8 @@ def _jobs(
             continue
         now = as_cut(linear, kept)
         tail = _tail(analysis, pruned, now, kept)
-        mask = masks.get(linear.node)
-        if mask is None and linear.x not in affected and tail.tensor not in sums:
+        own = zeros.get(linear.node)
+        if own is None and linear.x not in affected and tail.tensor not in sums:
             continue
         if users[linear.weight] > 1:
             notes.append(f"{linear.node} was not refitted: other layers share its weights")
@@ -120,7 +120,7 @@ def _jobs(
             notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
         else:
             projection = _projection(analysis.model, linear)
-            jobs.append(Job(now, tail, projection=projection, mask=mask))
+            jobs.append(Job(now, tail, projection=projection, zeros=own))
     return sorted(jobs, key=lambda job: nodes[job.linear.node]), notes
 
 

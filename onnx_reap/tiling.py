@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -25,10 +26,12 @@ from onnx_reap.making import Made, finish, make
 from onnx_reap.planning import widths_left
 from onnx_reap.redundancy import analysed_again, trial_feeds
 from onnx_reap.refit.layer import Fitted
+from onnx_reap.refit.order import Zeros
 from onnx_reap.repair import repair
 from onnx_reap.report.records import DenseLayer, MaskLoss, TiledLayer, Tiling
 from onnx_reap.settings import Settings
 from onnx_reap.tiles.arrange import arrange
+from onnx_reap.tiles.choose import choose
 from onnx_reap.tiles.layers import (
     Layer,
     find_layers,
@@ -116,9 +119,9 @@ def with_zeros(work: Work, made: Made, pattern: Pattern) -> tuple[Made, Tiling]:
         scores = _scores(dense, layers)
         arranged = _arranged(dense, layers, scores, pattern)
         errors = _errors(dense, layers, arranged)
-        fitted, sparse, notes = _masked(dense, layers, arranged)
+        fitted, sparse, notes = _masked(dense, layers, arranged, pattern)
         out = finish(sparse, work.settings)
-    tiling = _described(pattern, layers, left, scores, arranged, errors, fitted)
+    tiling = _described(pattern, layers, left, scores, arranged, errors, fitted, sparse)
     notes = [*made.notes, *arranged.notes, *notes]
     made = replace(
         made, model=out, refits={**made.refits, **fitted}, notes=tuple(notes), held=sparse
@@ -282,16 +285,17 @@ def _errors(
 
 
 def _masked(
-    work: Work, layers: Mapping[str, Layer], arranged: Arranged
+    work: Work, layers: Mapping[str, Layer], arranged: Arranged, pattern: Pattern
 ) -> tuple[dict[str, Fitted], Model, list[str]]:
     """Set weights to zero, and repair the others unless the settings forbid it."""
     analysis = replace(work.analysis, model=arranged.model)
     sparse = _permuted(work.analysis, arranged.permutation)
-    masks = {}
+    zeros = {}
     for node, layer in layers.items():
         stored = sparse.node(node).inputs[1].values
-        masks[node] = from_grid(arranged.masks[node])
-        matrix = weight_matrix(sparse, layer.linear) * masks[node]
+        mask = from_grid(arranged.masks[node])
+        zeros[node] = Zeros(mask, partial(choose, pattern, taps=layer.linear.taps))
+        matrix = weight_matrix(sparse, layer.linear) * mask
         set_weight(sparse, layer.linear, matrix_to_weight(layer.linear, matrix, stored))
     if not work.settings.refit or work.samples.fit is None:
         return {}, sparse, []
@@ -303,7 +307,7 @@ def _masked(
         work.samples.fit,
         work.backend,
         work.progress,
-        masks=masks,
+        zeros=zeros,
     )
     return fitted, sparse, notes
 
@@ -316,23 +320,24 @@ def _described(
     arranged: Arranged,
     errors: Mapping[str, list[float]] | None,
     fitted: Mapping[str, Fitted],
+    sparse: Model,
 ) -> Tiling:
     now = _moved(layers, scores, arranged.permutation)
-    rows = []
+    rows, size, kept = [], 0, 0
     for node, mask in arranged.masks.items():
         fit = fitted.get(node)
+        own = int(np.count_nonzero(sparse.node(node).inputs[1].values))
+        size, kept = size + mask.size, kept + own
         rows.append(
             TiledLayer(
                 node,
-                1 - float(mask.mean()),
+                1 - own / mask.size,
                 share_lost({node: now[node]}, {node: mask}),
                 None if errors is None else errors[node][0],
                 None if fit is None else fit.error_before,
                 None if fit is None else fit.error_after,
             )
         )
-    size = sum(mask.size for mask in arranged.masks.values())
-    kept = sum(int(mask.sum()) for mask in arranged.masks.values())
     mean = [
         None if errors is None else float(np.mean([each[i] for each in errors.values()]))
         for i in (0, 1)

@@ -251,7 +251,7 @@ class _Problem:
         y = self._backend.to_device(self._target(self._rows.wanted)[..., some])
         sides = [(self._x[:, s, :], y[:, s, :]) for s in (slice(0, fit), slice(fit, n))]
         if not self._is_wide:
-            learn, judge = (_moments(*side) for side in sides)
+            learn, judge = (moments_of(*side) for side in sides)
             self._moments = learn.merge(judge)
             return best_damping(learn, judge, self._start[..., some], dampings, self._solver(some))
         (x, y), (x_test, y_test) = sides
@@ -270,7 +270,9 @@ class _Problem:
             w, b = ridge_rows(self._x, y, self._start, damping)
         else:
             known = self._moments
-            self._moments = _moments(self._x, y) if known is None else known.retargeted(self._x, y)
+            self._moments = (
+                moments_of(self._x, y) if known is None else known.retargeted(self._x, y)
+            )
             w, b = self._solver(slice(None))(self._moments, self._start, damping)
         to_host = self._backend.to_host
         return to_host(w), to_host(b)[:, None, :]
@@ -289,7 +291,9 @@ class _Problem:
         return wanted if self._rows.addend is None else wanted - self._rows.addend
 
 
-def _moments(x: Any, y: Any) -> Moments:
+def moments_of(x: Any, y: Any = None) -> Moments:
+    """Return the moments of (g, n, D) rows, and of (g, n, O) targets where there are any."""
+    y = x[..., :0] if y is None else y
     moments = Moments()
     rows = x.shape[1]
     for at in range(0, rows, BLOCK):

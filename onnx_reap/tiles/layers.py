@@ -2,7 +2,10 @@
 
 A weight's score is what its absence adds to the squared error of the layer's output if the inputs
 were uncorrelated, w^2 var(x), as a fraction of the output's variance: the diagonal of Optimal Brain
-Surgeon, and the square of Wanda's score [1]_. Without data inputs count alike.
+Surgeon, and the square of Wanda's score [1]_. Without data inputs count alike. By these fractions
+nearly all tiles would go from the layers with most weights, where each is worth least, and with
+fractions of the layer's own scores each layer would lose as many; scores are the geometric mean of
+the two.
 
 References
 ----------
@@ -115,7 +118,9 @@ def score(
     """
     scores = matrix**2 if variance is None else matrix**2 * variance[..., None]
     total = float(scores.sum()) if energy is None else energy
-    return to_grid(linear, scores / total if total > 0 else scores)
+    scores = scores / total if total > 0 else scores
+    level = float(scores.mean())
+    return to_grid(linear, scores / level**0.5 if level > 0 else scores)
 
 
 def moved(grid: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ def moments_of(x, y) -> Moments:
 
 def by_output(x, y, weight, mask, damping):
     """The same by NumPy's least squares, one output after the other."""
-    n, D = x.shape
+    n = len(x)
     xc, yc = x - x.mean(0), y - y.mean(0)
     strength = np.sqrt(n * damping * np.mean(xc**2))
     found = np.zeros_like(weight)

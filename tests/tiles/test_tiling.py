@@ -25,7 +25,7 @@ def quick(monkeypatch):
 
 
 def grids(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Weights of convolutions and dense layers as (outputs, inputs, taps), by node, from the file."""
+    """Weights as (outputs, inputs, taps), by node, as they are in the file."""
     weights, found = weights_of(model), {}
     for node in model.graph.node:
         if node.op_type == "Conv":
@@ -170,7 +170,7 @@ def test_a_group_whose_move_changes_the_function_is_left_out(monkeypatch):
 def test_no_layer_fits():
     n = Net({"x": ("N", 3, 8, 8)})
     model = n.model(n.head(n.block("x", 3, 5), 5, 3))
-    with pytest.raises(ReapError, match="no layer can have 2:4 zeros.*3 input channels"):
+    with pytest.raises(ReapError, match=r"no layer can have 2:4 zeros.*3 input channels"):
         onnx_reap.reap(model, images(40), **FOURS)
 
 
