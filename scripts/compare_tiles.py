@@ -105,16 +105,7 @@ def read(path: Path) -> list[Row]:
     text = ("model", "pattern")
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(
-                **{
-                    name: value
-                    if name in text
-                    else float(value)
-                    if name != "permuted"
-                    else value == "True"
-                    for name, value in row.items()
-                }
-            )
+            Row(**{name: value if name in text else float(value) for name, value in row.items()})
             for row in csv.DictReader(file)
         ]
 
@@ -125,30 +116,25 @@ def add(path: Path, row: Row) -> None:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)])
         if new:
             writer.writeheader()
-        writer.writerow(asdict(row))
+        writer.writerow(asdict(row) | {"permuted": int(row.permuted)})
 
 
 def page(rows: Sequence[Row], originals: dict[str, float]) -> str:
     """Return docs/tiles.md."""
     names = ["model", "pattern", "channels", "accuracy", "divergence", "output error"]
     lines = [[*names, "masks take", "error of a layer"], ["---"] * 8]
-    seen = dict.fromkeys((row.model, row.pattern) for row in rows)
-    for model, pattern in seen:
-        for row in sorted(
-            (r for r in rows if (r.model, r.pattern) == (model, pattern)), key=lambda r: r.permuted
-        ):
-            lines.append(
-                [
-                    f"{model} ({originals[model]:.1f} %)",
-                    pattern,
-                    "in order" if row.permuted else "as they were",
-                    f"{row.accuracy:.1f} %",
-                    f"{row.divergence:.4f}",
-                    f"{row.error:.4f}",
-                    f"{row.masks:.1f} %",
-                    f"{row.masks_error:.3f}",
-                ]
-            )
+    for row in sorted(rows, key=lambda row: (row.model, row.pattern, row.permuted)):
+        line = [
+            f"{row.model} ({originals[row.model]:.1f} %)",
+            row.pattern,
+            "in order" if row.permuted else "as they were",
+            f"{row.accuracy:.1f} %",
+            f"{row.divergence:.4f}",
+            f"{row.error:.4f}",
+            f"{row.masks:.1f} %",
+            f"{row.masks_error:.3f}",
+        ]
+        lines.append(line)
     moved = max((row.moved for row in rows), default=0.0)
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return TEXT.format(table=table, moved=f"{moved:.0e}")
@@ -156,17 +142,20 @@ def page(rows: Sequence[Row], originals: dict[str, float]) -> str:
 
 TEXT = """# Zeros in patterns
 
-`--pattern 2:4` and `--tile 8x1 --tile-sparsity 0.5` set half of the weights to zero in a pattern that sparse kernels take, and
-repair the others; no channel goes here. Made by `scripts/compare_tiles.py`, with the images of `scripts/benchmark.py`.
+`--pattern 2:4` and `--tile 8x1 --tile-sparsity 0.5` set half of the weights to zero in a pattern
+that sparse kernels take, and repair the others; no channel goes here. Made by
+`scripts/compare_tiles.py`, with the images of `scripts/benchmark.py`.
 
-Channels are put in another order first, so that weights which matter little share tiles, and weights which matter much don't
-share fours; `--no-permutation` leaves them where they are. The order is no approximation: on random inputs of several scales
-it moved outputs by at most {moved} of the largest entry, which is rounding, and a run stops at more than 1e-3.
+Channels are put in another order first, so that weights which matter little share tiles, and
+weights which matter much don't share fours; `--no-permutation` leaves them where they are. The
+order is no approximation: on random inputs of several scales it moved outputs by at most {moved} of
+the largest entry, which is rounding, and a run stops at more than 1e-3.
 
-Accuracy (of the original model in brackets), the divergence of the class probabilities from the original's, and the squared
-output error over the variance are those of labelled images that were not used otherwise. *Masks take* the share of all
-weights' scores, and the *error of a layer*, relative to its variance and on average, is what the masks do before any repair;
-the walk then chooses again among what reaches each layer, and repairs.
+Accuracy (of the original model in brackets), the divergence of the class probabilities from the
+original's, and the squared output error over the variance are those of labelled images that were
+not used otherwise. *Masks take* the share of all weights' scores, and the *error of a layer*,
+relative to its variance and on average, is what these masks do before any repair; the walk then
+chooses again by what reaches each layer, and repairs.
 
 {table}"""
 

@@ -33,11 +33,12 @@ from onnx_reap.tiles.layers import Layer, moved
 from onnx_reap.tiles.pattern import Pattern, Scores, Tiles, block_sums
 from onnx_reap.tiles.permute import reorder
 
-PASSES = 3  # over all groups
+PASSES = 2  # over all groups
 ROUNDS = 60  # of exchanges in a group
-ENTRIES = 2**29  # numbers that a round of exchanges may look at
+ENTRIES = 2**27  # numbers that a round of exchanges may look at
 LOT = 2**22  # of them held at a time
-GAIN = 1e-6  # of what the blocks are worth: less is not worth an exchange
+GAIN = 1e-6  # of what the blocks are worth: less is not worth an exchange,
+LAST = 1e-4  # nor another round
 
 Features = npt.NDArray[np.float32]
 
@@ -250,14 +251,15 @@ def _exchange(
         worth = [sum(side.exchanged(p).worth() for side in sides) for p in (perm, by_importance)]
         perm = by_importance if worth[1] > worth[0] else perm
     sides = [side.exchanged(perm) for side in sides]
-    floor = GAIN * sum(side.worth() for side in sides)
+    worth = sum(side.worth() for side in sides)
     for _ in range(ROUNDS):
         gains = sum(side.gains() for side in sides)
         gains = np.where(parts[:, None] == parts[None], gains, 0)
-        swap = _best_pairs(np.triu(gains, 1), sides, floor)
-        if swap is None:
-            break
+        swap = _best_pairs(np.triu(gains, 1), sides, GAIN * worth)
+        gained = float(gains[np.arange(n), swap].sum()) / 2  # each exchange is there twice
         perm, sides = perm[swap], [side.exchanged(swap) for side in sides]
+        if gained <= LAST * worth:
+            break
     return perm
 
 
@@ -273,12 +275,10 @@ def _by_importance(sides: Sequence[Side], parts: npt.NDArray[np.int64]) -> npt.N
 
 def _best_pairs(
     gains: npt.NDArray[np.float64], sides: Sequence[Side], floor: float
-) -> npt.NDArray[np.int64] | None:
-    """Choose the best exchanges of which no two touch the same block; None if none gains."""
+) -> npt.NDArray[np.int64]:
+    """Choose the best exchanges of which no two touch the same block, (n,)."""
     n = len(gains)
     candidates = np.flatnonzero(gains > floor)
-    if not len(candidates):
-        return None
     swap = np.arange(n)
     taken = [np.zeros(side.block.max() + 1, bool) for side in sides]
     blocks = [side.block[side.at] for side in sides]

@@ -74,7 +74,7 @@ def _tiles(tiles: Tiles, gram: Array, weight: Array, mask: Mask, taps: int) -> M
         gone = int((~mask[columns[:, 0], at]).sum())
         if gone == 0:
             continue
-        part = slice(at, at + tiles.rows)
+        part = slice(at, min(at + tiles.rows, mask.shape[1]))
         path = _path(Elimination(P, rows[:, part], columns.shape[1], gone), gone)
         own = columns[path]
         stays = np.ones(mask.shape[0], bool)
