@@ -26,6 +26,9 @@ from onnx_reap.samples import teachers_and_judges
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
 
+WIDEST = 8192
+"""Inputs of a layer with zeros: all pairs of them are held, many times."""
+
 TOO_LARGE = "its new weights would be too large for their type"
 
 
@@ -116,6 +119,8 @@ def _jobs(
             continue
         if users[linear.weight] > 1:
             notes.append(f"{linear.node} was not refitted: other layers share its weights")
+        elif own is not None and own.mask.shape[1] > WIDEST:
+            notes.append(f"{linear.node} was not refitted: it has too many inputs for its zeros")
         elif not has_plain_bias(pruned, linear):
             notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
         else:

@@ -31,7 +31,7 @@ from onnx_reap.repair import repair
 from onnx_reap.report.records import DenseLayer, MaskLoss, TiledLayer, Tiling
 from onnx_reap.settings import Settings
 from onnx_reap.tiles.arrange import arrange
-from onnx_reap.tiles.choose import choose
+from onnx_reap.tiles.choose import choose, takes_long
 from onnx_reap.tiles.layers import (
     Layer,
     find_layers,
@@ -299,6 +299,7 @@ def _masked(
         set_weight(sparse, layer.linear, matrix_to_weight(layer.linear, matrix, stored))
     if not work.settings.refit or work.samples.fit is None:
         return {}, sparse, []
+    large = [node for node, each in zeros.items() if takes_long(pattern, each.mask)]
     fitted, notes = repair(
         analysis,
         sparse,
@@ -309,6 +310,9 @@ def _masked(
         work.progress,
         zeros=zeros,
     )
+    notes += [
+        f"{node} keeps the tiles of the best scores: it is too large for more" for node in large
+    ]
     return fitted, sparse, notes
 
 

@@ -31,6 +31,7 @@ from onnx_reap.solve.ridge import best_damping, ridge, ridge_rows, weakest_that_
 
 ROUNDS = 2  # of solving and setting targets, where an activation clips
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, float("inf"))
+SLOW = 1e12  # multiplications of a masked layer's solve
 JUDGED = 16  # outputs of a masked layer that its damping is chosen by
 BLOCK = 8192  # rows turned into float64 at a time
 WEAK = 1e-4  # outputs scaled less than this, relative to the largest, ask nothing of the layer
@@ -123,7 +124,8 @@ def fit_layer(
     damping = problem.choose(dampings)
     w, b = problem.solve(rows.wanted, damping)
     now = problem.predict(w, b)
-    for _ in range(ROUNDS if clip.bites and math.isfinite(damping) else 0):
+    again = clip.bites and math.isfinite(damping) and not problem.is_slow
+    for _ in range(ROUNDS if again else 0):
         w, b = problem.solve(clip.nearest(now), damping)
         now = problem.predict(w, b)
     new_weight = np.where(asks, w / safe, weight)
@@ -234,6 +236,11 @@ class _Problem:
         """
         n, columns = self._rows.x.shape[1:]
         return n < columns and self._mask is None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether each solve takes long, with a system for every output."""
+        return self._mask is not None and float((self._mask.sum(axis=1) ** 3.0).sum()) > SLOW
 
     def predict(self, w: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return what stands behind the layer, (g, n, O) float32; b is (g, 1, O)."""

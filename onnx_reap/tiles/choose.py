@@ -52,15 +52,17 @@ def choose(pattern: Pattern, gram: Array, weight: Array, mask: Mask, taps: int) 
     maps = range(mask.shape[0])
     if not isinstance(pattern, Tiles):
         return np.stack([_fours(gram[g, ...], weight[g, ...], taps) for g in maps])
-    if _cost(pattern, mask) > MOST:
+    if takes_long(pattern, mask):
         return mask
     return np.stack([_tiles(pattern, gram[g, ...], weight[g, ...], mask[g], taps) for g in maps])
 
 
-def _cost(tiles: Tiles, mask: Mask) -> float:
-    """Count multiplications: every removal reads what those before it left."""
-    gone = (~mask[:, :, :: tiles.rows]).sum(axis=1).astype(float)
-    return float((gone**2).sum() * mask.shape[1])
+def takes_long(pattern: Pattern, mask: Mask) -> bool:
+    """Whether a layer's mask stays as it is, since choosing its tiles would take too long."""
+    if not isinstance(pattern, Tiles):
+        return False
+    gone = (~mask[:, :, :: pattern.rows]).sum(axis=1).astype(float)
+    return float((gone**2).sum() * mask.shape[1]) > MOST  # a removal reads all before it
 
 
 def _tiles(tiles: Tiles, gram: Array, weight: Array, mask: Mask, taps: int) -> Mask:

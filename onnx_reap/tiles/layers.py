@@ -61,6 +61,7 @@ def find_layers(
     """
     users = Counter(tensor.name for node in model.nodes for tensor in node.inputs)
     layers, dense = {}, {}
+    constants = model.constants()
     for linear in flow.linears:
         x_units = flow.units_along(linear.x, linear.x_axis)
         if linear.node in excluded:
@@ -73,10 +74,13 @@ def find_layers(
             why = "other layers share its weights"
         else:
             why = pattern.refuses(len(x_units) // linear.group)
+        y_units = flow.units_along(linear.y, linear.y_axis)
+        size = len(x_units) * len(y_units) * linear.taps // linear.group
+        if why is None and np.prod(constants[linear.weight].shape) != size:
+            why = "its weight is no matrix of inputs and outputs"
         if why is not None:
             dense[linear.node] = why
             continue
-        y_units = flow.units_along(linear.y, linear.y_axis)
         layers[linear.node] = Layer(linear, x_units, y_units)
     return layers, dense
 

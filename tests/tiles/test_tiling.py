@@ -167,6 +167,33 @@ def test_a_group_whose_move_changes_the_function_is_left_out(monkeypatch):
     assert 0 < found.permuted < calls[0]
 
 
+def test_layers_too_wide_for_a_repair_keep_their_zeros(monkeypatch):
+    monkeypatch.setattr("onnx_reap.repair.WIDEST", 1)
+    result = onnx_reap.reap(chain(), images(40), **FOURS)
+    assert [note for note in result.report.notes if "too many inputs for its zeros" in note]
+    for layer in result.report.tiling.layers:
+        assert layer.error_after is None
+        assert layer.zeros == 0.5
+
+
+def test_layers_too_large_to_choose_tiles_are_told(monkeypatch):
+    monkeypatch.setattr("onnx_reap.tiles.choose.MOST", 1.0)
+    result = onnx_reap.reap(chain(), images(40), **TILES)
+    assert [note for note in result.report.notes if "tiles of the best scores" in note]
+    assert result.report.tiling.zeros == pytest.approx(0.5, abs=0.01)
+
+
+def test_weights_in_another_file(tmp_path):
+    onnx.save(residual(), tmp_path / "in.onnx", save_as_external_data=True, size_threshold=64)
+    result = onnx_reap.reap(tmp_path / "in.onnx", images(40), **FOURS)
+    result.save(tmp_path / "out.onnx")
+    alone = onnx_reap.reap(residual(), images(40), **FOURS)
+    (want,), (have,) = (
+        run(model, {"x": images(4)}) for model in (alone.model, onnx.load(tmp_path / "out.onnx"))
+    )
+    np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
+
+
 def test_no_layer_fits():
     n = Net({"x": ("N", 3, 8, 8)})
     model = n.model(n.head(n.block("x", 3, 5), 5, 3))
