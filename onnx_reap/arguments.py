@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 from onnx_reap.errors import UsageError
 from onnx_reap.flags import FLAGS, Flag
 from onnx_reap.settings import EXECUTED, Settings
-from onnx_reap.validation import check_budgets, check_lossless, check_zeros
+from onnx_reap.validation import check_budgets, check_lossless
 from onnx_reap.version import __version__
+from onnx_reap.zeros import check_zeros
 
 REPLAYED = ("input_shapes", *EXECUTED)
 """Settings that still mean something when a plan is replayed."""

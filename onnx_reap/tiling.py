@@ -8,69 +8,38 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from onnx_reap.analysis import Analysis
+from onnx_reap.arranging import Arranged, in_new_order, order_at, permuted, put_in_order
 from onnx_reap.budget import check_globs
 from onnx_reap.capture.rows import matrix_to_weight
 from onnx_reap.choice import Choice
-from onnx_reap.equivalence import check_unchanged
-from onnx_reap.errors import CheckError, ReapError
-from onnx_reap.graph.channels import Group
+from onnx_reap.errors import ReapError
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.weights import set_weight
 from onnx_reap.making import Made, finish, make
 from onnx_reap.planning import widths_left
-from onnx_reap.redundancy import analysed_again, trial_feeds
+from onnx_reap.redundancy import analysed_again
 from onnx_reap.refit.layer import Fitted
 from onnx_reap.refit.order import Zeros
 from onnx_reap.repair import repair
 from onnx_reap.report.records import DenseLayer, MaskLoss, TiledLayer, Tiling
 from onnx_reap.settings import Settings
-from onnx_reap.tiles.arrange import arrange
 from onnx_reap.tiles.choose import choose, takes_long
 from onnx_reap.tiles.layers import (
     Layer,
     find_layers,
     from_grid,
-    moved,
     moved_back,
     score,
     weight_matrix,
 )
 from onnx_reap.tiles.observe import Asked, variances
-from onnx_reap.tiles.pattern import Mask, Pattern, Scores, Tiles, TwoOfFour, read_tile, share_lost
-from onnx_reap.tiles.permute import Permutation, movable, orders, permute_graph, reorder
+from onnx_reap.tiles.pattern import Pattern, Scores, Tiles, TwoOfFour, read_tile, share_lost
 from onnx_reap.work import Work
-
-
-@dataclass(frozen=True)
-class Arranged:
-    """A model whose channels are in order, and its masks.
-
-    Attributes
-    ----------
-    model : Model
-    permutation : mapping of int to int
-    masks, before : mapping of str to (g, T, C, O) bool array
-        By node: of `model`, and those that there would be without a change of order.
-    skipped : mapping of str to str
-        By group, why its channels stay in their order.
-    difference : float, optional
-        Largest difference of an output to the model's before, relative to its largest entry.
-    notes : tuple of str
-    """
-
-    model: Model
-    permutation: Permutation
-    masks: Mapping[str, Mask]
-    before: Mapping[str, Mask]
-    skipped: Mapping[str, str]
-    difference: float | None = None
-    notes: tuple[str, ...] = ()
 
 
 def read_pattern(settings: Settings) -> Pattern | None:
@@ -117,7 +86,7 @@ def with_zeros(work: Work, made: Made, pattern: Pattern) -> tuple[Made, Tiling]:
         if not layers:
             raise _no_layer(pattern, left)
         scores = _scores(dense, layers)
-        arranged = _arranged(dense, layers, scores, pattern)
+        arranged = put_in_order(dense, layers, scores, pattern)
         errors = _errors(dense, layers, arranged)
         fitted, sparse, notes = _masked(dense, layers, arranged, pattern)
         out = finish(sparse, work.settings)
@@ -183,88 +152,6 @@ def _observed(
         )
 
 
-def _arranged(
-    work: Work, layers: Mapping[str, Layer], scores: Mapping[str, Scores], pattern: Pattern
-) -> Arranged:
-    """Put channels in order, if that is wanted and keeps more of the scores."""
-    analysis = work.analysis
-    before = pattern.masks(scores)
-    if not work.settings.permutation:
-        return Arranged(analysis.copy(), {}, before, before, {})
-    free, skipped = movable(analysis.model, analysis.flow, analysis.groups)
-    with work.progress.stage("Putting channels in order") as step:
-        wanted = arrange(layers, scores, free, pattern)
-        step()
-    permutation, broken, difference, notes = _checked(work, wanted, free)
-    skipped |= broken
-    now = _moved(layers, scores, permutation)
-    masks = pattern.masks(now)
-    if not permutation or share_lost(now, masks) >= share_lost(scores, before):
-        return Arranged(analysis.copy(), {}, before, before, skipped)
-    model = _permuted(analysis, permutation)
-    return Arranged(model, permutation, masks, before, skipped, difference, tuple(notes))
-
-
-def _moved(
-    layers: Mapping[str, Layer], grids: Mapping[str, np.ndarray], permutation: Permutation
-) -> dict[str, np.ndarray]:
-    return {node: moved(grid, *_order(layers[node], permutation)) for node, grid in grids.items()}
-
-
-def _order(layer: Layer, permutation: Permutation) -> tuple[np.ndarray, np.ndarray]:
-    columns, rows = (reorder(units, permutation) for units in (layer.x_units, layer.y_units))
-    assert columns is not None and rows is not None
-    return columns, rows
-
-
-def _permuted(analysis: Analysis, permutation: Permutation) -> Model:
-    found = orders(analysis.flow, permutation)
-    assert not isinstance(found, str), found
-    model = analysis.copy()
-    permute_graph(model, analysis.flow, found)
-    return model
-
-
-def _checked(
-    work: Work, permutation: Permutation, groups: list[Group]
-) -> tuple[Permutation, dict[str, str], float | None, list[str]]:
-    """Leave out the groups with which the function changes, one by one if any does."""
-    if not permutation:
-        return permutation, {}, None, []
-    try:
-        return permutation, {}, *_difference(work, permutation)
-    except CheckError:
-        pass
-    right: dict[int, int] = {}
-    broken: dict[str, str] = {}
-    for group in groups:
-        own = {unit: permutation[unit] for unit in group.units if unit in permutation}
-        try:
-            _difference(work, own)
-            right |= own
-        except CheckError as error:
-            broken[group.name] = f"the function changed: {error}"
-    return right, broken, *_difference(work, right)
-
-
-def _difference(work: Work, permutation: Permutation) -> tuple[float, list[str]]:
-    """Compare a model with itself in another order, on random inputs of several scales.
-
-    Raises
-    ------
-    CheckError
-        If outputs differ by more than rounding.
-    """
-    analysis = work.analysis
-    return check_unchanged(
-        analysis.model.to_run(),
-        _permuted(analysis, permutation).to_run(),
-        trial_feeds(work),
-        analysis.providers,
-        half=False,
-    )
-
-
 def _errors(
     work: Work, layers: Mapping[str, Layer], arranged: Arranged
 ) -> dict[str, list[float]] | None:
@@ -274,7 +161,7 @@ def _errors(
     asked = {}
     for node, layer in layers.items():
         weight = weight_matrix(work.analysis.model, layer.linear)
-        now = moved_back(arranged.masks[node], *_order(layer, arranged.permutation))
+        now = moved_back(arranged.masks[node], *order_at(layer, arranged.permutation))
         lost = [weight * ~from_grid(mask) for mask in (now, arranged.before[node])]
         asked[node] = Asked(layer.linear, [weight, *lost])
     seen = _observed(work, asked, "Looking at masks")
@@ -289,7 +176,7 @@ def _masked(
 ) -> tuple[dict[str, Fitted], Model, list[str]]:
     """Set weights to zero, and repair the others unless the settings forbid it."""
     analysis = replace(work.analysis, model=arranged.model)
-    sparse = _permuted(work.analysis, arranged.permutation)
+    sparse = permuted(work.analysis, arranged.permutation)
     zeros = {}
     for node, layer in layers.items():
         stored = sparse.node(node).inputs[1].values
@@ -326,7 +213,7 @@ def _described(
     fitted: Mapping[str, Fitted],
     sparse: Model,
 ) -> Tiling:
-    now = _moved(layers, scores, arranged.permutation)
+    now = in_new_order(layers, scores, arranged.permutation)
     rows, size, kept = [], 0, 0
     for node, mask in arranged.masks.items():
         fit = fitted.get(node)

@@ -14,6 +14,7 @@ from onnx_reap.criteria.table import CRITERIA, check_packages
 from onnx_reap.errors import UsageError
 from onnx_reap.latency.table import LatencyTable
 from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS, LOSSLESS, ZEROED, Settings
+from onnx_reap.zeros import check_zeros, is_tile
 
 RATIOS = ("ratio", "layer_ratios")
 TARGETS = ("target_macs", "target_params", "target_size", "target_latency", "max_drop")
@@ -57,40 +58,6 @@ def check_lossless(given: Mapping[str, Any]) -> None:
     if given.get("lossless"):
         what = "--lossless removes what nothing depends on, and takes no budget and no method"
         check_applicable(chosen, LOSSLESS, what)
-
-
-def check_zeros(given: Mapping[str, Any]) -> None:
-    """Refuse zeros in two patterns, half of what a pattern takes, and bounds that they break.
-
-    Parameters
-    ----------
-    given : mapping of str to object
-        Settings by name; those at their defaults count as not given.
-
-    Raises
-    ------
-    UsageError
-    """
-    tile, share, pattern = (given.get(name) for name in ("tile", "tile_sparsity", "pattern"))
-    if tile is not None and pattern is not None:
-        raise UsageError("--tile and --pattern: zeros can have one of them")
-    if (tile is None) != (share is None):
-        alone, other = (
-            ("--tile", "--tile-sparsity 0.5")
-            if share is None
-            else ("--tile-sparsity", "--tile 8x1")
-        )
-        raise UsageError(f"{alone} is of no use alone", hint=f"give {other} too")
-    if given.get("permutation") is False and tile is None and pattern is None:
-        hint = "--tile 8x1 --tile-sparsity 0.5, or --pattern 2:4"
-        raise UsageError(
-            "--no-permutation: no pattern of zeros to put channels in order for", hint=hint
-        )
-    if (tile is not None or pattern is not None) and given.get("max_drop") is not None:
-        raise UsageError(
-            "--max-drop: bounds what channels lose, and zeros come on top",
-            hint="another budget, or none; the report tells the loss",
-        )
 
 
 def default_budget(given: Mapping[str, Any], data: Any) -> dict[str, float]:
@@ -259,13 +226,6 @@ def _is_latency(value: object) -> bool:
     return _is_number(value[0]) and 0 < value[0] < math.inf
 
 
-def _is_tile(value: object) -> bool:
-    try:
-        return isinstance(value, str) and bool(parsing.tile(value))
-    except ArgumentTypeError:
-        return False
-
-
 def _are_globs(value: object) -> bool:
     return _is_list_of(_is_text, value)
 
@@ -305,7 +265,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "std": (_are_numbers, "a number, or one a channel"),
     "scale": (_is_number, "a number"),
     "joint_refit": (lambda v: _is_whole(v) and v >= 0, "a whole number, at least 0, or auto"),
-    "tile": (_is_tile, "rows and columns, such as 8x1"),
+    "tile": (is_tile, "rows and columns, such as 8x1"),
     "tile_sparsity": (is_fraction, "between 0 and 1"),
     "pattern": (lambda v: v == "2:4", "2:4"),
     "permutation": (lambda v: isinstance(v, bool), "True or False"),

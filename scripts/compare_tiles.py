@@ -102,12 +102,12 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 def read(path: Path) -> list[Row]:
     if not path.exists():
         return []
-    text = ("model", "pattern")
     with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Row(**{name: value if name in text else float(value) for name, value in row.items()})
-            for row in csv.DictReader(file)
-        ]
+        _, *lines = csv.reader(file)
+    return [
+        Row(model, pattern, permuted == "1", *(float(number) for number in numbers))
+        for model, pattern, permuted, *numbers in lines
+    ]
 
 
 def add(path: Path, row: Row) -> None:

@@ -26,14 +26,13 @@ from onnx_reap.graph.tails import Tail
 from onnx_reap.rounding import is_half, rounded
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.masked import masked_ridge
-from onnx_reap.solve.moments import Moments
+from onnx_reap.solve.moments import Moments, moments_of
 from onnx_reap.solve.ridge import best_damping, ridge, ridge_rows, weakest_that_helps
 
 ROUNDS = 2  # of solving and setting targets, where an activation clips
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, float("inf"))
 SLOW = 1e12  # multiplications of a masked layer's solve
 JUDGED = 16  # outputs of a masked layer that its damping is chosen by
-BLOCK = 8192  # rows turned into float64 at a time
 WEAK = 1e-4  # outputs scaled less than this, relative to the largest, ask nothing of the layer
 
 
@@ -296,14 +295,3 @@ class _Problem:
 
     def _target(self, wanted: np.ndarray) -> np.ndarray:
         return wanted if self._rows.addend is None else wanted - self._rows.addend
-
-
-def moments_of(x: Any, y: Any = None) -> Moments:
-    """Return the moments of (g, n, D) rows, and of (g, n, O) targets where there are any."""
-    y = x[..., :0] if y is None else y
-    moments = Moments()
-    rows = x.shape[1]
-    for at in range(0, rows, BLOCK):
-        end = min(at + BLOCK, rows)
-        moments.update(x[:, at:end, :], y[:, at:end, :])
-    return moments

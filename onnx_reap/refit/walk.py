@@ -14,11 +14,12 @@ from onnx_reap.capture.stream import Stream
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.weights import layer_weights, set_layer, set_weight
 from onnx_reap.lots import in_lots
-from onnx_reap.refit.layer import Fitted, Rows, fit_constant, fit_layer, moments_of
+from onnx_reap.refit.layer import Fitted, Rows, fit_constant, fit_layer
 from onnx_reap.refit.order import Job, Zeros, waves
 from onnx_reap.refit.sampling import Sampler, Walk
 from onnx_reap.rounding import cast
 from onnx_reap.solve.backend import Backend
+from onnx_reap.solve.moments import moments_of
 
 TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
 

@@ -248,8 +248,10 @@ def _exchange(
     perm = np.arange(n)
     if sort:
         by_importance = _by_importance(sides, parts)
-        worth = [sum(side.exchanged(p).worth() for side in sides) for p in (perm, by_importance)]
-        perm = by_importance if worth[1] > worth[0] else perm
+        before, after = (
+            sum(side.exchanged(order).worth() for side in sides) for order in (perm, by_importance)
+        )
+        perm = by_importance if after > before else perm
     sides = [side.exchanged(perm) for side in sides]
     worth = sum(side.worth() for side in sides)
     for _ in range(ROUNDS):

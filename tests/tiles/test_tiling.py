@@ -150,9 +150,9 @@ def test_half_precision_keeps_its_type_and_its_zeros():
 
 
 def test_a_group_whose_move_changes_the_function_is_left_out(monkeypatch):
-    from onnx_reap import tiling
+    from onnx_reap import arranging
 
-    right, calls = tiling._difference, []
+    right, calls = arranging._difference, []
 
     def wrong(work, permutation):
         calls.append(len(permutation))
@@ -160,7 +160,7 @@ def test_a_group_whose_move_changes_the_function_is_left_out(monkeypatch):
             raise CheckError("output y changed")
         return right(work, permutation)
 
-    monkeypatch.setattr(tiling, "_difference", wrong)
+    monkeypatch.setattr(arranging, "_difference", wrong)
     found = onnx_reap.reap(residual(), images(40), **FOURS).report.tiling
     assert len(found.unmoved) == 1
     assert "function changed" in next(iter(found.unmoved.values()))
