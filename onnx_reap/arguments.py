@@ -13,6 +13,7 @@ from onnx_reap.flags import FLAGS, Flag
 from onnx_reap.settings import EXECUTED, Settings
 from onnx_reap.validation import check_budgets, check_lossless
 from onnx_reap.version import __version__
+from onnx_reap.zeros import check_zeros
 
 REPLAYED = ("input_shapes", *EXECUTED)
 """Settings that still mean something when a plan is replayed."""
@@ -56,6 +57,7 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     given, settings = split_settings(make_parser().parse_args(argv))
     check_budgets(settings)
     check_lossless(settings)
+    check_zeros(settings)
     arguments = Arguments(**given, settings=settings)
     if arguments.from_plan is not None:
         idle = [name for name in settings if name not in REPLAYED]
@@ -106,7 +108,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_run(parser: argparse.ArgumentParser, settings: Sequence[str]) -> None:
     """Add --data and the flags of settings to a parser, in groups."""
-    groups = {name: parser.add_argument_group(name) for name in ("budget", "data", "method")}
+    groups = {
+        name: parser.add_argument_group(name) for name in ("budget", "data", "method", "zeros")
+    }
     groups["data"].add_argument(
         "--data",
         type=Path,

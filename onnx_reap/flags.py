@@ -231,6 +231,31 @@ FLAGS = {
         "N|auto",
         default="auto",
     ),
+    "tile": Flag(
+        "zeros",
+        "zero weights in tiles of so many outputs times so many input channels, such as 8x1; after "
+        "the channels that a budget removes, of which there are none without one",
+        parsing.tile,
+        "RxC",
+        default="none",
+    ),
+    "tile_sparsity": Flag(
+        "zeros",
+        "share of the weights to zero in tiles, over all layers that have them",
+        parsing.fraction,
+        "S",
+        default="none",
+    ),
+    "pattern": Flag(
+        "zeros",
+        "zero 2 of every 4 weights along the input channels, as sparse kernels take them",
+        choices=("2:4",),
+        default="none",
+    ),
+    "permutation": Flag(
+        "zeros",
+        "leave channels where they are; otherwise they change places, so that less is lost",
+    ),
     "seed": Flag("method", "seed of all random choices", parsing.seed, "N"),
     "provider": Flag(
         "method",

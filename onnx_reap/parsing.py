@@ -45,6 +45,13 @@ def fractions(text: str) -> tuple[float, ...]:
     return tuple(fraction(part) for part in _parts(text))
 
 
+def tile(text: str) -> str:
+    """Read rows and columns of a tile, `8x1`."""
+    if not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", text):
+        raise ArgumentTypeError(f"got: {text!r} | expected: rows and columns, such as 8x1")
+    return text
+
+
 def target(text: str) -> float:
     """Read a fraction of the original (`0.6`, `60%`) or a number with a suffix (`1.2G`)."""
     value = _percent(text)

@@ -30,7 +30,13 @@ from onnx_reap.samples import HELD_OUT, Samples, divided, open_samples
 from onnx_reap.searching import scouted, smallest_within_drop
 from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
 from onnx_reap.solve.backend import Backend, namespace
-from onnx_reap.validation import check_labelled, check_lossless, default_budget, make_settings
+from onnx_reap.tiling import read_pattern, untouched, with_zeros
+from onnx_reap.validation import (
+    check_labelled,
+    check_lossless,
+    default_budget,
+    make_settings,
+)
 from onnx_reap.verify import check_file
 from onnx_reap.work import Clock, Work, open_work
 
@@ -54,8 +60,9 @@ def reap(
         Told how far each stage is.
     **settings
         Fields of `Settings`; the command's flags with underscores. Without a budget `max_drop` is
-        0.01, or `target_macs` 0.6 where there is no data, or too little to show such a loss. With
-        `lossless` no data is needed, and none is run but to judge the result.
+        0.01, or `target_macs` 0.6 where there is no data, or too little to show such a loss; where
+        zeros are asked for, no channel goes. With `lossless` no data is needed, and none is run but
+        to judge the result.
 
     Returns
     -------
@@ -76,11 +83,18 @@ def reap(
     work = open_work(model, data, make_settings(settings | default), progress or NoProgress())
     if "max_drop" in default:
         work = _with_provable_budget(work)
+    pattern = read_pattern(work.settings)
+    if pattern is not None and not work.settings.names_budget:
+        made, tiling = with_zeros(work, untouched(work), pattern)
+        return conclude(work, made, tiling=tiling)
     work = factored(work)
     with work.clock("analyse"):
         goal = read_goal(work.analysis, work.settings, work.original.analysis.proto)
     made, drop, goal = _made(work, goal)
-    return conclude(work, made, budgets=goal.budgets, drop=drop)
+    if pattern is None:
+        return conclude(work, made, budgets=goal.budgets, drop=drop)
+    made, tiling = with_zeros(work, made, pattern)
+    return conclude(work, made, budgets=goal.budgets, drop=drop, tiling=tiling)
 
 
 def _with_provable_budget(work: Work) -> Work:

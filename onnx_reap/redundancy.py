@@ -61,7 +61,7 @@ def without_redundant(work: Work) -> tuple[Made, Lossless]:
         before, after = (in_float32(model, types) for model in (analysis.proto, made.model))
         half = any(is_half(tensor_dtype_to_np_dtype(kind)) for kind in types)
         difference, doubts = check_unchanged(
-            before, after, _feeds(work), analysis.providers, half=half
+            before, after, trial_feeds(work), analysis.providers, half=half
         )
     kinds = Counter(each.kind for each in found)
     lossless = Lossless(kinds[DEAD], kinds[DUPLICATE], kinds[DEPENDENT], difference)
@@ -72,20 +72,20 @@ def _made(work: Work, choice: Choice, found: list[Redundant]) -> Made:
     analysis = work.analysis
     changed = analysis.copy()
     absorb(changed, (each for unit in found for each in unit.absorbed))
-    new = _as_before(work, changed.to_proto())
+    new = analysed_again(work, changed.to_proto())
     plan = make_plan(analysis, choice.removed, work.settings)
     removed = removed_by(plan, new)
     made = make(replace(work, analysis=new), replace(choice, removed=removed))
     return replace(made, choice=choice)
 
 
-def _as_before(work: Work, proto: onnx.ModelProto) -> Analysis:
+def analysed_again(work: Work, proto: onnx.ModelProto) -> Analysis:
     """Analyse a model whose weights changed."""
     inputs = model_inputs(proto, work.settings.input_shapes)
     return analyse(proto, inputs, work.samples.every, work.settings)
 
 
-def _feeds(work: Work) -> Iterator[Feed]:
+def trial_feeds(work: Work) -> Iterator[Feed]:
     """Draw feeds at several scales; integers stay as they are."""
     size = work.analysis.fixed_batch or 2
     feed = next(iter(work.samples.every.batches(size, pad=True)))

@@ -19,12 +19,15 @@ from onnx_reap.graph.tails import Tail, clipping, find_tail, only_reader
 from onnx_reap.graph.weights import bias_behind, has_plain_bias, layer_weights
 from onnx_reap.progress import Progress
 from onnx_reap.refit.layer import Fitted
-from onnx_reap.refit.order import Job, affected_tensors, own_output
+from onnx_reap.refit.order import Job, Zeros, affected_tensors, own_output
 from onnx_reap.refit.sampling import Walk
 from onnx_reap.refit.walk import refit_model
 from onnx_reap.samples import teachers_and_judges
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
+
+WIDEST = 8192
+"""Inputs of a layer with zeros: all pairs of them are held, many times."""
 
 TOO_LARGE = "its new weights would be too large for their type"
 
@@ -37,10 +40,18 @@ def repair(
     calibration: Calibration,
     backend: Backend,
     progress: Progress,
+    *,
+    zeros: Mapping[str, Zeros] | None = None,
 ) -> tuple[dict[str, Fitted], list[str]]:
-    """Refit a cut model in place; return what was fitted, and notes on layers that were not."""
+    """Refit a cut model in place; return what was fitted, and notes on layers that were not.
+
+    Parameters
+    ----------
+    zeros : mapping of str to Zeros, optional
+        By node, for layers that have zeros to keep.
+    """
     kept = kept_positions(analysis.flow, removed)
-    jobs, notes = _jobs(analysis, pruned, set(removed), kept)
+    jobs, notes = _jobs(analysis, pruned, set(removed), kept, zeros or {})
     names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
     learn = len(calibration)
@@ -78,13 +89,15 @@ def _jobs(
     pruned: Model,
     removed: Collection[int],
     kept: dict[str, tuple[int, np.ndarray]],
+    zeros: Mapping[str, Zeros],
 ) -> tuple[list[Job], list[str]]:
     """List the layers that receive something else than before, with what follows each."""
     gone = analysis.branches.gone(removed)
     nodes = {pruned.keys[id(node)]: place for place, node in enumerate(pruned.nodes)}
     joins = [join for branch in gone for join in branch.joins if join.edge[0] in nodes]
     sums = {pruned.node(join.edge[0]).outputs[0].name for join in joins}
-    affected = affected_tensors(pruned, kept.keys() | sums)
+    masked = {linear.y for linear in analysis.flow.linears if linear.node in zeros}
+    affected = affected_tensors(pruned, kept.keys() | sums | masked)
     users: dict[str, int] = {}
     for node in pruned.nodes:
         for tensor in node.inputs:
@@ -101,14 +114,18 @@ def _jobs(
             continue
         now = as_cut(linear, kept)
         tail = _tail(analysis, pruned, now, kept)
-        if linear.x not in affected and tail.tensor not in sums:
+        own = zeros.get(linear.node)
+        if own is None and linear.x not in affected and tail.tensor not in sums:
             continue
         if users[linear.weight] > 1:
             notes.append(f"{linear.node} was not refitted: other layers share its weights")
+        elif own is not None and own.mask.shape[1] > WIDEST:
+            notes.append(f"{linear.node} was not refitted: it has too many inputs for its zeros")
         elif not has_plain_bias(pruned, linear):
             notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
         else:
-            jobs.append(Job(now, tail, projection=_projection(analysis.model, linear)))
+            projection = _projection(analysis.model, linear)
+            jobs.append(Job(now, tail, projection=projection, zeros=own))
     return sorted(jobs, key=lambda job: nodes[job.linear.node]), notes
 
 

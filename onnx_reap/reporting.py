@@ -23,6 +23,7 @@ from onnx_reap.report.records import (
     Lossless,
     Quality,
     Report,
+    Tiling,
 )
 from onnx_reap.version import __version__
 from onnx_reap.work import Work
@@ -40,6 +41,7 @@ def make_report(
     drop: Drop | None = None,
     lossless: Lossless | None = None,
     factors: Sequence[FactorResult] = (),
+    tiling: Tiling | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
     """Measure latencies, and put all together.
@@ -53,6 +55,8 @@ def make_report(
         What went, where nothing was to be lost.
     factors : sequence of FactorResult
         Layers that became two.
+    tiling : Tiling, optional
+        What was zeroed in a pattern.
     notes : sequence of str
     """
     analysis, samples = work.analysis, work.samples.every
@@ -88,6 +92,7 @@ def make_report(
         ),
         factors=tuple(factors),
         blocks=tuple(BlockRefit(**asdict(block)) for block in made.blocks),
+        tiling=tiling,
         seconds=work.clock.seconds,
         notes=(*notes, *_unmeasured(made.model, held_out or fitted), *_unsteady(work, after)),
     )

@@ -22,7 +22,7 @@ from onnx_reap.making import Made, quality
 from onnx_reap.plan.allocate import Budget
 from onnx_reap.plan.plan import FactorPlan, Plan
 from onnx_reap.planning import make_plan
-from onnx_reap.report.records import FactorResult, Lossless, Report
+from onnx_reap.report.records import FactorResult, Lossless, Report, Tiling
 from onnx_reap.reporting import make_report
 from onnx_reap.verify import check_file
 from onnx_reap.work import Work
@@ -101,6 +101,7 @@ def conclude(
     budgets: Sequence[Budget] = (),
     drop: Drop | None = None,
     lossless: Lossless | None = None,
+    tiling: Tiling | None = None,
     notes: Sequence[str] = (),
 ) -> Result:
     """Verify a finished model, measure it, and put all together.
@@ -113,6 +114,8 @@ def conclude(
         What was lost, where that was bounded.
     lossless : Lossless, optional
         What went, where nothing was to be lost.
+    tiling : Tiling, optional
+        What was zeroed in a pattern.
     notes : sequence of str
         Warnings besides those of the samples and of the making.
 
@@ -164,6 +167,7 @@ def conclude(
             FactorResult(factor.node, factor.scheme, rank, factor.rank, error)
             for factor, rank, error in ranks
         ],
+        tiling=tiling,
         notes=notes,
     )
     plan = make_plan(analysis, made.choice.removed, work.settings)

@@ -21,6 +21,15 @@ DEFAULT_TARGET_MACS = 0.6
 DEFAULT_TARGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Fractions of the multiply-accumulates that a sweep leaves where the user names none."""
 
+RATIOS = ("ratio", "layer_ratios")
+"""Settings that tell how much of each group is to go;"""
+
+TARGETS = ("target_macs", "target_params", "target_size", "target_latency", "max_drop")
+"""or what the model is to reach as a whole."""
+
+BUDGETS = (*RATIOS, *TARGETS)
+"""Settings that ask for fewer channels."""
+
 EXECUTED = ("provider", "custom_op_library")
 """Settings that tell how models are run."""
 
@@ -113,6 +122,17 @@ class Settings:
         which is a minute or less, otherwise 0.
     positions : int
         Output positions sampled per image and layer.
+    tile : str, optional
+        Rows and columns of the tiles that weights are zeroed in, such as `8x1`: that many outputs
+        and input channels. Zeros come after the channels that a budget removes; without a budget no
+        channel goes.
+    tile_sparsity : float, optional
+        Share of the weights to zero in such tiles, over all layers that have them.
+    pattern : str, optional
+        `2:4` zeroes 2 of every 4 weights along the input channels.
+    permutation : bool
+        Whether channels change places before weights are zeroed, so that less is lost. The function
+        stays the same.
     seed : int
     provider : str, optional
         Execution provider of onnxruntime (`cpu`, `cuda`, or a full name).
@@ -152,15 +172,29 @@ class Settings:
     refit: bool = True
     joint_refit: int | None = None
     positions: int = 32
+    tile: str | None = None
+    tile_sparsity: float | None = None
+    pattern: str | None = None
+    permutation: bool = True
     seed: int = 0
     provider: str | None = None
     custom_op_library: Sequence[str | Path] = ()
+
+    @property
+    def zeroes(self) -> bool:
+        """Whether weights are set to zero in a pattern."""
+        return self.tile is not None or self.pattern is not None
 
     @property
     def estimates(self) -> bool:
         """Whether samples are run to choose channels or to repair weights."""
         runs = CRITERIA[self.criterion].runs or self.refit or self.low_rank is not None
         return not self.lossless and runs
+
+    @property
+    def names_budget(self) -> bool:
+        """Whether fewer channels are asked for."""
+        return any(getattr(self, name) is not None for name in BUDGETS)
 
     def chosen(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults; of a table, only what it is of."""
@@ -174,7 +208,11 @@ class Settings:
         return {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
 
 
+ZEROED = ("tile", "tile_sparsity", "pattern", "permutation")
+"""Settings that tell which weights become zero in what stays."""
+
 _NOT_SWEPT = (
+    *ZEROED,
     *("ratio", "layer_ratios", "target_macs", "target_params", "target_size", "target_latency"),
     *("latency_table", "max_drop", "lossless", "labels", "evaluate", "low_rank"),
 )

@@ -13,11 +13,17 @@ from onnx_reap import parsing
 from onnx_reap.criteria.table import CRITERIA, check_packages
 from onnx_reap.errors import UsageError
 from onnx_reap.latency.table import LatencyTable
-from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS, LOSSLESS, Settings
-
-RATIOS = ("ratio", "layer_ratios")
-TARGETS = ("target_macs", "target_params", "target_size", "target_latency", "max_drop")
-BUDGETS = (*RATIOS, *TARGETS)
+from onnx_reap.settings import (
+    BUDGETS,
+    DEFAULT_MAX_DROP,
+    DEFAULT_TARGET_MACS,
+    LOSSLESS,
+    RATIOS,
+    TARGETS,
+    ZEROED,
+    Settings,
+)
+from onnx_reap.zeros import check_zeros, is_tile
 
 
 def make_settings(given: Mapping[str, Any]) -> Settings:
@@ -60,8 +66,8 @@ def check_lossless(given: Mapping[str, Any]) -> None:
 
 
 def default_budget(given: Mapping[str, Any], data: Any) -> dict[str, float]:
-    """Return the budget, as a setting, of a caller who names none."""
-    if any(given.get(name) is not None for name in BUDGETS):
+    """Return the budget, as a setting, of a caller who names none, and asks for no zeros."""
+    if any(given.get(name) is not None for name in (*BUDGETS, "tile", "pattern")):
         return {}
     if data is None and given.get("evaluate") is None:
         return {"target_macs": DEFAULT_TARGET_MACS}
@@ -159,6 +165,7 @@ def check_settings(settings: Settings) -> None:
         raise UsageError("--labels and --evaluate: one of them can tell the loss")
     if settings.joint_refit and not settings.refit:
         raise UsageError("--joint-refit: contradicts --no-refit", hint="leave one of them out")
+    check_zeros({name: getattr(settings, name) for name in (*ZEROED, "max_drop")})
     given = [n for n in (*BUDGETS, "latency_table") if getattr(settings, n) is not None]
     check_budgets(given)
     if settings.low_rank is not None:
@@ -191,6 +198,8 @@ def check_budgets(names: Collection[str]) -> None:
 
 def _check_low_rank(settings: Settings, given: Collection[str]) -> None:
     """Refuse what tells nothing of ranks: ratios are of channels, tables of layers that are one."""
+    if not settings.names_budget:
+        raise UsageError("--low-rank: no budget that ranks could meet", hint="--target-macs 60%")
     idle = [flag(name) for name in given if name in (*RATIOS, "target_latency", "latency_table")]
     idle += ["--allocation uniform"] if settings.allocation == "uniform" else []
     if idle:
@@ -276,6 +285,10 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "std": (_are_numbers, "a number, or one a channel"),
     "scale": (_is_number, "a number"),
     "joint_refit": (lambda v: _is_whole(v) and v >= 0, "a whole number, at least 0, or auto"),
+    "tile": (is_tile, "rows and columns, such as 8x1"),
+    "tile_sparsity": (is_fraction, "between 0 and 1"),
+    "pattern": (lambda v: v == "2:4", "2:4"),
+    "permutation": (lambda v: isinstance(v, bool), "True or False"),
     "lossless": (lambda v: isinstance(v, bool), "True or False"),
     "vanish": (lambda v: isinstance(v, bool), "True or False"),
     "refit": (lambda v: isinstance(v, bool), "True or False"),

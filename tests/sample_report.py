@@ -35,6 +35,7 @@ def sample_report(**changes) -> Report:
         ),
         "refits": (LayerRefit("c2", 0.01, 0.3, 0.1),),
         "blocks": (BlockRefit(("c1", "c2"), 0.2, 0.1), BlockRefit(("c3",), 0.05, 0.05)),
+        "tiling": None,
         "seconds": {"capture": 1.5},
         "notes": ("5 samples are few",),
     }

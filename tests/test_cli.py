@@ -126,8 +126,8 @@ def test_help_names_every_flag_and_its_default(
     for field in fields(Settings):
         assert f"{option_of(field.name)} " in text
     assert (
-        text.count("(default:") == len(FLAGS) - 3 + 1
-    )  # not --lossless, --no-refit, --no-vanish; but --data
+        text.count("(default:") == len(FLAGS) - 4 + 1
+    )  # not --lossless, --no-permutation, --no-refit, --no-vanish; but --data
     assert "--no-refit " in text and "--refit" not in text
 
 

@@ -295,12 +295,30 @@ def test_a_plan_lists_ranks_and_is_not_replayed(tmp_path: Path):
         {"target_latency": "0.7x"},
         {"target_macs": 0.5, "allocation": "uniform"},
         {"lossless": True},
+        {"pattern": "2:4"},
         {"low_rank": "perhaps", "target_macs": 0.5},
     ],
 )
 def test_what_cannot_go_together_is_refused(settings: dict):
     with pytest.raises(UsageError):
         onnx_reap.reap(net(), DATA, **{"low_rank": "also", **settings})
+
+
+def test_layers_are_thinned_then_made_two_then_zeroed():
+    settings = {"low_rank": "also", "target_macs": 0.5, "pattern": "2:4", "joint_refit": 0}
+    model = net(width=32)
+    result = onnx_reap.reap(model, DATA, **settings)
+    report = result.report
+    assert report.after.macs <= 0.5 * report.before.macs
+    assert report.factors and any(group.after < group.before for group in report.groups)
+    zeroed = {layer.node for layer in report.tiling.layers}
+    assert zeroed & {factor.node for factor in report.factors}
+    for layer in report.tiling.layers:
+        assert layer.zeros == pytest.approx(0.5, abs=0.01)
+    (found,) = run(result.model, {"x": DATA})
+    (expected,) = run(model, {"x": DATA})
+    assert found.shape == expected.shape and np.isfinite(found).all()
+    assert np.square(found - expected).mean() < expected.var()
 
 
 def test_sweeps_and_replays_take_no_ranks():

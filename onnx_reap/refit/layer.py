@@ -14,8 +14,9 @@ the point nearest to the prediction among those that are as good as t: majorisat
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,14 @@ import numpy.typing as npt
 from onnx_reap.graph.tails import Tail
 from onnx_reap.rounding import is_half, rounded
 from onnx_reap.solve.backend import Backend
-from onnx_reap.solve.moments import Moments
+from onnx_reap.solve.masked import masked_ridge
+from onnx_reap.solve.moments import Moments, moments_of
 from onnx_reap.solve.ridge import best_damping, ridge, ridge_rows, weakest_that_helps
 
 ROUNDS = 2  # of solving and setting targets, where an activation clips
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, float("inf"))
-BLOCK = 8192  # rows turned into float64 at a time
+SLOW = 1e12  # multiplications of a masked layer's solve
+JUDGED = 16  # outputs of a masked layer that its damping is chosen by
 WEAK = 1e-4  # outputs scaled less than this, relative to the largest, ask nothing of the layer
 
 
@@ -86,6 +89,7 @@ def fit_layer(
     backend: Backend,
     dampings: Sequence[float] = DAMPINGS,
     stored: npt.DTypeLike = np.float32,
+    mask: npt.NDArray[np.bool_] | None = None,
 ) -> Fitted:
     """Refit a layer.
 
@@ -98,6 +102,8 @@ def fit_layer(
         What follows; scale and shift are those of g * O outputs.
     stored : dtype
         Type that weights and biases will be rounded to; the error allows for that.
+    mask : (g, D, O) bool array, optional
+        True where weights stay. The others are zero in `weight`, and remain so.
 
     Returns
     -------
@@ -111,13 +117,14 @@ def fit_layer(
     start, offset = weight * scale * asks, (bias[:, None] * scale + shift) * asks
     rows = rows.of_outputs(asks)
     clip = Clip(tail.low, tail.high, rows.wanted)
-    problem = _Problem(rows, start, backend)
+    problem = _Problem(rows, start, backend, mask)
 
     before = clip.error(problem.predict(start, offset))
     damping = problem.choose(dampings)
     w, b = problem.solve(rows.wanted, damping)
     now = problem.predict(w, b)
-    for _ in range(ROUNDS if clip.bites and math.isfinite(damping) else 0):
+    again = clip.bites and math.isfinite(damping) and not problem.is_slow
+    for _ in range(ROUNDS if again else 0):
         w, b = problem.solve(clip.nearest(now), damping)
         now = problem.predict(w, b)
     new_weight = np.where(asks, w / safe, weight)
@@ -208,17 +215,31 @@ class Clip:
 class _Problem:
     """Least squares for changing targets on the same inputs."""
 
-    def __init__(self, rows: Rows, start: np.ndarray, backend: Backend) -> None:
-        self._rows, self._backend = rows, backend
+    def __init__(
+        self,
+        rows: Rows,
+        start: np.ndarray,
+        backend: Backend,
+        mask: npt.NDArray[np.bool_] | None,
+    ) -> None:
+        self._rows, self._backend, self._mask = rows, backend, mask
         self._x = backend.to_device(rows.x)
         self._start = backend.to_device(start)
         self._moments: Moments | None = None
 
     @property
     def _is_wide(self) -> bool:
-        """Whether there are fewer rows than columns, so that the dual form is the smaller one."""
+        """Whether there are fewer rows than columns, so that the dual form is the smaller one.
+
+        Within a mask every output has columns of its own: there, moments serve all.
+        """
         n, columns = self._rows.x.shape[1:]
-        return n < columns
+        return n < columns and self._mask is None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether each solve takes long, with a system for every output."""
+        return self._mask is not None and float((self._mask.sum(axis=1) ** 3.0).sum()) > SLOW
 
     def predict(self, w: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return what stands behind the layer, (g, n, O) float32; b is (g, 1, O)."""
@@ -232,12 +253,13 @@ class _Problem:
         fit, n = self._rows.fit, self._rows.x.shape[1]
         if not 0 < fit < n:
             return dampings[len(dampings) // 2]
-        y = self._backend.to_device(self._target(self._rows.wanted))
+        some = self._judged()
+        y = self._backend.to_device(self._target(self._rows.wanted)[..., some])
         sides = [(self._x[:, s, :], y[:, s, :]) for s in (slice(0, fit), slice(fit, n))]
         if not self._is_wide:
-            learn, judge = (_moments(*side) for side in sides)
+            learn, judge = (moments_of(*side) for side in sides)
             self._moments = learn.merge(judge)
-            return best_damping(learn, judge, self._start, dampings)
+            return best_damping(learn, judge, self._start[..., some], dampings, self._solver(some))
         (x, y), (x_test, y_test) = sides
 
         def error(damping: float) -> float:
@@ -254,19 +276,22 @@ class _Problem:
             w, b = ridge_rows(self._x, y, self._start, damping)
         else:
             known = self._moments
-            self._moments = _moments(self._x, y) if known is None else known.retargeted(self._x, y)
-            w, b = ridge(self._moments, self._start, damping)
+            self._moments = (
+                moments_of(self._x, y) if known is None else known.retargeted(self._x, y)
+            )
+            w, b = self._solver(slice(None))(self._moments, self._start, damping)
         to_host = self._backend.to_host
         return to_host(w), to_host(b)[:, None, :]
 
+    def _solver(self, outputs: slice) -> Callable[[Moments, Any, float], tuple[Any, Any]]:
+        if self._mask is None:
+            return ridge
+        return partial(masked_ridge, mask=self._mask[..., outputs])
+
+    def _judged(self) -> slice:
+        """Choose outputs that judge a damping: within a mask each costs a system of its own."""
+        outputs = self._rows.wanted.shape[-1]
+        return slice(None, None, 1 if self._mask is None else -(-outputs // JUDGED))
+
     def _target(self, wanted: np.ndarray) -> np.ndarray:
         return wanted if self._rows.addend is None else wanted - self._rows.addend
-
-
-def _moments(x: Any, y: Any) -> Moments:
-    moments = Moments()
-    rows = x.shape[1]
-    for at in range(0, rows, BLOCK):
-        end = min(at + BLOCK, rows)
-        moments.update(x[:, at:end, :], y[:, at:end, :])
-    return moments

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from onnx_reap.graph.model import Model, captured_tensors
 from onnx_reap.graph.records import Linear
 from onnx_reap.graph.tails import Tail
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Weights of a layer that are zero, and remain so.
+
+    Attributes
+    ----------
+    mask : (g, D, O) bool array
+        True where weights stay.
+    choose : callable, optional
+        Makes a better mask, once it is known what the layer receives: of the (g, D, D) Gram matrix
+        of its inputs, its (g, D, O) weight before any was zeroed, each output scaled by how much it
+        matters, and the mask.
+    """
+
+    mask: np.ndarray
+    choose: Callable[[Any, Any, np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -27,12 +46,15 @@ class Job:
     projection : (matrix, bias), optional
         The original's weight (D, O) and bias (O,) where no tensor holds what the layer gave:
         `tail.tensor` is the projection of a recurrent layer.
+    zeros : Zeros, optional
+        Where the layer has to be zero.
     """
 
     linear: Linear
     tail: Tail
     place: int | None = None
     projection: tuple[np.ndarray, np.ndarray] | None = None
+    zeros: Zeros | None = None
 
     @property
     def observed(self) -> str:

@@ -12,13 +12,14 @@ from onnx_reap.capture.frontier import Frontier
 from onnx_reap.capture.rows import matrix_to_weight, weight_to_matrix
 from onnx_reap.capture.stream import Stream
 from onnx_reap.graph.model import Model
-from onnx_reap.graph.weights import layer_weights, set_layer
+from onnx_reap.graph.weights import layer_weights, set_layer, set_weight
 from onnx_reap.lots import in_lots
 from onnx_reap.refit.layer import Fitted, Rows, fit_constant, fit_layer
-from onnx_reap.refit.order import Job, waves
+from onnx_reap.refit.order import Job, Zeros, waves
 from onnx_reap.refit.sampling import Sampler, Walk
 from onnx_reap.rounding import cast
 from onnx_reap.solve.backend import Backend
+from onnx_reap.solve.moments import moments_of
 
 TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
 
@@ -71,7 +72,7 @@ def refit_model(
                 for job in wave:
                     node = job.linear.node
                     rows = sampler.join(inputs.pop(node), targets.pop(node))
-                    fitted[node] = _fit(job, rows, pruned, walk.backend)
+                    fitted[node] = _fit(job, rows, original, pruned, walk.backend)
                     on_layer(node)
     return fitted
 
@@ -96,7 +97,7 @@ def _given(wave: Sequence[Job]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _fit(job: Job, rows: Rows, pruned: Model, backend: Backend) -> Fitted:
+def _fit(job: Job, rows: Rows, original: Model, pruned: Model, backend: Backend) -> Fitted:
     if job.place is not None:
         old = pruned.node(job.linear.node).inputs[job.place]
         before = old.values.astype(np.float64).reshape(1, -1)
@@ -106,16 +107,32 @@ def _fit(job: Job, rows: Rows, pruned: Model, backend: Backend) -> Fitted:
             return _kept(fitted, fitted.weight, before)
         old.values = new
         return fitted
+    mask = None if job.zeros is None else _zeroed(job, job.zeros, rows, original, pruned, backend)
     stored, bias = layer_weights(pruned, job.linear)
     weight = weight_to_matrix(job.linear, stored)
     groups, _, outputs = weight.shape
     bias = np.broadcast_to(bias, groups * outputs).reshape(groups, outputs)
-    fitted = fit_layer(rows, weight, bias, job.tail, backend, stored=stored.dtype)
+    fitted = fit_layer(rows, weight, bias, job.tail, backend, stored=stored.dtype, mask=mask)
     if fitted.weight is weight:
         return fitted
     new = matrix_to_weight(job.linear, fitted.weight, stored)
     written = set_layer(pruned, job.linear, new, fitted.bias.ravel())
     return fitted if written else _kept(fitted, weight, bias)
+
+
+def _zeroed(
+    job: Job, zeros: Zeros, rows: Rows, original: Model, pruned: Model, backend: Backend
+) -> np.ndarray:
+    """Choose the weights that stay by what the layer receives now, and set the others to zero."""
+    if zeros.choose is None:
+        return zeros.mask
+    stored, _ = layer_weights(original, job.linear)
+    weight = weight_to_matrix(job.linear, stored)
+    scaled = weight * job.tail.scale.reshape(len(weight), 1, -1)
+    gram = moments_of(backend.to_device(rows.x)).gram
+    mask = zeros.choose(gram, backend.to_device(scaled), zeros.mask)
+    set_weight(pruned, job.linear, matrix_to_weight(job.linear, weight * mask, stored))
+    return mask
 
 
 def _kept(fitted: Fitted, weight: np.ndarray, bias: np.ndarray) -> Fitted:

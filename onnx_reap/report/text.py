@@ -16,8 +16,10 @@ from onnx_reap.report.records import (
     FrozenResult,
     Loss,
     Lossless,
+    MaskLoss,
     Quality,
     Report,
+    Tiling,
 )
 
 # A held-out error this many times the fitted one means that weights fit the samples, not the task.
@@ -38,8 +40,14 @@ def show(content: Callable[[Console], None], written: Iterable[object]) -> None:
 
 def print_report(report: Report, console: Console) -> None:
     """Print all tables, the summary last, where a terminal shows it."""
-    changed = (_groups(report), _factors(report))
-    for table in (*changed, _frozen(report.frozen), _quality(report), _summary(report)):
+    for table in (
+        _groups(report),
+        _factors(report),
+        _frozen(report.frozen),
+        _zeros(report.tiling),
+        _quality(report),
+        _summary(report),
+    ):
         if table.row_count:
             console.print(table)
     for remark in _remarks(report):
@@ -148,6 +156,20 @@ def _frozen(frozen: Sequence[FrozenResult]) -> Table:
     return table
 
 
+def _zeros(tiling: Tiling | None) -> Table:
+    table = new_table("Zeros", "layer", "zeros", "error", "repaired")
+    for layer in tiling.layers if tiling is not None else ():
+        errors = (layer.error_before, layer.error_after)
+        known = ("-" if error is None else f"{error:.2g}" for error in errors)
+        table.add_row(Text(layer.node), f"{100 * layer.zeros:.1f} %", *known)
+    reasons: dict[str, list[str]] = {}
+    for row in tiling.dense if tiling is not None else ():
+        reasons.setdefault(row.reason, []).append(row.node)
+    for reason, nodes in reasons.items():
+        table.add_row(Text(f"{collapsed(nodes)} ({reason})"), "dense", "", "")
+    return table
+
+
 def normal_or_not(reason: str) -> str:
     """Write the reason why channels are frozen, with a mark where that needs no attention."""
     return f"{reason} (normal)" if reason in NORMAL_REASONS else reason
@@ -169,6 +191,8 @@ def _remarks(report: Report) -> Iterator[str]:
     )
     if report.lossless is not None:
         yield _without_loss(report.lossless)
+    if report.tiling is not None:
+        yield from _of_zeros(report.tiling)
     if report.loss is not None:
         yield _bounded(report.loss)
     if measured:
@@ -199,6 +223,28 @@ def _without_loss(lossless: Lossless) -> str:
         f"{lossless.dependent:,} dependent channels"
     )
     return f"{gone}; on random samples outputs differ by {lossless.difference:.1g} of the largest."
+
+
+def _of_zeros(tiling: Tiling) -> Iterator[str]:
+    yield (
+        f"Zeros: {tiling.pattern}, {tiling.zeros:.1%} of the weights of {len(tiling.layers)} "
+        "layers; MACs and sizes count them as any others."
+    )
+    loss, plain = tiling.loss, tiling.loss_unpermuted
+    if tiling.permuted:
+        assert tiling.difference is not None
+        yield (
+            f"{tiling.permuted:,} channels changed places, which moved outputs by "
+            f"{tiling.difference:.1g} of the largest: masks take {_taken(loss)} instead of "
+            f"{_taken(plain)}."
+        )
+    else:
+        yield f"Channels are where they were: masks take {_taken(loss)}."
+
+
+def _taken(loss: MaskLoss) -> str:
+    error = "" if loss.error is None else f" (error of a layer {loss.error:.2g} on average)"
+    return f"{loss.score:.1%} of the scores{error}"
 
 
 def _bounded(loss: Loss) -> str:

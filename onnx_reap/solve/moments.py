@@ -20,6 +20,9 @@ from onnx_reap.errors import ReapError
 from onnx_reap.solve.backend import Array
 from onnx_reap.solve.checks import check_finite, check_shape
 
+BLOCK = 8192
+"""Rows turned into float64 at a time."""
+
 _ARRAYS = ("mean_x", "mean_y", "scatter_xx", "scatter_xy", "scatter_yy")
 
 
@@ -152,6 +155,24 @@ class Moments:
         self.mean_x = self.mean_x + dx * (other.count / n)
         self.mean_y = self.mean_y + dy * (other.count / n)
         self.count = n
+
+
+def moments_of(x: Array, y: Array | None = None) -> Moments:
+    """Return the moments of rows.
+
+    Parameters
+    ----------
+    x : array, shape (..., n, D)
+    y : array, shape (..., n, O), optional
+        Targets of the same rows.
+    """
+    y = x[..., :0] if y is None else y
+    moments = Moments()
+    rows = x.shape[-2]
+    for at in range(0, rows, BLOCK):
+        part = slice(at, min(at + BLOCK, rows))
+        moments.update(x[..., part, :], y[..., part, :])
+    return moments
 
 
 def _of_block(x: Array, y: Array) -> Moments:

@@ -136,7 +136,11 @@ def residual(moments: Moments, weight: Array, bias: Array | None = None) -> floa
 
 
 def best_damping(
-    fit: Moments, held_out: Moments, weight: Array, dampings: Sequence[float]
+    fit: Moments,
+    held_out: Moments,
+    weight: Array,
+    dampings: Sequence[float],
+    solve: Callable[[Moments, Array, float], tuple[Array, Array]] = ridge,
 ) -> float:
     """Return the strength whose refit on some rows does best on others.
 
@@ -148,13 +152,15 @@ def best_damping(
         The current weight.
     dampings : sequence of float
         Strengths to choose from, as for `ridge`; among equals the largest wins.
+    solve : callable
+        What refits; takes what `ridge` takes.
 
     Raises
     ------
     ReapError
         If `dampings` is empty, or as for `ridge`.
     """
-    return weakest_that_helps(dampings, lambda d: residual(held_out, *ridge(fit, weight, d)))
+    return weakest_that_helps(dampings, lambda d: residual(held_out, *solve(fit, weight, d)))
 
 
 def weakest_that_helps(dampings: Sequence[float], error: Callable[[float], float]) -> float:
