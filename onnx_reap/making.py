@@ -27,7 +27,7 @@ from onnx_reap.graph.model import Model
 from onnx_reap.graph.weights import remember
 from onnx_reap.joining import join
 from onnx_reap.joint.walk import Stretched
-from onnx_reap.refit.layer import Fitted
+from onnx_reap.refit.walk import Fit
 from onnx_reap.repair import repair
 from onnx_reap.report.records import Quality
 from onnx_reap.samples import teachers_and_judges
@@ -46,7 +46,7 @@ class Made:
     model : onnx.ModelProto
     macs, params : int
         Counted on it.
-    refits : dict of str to Fitted
+    refits : dict of str to Fit
         By node; empty without a refit.
     held : Model
         Holds the model's weights that are set aside.
@@ -60,7 +60,7 @@ class Made:
     model: onnx.ModelProto
     macs: int
     params: int
-    refits: dict[str, Fitted]
+    refits: dict[str, Fit]
     blocks: tuple[Stretched, ...]
     notes: tuple[str, ...]
     held: Model
@@ -76,7 +76,7 @@ def _made(work: Work, choice: Choice, *, joint: bool) -> Made:
         pruned, notes = cut_and_compare(
             work.analysis, choice.removed, work.samples.every, choice.merge
         )
-    refits: dict[str, Fitted] = {}
+    refits: dict[str, Fit] = {}
     blocks: list[Stretched] = []
     macs = macs_left(work.analysis, pruned, choice.widths)
     if work.settings.refit and work.samples.fit is not None and choice.removed:
@@ -157,8 +157,8 @@ def cut_and_compare(
         If the two differ.
     """
     pruned, masked = analysis.copy(), analysis.copy()
-    for model in (pruned, masked):
-        merge_units(model, analysis.flow, merge)
+    merge_units(pruned, analysis.flow, merge)
+    merge_units(masked, analysis.flow, merge)
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     mask_graph(masked, analysis.flow, removed)
     sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]

@@ -18,10 +18,9 @@ from onnx_reap.graph.records import Linear
 from onnx_reap.graph.tails import Tail, clipping, find_tail, only_reader
 from onnx_reap.graph.weights import bias_behind, has_plain_bias, layer_weights
 from onnx_reap.progress import Progress
-from onnx_reap.refit.layer import Fitted
 from onnx_reap.refit.order import Job, Zeros, affected_tensors, own_output
 from onnx_reap.refit.sampling import Walk
-from onnx_reap.refit.walk import refit_model
+from onnx_reap.refit.walk import Fit, refit_model
 from onnx_reap.samples import teachers_and_judges
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend
@@ -42,7 +41,7 @@ def repair(
     progress: Progress,
     *,
     zeros: Mapping[str, Zeros] | None = None,
-) -> tuple[dict[str, Fitted], list[str]]:
+) -> tuple[dict[str, Fit], list[str]]:
     """Refit a cut model in place; return what was fitted, and notes on layers that were not.
 
     Parameters

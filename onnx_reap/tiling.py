@@ -23,8 +23,8 @@ from onnx_reap.graph.weights import set_weight
 from onnx_reap.making import Made, finish, make
 from onnx_reap.planning import widths_left
 from onnx_reap.redundancy import analysed_again
-from onnx_reap.refit.layer import Fitted
 from onnx_reap.refit.order import Zeros
+from onnx_reap.refit.walk import Fit
 from onnx_reap.repair import repair
 from onnx_reap.report.records import DenseLayer, MaskLoss, TiledLayer, Tiling
 from onnx_reap.settings import Settings
@@ -173,7 +173,7 @@ def _errors(
 
 def _masked(
     work: Work, layers: Mapping[str, Layer], arranged: Arranged, pattern: Pattern
-) -> tuple[dict[str, Fitted], Model, list[str]]:
+) -> tuple[dict[str, Fit], Model, list[str]]:
     """Set weights to zero, and repair the others unless the settings forbid it."""
     analysis = replace(work.analysis, model=arranged.model)
     sparse = permuted(work.analysis, arranged.permutation)
@@ -210,7 +210,7 @@ def _described(
     scores: Mapping[str, Scores],
     arranged: Arranged,
     errors: Mapping[str, list[float]] | None,
-    fitted: Mapping[str, Fitted],
+    fitted: Mapping[str, Fit],
     sparse: Model,
 ) -> Tiling:
     now = in_new_order(layers, scores, arranged.permutation)

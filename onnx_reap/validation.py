@@ -146,8 +146,7 @@ def check_settings(settings: Settings) -> None:
         if value is not None and not (_is_number(value) and 0 < value < math.inf):
             raise UsageError(f"{flag(name)}: no budget", got=repr(value), expected="more than 0")
     if settings.ratio is not None and not is_fraction(settings.ratio):
-        expected = "between 0 and 1"
-        raise UsageError("--ratio: out of range", got=repr(settings.ratio), expected=expected)
+        raise UsageError("--ratio: not between 0 and 1", got=repr(settings.ratio))
     for name, known in _NAMES.items():
         if (value := getattr(settings, name)) not in known:
             expected = f"{', '.join(filter(None, known[:-1]))} or {known[-1]}"
@@ -198,7 +197,7 @@ def check_budgets(names: Collection[str]) -> None:
 
 def _check_low_rank(settings: Settings, given: Collection[str]) -> None:
     """Refuse what tells nothing of ranks: ratios are of channels, tables of layers that are one."""
-    if not settings.names_budget:
+    if not given and (settings.tile or settings.pattern):  # nothing is taken for granted then
         raise UsageError("--low-rank: no budget that ranks could meet", hint="--target-macs 60%")
     idle = [flag(name) for name in given if name in (*RATIOS, "target_latency", "latency_table")]
     idle += ["--allocation uniform"] if settings.allocation == "uniform" else []

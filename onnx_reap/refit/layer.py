@@ -69,8 +69,7 @@ class Rows:
 class Fitted:
     """A layer's new weight (g, D, O) and bias (g, O); errors relative to the target's variance.
 
-    They are the old ones where new ones would be no better, or too large for the type that they
-    are stored in (`overflows`).
+    They are the old ones where new ones would be no better.
     """
 
     weight: npt.NDArray[np.float64]
@@ -78,7 +77,6 @@ class Fitted:
     damping: float
     error_before: float
     error_after: float
-    overflows: bool = False
 
 
 def fit_layer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -24,13 +25,30 @@ from onnx_reap.solve.moments import moments_of
 TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How a layer was fitted; errors relative to the variance of its target.
+
+    Attributes
+    ----------
+    overflows : bool
+        Whether it was left as it was since new numbers were too large for the type that they are
+        stored in.
+    """
+
+    damping: float
+    error_before: float
+    error_after: float
+    overflows: bool = False
+
+
 def refit_model(
     original: Model,
     pruned: Model,
     jobs: Sequence[Job],
     walk: Walk,
     on_layer: Callable[[str], None],
-) -> dict[str, Fitted]:
+) -> dict[str, Fit]:
     """Refit layers of a cut model in place.
 
     Parameters
@@ -47,9 +65,9 @@ def refit_model(
     Returns
     -------
     dict
-        By node, what was fitted.
+        By node, how it was fitted.
     """
-    fitted: dict[str, Fitted] = {}
+    fitted: dict[str, Fit] = {}
     sampler = Sampler(walk, jobs)
     samples = len(walk.calibration)
     # Branches that vanished run in the original alone, from tensors that the other may be past.
@@ -97,16 +115,16 @@ def _given(wave: Sequence[Job]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _fit(job: Job, rows: Rows, original: Model, pruned: Model, backend: Backend) -> Fitted:
+def _fit(job: Job, rows: Rows, original: Model, pruned: Model, backend: Backend) -> Fit:
     if job.place is not None:
         old = pruned.node(job.linear.node).inputs[job.place]
         before = old.values.astype(np.float64).reshape(1, -1)
         fitted = fit_constant(rows, before, job.tail)
         new = cast(fitted.bias.reshape(old.shape), old.dtype)
-        if not np.isfinite(new).all():
-            return _kept(fitted, fitted.weight, before)
-        old.values = new
-        return fitted
+        finite = bool(np.isfinite(new).all())
+        if finite:
+            old.values = new
+        return _told(fitted, written=finite)
     mask = None if job.zeros is None else _zeroed(job, job.zeros, rows, original, pruned, backend)
     stored, bias = layer_weights(pruned, job.linear)
     weight = weight_to_matrix(job.linear, stored)
@@ -114,10 +132,9 @@ def _fit(job: Job, rows: Rows, original: Model, pruned: Model, backend: Backend)
     bias = np.broadcast_to(bias, groups * outputs).reshape(groups, outputs)
     fitted = fit_layer(rows, weight, bias, job.tail, backend, stored=stored.dtype, mask=mask)
     if fitted.weight is weight:
-        return fitted
+        return _told(fitted, written=True)
     new = matrix_to_weight(job.linear, fitted.weight, stored)
-    written = set_layer(pruned, job.linear, new, fitted.bias.ravel())
-    return fitted if written else _kept(fitted, weight, bias)
+    return _told(fitted, written=set_layer(pruned, job.linear, new, fitted.bias.ravel()))
 
 
 def _zeroed(
@@ -135,6 +152,8 @@ def _zeroed(
     return mask
 
 
-def _kept(fitted: Fitted, weight: np.ndarray, bias: np.ndarray) -> Fitted:
-    """Describe a layer whose new numbers would not be finite in the type that they have."""
-    return Fitted(weight, bias, math.inf, fitted.error_before, fitted.error_before, overflows=True)
+def _told(fitted: Fitted, *, written: bool) -> Fit:
+    """Leave out the weights, which may be large; unless they were written all is as before."""
+    if not written:
+        return Fit(math.inf, fitted.error_before, fitted.error_before, overflows=True)
+    return Fit(fitted.damping, fitted.error_before, fitted.error_after)
