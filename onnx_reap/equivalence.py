@@ -11,6 +11,7 @@ says little of what went in. So where an output is such a result, what goes in i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ import onnx
 
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import CheckError, ReapError
+from onnx_reap.graph.kept import Kept
 from onnx_reap.runtime import Feed, heavy, run, session, with_outputs
 from onnx_reap.witnesses import find_jumps, find_saturated
 
 TOLERANCE = 2e-3  # relative to the largest entry
 ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of a few operations on numbers near 1
 UNCHANGED = 1e-3  # of models that must agree; rounding leaves 5e-5 behind the 80 layers of a B0
+EVERYWHERE: Kept = MappingProxyType({})  # all is where it was
 HALF_UNCHANGED = 5e-2  # of those whose weights, added up, are rounded to 16 bits
 
 
@@ -69,7 +72,7 @@ def check_cut(
     for expected, got in zip(wanted, found, strict=True):
         for name in names:
             want = expected[name]
-            if name in inner and (not isinstance(want, np.ndarray) or not is_float(want.dtype)):
+            if name in inner and not _is_floating(want):
                 continue  # numbers that count channels differ by right
             if name in inner and name in kept:
                 want = np.take(want, kept[name][1], kept[name][0])
@@ -93,8 +96,12 @@ def check_unchanged(
     providers: Sequence[str],
     *,
     half: bool,
+    places: Kept = EVERYWHERE,
+    also: Iterable[str] = (),
 ) -> tuple[float, list[str]]:
     """Compare the outputs of two models that must be the same function.
+
+    What goes into jumps and into outputs that saturate is compared, too.
 
     Parameters
     ----------
@@ -102,6 +109,11 @@ def check_unchanged(
         In float32.
     half : bool
         Whether weights are stored in 16 bits.
+    places : mapping of str to (int, array)
+        For tensors of which `changed` has less, or in another order, the axis and the positions in
+        the original.
+    also : iterable of str
+        Further tensors to compare, of both models.
 
     Returns
     -------
@@ -116,15 +128,20 @@ def check_unchanged(
         If an output differs by more than rounding.
     """
     allowed = HALF_UNCHANGED if half else UNCHANGED
-    causes, _ = find_jumps(original.graph)
+    causes, witnesses = find_jumps(original.graph)
     saturated, inputs = find_saturated(original.graph)
     outputs = [value.name for value in original.graph.output]
-    names = [*_inner([n for n in inputs if n not in causes], changed, outputs), *outputs]
+    inner = [name for name in (*also, *inputs) if name not in causes]
+    names = [*_inner([*witnesses, *inner], changed, outputs), *outputs]
     sessions = [session(with_outputs(each, names), providers) for each in (original, changed)]
     largest, doubts = 0.0, dict[str, str]()
     for feed in feeds:
         expected, got = (run(active, names, feed) for active in sessions)
         for name, want in expected.items():
+            if name not in outputs and not _is_floating(want):
+                continue  # numbers that count channels differ by right
+            if name in places:
+                want = np.take(want, places[name][1], places[name][0])
             floor = ROUNDING if name in saturated else 0.0
             problem = _difference(name, want, got[name], floor)
             if name in causes:
@@ -146,6 +163,10 @@ def check_unchanged(
     ]
 
 
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and is_float(value.dtype)
+
+
 def _inner(names: Iterable[str], cut: onnx.ModelProto, outputs: Sequence[str]) -> list[str]:
     """List tensors, each once, that a model still computes besides its outputs."""
     made = {name for node in cut.graph.node for name in node.output}
@@ -154,7 +175,7 @@ def _inner(names: Iterable[str], cut: onnx.ModelProto, outputs: Sequence[str]) -
 
 def _relative(want: Any, got: Any, floor: float) -> float:
     """Largest difference of finite entries past a floor, relative to the largest of them."""
-    if not isinstance(want, np.ndarray) or not is_float(want.dtype):
+    if not _is_floating(want):
         return 0.0
     finite = np.isfinite(want)
     a, b = want[finite].astype(np.float64), got[finite].astype(np.float64)

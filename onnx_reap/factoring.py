@@ -14,6 +14,7 @@ Y. Xu et al., "TRP: Trained Rank Pruning for Efficient Deep Neural Networks", IJ
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -22,12 +23,13 @@ from onnx_reap.analysis import Analysis, analyse, model_inputs
 from onnx_reap.bases import find_factors, gaining_ranks
 from onnx_reap.choice import Choice
 from onnx_reap.equivalence import check_unchanged
-from onnx_reap.errors import ReapError
+from onnx_reap.errors import CheckError, ReapError
 from onnx_reap.factorise.factor import Factor, insert
 from onnx_reap.graph.cost import saved_whole
 from onnx_reap.graph.merge import Merge
 from onnx_reap.planning import make_plan, removed_by, widths_left
 from onnx_reap.rank_times import faster_ranks
+from onnx_reap.trial_feeds import trial_feeds
 from onnx_reap.work import Factored, Work
 
 
@@ -59,7 +61,16 @@ def factored(work: Work) -> Work:
     if not factors:
         return _unfactored(work, *notes)
     with work.clock("factorise"):
-        _check_same(work, changed)
+        sound = _sound(work, changed, factors)
+    if len(sound) < len(factors):
+        notes += (
+            f"{len(factors) - len(sound)} of {len(factors)} layers that could be two stay one: "
+            "rounding would change what they give",
+        )
+        factors = sound
+        changed, groups = _with_two(analysis, factors, work)
+    if not factors:
+        return _unfactored(work, *notes)
     changed = _priced(changed, groups, ranks)
     by_group = {changed.groups[index].name: factor for index, factor in groups.items()}
     return replace(work, analysis=changed, factored=Factored(analysis, by_group, notes))
@@ -86,6 +97,7 @@ def settled(work: Work, choice: Choice) -> tuple[Work, Choice]:
     widths = _widths(work, choice)
     two = [f for name, f in work.factored.factors.items() if 0 < widths[name] < f.rank]
     changed, _ = _with_two(work.factored.original, two, work)
+    check_same(work.original, changed, two)
     return replace(work, analysis=changed, factored=None), _moved(work, choice, changed)
 
 
@@ -191,10 +203,50 @@ def _priced(
     )
 
 
-def _check_same(work: Work, changed: Analysis) -> None:
-    size = work.analysis.fixed_batch or 2
-    feed = next(iter(work.samples.every.batches(size, pad=True)))
-    check_unchanged(work.analysis.proto, changed.proto, [feed], changed.providers, half=False)
+def _sound(work: Work, changed: Analysis, factors: Sequence[Factor]) -> list[Factor]:
+    """Leave out layers that give something else as two, one by one if any does.
+
+    Raises
+    ------
+    CheckError
+        If the others do so together.
+    """
+    try:
+        check_same(work, changed, factors)
+    except CheckError:
+        left = []
+        for factor in factors:
+            alone, _ = _with_two(work.analysis, [factor], work)
+            with suppress(CheckError):
+                check_same(work, alone, [factor])
+                left.append(factor)
+        if left:
+            check_same(work, _with_two(work.analysis, left, work)[0], left)
+        return left
+    return list(factors)
+
+
+def check_same(work: Work, changed: Analysis, factors: Sequence[Factor]) -> None:
+    """Compare the given model, and its layers, with one in which some layers are two.
+
+    Parameters
+    ----------
+    work : Work
+        On the given model.
+
+    Raises
+    ------
+    CheckError
+        If an output or one of these layers gives something else.
+    """
+    check_unchanged(
+        work.analysis.model.to_run(),
+        changed.model.to_run(),
+        trial_feeds(work),
+        changed.providers,
+        half=False,
+        also=[factor.linear.y for factor in factors],
+    )
 
 
 def _timed(

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
 import onnx
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnx_reap.analysis import Analysis, analyse, model_inputs
 from onnx_reap.budget import check_globs
 from onnx_reap.choice import Choice
-from onnx_reap.data.spec import is_float
 from onnx_reap.equivalence import check_unchanged
 from onnx_reap.graph.absorb import absorb
+from onnx_reap.graph.kept import kept_positions
 from onnx_reap.graph.twin import in_float32
 from onnx_reap.lossless.redundant import DEAD, DEPENDENT, DUPLICATE, Redundant, find_redundant
 from onnx_reap.making import Made, make
 from onnx_reap.planning import make_plan, removed_by, widths_left
 from onnx_reap.report.records import Lossless
 from onnx_reap.rounding import is_half
-from onnx_reap.runtime import Feed
+from onnx_reap.trial_feeds import trial_feeds
 from onnx_reap.work import Work
-
-SCALES = (1.0, 0.01, 100.0)
-"""Factors on random samples: activations must see both sides of where they bend."""
 
 NOTHING = "nothing to remove: no channel is dead, a duplicate or a combination of others"
 
@@ -60,8 +55,9 @@ def without_redundant(work: Work) -> tuple[Made, Lossless]:
         types = analysis.model.types
         before, after = (in_float32(model, types) for model in (analysis.proto, made.model))
         half = any(is_half(tensor_dtype_to_np_dtype(kind)) for kind in types)
+        kept = kept_positions(analysis.flow, removed)
         difference, doubts = check_unchanged(
-            before, after, trial_feeds(work), analysis.providers, half=half
+            before, after, trial_feeds(work), analysis.providers, half=half, places=kept
         )
     kinds = Counter(each.kind for each in found)
     lossless = Lossless(kinds[DEAD], kinds[DUPLICATE], kinds[DEPENDENT], difference)
@@ -83,16 +79,3 @@ def analysed_again(work: Work, proto: onnx.ModelProto) -> Analysis:
     """Analyse a model whose weights changed."""
     inputs = model_inputs(proto, work.settings.input_shapes)
     return analyse(proto, inputs, work.samples.every, work.settings)
-
-
-def trial_feeds(work: Work) -> Iterator[Feed]:
-    """Draw feeds at several scales; integers stay as they are."""
-    size = work.analysis.fixed_batch or 2
-    feed = next(iter(work.samples.every.batches(size, pad=True)))
-    rng = np.random.default_rng(work.settings.seed)
-    yield feed
-    for scale in SCALES:
-        yield {
-            name: (scale * rng.standard_normal(x.shape)).astype(x.dtype) if is_float(x.dtype) else x
-            for name, x in feed.items()
-        }

@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from onnx_reap.analysis import count_parameters
 from onnx_reap.arranging import Arranged, in_new_order, order_at, permuted, put_in_order
 from onnx_reap.budget import check_globs
 from onnx_reap.capture.rows import matrix_to_weight
@@ -93,7 +94,12 @@ def with_zeros(work: Work, made: Made, pattern: Pattern) -> tuple[Made, Tiling]:
     tiling = _described(pattern, layers, left, scores, arranged, errors, fitted, sparse)
     notes = [*made.notes, *arranged.notes, *notes]
     made = replace(
-        made, model=out, refits={**made.refits, **fitted}, notes=tuple(notes), held=sparse
+        made,
+        model=out,
+        params=count_parameters(out),
+        refits={**made.refits, **fitted},
+        notes=tuple(notes),
+        held=sparse,
     )
     return made, tiling
 

@@ -228,7 +228,7 @@ refit and without it; in the titles those of the original. A dash: so much can't
 brackets, how many groups went wholly, with their residual branches, where any did; the rows
 `pro, no branch goes` show what that brings. Seed 0, no labels used, no joint refit. Without a refit
 channels are sliced off, and nothing else is changed but by methods that merge channels (`fold`,
-`nu`, `similarity`): there channels that stay take over what others brought, before the refit too if
+`nu`): there channels that stay take over what others brought, before the refit too if
 there is one. Without a refit the command runs nothing for `l1`, `l2`, `fpgm`, `fold` and `random`,
 and takes equal ratios; `pro` is here for comparison.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
@@ -198,3 +200,27 @@ def test_sequences_are_compared_element_by_element():
     assert check(sequence(1e-7)) == []
     with pytest.raises(CheckError):
         check(sequence(0.05))
+
+
+def top(factor: float, inner: float = 1.0):
+    """Scores through a dense layer, of which the best are told."""
+    n = Net({"x": ("N", 4)})
+    hidden = n.node("MatMul", "x", n.constant(inner * n.rng.standard_normal((4, 6))))
+    scores = n.node("MatMul", hidden, n.constant(factor * n.rng.standard_normal((6, 8)) / inner))
+    values, places = n.node("TopK", scores, n.constant(np.array([3])), outputs=2, axis=1)
+    return n.model(n.node("Neg", values), places, types={places: 7}), hidden
+
+
+def test_models_that_must_agree_do_so_in_front_of_jumps():
+    feeds = [{"x": np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)}]
+    (model, hidden), (other, _), (rescaled, _) = top(1.0), top(-7.0), top(1.0, inner=2.0)
+    check = partial(check_unchanged, feeds=feeds, providers=CPU, half=False)
+    assert check(model, model) == (0.0, [])
+    with pytest.raises(CheckError, match="changed"):
+        check(model, other)
+    assert check(model, rescaled)[0] < 1e-6
+    with pytest.raises(CheckError, match=hidden):
+        check(model, rescaled, also=[hidden])
+    places = {hidden: (1, np.arange(6)[::-1])}
+    with pytest.raises(CheckError, match=hidden):
+        check(model, model, also=[hidden], places=places)

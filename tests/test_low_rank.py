@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from onnx_reap.arguments import parse
 from onnx_reap.budget import allowed
 from onnx_reap.choice import Choice
 from onnx_reap.data import synthetic_calibration
-from onnx_reap.errors import UsageError
+from onnx_reap.errors import CheckError, UsageError
 from onnx_reap.factoring import factored
 from onnx_reap.making import make
 from onnx_reap.pipeline import replay
@@ -324,6 +325,38 @@ def test_layers_are_thinned_then_made_two_then_zeroed():
     (expected,) = run(model, {"x": DATA})
     assert found.shape == expected.shape and np.isfinite(found).all()
     assert np.square(found - expected).mean() < expected.var()
+
+
+def test_a_form_that_is_another_function_is_not_made(monkeypatch: pytest.MonkeyPatch):
+    """The form that is written is compared with the given model, not with itself."""
+    real, sound = onnx_reap.factoring.insert, onnx_reap.factoring._sound
+
+    def wrong(model, factor):
+        return real(model, replace(factor, second=np.roll(factor.second, 1, 0)))
+
+    def then_wrong(*arguments):
+        found = sound(*arguments)
+        monkeypatch.setattr("onnx_reap.factoring.insert", wrong)
+        return found
+
+    monkeypatch.setattr("onnx_reap.factoring._sound", then_wrong)
+    with pytest.raises(CheckError, match="changed"):
+        onnx_reap.reap(net(), DATA, target_macs=0.7, low_rank="only", joint_refit=0)
+
+
+def test_layers_that_give_something_else_as_two_stay_one(monkeypatch: pytest.MonkeyPatch):
+    real, broken = onnx_reap.factoring.insert, []
+
+    def wrong(model, factor):
+        broken[:] = broken or [factor.node]
+        if factor.node in broken:
+            factor = replace(factor, second=np.roll(factor.second, 1, 0))
+        return real(model, factor)
+
+    monkeypatch.setattr("onnx_reap.factoring.insert", wrong)
+    result = onnx_reap.reap(net(), DATA, target_macs=0.7, low_rank="only", joint_refit=0)
+    assert broken[0] not in {factor.node for factor in result.report.factors}
+    assert any("rounding would change what they give" in note for note in result.report.notes)
 
 
 def test_sweeps_and_replays_take_no_ranks():

@@ -6,8 +6,8 @@ their expected squared distance is
     E (x_i - x_j)^2 = (m_i - m_j)^2 + v_i + v_j.
 
 The paper derives mean and variance from BatchNormalization; here they are those that arrive at the
-layers behind. Clusters merge by average linkage, and the unit of largest variance represents them:
-it is read in place of the others.
+layers behind. Clusters merge by average linkage, and the unit of largest variance represents them.
+Units of like distribution need not be alike sample by sample, so it takes nothing over.
 
 References
 ----------
@@ -20,11 +20,10 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_reap.criteria.merging import merging
-from onnx_reap.criteria.ranking import Ranking
 from onnx_reap.criteria.seen import Matrix, Order, Seen
 
 
-def rank(seen: Seen) -> Ranking:
+def order(seen: Seen) -> Order:
     """Let units go as clusters of like mean and variance merge."""
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
@@ -37,4 +36,4 @@ def rank(seen: Seen) -> Ranking:
         np.fill_diagonal(squares, 0.0)
         return linkage(squareform(np.sqrt(squares), checks=False), "average")
 
-    return merging(seen, link, variance)
+    return np.array(merging(seen, link, variance).order)

@@ -101,7 +101,6 @@ CRITERIA = {
         "Zhang et al., Exploiting Channel Similarity, arXiv:1908.02620",
         runs=True,
         package="scipy",
-        merges=True,
     ),
     "pls": Criterion(
         "share in explaining outputs or labels",

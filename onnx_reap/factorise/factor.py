@@ -62,6 +62,8 @@ def factorable(model: Model, linear: Linear, why_not: Callable[[str], str | None
     """
     if linear.op not in ("Conv", "Gemm", "MatMul") or linear.group > 1 or why_not(linear.node):
         return False
+    if linear.alpha == 0:  # its weight means nothing
+        return False
     weight = model.node(linear.node).inputs[1]
     taken = captured_tensors(model.nodes).keys() | {t.name for t in model.graph.outputs}
     alone = len(weight.outputs) == 1 and weight.name not in taken

@@ -15,12 +15,7 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnx_reap import aside
 from onnx_reap.errors import ReapError
-from onnx_reap.graph.export import (
-    Source,
-    node_proto,
-    without_content,
-    write_constants,
-)
+from onnx_reap.graph.export import Source, node_proto, without_content, write_constants
 from onnx_reap.graph.reading import read_graph
 from onnx_reap.graph.twin import in_float32, other_types
 from onnx_reap.runtime import extract, names_in_subgraphs
@@ -64,6 +59,7 @@ class Model:
         # Nodes are kept alive here, since their ids are keys.
         pairs = zip(self.graph.nodes, proto.graph.node, strict=True)
         self._source = {id(node): Source(node, dict(node.attrs), given) for node, given in pairs}
+        self._given = _constants_of(proto.graph)
         self._weights = aside.claim(proto)  # also those that no constant stands for any more
         for name, constant in self.constants().items():
             if name in self._weights:
@@ -91,9 +87,10 @@ class Model:
         return next(node for node in self.graph.nodes if self.keys[id(node)] == key)
 
     def constants(self) -> dict[str, gs.Constant]:
-        """Return the constants that nodes or outputs use, by name."""
-        tensors = self.graph.tensors() | captured_tensors(self.graph.nodes)
-        return {name: t for name, t in tensors.items() if isinstance(t, gs.Constant)}
+        """Return the constants that nodes or outputs use, by name; those of bodies are theirs."""
+        captured = captured_tensors(self.graph.nodes).items()
+        own = self.graph.tensors() | {n: t for n, t in captured if n in self._given}
+        return {name: t for name, t in own.items() if isinstance(t, gs.Constant)}
 
     def set_constants(self, values: Mapping[str, np.ndarray]) -> None:
         """Make tensors constants; nodes that only served them disappear."""
@@ -214,6 +211,12 @@ def is_floating(constant: gs.Constant) -> bool:
         return "FLOAT" in onnx.TensorProto.DataType.Name(constant.dtype)
     dtype = np.dtype(constant.dtype)
     return dtype.kind == "f" or "float" in dtype.name
+
+
+def _constants_of(graph: onnx.GraphProto) -> set[str]:
+    sparse = {tensor.values.name for tensor in graph.sparse_initializer}
+    nodes = {y for node in graph.node if node.op_type == "Constant" for y in node.output}
+    return sparse | nodes | {tensor.name for tensor in graph.initializer}
 
 
 def captured_tensors(nodes: Iterable[gs.Node]) -> dict[str, gs.Tensor]:

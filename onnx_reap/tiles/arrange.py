@@ -35,6 +35,8 @@ from onnx_reap.tiles.permute import reorder
 
 PASSES = 2  # over all groups
 ROUNDS = 60  # of exchanges in a group
+PAIRS = 32  # by channel, the best that a round of exchanges chooses from
+WIDEST = 4096  # channels of a group whose pairs can all be looked at
 ENTRIES = 2**27  # numbers that a round of exchanges may look at
 LOT = 2**22  # of them held at a time
 GAIN = 1e-6  # of what the blocks are worth: less is not worth an exchange,
@@ -281,6 +283,8 @@ def _best_pairs(
     """Choose the best exchanges of which no two touch the same block, (n,)."""
     n = len(gains)
     candidates = np.flatnonzero(gains > floor)
+    if len(candidates) > (most := PAIRS * n):
+        candidates = candidates[np.argpartition(-gains.ravel()[candidates], most)[:most]]
     swap = np.arange(n)
     taken = [np.zeros(side.block.max() + 1, bool) for side in sides]
     blocks = [side.block[side.at] for side in sides]

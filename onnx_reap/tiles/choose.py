@@ -88,10 +88,11 @@ def _tiles(tiles: Tiles, gram: Array, weight: Array, mask: Mask, taps: int) -> M
 def _columns(tiles: Tiles, width: int, taps: int) -> np.ndarray:
     """Columns of every tile of a row of tiles, (U, columns); -1 where a tile is smaller."""
     channels = width // taps
-    count = -(-channels // tiles.columns)
-    channel = np.arange(count * tiles.columns).reshape(1, count, tiles.columns)
+    wide = min(tiles.columns, channels)
+    count = -(-channels // wide)
+    channel = np.arange(count * wide).reshape(1, count, wide)
     column = channel * taps + np.arange(taps)[:, None, None]
-    return np.where(channel < channels, column, -1).reshape(taps * count, tiles.columns)
+    return np.where(channel < channels, column, -1).reshape(taps * count, wide)
 
 
 def _path(elimination: Elimination, steps: int) -> list[int]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from onnx_reap.capture.rows import weight_to_matrix
 from onnx_reap.graph.labels import LabelArray
-from onnx_reap.graph.model import Model
+from onnx_reap.graph.model import Model, captured_tensors
 from onnx_reap.graph.records import Flow, Linear
 from onnx_reap.tiles.pattern import Mask, Pattern, Scores
 
@@ -62,6 +62,7 @@ def find_layers(
     users = Counter(tensor.name for node in model.nodes for tensor in node.inputs)
     layers, dense = {}, {}
     constants = model.constants()
+    elsewhere = captured_tensors(model.nodes).keys() | {t.name for t in model.graph.outputs}
     for linear in flow.linears:
         x_units = flow.units_along(linear.x, linear.x_axis)
         if linear.node in excluded:
@@ -72,6 +73,8 @@ def find_layers(
             why = "recurrent"
         elif users[linear.weight] > 1:
             why = "other layers share its weights"
+        elif linear.weight in elsewhere:
+            why = "its weight is an output, or used in the body of another node"
         else:
             why = pattern.refuses(len(x_units) // linear.group)
         y_units = flow.units_along(linear.y, linear.y_axis)

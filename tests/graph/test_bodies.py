@@ -65,3 +65,19 @@ def test_what_lies_in_front_of_bodies_is_cut_and_the_rest_reported():
     inspection = onnx_reap.inspect(model)
     assert REASON in {row.reason for row in inspection.frozen}
     assert inspection.total.macs == report.before.macs
+
+
+def test_what_a_body_holds_is_written_there_alone():
+    """Sibling bodies may call their own weights the same."""
+    model = _branching(before=True)
+    (choice,) = (node for node in model.graph.node if node.op_type == "If")
+    for attribute in choice.attribute:
+        body = attribute.g
+        for node in [node for node in body.node if node.op_type == "Conv"]:
+            node.input[1] = "own"
+        if body.node[0].op_type == "Conv":
+            body.initializer.append(_value(np.ones((4, 3, 1, 1))))
+            body.initializer[0].name = "own"
+    out = Model(model).to_proto()
+    assert not {"own", "w"} & {tensor.name for tensor in out.graph.initializer}
+    onnx.checker.check_model(out, full_check=True)
