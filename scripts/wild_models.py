@@ -127,7 +127,6 @@ MODELS = (
         "piper-tts==1.8.0",
         "piper/hebrew/nakdimon.onnx",
         numbers("input_1", 40, 60, kind=np.float32),
-        samples=64,
     ),
     Wild(
         "piper-tts==1.8.0",
