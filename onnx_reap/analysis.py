@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -13,6 +12,7 @@ import onnx
 from onnx_reap.data import Calibration, InputSpec
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError, UsageError
+from onnx_reap.exclusion import exclusion
 from onnx_reap.graph.bodies import find_in_bodies
 from onnx_reap.graph.branches import Branches, find_branches
 from onnx_reap.graph.channels import FrozenChannels, Group, find_frozen, find_groups
@@ -291,16 +291,3 @@ def _runs(proto: onnx.ModelProto, feed: Feed, providers: Sequence[str]) -> bool:
 
 def _feed(samples: Calibration, batch: int) -> dict[str, np.ndarray]:
     return next(iter(samples.batches(batch, pad=True)))
-
-
-def exclusion(settings: Settings) -> Callable[[str], str | None]:
-    """Make the function that tells why a node's channels must stay by the user's wish."""
-
-    def why(key: str) -> str | None:
-        if any(fnmatch.fnmatchcase(key, pattern) for pattern in settings.exclude):
-            return "excluded by --exclude"
-        if settings.include and not any(fnmatch.fnmatchcase(key, p) for p in settings.include):
-            return "not among --include"
-        return None
-
-    return why

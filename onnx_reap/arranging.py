@@ -11,6 +11,7 @@ from onnx_reap.analysis import Analysis
 from onnx_reap.equivalence import check_unchanged
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.channels import Group
+from onnx_reap.graph.kept import Kept
 from onnx_reap.graph.model import Model
 from onnx_reap.tiles.arrange import WIDEST, arrange
 from onnx_reap.tiles.layers import Layer, moved
@@ -88,11 +89,15 @@ def order_at(layer: Layer, permutation: Permutation) -> tuple[np.ndarray, np.nda
 
 def permuted(analysis: Analysis, permutation: Permutation) -> Model:
     """Copy a model with its channels in another order."""
-    found = orders(analysis.flow, permutation)
-    assert not isinstance(found, str), found
     model = analysis.copy()
-    permute_graph(model, analysis.flow, found)
+    permute_graph(model, analysis.flow, _orders(analysis, permutation))
     return model
+
+
+def _orders(analysis: Analysis, permutation: Permutation) -> Kept:
+    found = orders(analysis.flow, permutation)
+    assert not isinstance(found, str), found  # only movable groups are put in order
+    return found
 
 
 def _checked(
@@ -129,14 +134,12 @@ def _difference(work: Work, permutation: Permutation) -> tuple[float, list[str]]
         If outputs, or what layers give, differ by more than rounding.
     """
     analysis = work.analysis
-    found = orders(analysis.flow, permutation)
-    assert not isinstance(found, str), found
     return check_unchanged(
         analysis.model.to_run(),
         permuted(analysis, permutation).to_run(),
         trial_feeds(work),
         analysis.providers,
         half=False,
-        places=found,
+        places=_orders(analysis, permutation),
         also=[linear.y for linear in analysis.flow.linears],
     )

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_reap.analysis import Analysis, exclusion
+from onnx_reap.analysis import Analysis
 from onnx_reap.capture.moments import Tap, capture_moments
 from onnx_reap.capture.rows import weight_to_matrix
+from onnx_reap.exclusion import exclusion
 from onnx_reap.factorise import basis
 from onnx_reap.factorise.factor import (
     CHANNEL,

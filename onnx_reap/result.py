@@ -22,7 +22,8 @@ from onnx_reap.making import Made, quality
 from onnx_reap.plan.allocate import Budget
 from onnx_reap.plan.plan import FactorPlan, Plan
 from onnx_reap.planning import make_plan
-from onnx_reap.report.records import FactorResult, Lossless, Report, Tiling
+from onnx_reap.report.records import FactorResult, Lossless, Report
+from onnx_reap.report.zeros import Tiling
 from onnx_reap.reporting import make_report
 from onnx_reap.verify import check_file
 from onnx_reap.work import Work

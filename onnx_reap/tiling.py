@@ -6,7 +6,6 @@ as the target.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -19,6 +18,7 @@ from onnx_reap.budget import check_globs
 from onnx_reap.capture.rows import matrix_to_weight
 from onnx_reap.choice import Choice
 from onnx_reap.errors import ReapError
+from onnx_reap.exclusion import exclusion
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.weights import set_weight
 from onnx_reap.making import Made, finish, make
@@ -27,7 +27,7 @@ from onnx_reap.redundancy import analysed_again
 from onnx_reap.refit.order import Zeros
 from onnx_reap.refit.walk import Fit
 from onnx_reap.repair import repair
-from onnx_reap.report.records import DenseLayer, MaskLoss, TiledLayer, Tiling
+from onnx_reap.report.zeros import DenseLayer, MaskLoss, TiledLayer, Tiling
 from onnx_reap.settings import Settings
 from onnx_reap.tiles.choose import choose, takes_long
 from onnx_reap.tiles.layers import (
@@ -115,14 +115,8 @@ def _no_layer(pattern: Pattern, left: Mapping[str, str]) -> ReapError:
 
 
 def _excluded(work: Work) -> frozenset[str]:
-    include, exclude = work.settings.include, work.settings.exclude
-    nodes = [linear.node for linear in work.analysis.flow.linears]
-    return frozenset(
-        node
-        for node in nodes
-        if any(fnmatch.fnmatchcase(node, each) for each in exclude)
-        or (include and not any(fnmatch.fnmatchcase(node, each) for each in include))
-    )
+    why_not = exclusion(work.settings)
+    return frozenset(linear.node for linear in work.analysis.flow.linears if why_not(linear.node))
 
 
 def _scores(work: Work, layers: Mapping[str, Layer]) -> dict[str, Scores]:

@@ -197,7 +197,7 @@ def check_budgets(names: Collection[str]) -> None:
 
 def _check_low_rank(settings: Settings, given: Collection[str]) -> None:
     """Refuse what tells nothing of ranks: ratios are of channels, tables of layers that are one."""
-    if not given and (settings.tile or settings.pattern):  # nothing is taken for granted then
+    if not given and settings.zeroes:  # nothing is taken for granted then
         raise UsageError("--low-rank: no budget that ranks could meet", hint="--target-macs 60%")
     idle = [flag(name) for name in given if name in (*RATIOS, "target_latency", "latency_table")]
     idle += ["--allocation uniform"] if settings.allocation == "uniform" else []

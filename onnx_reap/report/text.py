@@ -16,11 +16,10 @@ from onnx_reap.report.records import (
     FrozenResult,
     Loss,
     Lossless,
-    MaskLoss,
     Quality,
     Report,
-    Tiling,
 )
+from onnx_reap.report.zeros import MaskLoss, Tiling
 
 # A held-out error this many times the fitted one means that weights fit the samples, not the task.
 WIDE_GAP = 2.0

@@ -58,7 +58,7 @@ class Elimination:
         self._start_panel()
 
     def scores(self) -> Array:
-        """Return e_j of every unit: array, shape (S,), float64; 0 for units that are gone."""
+        """Return e_j of every unit: array, shape (S,), float64; of units that are gone, nothing."""
         xp = compat.array_namespace(self._P)
         if self._B == 1:  # a batch of solves takes far longer
             own = (self._M_jj / self._P_jj)[:, 0, 0]

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import onnx
+import onnx.helper as oh
 import pytest
 from small_models import Net, chain, images, run, weights_of, without_latency
 from tiles.nets import NETS, mobile, residual
@@ -267,3 +268,52 @@ def test_the_command_reports(tmp_path, capsys):
         run(onnx.load(paths[name]), {"x": images(4)})[0] for name in ("in.onnx", "out.onnx")
     )
     assert 0 < np.abs(want - have).max() < np.abs(want).max()
+
+
+@pytest.mark.parametrize("pattern", [FOURS, TILES])
+def test_parameters_are_those_of_the_file_biases_of_the_repair_included(pattern):
+    result = onnx_reap.reap(chain(), images(40), **pattern)
+    count = sum(v.size for v in weights_of(result.model).values() if v.dtype == np.float32)
+    assert result.report.after.params == count
+    assert count > result.report.before.params  # convolutions in front of BatchNormalization
+
+
+def test_a_weight_that_is_an_output_keeps_its_numbers():
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.node("Relu", n.conv("x", 3, 16))
+    weight = n.random(16, 16, 3, 3, name="told", scale=0.1)
+    h = n.node("Relu", n.node("Conv", h, weight, pads=[1] * 4, name="telling"))
+    model = n.model(n.head(n.conv(h, 16, 8), 8, 5))
+    model.graph.output.append(oh.make_tensor_value_info("told", 1, [16, 16, 3, 3]))
+    result = onnx_reap.reap(model, images(40), **FOURS)
+    told = run(result.model, {"x": images(2)})[1]
+    np.testing.assert_array_equal(told, weights_of(model)["told"])
+    assert "is an output" in {r.node: r.reason for r in result.report.tiling.dense}["telling"]
+    assert result.report.tiling.layers
+
+
+def test_a_weight_that_a_body_reads_too_keeps_its_numbers():
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.node("Relu", n.conv("x", 3, 16))
+    weight = n.random(16, 16, 3, 3, name="both", scale=0.1)
+    h = n.node("Conv", h, weight, pads=[1] * 4, name="outside")
+    out = oh.make_tensor_value_info("in_body", onnx.TensorProto.FLOAT, None)
+    body = oh.make_graph(
+        [oh.make_node("Conv", [h, "both"], ["in_body"], pads=[1] * 4)], "body", [], [out]
+    )
+    h = n.node("If", n.constant(np.array(True)), then_branch=body, else_branch=body)
+    model = n.model(n.head(n.node("Relu", n.conv(h, 16, 8)), 8, 5))
+    result = onnx_reap.reap(model, images(40), **FOURS)
+    np.testing.assert_array_equal(weights_of(result.model)["both"], weights_of(model)["both"])
+    assert "body" in {row.node: row.reason for row in result.report.tiling.dense}["outside"]
+
+
+def test_tiles_wider_than_a_layer_end_where_it_does():
+    made = [
+        onnx_reap.reap(chain(), images(40), tile=tile, tile_sparsity=0.5, permutation=False).model
+        for tile in ("4x16", "4x5000")
+    ]
+    first, second = (weights_of(model) for model in made)
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name])
