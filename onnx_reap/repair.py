@@ -116,7 +116,7 @@ def _jobs(
         own = zeros.get(linear.node)
         if own is None and linear.x not in affected and tail.tensor not in sums:
             continue
-        if users.get(linear.weight, 0) > 1:
+        if users[linear.weight] > 1:
             notes.append(f"{linear.node} was not refitted: other layers share its weights")
         elif own is not None and own.mask.shape[1] > WIDEST:
             notes.append(f"{linear.node} was not refitted: it has too many inputs for its zeros")
