@@ -12,7 +12,7 @@ from onnx_reap.budget import Goal
 from onnx_reap.data import Calibration
 from onnx_reap.evidence import Evidence, blind_evidence, gather_evidence
 from onnx_reap.graph.merge import NOTHING, Merge
-from onnx_reap.plan.allocate import Choices, fits, uniform, uniform_within
+from onnx_reap.plan.allocate import Choices, cheapest, fits, uniform, uniform_within
 from onnx_reap.plan.knapsack import knapsack
 from onnx_reap.select.paths import find_taps
 from onnx_reap.settings import Settings
@@ -158,7 +158,7 @@ def _worth_following(goal: Goal) -> list[np.ndarray]:
     asked = min((b.limit / max(b.cost.at(full), 1) for b in goal.budgets), default=1.0)
     least = min(asked * DEEPEST, 1.0)
     widths = [w[(w >= least * w[-1]) | (w == 0)] for w in goal.widths]
-    reachable = fits(np.array([w[0] for w in widths]), goal.budgets)
+    reachable = fits(cheapest(widths, goal.budgets), goal.budgets)
     return widths if reachable else list(goal.widths)
 
 

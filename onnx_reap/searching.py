@@ -16,7 +16,7 @@ from onnx_reap.errors import TargetError
 from onnx_reap.evidence import Evidence
 from onnx_reap.joining import passes_over
 from onnx_reap.making import Made, make
-from onnx_reap.plan.allocate import Budget, fits
+from onnx_reap.plan.allocate import Budget, cheapest, fits
 from onnx_reap.work import Work
 
 FIRST = 0.12  # of the cost, removed by the first try
@@ -100,10 +100,10 @@ def with_share(goal: Goal, work: Work, share: float) -> Goal:
 
 
 def most_removable(widths: Sequence[np.ndarray], work: Work) -> float:
-    """Return the share of the multiply-accumulates that the narrowest widths leave out."""
+    """Return the share of the multiply-accumulates that the cheapest widths leave out."""
     macs = work.analysis.macs
-    narrowest, full = (np.array([w[i] for w in widths]) for i in (0, -1))
-    return 1 - macs.at(narrowest) / max(macs.at(full), 1)
+    least = macs.at(cheapest(widths, [Budget("--target-macs", macs, 1)]))
+    return 1 - least / max(macs.at(np.array([w[-1] for w in widths])), 1)
 
 
 def _removed_by(goal: Goal, work: Work) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import lcm
@@ -110,7 +110,7 @@ def uniform_within(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Wid
     TargetError
         If even the narrowest widths cost more.
     """
-    _check_reachable(choices, budgets)
+    check_reachable([c.widths for c in choices], budgets, least=narrowest)
     ratios = np.unique([1 - w / c.widths[-1] for c in choices for w in c.widths])
     low, high = 0, len(ratios) - 1
     while low < high:
@@ -130,14 +130,15 @@ def global_threshold(choices: Sequence[Choices], budgets: Sequence[Budget]) -> W
     Raises
     ------
     TargetError
-        If even the narrowest widths cost more.
+        If even the cheapest widths cost more.
     """
-    _check_reachable(choices, budgets)
+    options = [c.widths for c in choices]
+    check_reachable(options, budgets)
     full = np.array([c.widths[-1] for c in choices], np.int64)
     if fits(full, budgets):
         return full
     low, high = -30.0, 30.0
-    best = np.array([c.widths[0] for c in choices], np.int64)
+    best = cheapest(options, budgets)
     for _ in range(50):
         price = (low + high) / 2
         widths = _at_price(np.exp(price), choices, budgets)
@@ -236,25 +237,62 @@ def fits(widths: Widths, budgets: Sequence[Budget]) -> bool:
     return all(budget.cost.at(widths) <= budget.limit for budget in budgets)
 
 
-def check_reachable(choices_widths: Sequence[np.ndarray], budgets: Sequence[Budget]) -> None:
-    """Refuse budgets that even the narrowest widths exceed, before any work is done.
+def narrowest(choices_widths: Sequence[Widths], budgets: Sequence[Budget]) -> Widths:
+    """Return the first of every group's widths."""
+    return np.array([w[0] for w in choices_widths], np.int64)
+
+
+def cheapest(choices_widths: Sequence[Widths], budgets: Sequence[Budget]) -> Widths:
+    """Return the narrowest widths, but for groups of which another costs less among these.
+
+    Where its neighbours are narrow, a layer may cost less than two of the lowest rank. What lies
+    between two layers doesn't change what others cost, so that all may be decided at once.
+
+    Parameters
+    ----------
+    choices_widths : sequence of (k,) int array
+        By group, ascending.
+    budgets : sequence of Budget
+        Relative to these costs are weighed up.
+
+    Returns
+    -------
+    (groups,) int array
+    """
+    options, _ = tabulate([Choices(w, np.zeros(len(w))) for w in choices_widths])
+    costs = np.zeros(options.shape)
+    for budget in budgets:
+        costs += budget.cost.alone(options[:, 0], options) / max(budget.limit, 1)
+    return options[np.arange(len(options)), np.argmin(costs, axis=1)]
+
+
+def check_reachable(
+    choices_widths: Sequence[Widths],
+    budgets: Sequence[Budget],
+    *,
+    least: Callable[[Sequence[Widths], Sequence[Budget]], Widths] = cheapest,
+) -> None:
+    """Refuse budgets that can't be met, before any work is done.
+
+    Parameters
+    ----------
+    choices_widths : sequence of (k,) int array
+        By group, ascending.
+    least : callable
+        Finds the widths that cost least.
 
     Raises
     ------
     TargetError
     """
-    narrowest = np.array([w[0] for w in choices_widths], np.int64)
+    widths = least(choices_widths, budgets)
     for budget in budgets:
-        if (least := budget.cost.at(narrowest)) > budget.limit:
+        if (cost := budget.cost.at(widths)) > budget.limit:
             full = budget.cost.at(np.array([w[-1] for w in choices_widths], np.int64))
             raise TargetError(
                 f"{budget.name}: can't be reached",
                 got=budget.text(budget.limit),
-                expected=f"at least {budget.text(least)} ({least / max(full, 1):.0%} of "
+                expected=f"at least {budget.text(cost)} ({cost / max(full, 1):.0%} of "
                 f"{budget.text(full)})",
                 hint=EASIER,
             )
-
-
-def _check_reachable(choices: Sequence[Choices], budgets: Sequence[Budget]) -> None:
-    check_reachable([c.widths for c in choices], budgets)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -174,3 +175,23 @@ def test_a_group_vanishes_where_what_it_takes_along_is_worth_it():
     with_layer, without = Cost([*each, along], 2), Cost(each, 2)
     assert knapsack(choices, [Budget("--b", with_layer, 60)]).tolist() == [4, 0]
     assert knapsack(choices, [Budget("--b", without, 40)]).tolist() == [2, 2]
+
+
+def test_a_layer_that_is_cheaper_whole_among_narrow_ones_makes_a_budget_reachable():
+    """Group 2 lies between two layers in place of one from group 0 to group 1, at 16 it is one."""
+    x, y, rank = (Extent(0.0, {group: 1.0}) for group in range(3))
+    two = frozenset([frozenset([2])])
+    terms = [Term(1.0, (x, y))]
+    terms += [Term(1.0, pair, two) for pair in ((x, rank), (rank, y))] + [Term(-1.0, (x, y), two)]
+    cost = Cost(terms, 3, np.array([0, 0, 16]))
+    choices = [
+        Choices(np.array(w), np.arange(len(w))[::-1] / 10) for w in ([4, 16], [4, 16], [8, 16])
+    ]
+    least = Budget("--b", cost, 4 * 4)
+    check_reachable([c.widths for c in choices], [least])
+    for allocate in (knapsack, global_threshold):
+        assert allocate(choices, [least]).tolist() == [4, 4, 16]
+    with pytest.raises(TargetError, match="at least 64"):
+        uniform_within(choices, [least])
+    with pytest.raises(TargetError, match="at least 16"):
+        knapsack(choices, [replace(least, limit=15)])
