@@ -53,6 +53,8 @@ class Analysis:
     ranks : mapping of int to int array
         By group that is the basis of a layer written as two, the widths that it may take: few
         enough to gain anything, and all, at which the layer is left as it was.
+    coordinates : frozenset of int
+        These groups, and streams that were written in another basis: none is channels as given.
     """
 
     proto: onnx.ModelProto
@@ -68,6 +70,7 @@ class Analysis:
     fixed_batch: int | None
     runs_as_given: bool
     ranks: Mapping[int, np.ndarray] = field(default_factory=dict)
+    coordinates: frozenset[int] = frozenset()
 
     def runnable(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """Return a model of the same nodes to judge it by: itself, or its twin in float32."""

@@ -102,21 +102,22 @@ def allowed(analysis: Analysis, settings: Settings, *, vanishing: bool) -> tuple
     """
     vanishing = vanishing and settings.vanish and settings.allocation != "uniform"
     vanishing = vanishing and settings.estimates  # else all are
-    if settings.low_rank == "only":
-        own = (np.array([group.width]) for group in analysis.groups)
-        return tuple(analysis.ranks.get(index, width) for index, width in enumerate(own))
-    return tuple(
-        analysis.ranks[index]
-        if index in analysis.ranks
-        else allowed_widths(
+
+    def widths(index: int) -> np.ndarray:
+        group = analysis.groups[index]
+        if index in analysis.ranks:
+            return analysis.ranks[index]
+        if settings.low_rank == "only" and index not in analysis.coordinates:
+            return np.array([group.width])
+        return allowed_widths(
             group.width,
             step=group.step,
             round_to=settings.round_to,
             min_channels=settings.min_channels,
             may_vanish=vanishing and index in analysis.branches.vanishing,
         )
-        for index, group in enumerate(analysis.groups)
-    )
+
+    return tuple(map(widths, range(len(analysis.groups))))
 
 
 def _budgets(

@@ -209,7 +209,7 @@ def _ranking(
     As do coordinates of a basis, of which other criteria know nothing.
     """
     criterion = CRITERIA[settings.criterion]
-    if any(analysis.groups[index] is group for index in analysis.ranks):
+    if any(analysis.groups[index] is group for index in analysis.coordinates):
         return None if captured.taps else Ranking(list(range(group.width))[::-1])
     if not criterion.ranks:
         return None

@@ -1,40 +1,45 @@
-"""Low rank as channels: layers are written as two, exactly, and what lies between is pruned.
+"""Low rank as channels: a model is written in another form, exactly, and then pruned.
 
 A layer and two that make the same of it, with as many coordinates between as its rank, are the same
-function. So the model with all such layers written as two goes through the stages like any other:
-the coordinates are a group of channels, whose removal path, sensitivity and width are found as
-those of others are. At its full width such a group stands for the layer as it was, and costs what
-that costs; a model that is made has two layers only where fewer coordinates stay.
+function; so are a stream of channels between linear layers and its coordinates in another basis.
+The model in such a form goes through the stages like any other: coordinates are a group of
+channels, whose removal path, sensitivity and width are found as those of others are. At its full
+width such a group stands for what was there before, and costs what that costs; a model that is made
+has two layers, or another basis, only where fewer coordinates stay.
 
 References
 ----------
 Y. Xu et al., "TRP: Trained Rank Pruning for Efficient Deep Neural Networks", IJCAI 2020.
+S. Ashkboos et al., "SliceGPT: Compress Large Language Models by Deleting Rows and Columns", ICLR
+2024.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from onnx_reap.analysis import Analysis, analyse, model_inputs
-from onnx_reap.bases import find_factors, gaining_ranks
+from onnx_reap.analysis import Analysis
+from onnx_reap.bases import find_factors
 from onnx_reap.choice import Choice
-from onnx_reap.equivalence import check_unchanged
-from onnx_reap.errors import CheckError, ReapError
-from onnx_reap.factorise.factor import Factor, insert
-from onnx_reap.graph.cost import saved_whole
+from onnx_reap.errors import ReapError
+from onnx_reap.factorise.stream import STREAM
 from onnx_reap.graph.merge import Merge
 from onnx_reap.planning import make_plan, removed_by, widths_left
-from onnx_reap.rank_times import faster_ranks
-from onnx_reap.trial_feeds import trial_feeds
-from onnx_reap.work import Factored, Work
+from onnx_reap.rewriting import check_same, fast_ranks, priced, rewritten, sound_ones
+from onnx_reap.turning import find_streams
+from onnx_reap.work import Basis, Factored, Work
 
 
 def factored(work: Work) -> Work:
-    """Write every layer as two that may gain by it, and return the work on that model.
+    """Write every layer as two, and every stream in another basis, that may gain by it.
+
+    Returns
+    -------
+    Work
+        On the model in that form.
 
     Raises
     ------
@@ -45,35 +50,26 @@ def factored(work: Work) -> Work:
     """
     if work.settings.low_rank is None:
         return work
-    analysis = work.analysis
     factors = find_factors(work)
-    changed, groups = _with_two(analysis, factors, work)
-    ranks = _timed(analysis, changed, groups, work)
-    slow = [factor.node for factor in factors if not len(ranks.get(factor.node, ()))]
+    ranks = fast_ranks(work, factors)
+    faster = [factor for factor in factors if factor.node in ranks]
     notes: tuple[str, ...] = ()
-    if slow:
-        notes = (
-            f"{len(slow)} of {len(factors)} layers that could be two stay one: timed on this "
-            "machine, two would not be clearly faster",
-        )
-        factors = [factor for factor in factors if factor.node not in slow]
-        changed, groups = _with_two(analysis, factors, work)
-    if not factors:
-        return _unfactored(work, *notes)
-    with work.clock("factorise"):
-        sound = _sound(work, changed, factors)
-    if len(sound) < len(factors):
+    if len(faster) < len(factors):
         notes += (
-            f"{len(factors) - len(sound)} of {len(factors)} layers that could be two stay one: "
+            f"{len(factors) - len(faster)} of {len(factors)} layers that could be two stay one: "
+            "timed on this machine, two would not be clearly faster",
+        )
+    with work.clock("factorise"):
+        possible: list[Basis] = [*faster, *find_streams(work)]
+        bases = sound_ones(work, possible)
+    if len(bases) < len(possible):
+        notes += (
+            f"{len(possible) - len(bases)} of {len(possible)} layers and streams stay as they are: "
             "rounding would change what they give",
         )
-        factors = sound
-        changed, groups = _with_two(analysis, factors, work)
-    if not factors:
+    if not bases:
         return _unfactored(work, *notes)
-    changed = _priced(changed, groups, ranks)
-    by_group = {changed.groups[index].name: factor for index, factor in groups.items()}
-    return replace(work, analysis=changed, factored=Factored(analysis, by_group, notes))
+    return _in_form(work, bases, ranks, notes)
 
 
 def _unfactored(
@@ -90,34 +86,65 @@ def _unfactored(
     return replace(work, factored=Factored(work.analysis, {}, (note,)))
 
 
+def without_idle(work: Work, choice: Choice) -> Work:
+    """Return the work on a form in which layers are one again that a choice leaves whole.
+
+    Returns
+    -------
+    Work
+        The same object if there are none.
+    """
+    assert work.factored is not None
+    lost = {basis.node for basis, *_ in ranks_left(work, choice)}
+    bases = work.factored.bases.values()
+    left = [basis for basis in bases if basis.scheme == STREAM or basis.node in lost]
+    if len(left) == len(bases):
+        return work
+    ranks = {
+        work.factored.bases[work.analysis.groups[index].name].node: widths[:-1]
+        for index, widths in work.analysis.ranks.items()
+    }
+    return _in_form(work.original, left, ranks, work.factored.notes)
+
+
+def _in_form(
+    work: Work, bases: Sequence[Basis], ranks: Mapping[str, np.ndarray], notes: tuple[str, ...]
+) -> Work:
+    changed, by_group = rewritten(work, bases)
+    by_name = {changed.groups[index].name: basis for index, basis in by_group.items()}
+    changed = priced(work, changed, by_group, ranks)
+    return replace(work, analysis=changed, factored=Factored(work.analysis, by_name, notes))
+
+
 def settled(work: Work, choice: Choice) -> tuple[Work, Choice]:
-    """Return the work on the model in which just those layers are two that lose coordinates."""
+    """Return the work on the model that is in another form just where coordinates are lost."""
     if work.factored is None:
         return work, choice
-    widths = _widths(work, choice)
-    two = [f for name, f in work.factored.factors.items() if 0 < widths[name] < f.rank]
-    changed, _ = _with_two(work.factored.original, two, work)
-    check_same(work.original, changed, two)
+    changed = check_same(work.original, [basis for basis, *_ in ranks_left(work, choice)])
     return replace(work, analysis=changed, factored=None), _moved(work, choice, changed)
 
 
 def original_choice(work: Work, choice: Choice) -> Choice:
-    """Return what a choice means to the channels of the model that was given."""
+    """Return what a choice means to the channels of the model that was given.
+
+    Coordinates of a stream are none of its channels, so that all of these stay.
+    """
     if work.factored is None:
         return choice
-    return _moved(work, choice, work.factored.original)
+    streams = {name for name, basis in work.factored.bases.items() if basis.scheme == STREAM}
+    return _moved(work, choice, work.factored.original, whole=streams)
 
 
-def ranks_left(work: Work, choice: Choice) -> list[tuple[Factor, int, float | None]]:
-    """List the layers that become two, with the rank of each and its error."""
+def ranks_left(work: Work, choice: Choice) -> list[tuple[Basis, int, float | None]]:
+    """List the layers that become two and the streams, with the rank of each and its error."""
     if work.factored is None:
         return []
     widths = _widths(work, choice)
     errors = dict(zip(widths, choice.errors, strict=True))
     return [
-        (factor, widths[name], errors[name])
-        for name, factor in work.factored.factors.items()
-        if 0 < widths[name] < factor.rank
+        (basis, widths[name], errors[name])
+        for name, basis in work.factored.bases.items()
+        if 0 < widths[name] < basis.rank
     ]
 
 
@@ -126,10 +153,16 @@ def _widths(work: Work, choice: Choice) -> dict[str, int]:
     return dict(zip(names, choice.widths.tolist(), strict=True))
 
 
-def _moved(work: Work, choice: Choice, target: Analysis) -> Choice:
-    """Look a choice up in another form of the model, by the names of groups."""
+def _moved(work: Work, choice: Choice, target: Analysis, whole: Collection[str] = ()) -> Choice:
+    """Look a choice up in another form of the model, by the names of groups.
+
+    Parameters
+    ----------
+    whole : collection of str
+        Groups that lose nothing there.
+    """
     plan = make_plan(work.analysis, choice.removed, work.settings)
-    names = {group.name for group in target.groups}
+    names = {group.name for group in target.groups}.difference(whole)
     # Who makes and reads a group's channels depends on the form.
     entries = [replace(g, producers=(), consumers=()) for g in plan.groups if g.name in names]
     removed = removed_by(replace(plan, groups=tuple(entries)), target)
@@ -138,7 +171,7 @@ def _moved(work: Work, choice: Choice, target: Analysis) -> Choice:
         choice,
         widths=widths_left(target, removed),
         removed=removed,
-        errors=tuple(errors[group.name] for group in target.groups),
+        errors=tuple(errors[g.name] if g.name in names else 0.0 for g in target.groups),
         merge=_merge_in(work.analysis, choice.merge, target),
     )
 
@@ -156,111 +189,3 @@ def _merge_in(analysis: Analysis, merge: Merge, target: Analysis) -> Merge:
         if unit in units
     }
     return Merge(heirs, frozenset(units[unit] for unit in merge.averaged if unit in units))
-
-
-# Another form of the model.
-
-
-def _with_two(
-    analysis: Analysis, factors: Sequence[Factor], work: Work
-) -> tuple[Analysis, dict[int, Factor]]:
-    """Analyse a model with layers written as two; the groups between them, by index."""
-    if not factors:
-        return analysis, {}
-    model = analysis.copy()
-    keys = {insert(model, factor): factor for factor in factors}
-    proto = model.to_proto()
-    for node, written in zip(model.nodes, proto.graph.node, strict=True):
-        written.name = model.keys[id(node)]  # nodes without a name are called by their place
-    inputs = model_inputs(proto, work.settings.input_shapes)
-    changed = analyse(proto, inputs, work.samples.every, work.settings, bases=keys)
-    return changed, {
-        index: keys[group.name]
-        for index, group in enumerate(changed.groups)
-        if group.name in keys and group.width == keys[group.name].rank
-    }
-
-
-def _priced(
-    analysis: Analysis, groups: Mapping[int, Factor], ranks: Mapping[str, np.ndarray]
-) -> Analysis:
-    """Make two layers cost what one does where all coordinates stay."""
-    linears = {linear.node: linear for linear in analysis.flow.linears}
-    pairs = [
-        (index, linears[analysis.groups[index].name], linears[factor.node], factor.linear.taps)
-        for index, factor in groups.items()
-    ]
-    macs, params = saved_whole(
-        analysis.flow, analysis.probe, analysis.groups, analysis.branches, pairs
-    )
-    return replace(
-        analysis,
-        macs=analysis.macs + macs,
-        params=analysis.params + params,
-        ranks={
-            index: np.append(ranks[factor.node], factor.rank) for index, factor in groups.items()
-        },
-    )
-
-
-def _sound(work: Work, changed: Analysis, factors: Sequence[Factor]) -> list[Factor]:
-    """Leave out layers that give something else as two, one by one if any does.
-
-    Raises
-    ------
-    CheckError
-        If the others do so together.
-    """
-    try:
-        check_same(work, changed, factors)
-    except CheckError:
-        left = []
-        for factor in factors:
-            alone, _ = _with_two(work.analysis, [factor], work)
-            with suppress(CheckError):
-                check_same(work, alone, [factor])
-                left.append(factor)
-        if left:
-            check_same(work, _with_two(work.analysis, left, work)[0], left)
-        return left
-    return list(factors)
-
-
-def check_same(work: Work, changed: Analysis, factors: Sequence[Factor]) -> None:
-    """Compare the given model, and its layers, with one in which some layers are two.
-
-    Parameters
-    ----------
-    work : Work
-        On the given model.
-
-    Raises
-    ------
-    CheckError
-        If an output or one of these layers gives something else.
-    """
-    check_unchanged(
-        work.analysis.model.to_run(),
-        changed.model.to_run(),
-        trial_feeds(work),
-        changed.providers,
-        half=False,
-        also=[factor.linear.y for factor in factors],
-    )
-
-
-def _timed(
-    original: Analysis, changed: Analysis, groups: Mapping[int, Factor], work: Work
-) -> dict[str, np.ndarray]:
-    """Return the ranks of every layer that are clearly faster; none of layers without a group."""
-    linears = {linear.node: linear for linear in changed.flow.linears}
-    ranks = {
-        f.node: gaining_ranks(original, f.linear, f.scheme, work.settings) for f in groups.values()
-    }
-    layers = [
-        (f.linear, linears[changed.groups[index].name], linears[f.node], ranks[f.node])
-        for index, f in groups.items()
-    ]
-    with work.clock("time ranks"):
-        faster = faster_ranks(original, changed, layers, work.progress)
-    return {f.node: r for f, r in zip(groups.values(), faster, strict=True)}

@@ -15,7 +15,8 @@ from onnx_reap.budget import Goal, read_goal
 from onnx_reap.choice import Choice, decide, observe
 from onnx_reap.data import Calibration
 from onnx_reap.drop import Drop, drop_judge, least_shown
-from onnx_reap.factoring import factored
+from onnx_reap.evidence import Evidence
+from onnx_reap.factoring import factored, without_idle
 from onnx_reap.graph.mask import mask_graph
 from onnx_reap.hurrying import check_latency, with_latency
 from onnx_reap.loading import Source, load
@@ -87,10 +88,8 @@ def reap(
     if pattern is not None and not work.settings.names_budget:
         made, tiling = with_zeros(work, untouched(work), pattern)
         return conclude(work, made, tiling=tiling)
-    work = factored(work)
-    with work.clock("analyse"):
-        goal = read_goal(work.analysis, work.settings, work.original.analysis.proto)
-    made, drop, goal = _made(work, goal)
+    work, goal, evidence = _observed(factored(work))
+    made, drop, goal = _made(work, goal, evidence)
     if pattern is None:
         return conclude(work, made, budgets=goal.budgets, drop=drop)
     made, tiling = with_zeros(work, made, pattern)
@@ -113,12 +112,24 @@ def _with_provable_budget(work: Work) -> Work:
     return replace(work, settings=settings, samples=samples)
 
 
-def _made(work: Work, goal: Goal) -> tuple[Made, Drop | None, Goal]:
+def _observed(work: Work) -> tuple[Work, Goal, Evidence]:
+    """Find out what the goal is, and what removals cost, without layers that are two for nothing.
+
+    What a layer loses is told best by what it makes itself, not by coordinates in front of it.
+    """
+    with work.clock("analyse"):
+        goal = read_goal(work.analysis, work.settings, work.original.analysis.proto)
+    goal = check_latency(work, goal)
+    aim = scouted(work, goal)
+    with work.clock("choose"):
+        evidence = observe(work, [aim])
+        fewer = without_idle(work, decide(work, aim, evidence)) if work.factored else work
+    return (work, goal, evidence) if fewer is work else _observed(fewer)
+
+
+def _made(work: Work, goal: Goal, evidence: Evidence) -> tuple[Made, Drop | None, Goal]:
     """Reach the goal; return the model, what it lost where that was bounded, and the budgets."""
     judge = None if goal.max_drop is None else drop_judge(work.original)
-    goal = check_latency(work, goal)
-    with work.clock("choose"):
-        evidence = observe(work, [scouted(work, goal)])
     if goal.latency is not None:
         goal = with_latency(work, goal, evidence)
     if judge is not None:

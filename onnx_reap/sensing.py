@@ -32,6 +32,7 @@ from onnx_reap.settings import Settings
 
 POINTS = 1  # widths of a group that are tried, besides its own,
 STREAM_POINTS = 2  # or so many where several layers make the channels: errors add up along a stream
+COORDINATE_POINTS = 4  # or in a basis: the first to go are felt far less than their error says
 TRUST = 0.6  # in the divergence, against the local error, in their weighted geometric mean
 
 
@@ -69,7 +70,7 @@ def divergence_choices(
     dtypes = analysis.probe.dtypes
     found = metrics(analysis.model, analysis.probe.shapes, dtypes, settings.metric)
     compared = [metric for metric in found if dtypes[metric.output] == np.float32]
-    points = [_points(group, c) for group, c in zip(analysis.groups, local, strict=True)]
+    points = [_points(c, _count(analysis, g)) for g, c in enumerate(local)]
     tried = [g for g, at in enumerate(points) if len(at) and analysis.groups[g].consumers]
     if not compared or not tried:
         notes = ["no output holds numbers of float32 that nodes compute"] if tried else []
@@ -131,12 +132,18 @@ def _mixed(
     ]
 
 
-def _points(group: Group, choices: Choices) -> np.ndarray:
+def _count(analysis: Analysis, group: int) -> int:
+    """Return how many widths of a group are tried."""
+    if group in analysis.coordinates:
+        return COORDINATE_POINTS
+    return STREAM_POINTS if len(analysis.groups[group].producers) > 1 else POINTS
+
+
+def _points(choices: Choices, count: int) -> np.ndarray:
     """Choose widths to try, as indices, evenly spread over those that cost something."""
     tried = choices.widths > 0
     worst = choices.errors[tried].max(initial=0.0)
     costly = np.flatnonzero(tried & (choices.errors > FLOOR * worst))  # the narrowest come first
-    count = STREAM_POINTS if len(group.producers) > 1 else POINTS
     at = np.unique(((np.arange(count) + 0.5) * len(costly) / count).astype(int))
     return costly[at[: len(costly)]]
 

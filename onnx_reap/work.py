@@ -10,11 +10,14 @@ from typing import Any
 
 from onnx_reap.analysis import Analysis, analyse, model_inputs
 from onnx_reap.factorise.factor import Factor
+from onnx_reap.factorise.stream import Stream
 from onnx_reap.loading import Source, load
 from onnx_reap.progress import Progress
 from onnx_reap.samples import Samples, open_samples
 from onnx_reap.settings import Settings
 from onnx_reap.solve.backend import Backend, namespace
+
+Basis = Factor | Stream
 
 
 class Clock:
@@ -33,19 +36,19 @@ class Clock:
 
 @dataclass(frozen=True)
 class Factored:
-    """What a model was before layers of it were written as two.
+    """What a model was before it was written in another form.
 
     Attributes
     ----------
     original : Analysis
-    factors : mapping of str to Factor
-        By name of the group of channels between the two.
+    bases : mapping of str to Factor or Stream
+        By name of the group of coordinates.
     notes : tuple of str
         On layers that were left whole.
     """
 
     original: Analysis
-    factors: Mapping[str, Factor]
+    bases: Mapping[str, Basis]
     notes: tuple[str, ...] = ()
 
 

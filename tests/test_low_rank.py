@@ -13,6 +13,8 @@ from small_models import Net, images, run, weights_of, without_latency
 
 import onnx_reap
 import onnx_reap.rank_times
+import onnx_reap.rewriting
+import onnx_reap.turning
 from onnx_reap import ReapError
 from onnx_reap.analysis import analyse, count_parameters, model_inputs
 from onnx_reap.arguments import parse
@@ -20,7 +22,7 @@ from onnx_reap.budget import allowed
 from onnx_reap.choice import Choice
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.errors import CheckError, UsageError
-from onnx_reap.factoring import factored
+from onnx_reap.factoring import factored, without_idle
 from onnx_reap.making import make
 from onnx_reap.pipeline import replay
 from onnx_reap.plan.allocate import Budget, Choices
@@ -259,9 +261,9 @@ def test_only_the_ranks_that_are_faster_are_taken(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_basis_takes_more_samples_than_coordinates():
-    names = [f.node for f in work_on(net()).factored.factors.values()]
+    names = [f.node for f in work_on(net()).factored.bases.values()]
     few = open_work(net(), images(20), make_settings({"low_rank": "also"}), NoProgress())
-    fewer = [f.node for f in factored(few).factored.factors.values()]
+    fewer = [f.node for f in factored(few).factored.bases.values()]
     assert fewer and set(fewer) < set(names)
     assert [n for n in names if "gemm" in n.lower()]
     assert not [n for n in fewer if "gemm" in n.lower()]  # one row a sample
@@ -329,23 +331,23 @@ def test_layers_are_thinned_then_made_two_then_zeroed():
 
 def test_a_form_that_is_another_function_is_not_made(monkeypatch: pytest.MonkeyPatch):
     """The form that is written is compared with the given model, not with itself."""
-    real, sound = onnx_reap.factoring.insert, onnx_reap.factoring._sound
+    real, sound = onnx_reap.rewriting.insert, onnx_reap.factoring.sound_ones
 
     def wrong(model, factor):
         return real(model, replace(factor, second=np.roll(factor.second, 1, 0)))
 
     def then_wrong(*arguments):
         found = sound(*arguments)
-        monkeypatch.setattr("onnx_reap.factoring.insert", wrong)
+        monkeypatch.setattr("onnx_reap.rewriting.insert", wrong)
         return found
 
-    monkeypatch.setattr("onnx_reap.factoring._sound", then_wrong)
+    monkeypatch.setattr("onnx_reap.factoring.sound_ones", then_wrong)
     with pytest.raises(CheckError, match="changed"):
         onnx_reap.reap(net(), DATA, target_macs=0.7, low_rank="only", joint_refit=0)
 
 
 def test_layers_that_give_something_else_as_two_stay_one(monkeypatch: pytest.MonkeyPatch):
-    real, broken = onnx_reap.factoring.insert, []
+    real, broken = onnx_reap.rewriting.insert, []
 
     def wrong(model, factor):
         broken[:] = broken or [factor.node]
@@ -353,7 +355,7 @@ def test_layers_that_give_something_else_as_two_stay_one(monkeypatch: pytest.Mon
             factor = replace(factor, second=np.roll(factor.second, 1, 0))
         return real(model, factor)
 
-    monkeypatch.setattr("onnx_reap.factoring.insert", wrong)
+    monkeypatch.setattr("onnx_reap.rewriting.insert", wrong)
     result = onnx_reap.reap(net(), DATA, target_macs=0.7, low_rank="only", joint_refit=0)
     assert broken[0] not in {factor.node for factor in result.report.factors}
     assert any("rounding would change what they give" in note for note in result.report.notes)
@@ -374,3 +376,98 @@ def test_the_flag(given: list[str], expected: str | None):
     assert parse(["a.onnx", "b.onnx", *given]).settings.get("low_rank") == expected
     assert make_settings({"low_rank": True}).low_rank == "also"
     assert make_settings({"low_rank": False}).low_rank is None
+
+
+def streams(seed: int = 0, rank: int = 8) -> onnx.ModelProto:
+    """Narrow streams between wide layers, as in inverted residuals, of which few axes are used."""
+    n = Net({"x": ("N", 3, 8, 8)}, seed)
+    flat = n.rng.standard_normal((rank, 8))
+
+    def project(x: str, cin: int) -> str:
+        y = n.conv(x, cin, 8, 1, bias=False)
+        weight = n.weights[n.nodes[-1].input[1]]
+        weight[...] = np.einsum("rc,rihw->cihw", flat, weight[:rank])
+        return n.norm(y, 8) if rank == 8 else y
+
+    h = project(n.block("x", 3, 24), 24)
+    for _ in range(2):
+        h = n.node("Add", h, project(n.block(h, 8, 32, 1), 32))
+    return n.model(n.head(n.block(h, 8, 48, 1), 48, 5))
+
+
+def stream_rows(result) -> list:
+    return [f for f in result.report.factors if f.scheme == "stream"]
+
+
+@pytest.mark.parametrize("low_rank", ["also", "only"])
+def test_a_stream_of_few_axes_loses_channels_without_a_loss(low_rank: str):
+    model = streams(rank=5)
+    result = onnx_reap.reap(
+        model, DATA, low_rank=low_rank, target_macs=0.8, joint_refit=0, round_to=1
+    )
+    (row,) = stream_rows(result)
+    assert row.rank == 5 and row.full == 8
+    (expected,), (found,) = run(model, {"x": DATA}), run(result.model, {"x": DATA})
+    assert np.square(found - expected).sum() / np.square(expected - expected.mean(0)).sum() < 1e-4
+    plain = onnx_reap.reap(model, DATA, target_macs=0.8, joint_refit=0, round_to=1)
+    (thinner,) = run(plain.model, {"x": DATA})
+    assert np.square(found - expected).sum() < 0.1 * np.square(thinner - expected).sum()
+
+
+@pytest.mark.parametrize("widths", [{}, {"stream": 5}, {"stream": 3, "inner": 11}, {"inner": 9}])
+def test_the_cost_with_streams_is_that_of_the_file(widths: dict[str, int]):
+    work = work_on(streams(), round_to=1)
+    groups = work.analysis.groups
+    by_scheme = {basis.scheme: name for name, basis in work.factored.bases.items()}
+    inner = next(g.name for g in groups if g.name not in work.factored.bases and g.width == 32)
+    names = {"stream": by_scheme["stream"], "inner": inner}
+    index = {g.name: i for i, g in enumerate(groups)}
+    choice = choice_at(work, {index[names[key]]: width for key, width in widths.items()})
+    made = make(work, choice)
+    assert work.analysis.macs.at(choice.widths) == made.macs == macs_of(made.model)
+    assert work.analysis.params.at(choice.widths) == made.params == count_parameters(made.model)
+    if "stream" not in widths:  # then all weights but those that lose channels are as they were
+        old, new = weights_of(streams()), weights_of(made.model)
+        same = [name for name in old if np.array_equal(old[name], new.get(name, 0))]
+        assert len(same) >= len(old) - 8 * ("inner" in widths)
+
+
+def test_a_plan_leaves_streams_whole_and_names_their_ranks():
+    result = onnx_reap.reap(
+        streams(rank=5), DATA, low_rank=True, target_macs=0.7, joint_refit=0, round_to=1
+    )
+    (row,) = stream_rows(result)
+    entry = next(group for group in result.plan.groups if group.name == row.node)
+    assert entry.width == len(entry.kept) == 8
+    assert (row.node, "stream", row.rank) in {
+        (f.node, f.scheme, f.rank) for f in result.plan.factors
+    }
+
+
+def test_a_stream_that_gives_something_else_in_its_basis_stays(monkeypatch: pytest.MonkeyPatch):
+    real = onnx_reap.turning.turn
+
+    def wrong(model, ends, stream):
+        real(model, ends, replace(stream, back=np.roll(stream.back, 1, 0)))
+
+    monkeypatch.setattr("onnx_reap.turning.turn", wrong)
+    result = onnx_reap.reap(streams(), DATA, target_macs=0.7, low_rank=True, joint_refit=0)
+    assert not stream_rows(result)
+    assert any("rounding would change what they give" in note for note in result.report.notes)
+
+
+def test_layers_that_stay_one_are_looked_at_as_one():
+    """Coordinates in front of a layer distort what it is felt to lose."""
+    work = work_on(net(width=32), refit=True)
+    assert len(work.factored.bases) > 1
+    index = min(work.analysis.ranks)
+    name = work.analysis.groups[index].name
+    choice = choice_at(work, {index: int(work.analysis.ranks[index][0])})
+    fewer = without_idle(work, choice)
+    assert [basis.node for basis in fewer.factored.bases.values()] == [
+        work.factored.bases[name].node
+    ]
+    (ranks,) = fewer.analysis.ranks.values()
+    assert np.array_equal(ranks, work.analysis.ranks[index])
+    again = choice_at(fewer, {i: int(r[0]) for i, r in fewer.analysis.ranks.items()})
+    assert without_idle(fewer, again) is fewer

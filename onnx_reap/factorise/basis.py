@@ -11,17 +11,25 @@ A kernel of k_h x k_w taps over C channels may as well be a map of vertical slic
 what they add to k_w outputs each; a basis for these is found in the same way, from the moment of
 slices. It is the better one where taps, rather than channels, are alike.
 
+Channels between linear layers may be written in a basis of their own without any layer more: those
+in front make the coordinates, those behind read them. Of layers Y_k = X_k W_k that read them, with
+G = sum X_k^T X_k and H = sum W_k W_k^T, each divided by its share in the outputs' variance,
+coordinates X H^(1/2) U with the eigenvectors U of H^(1/2) G H^(1/2) lose least.
+
 References
 ----------
 X. Zhang, J. Zou, K. He, J. Sun, "Accelerating Very Deep Convolutional Networks for Classification
 and Detection", TPAMI 38(10), 2016 (channels).
 M. Jaderberg, A. Vedaldi, A. Zisserman, "Speeding up Convolutional Neural Networks with Low Rank
 Expansions", BMVC 2014 (space).
+S. Ashkboos et al., "SliceGPT: Compress Large Language Models by Deleting Rows and Columns", ICLR
+2024 (streams).
 Y. Xu et al., "TRP: Trained Rank Pruning for Efficient Deep Neural Networks", IJCAI 2020.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import array_api_compat as compat
@@ -30,6 +38,7 @@ from onnx_reap.solve.backend import Array
 from onnx_reap.solve.linalg import damped
 
 FLOOR = 1e-6  # of the mean diagonal: directions that data lacks must not leave the basis
+BLURRED = 1e-3  # of the mean diagonal: directions that no layer reads are still made
 FAINTEST = 1e-3  # of the largest scale: an output that counts nothing still has to be made
 
 
@@ -159,3 +168,43 @@ def slices_error(
     fitted = xp.linalg.solve(damped(inner, FLOOR), cross)
     whole = xp.linalg.trace(output_moment(gram, weight * scale))
     return max(float(whole - xp.sum(cross * fitted)), 0.0)
+
+
+def stream_basis(grams: Sequence[Array], reads: Sequence[Array]) -> tuple[Array, Array]:
+    """Return coordinates of channels that layers read, those first that their outputs feel most.
+
+    Parameters
+    ----------
+    grams : sequence of (C, C) float64 array
+        By layer, centred second moment of the channels.
+    reads : sequence of (C, O) float64 array
+        By layer, what it makes of them, the scale of its outputs included.
+
+    Returns
+    -------
+    into, back : (C, C) float64 array
+        Coordinates of channels x are `x @ into`, and channels of coordinates z are `z @ back`.
+    """
+    xp = compat.array_namespace(*grams, *reads)
+    seen, felt = xp.zeros_like(grams[0]), xp.zeros_like(grams[0])
+    for gram, read in zip(grams, reads, strict=True):
+        size = float(xp.linalg.trace(gram))
+        own = read @ xp.matrix_transpose(read)
+        variance = float(xp.sum(own * gram))
+        if size > 0 and variance > 0:
+            seen = seen + gram / size
+            felt = felt + own * (size / variance)
+    felt = damped(felt, BLURRED) if float(xp.max(xp.abs(felt))) > 0 else _identity(felt)
+    values, vectors = xp.linalg.eigh(felt)
+    root, inverse = (
+        (vectors * scale) @ xp.matrix_transpose(vectors)
+        for scale in (xp.sqrt(values), 1 / xp.sqrt(values))
+    )
+    _, axes = xp.linalg.eigh(root @ (seen @ root))
+    axes = xp.flip(axes, axis=1)
+    return root @ axes, xp.matrix_transpose(axes) @ inverse
+
+
+def _identity(like: Array) -> Array:
+    xp = compat.array_namespace(like)
+    return xp.eye(like.shape[0], dtype=like.dtype, device=compat.device(like))

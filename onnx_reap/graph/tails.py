@@ -50,17 +50,12 @@ def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
     outputs : int
         Output channels of the layer in this model.
     """
-    scale, shift = np.ones(outputs), np.zeros(outputs)
     if linear.recurrent:
-        return Tail(scale, shift, linear.y)
-    tensor = model.node(linear.node).outputs[0]
+        return Tail(np.ones(outputs), np.zeros(outputs), linear.y)
+    nodes, scale, shift = affine_behind(model, linear, outputs)
+    tensor = (nodes[-1] if nodes else model.node(linear.node)).outputs[0]
     rank = linear.y_axis + 1 + len(linear.kernel)
-    while (reader := only_reader(model, tensor)) is not None:
-        affine = affine_map(reader, tensor, linear.y_axis, rank, outputs)
-        if affine is None:
-            break
-        scale, shift = scale * affine[0], shift * affine[0] + affine[1]
-        tensor = reader.outputs[0]
+    reader = only_reader(model, tensor)
     addend = None
     if reader is not None and reader.op in ("Add", "Sum") and tensor.name != linear.x:
         other = [t for t in reader.inputs if t is not tensor]
@@ -76,6 +71,35 @@ def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
                 reader = only_reader(model, tensor)
     low, high = clipping(reader)
     return Tail(scale, shift, tensor.name, addend, low, high)
+
+
+def affine_behind(
+    model: Model, linear: Linear, outputs: int
+) -> tuple[list[gs.Node], Vector, Vector]:
+    """Follow a layer's output through maps per channel, as long as a single node reads it.
+
+    Parameters
+    ----------
+    outputs : int
+        Output channels of the layer in this model.
+
+    Returns
+    -------
+    nodes : list of gs.Node
+    scale, shift : (O,) float64 array
+        What all of them do.
+    """
+    nodes, scale, shift = [], np.ones(outputs), np.zeros(outputs)
+    tensor = model.node(linear.node).outputs[0]
+    rank = linear.y_axis + 1 + len(linear.kernel)
+    while (reader := only_reader(model, tensor)) is not None:
+        affine = affine_map(reader, tensor, linear.y_axis, rank, outputs)
+        if affine is None:
+            break
+        scale, shift = scale * affine[0], shift * affine[0] + affine[1]
+        tensor = reader.outputs[0]
+        nodes.append(reader)
+    return nodes, scale, shift
 
 
 def only_reader(model: Model, tensor: gs.Tensor) -> gs.Node | None:

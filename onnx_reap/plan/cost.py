@@ -81,7 +81,7 @@ class Cost:
         self._gates = Gates([terms[i].ways for i in gated], groups, self._shut)
 
     def __add__(self, other: Cost) -> Cost:
-        """Return the sum of two costs of the same groups, of which at most one tells `shut`."""
+        """Return the sum of two costs of the same groups; no group has a `shut` in both."""
         shut = np.maximum(self._shut, other._shut)
         return Cost((*self._terms, *other._terms), self._groups, shut)
 

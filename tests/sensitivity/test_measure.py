@@ -410,8 +410,9 @@ def test_a_groups_error_is_what_is_felt_without_the_first_units_of_its_order(
         analysis, local, orders, observed, data, Settings(), lambda count: None
     )
     assert not notes
-    for group, order, before, after in zip(analysis.groups, orders, local, found, strict=True):
-        tried = sensing._points(group, before)
+    groups = enumerate(analysis.groups)
+    for (at, group), order, before, after in zip(groups, orders, local, found, strict=True):
+        tried = sensing._points(before, sensing._count(analysis, at))
         assert len(tried) == (2 if len(group.producers) > 1 else 1)
         trials = []
         for index in tried:
