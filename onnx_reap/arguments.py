@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -54,7 +55,8 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
     UsageError
         If it can't be understood, or contradicts itself.
     """
-    given, settings = split_settings(make_parser().parse_args(argv))
+    written = _with_values(sys.argv[1:] if argv is None else argv)
+    given, settings = split_settings(make_parser().parse_args(written))
     check_budgets(settings)
     check_lossless(settings)
     check_zeros(settings)
@@ -66,6 +68,17 @@ def parse(argv: Sequence[str] | None = None) -> Arguments:
             flags = ", ".join(option_of(name) for name in idle)
             raise UsageError(f"--from-plan replays a cut as it was; it can't go with {flags}")
     return arguments
+
+
+def _with_values(argv: Sequence[str]) -> list[str]:
+    """Give flags that stand alone their value, so that a file behind one is not taken for it."""
+    alone = {option_of(name): flag for name, flag in FLAGS.items() if flag.alone is not None}
+    return [
+        f"{arg}={alone[arg].alone}"
+        if arg in alone and after not in (alone[arg].choices or ())
+        else arg
+        for arg, after in zip(argv, [*argv[1:], ""], strict=True)
+    ]
 
 
 def split_settings(parsed: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:

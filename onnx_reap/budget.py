@@ -100,8 +100,7 @@ def allowed(analysis: Analysis, settings: Settings, *, vanishing: bool) -> tuple
     vanishing : bool
         Whether groups may vanish that can, if the settings agree.
     """
-    vanishing = vanishing and settings.vanish and settings.allocation != "uniform"
-    vanishing = vanishing and settings.estimates  # else all are
+    vanishing &= settings.vanish and settings.allocation != "uniform" and settings.estimates
 
     def widths(index: int) -> np.ndarray:
         group = analysis.groups[index]

@@ -98,13 +98,26 @@ def without_idle(work: Work, choice: Choice) -> Work:
     lost = {basis.node for basis, *_ in ranks_left(work, choice)}
     bases = work.factored.bases.values()
     left = [basis for basis in bases if basis.scheme == STREAM or basis.node in lost]
-    if len(left) == len(bases):
-        return work
+    return work if len(left) == len(bases) else _with_just(work, work.factored, left)
+
+
+def with_layers_whole(work: Work) -> Work | None:
+    """Return the work on a form in which no layer is two; None if none is, or nothing could go."""
+    if work.factored is None:
+        return None
+    bases = work.factored.bases.values()
+    streams = [basis for basis in bases if basis.scheme == STREAM]
+    if len(streams) == len(bases) or (not streams and work.settings.low_rank == "only"):
+        return None
+    return _with_just(work, work.factored, streams)
+
+
+def _with_just(work: Work, known: Factored, bases: Sequence[Basis]) -> Work:
     ranks = {
-        work.factored.bases[work.analysis.groups[index].name].node: widths[:-1]
+        known.bases[work.analysis.groups[index].name].node: widths[:-1]
         for index, widths in work.analysis.ranks.items()
     }
-    return _in_form(work.original, left, ranks, work.factored.notes)
+    return _in_form(work.original, bases, ranks, known.notes)
 
 
 def _in_form(

@@ -11,14 +11,15 @@ import onnx
 
 from onnx_reap import aside
 from onnx_reap.analysis import Analysis, analyse, model_inputs, with_sizes
-from onnx_reap.budget import Goal, read_goal
-from onnx_reap.choice import Choice, decide, observe
+from onnx_reap.budget import Goal
+from onnx_reap.choice import Choice, decide
 from onnx_reap.data import Calibration
 from onnx_reap.drop import Drop, drop_judge, least_shown
 from onnx_reap.evidence import Evidence
-from onnx_reap.factoring import factored, without_idle
+from onnx_reap.factoring import factored
+from onnx_reap.forming import observed
 from onnx_reap.graph.mask import mask_graph
-from onnx_reap.hurrying import check_latency, with_latency
+from onnx_reap.hurrying import with_latency
 from onnx_reap.loading import Source, load
 from onnx_reap.making import Made, cut_and_compare, finish, make
 from onnx_reap.masking import with_weights
@@ -28,7 +29,7 @@ from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.redundancy import without_redundant
 from onnx_reap.result import Result, conclude
 from onnx_reap.samples import HELD_OUT, Samples, divided, open_samples
-from onnx_reap.searching import scouted, smallest_within_drop
+from onnx_reap.searching import smallest_within_drop
 from onnx_reap.settings import DEFAULT_TARGET_MACS, Settings
 from onnx_reap.solve.backend import Backend, namespace
 from onnx_reap.tiling import read_pattern, untouched, with_zeros
@@ -88,7 +89,7 @@ def reap(
     if pattern is not None and not work.settings.names_budget:
         made, tiling = with_zeros(work, untouched(work), pattern)
         return conclude(work, made, tiling=tiling)
-    work, goal, evidence = _observed(factored(work))
+    work, goal, evidence = observed(factored(work))
     made, drop, goal = _made(work, goal, evidence)
     if pattern is None:
         return conclude(work, made, budgets=goal.budgets, drop=drop)
@@ -110,21 +111,6 @@ def _with_provable_budget(work: Work) -> Work:
     samples = divided(work.samples, HELD_OUT, settings.seed)
     samples = replace(samples, notes=(*samples.notes, note))
     return replace(work, settings=settings, samples=samples)
-
-
-def _observed(work: Work) -> tuple[Work, Goal, Evidence]:
-    """Find out what the goal is, and what removals cost, without layers that are two for nothing.
-
-    What a layer loses is told best by what it makes itself, not by coordinates in front of it.
-    """
-    with work.clock("analyse"):
-        goal = read_goal(work.analysis, work.settings, work.original.analysis.proto)
-    goal = check_latency(work, goal)
-    aim = scouted(work, goal)
-    with work.clock("choose"):
-        evidence = observe(work, [aim])
-        fewer = without_idle(work, decide(work, aim, evidence)) if work.factored else work
-    return (work, goal, evidence) if fewer is work else _observed(fewer)
 
 
 def _made(work: Work, goal: Goal, evidence: Evidence) -> tuple[Made, Drop | None, Goal]:

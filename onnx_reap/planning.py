@@ -53,8 +53,8 @@ def removed_by(plan: Plan, analysis: Analysis) -> tuple[int, ...]:
     """
     if plan.factors:
         raise ReapError(
-            f"plan: {plan.factors[0].node} became two layers, which takes data to repeat",
-            got=f"a plan made with --low-rank, {len(plan.factors)} such layers",
+            f"plan: {plan.factors[0].node} is written in another basis, which takes data to repeat",
+            got=f"a plan made with --low-rank, {len(plan.factors)} such layers or groups",
             expected="a plan of channels alone",
             hint="run --low-rank again with the data, or take `factors` out of the plan",
         )

@@ -54,7 +54,7 @@ def make_report(
     lossless : Lossless, optional
         What went, where nothing was to be lost.
     factors : sequence of FactorResult
-        Layers that became two.
+        Layers that became two, and groups in another basis.
     tiling : Tiling, optional
         What was zeroed in a pattern.
     notes : sequence of str

@@ -38,7 +38,7 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class FactorPlan:
-    """A layer that became two, with so many channels between them."""
+    """A layer that became two, or a group in another basis, with so many coordinates."""
 
     node: str
     scheme: str
@@ -73,7 +73,7 @@ class Plan:
         By input, what the model was analysed on, batch included; replaying takes from here the
         sizes that the model leaves open.
     factors : tuple of FactorPlan
-        Layers that became two. To replay these takes data.
+        Layers that became two, and groups in another basis. To replay these takes data.
     """
 
     settings: Mapping[str, Any]

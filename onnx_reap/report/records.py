@@ -121,18 +121,18 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class FactorResult:
-    """A layer that became two.
+    """A layer that became two, or a group of channels in another basis.
 
     Attributes
     ----------
     node : str
-        The layer, now the second of the two.
-    scheme : {"channel", "spatial"}
-        Its whole kernel and 1 x 1, or k x 1 and 1 x k.
+        The layer, now the second of the two, or the group.
+    scheme : {"channel", "spatial", "stream"}
+        Its whole kernel and 1 x 1, or k x 1 and 1 x k; or a group's basis.
     rank, full : int
-        Channels between the two, and how many it takes to make the layer exactly.
+        Channels between the two, or coordinates, and how many it takes to be exact.
     error : float, optional
-        Local error, as a fraction of the variance of the layer's output.
+        Local error, as a fraction of the variance of the outputs of the layers that read these.
     """
 
     node: str
@@ -194,7 +194,7 @@ class Report:
     seconds : mapping of str to float
         Time by stage.
     factors : tuple of FactorResult
-        Layers that became two thinner ones.
+        Layers that became two thinner ones, and groups in another basis.
     notes : tuple of str
         Warnings, each a sentence.
     """

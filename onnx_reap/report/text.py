@@ -136,7 +136,7 @@ def _groups(report: Report) -> Table:
 
 
 def _factors(report: Report) -> Table:
-    table = new_table("Layers that became two", "layer", "by", "rank", "of", "error", left=2)
+    table = new_table("Lower ranks", "layer or group", "by", "rank", "of", "error", left=2)
     for factor in report.factors:
         error = "-" if factor.error is None else f"{factor.error:.2g}"
         table.add_row(Text(factor.node), factor.scheme, str(factor.rank), str(factor.full), error)
