@@ -31,6 +31,7 @@ from onnx_reap.report.zeros import DenseLayer, MaskLoss, TiledLayer, Tiling
 from onnx_reap.settings import Settings
 from onnx_reap.tiles.choose import choose, takes_long
 from onnx_reap.tiles.layers import (
+    EXCLUDED,
     Layer,
     find_layers,
     from_grid,
@@ -41,6 +42,8 @@ from onnx_reap.tiles.layers import (
 from onnx_reap.tiles.observe import Asked, variances
 from onnx_reap.tiles.pattern import Pattern, Scores, Tiles, TwoOfFour, read_tile, share_lost
 from onnx_reap.work import Work
+
+ROUNDED = 0.01  # of the weights: so many zeros fewer than asked for are not worth a word
 
 
 def read_pattern(settings: Settings) -> Pattern | None:
@@ -92,7 +95,7 @@ def with_zeros(work: Work, made: Made, pattern: Pattern) -> tuple[Made, Tiling]:
         fitted, sparse, notes = _masked(dense, layers, arranged, pattern)
         out = finish(sparse, work.settings)
     tiling = _described(pattern, layers, left, scores, arranged, errors, fitted, sparse)
-    notes = [*made.notes, *arranged.notes, *notes]
+    notes = [*made.notes, *arranged.notes, *notes, *_fewer(pattern, tiling.zeros)]
     made = replace(
         made,
         model=out,
@@ -104,13 +107,26 @@ def with_zeros(work: Work, made: Made, pattern: Pattern) -> tuple[Made, Tiling]:
     return made, tiling
 
 
+def _fewer(pattern: Pattern, zeros: float) -> list[str]:
+    """Say so where tiles don't add up to what was asked for."""
+    if not isinstance(pattern, Tiles) or zeros >= pattern.sparsity - ROUNDED:
+        return []
+    return [
+        f"--tile-sparsity: {zeros:.1%} of the weights are zero, not {pattern.sparsity:.1%}: tiles "
+        "go whole, and of every layer some stay; smaller tiles come nearer"
+    ]
+
+
 def _no_layer(pattern: Pattern, left: Mapping[str, str]) -> ReapError:
     node, why = next(iter(left.items()), ("the model", "no layers with constant weights"))
+    excluded = set(left.values()) == {EXCLUDED}
     return ReapError(
         f"no layer can have {pattern} zeros",
         got=f"{node}: {why}",
         expected="a convolution or dense layer that fits the pattern",
-        hint="--tile 8x1 --tile-sparsity 0.5 fits every width",
+        hint="loosen --exclude or --include"
+        if excluded
+        else "--tile 8x1 --tile-sparsity 0.5 fits every width",
     )
 
 

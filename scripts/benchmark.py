@@ -33,7 +33,7 @@ import onnx_reap
 MODELS = Path(__file__).resolve().parent.parent / "models"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CONSOLE = Console()
-PARTS = ("run", "removal", "criterion", "allocation", "rank", "drop", "latency")
+PARTS = ("run", "removal", "criterion", "allocation", "drop", "latency")
 
 
 @dataclass(frozen=True)
@@ -249,8 +249,6 @@ def main() -> None:
         accuracies(tasks, arguments.seeds, "criterion", ("reap", "l1"))
     if "allocation" in parts:
         accuracies(tasks, arguments.seeds, "allocation", ("pro", "local", "uniform"))
-    if "rank" in parts:
-        accuracies(tasks, arguments.seeds, "low_rank", (None, "only", "also"))
     if "drop" in parts:
         drops(tasks)
     if "latency" in parts:

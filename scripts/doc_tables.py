@@ -16,14 +16,22 @@ REASONS, LONGEST = 3, 70  # reasons a row; characters of each
 RowT = TypeVar("RowT")
 
 
-def read_rows(path: Path, kind: type[RowT], titles: Sequence[str]) -> dict[str, RowT]:
-    """Read the rows of a table that was written before, by model; none if there is no such page."""
-    rows = {}
+def read_rows(
+    path: Path, kind: type[RowT], titles: Sequence[str], keys: int = 1
+) -> dict[Any, RowT]:
+    """Read the rows of a table that was written before; none if there is no such page.
+
+    Parameters
+    ----------
+    keys : int
+        First cells that name a row: by the first itself, or by a tuple of so many.
+    """
+    rows: dict[Any, RowT] = {}
     if path.exists():
         for line in path.read_text().splitlines():
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             if len(cells) == len(titles) and line.startswith("| ") and cells[0] != titles[0]:
-                rows[cells[0]] = kind(*cells)
+                rows[cells[0] if keys == 1 else tuple(cells[:keys])] = kind(*cells)
     return rows
 
 

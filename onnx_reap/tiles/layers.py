@@ -26,6 +26,8 @@ from onnx_reap.graph.model import Model, captured_tensors
 from onnx_reap.graph.records import Flow, Linear
 from onnx_reap.tiles.pattern import Mask, Pattern, Scores
 
+EXCLUDED = "excluded by --exclude or --include"
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -66,7 +68,7 @@ def find_layers(
     for linear in flow.linears:
         x_units = flow.units_along(linear.x, linear.x_axis)
         if linear.node in excluded:
-            why: str | None = "excluded by --exclude or --include"
+            why: str | None = EXCLUDED
         elif linear.depthwise:
             why = "depthwise: each output reads one channel"
         elif linear.recurrent:

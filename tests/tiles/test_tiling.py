@@ -202,6 +202,22 @@ def test_no_layer_fits():
         onnx_reap.reap(model, images(40), **FOURS)
 
 
+def test_where_all_is_excluded_the_pattern_is_not_to_blame():
+    with pytest.raises(ReapError, match=r"excluded by --exclude.*try: loosen --exclude"):
+        onnx_reap.reap(residual(), images(40), exclude=["*"], **TILES)
+
+
+def test_tiles_that_come_to_fewer_zeros_are_told():
+    def report(tile: str, share: float):
+        given = {"tile": tile, "tile_sparsity": share, "refit": False}
+        return onnx_reap.reap(residual(), images(40), **given).report
+
+    few = report("32x32", 0.1)
+    assert few.tiling.zeros < 0.08
+    assert any(f"{few.tiling.zeros:.1%} of the weights" in note for note in few.notes)
+    assert not any("tile-sparsity" in note for note in report("8x1", 0.5).notes)
+
+
 @pytest.mark.parametrize(
     "given, says",
     [
