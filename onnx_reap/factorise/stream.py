@@ -26,7 +26,7 @@ STREAM = "stream"
 SUMS = ("Add", "Sub", "Sum")
 ALIKE = (
     *("Identity", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize"),
-    *("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Shape"),
+    *("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"),
 )
 """Operators that do the same, and something linear, to every channel of their first input."""
 
@@ -102,6 +102,10 @@ def _linear(node: gs.Node, tensors: Container[str]) -> bool:
     if node.domain not in STANDARD_DOMAINS:
         return False
     held = [tensor.name in tensors for tensor in node.inputs]
+    if node.op == "Shape":
+        return True
+    if not all(tensor.name in tensors for tensor in node.outputs):
+        return False
     if node.op == "Resize" and node.attrs.get("extrapolation_value"):
         return False
     return all(held) if node.op in SUMS else node.op in ALIKE and held[0] and not any(held[1:])
