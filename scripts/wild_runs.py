@@ -22,6 +22,7 @@ from onnx_reap.validation import make_settings
 from onnx_reap.work import Work, open_work
 
 BUDGETS: tuple[dict[str, Any], ...] = ({"target_macs": 0.6}, {"ratio": 0.5})
+SAMPLES = 256  # to calibrate with
 HELD_OUT = 32  # samples that are compared, of which no run knows
 TOLERANCE = 2e-3  # of the cut model against the masked one, relative to an output's largest entry,
 ROUNDING = 1e-6  # or absolute: what a Sigmoid makes is no more exact
@@ -64,7 +65,7 @@ def prune(
     """
     rng = np.random.default_rng(0)
     other = [wild.draw(rng) for _ in range(HELD_OUT)]
-    every = stacked(wild.draw(rng) for _ in range(wild.samples)) | wild.whole
+    every = stacked(wild.draw(rng) for _ in range(SAMPLES)) | wild.whole
     # What a joint refit adds takes long, and other pages tell.
     work = open_work(model, every, make_settings({"joint_refit": 0}), NoProgress())
     works = [work.branch(replace(work.settings, **budget), NoProgress()) for budget in budgets]

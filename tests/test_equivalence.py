@@ -74,6 +74,22 @@ def test_a_saturated_output_hides_no_wrong_cut(shift, behind):
         check_unchanged(*wrong, FEEDS, CPU, half=False)
 
 
+def choosing(n: Net, h: str) -> str:
+    """Boxes beside scores far below one, of which the highest are taken."""
+    low = n.node("Add", h, n.constant(np.full(4, -16.0)), name="scores")
+    both = n.node("Concat", n.node("Mul", h, h, name="boxes"), n.node("Sigmoid", low), axis=1)
+    _, scores = n.node("Split", both, n.constant(np.array([4, 4])), outputs=2, axis=1)
+    best = n.node("ReduceMax", scores, axes=[1], keepdims=1, name="best")
+    return n.node("TopK", best, n.constant(np.array([1])), outputs=2, axis=1)[0]
+
+
+def test_what_saturates_in_front_of_a_jump_has_the_same_leeway_and_hides_as_little():
+    models = pair(choosing, 2e-6)
+    assert all("TopK" in note for note in check(models))
+    with pytest.raises(CheckError, match=r"tensor (scores|boxes)_y"):
+        check(pair(choosing, 0.05))
+
+
 def test_small_outputs_that_no_activation_made_have_no_such_leeway():
     def tail(n: Net, h: str) -> str:
         small = n.node("Mul", n.node("Sigmoid", h), n.constant(np.full(4, 1e-6)))

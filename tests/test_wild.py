@@ -44,11 +44,9 @@ def test_a_real_model_is_pruned_and_repaired(wild: Wild, wheels: Path):
         assert outcome.refitted < outcome.sliced
 
 
-def test_the_table_tells_of_listed_models_alone():
+def test_the_table_tells_of_all_listed_models():
     rows = read_table()
-    assert rows
-    samples = {wild.name: str(wild.samples) for wild in MODELS}
-    assert {name: row.samples for name, row in rows.items()}.items() <= samples.items()
+    assert rows.keys() == {wild.name for wild in MODELS}
     told = [cell for row in rows.values() for cell in (row.at_target, row.at_ratio)]
     assert not [cell for cell in told if "NOT THE MASK" in cell]
     pairs = [cell.split(", ")[1].split(" → ") for cell in told if " → " in cell]
