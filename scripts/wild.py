@@ -36,9 +36,10 @@ downloads them. Inputs are rendered text, random images and tones, so the figure
 whether the repair carries over, not how good a pruned model is at its task. *Error*:
 squared error of the outputs over their variance, on {held_out} samples that no run
 knew; *sliced* is the same cut without a refit. A run was given {samples} samples.
-Layers were refitted one by one, without a joint refit. Every sliced model was compared with the original whose removed channels are zeroed
-in the layers that read them. *s*: seconds for both settings, with other work on the two
-cores. `pytest -m wild` checks all this.
+Layers were refitted one by one, without a joint refit. Every sliced model was compared
+with the original whose removed channels are zeroed in the layers that read them. *s*:
+seconds for both settings, with other work on the two cores. `pytest -m wild` checks all
+this.
 
 Packages: {packages}.
 """
