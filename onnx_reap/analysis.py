@@ -55,6 +55,8 @@ class Analysis:
         enough to gain anything, and all, at which the layer is left as it was.
     coordinates : frozenset of int
         These groups, and streams that were written in another basis: none is channels as given.
+    unbiased : mapping of str to int
+        By node, the stream at whose full width the layer has no bias, as it was given.
     """
 
     proto: onnx.ModelProto
@@ -71,6 +73,7 @@ class Analysis:
     runs_as_given: bool
     ranks: Mapping[int, np.ndarray] = field(default_factory=dict)
     coordinates: frozenset[int] = frozenset()
+    unbiased: Mapping[str, int] = field(default_factory=dict)
 
     def runnable(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """Return a model of the same nodes to judge it by: itself, or its twin in float32."""

@@ -77,7 +77,7 @@ def _with_values(argv: Sequence[str]) -> list[str]:
         f"{arg}={alone[arg].alone}"
         if arg in alone and after not in (alone[arg].choices or ())
         else arg
-        for arg, after in zip(argv, [*argv[1:], ""], strict=True)
+        for arg, after in zip(argv, [*argv[1:], ""], strict=False)
     ]
 
 

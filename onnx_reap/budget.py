@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import onnx
 from onnx_reap import aside
 from onnx_reap.analysis import Analysis
 from onnx_reap.errors import ReapError, TargetError, UsageError
+from onnx_reap.globs import check_globs
 from onnx_reap.graph.model import is_floating
 from onnx_reap.latency.cost import NANOSECONDS
 from onnx_reap.latency.table import LatencyTable
@@ -31,7 +31,6 @@ from onnx_reap.ratios import check_ratios, read_ratios
 from onnx_reap.refit.order import affected_tensors
 from onnx_reap.repair import has_bias
 from onnx_reap.settings import Settings
-from onnx_reap.validation import flag
 
 RESERVE = 4096  # bytes of a file for what a run adds: names of biases, metadata
 
@@ -76,7 +75,8 @@ def read_goal(analysis: Analysis, settings: Settings, original: onnx.ModelProto)
     TargetError
         If a budget is out of reach, or no width is allowed but the present ones.
     """
-    check_globs(analysis, settings)
+    if not analysis.coordinates:  # else names were checked where the nodes were those of the file
+        check_globs(analysis, settings)
     if not analysis.groups:
         raise nothing_to_prune(analysis)
     ratios = read_ratios(analysis.groups, settings)
@@ -140,7 +140,7 @@ def _budgets(
                 expected="at most 1 for a fraction of the original, or a number such as 1.2G",
                 hint=f"{wish / 100:g}",
             )
-        cost = _cost(name, analysis, analysis.params)
+        cost = _cost(name, analysis, original, analysis.params)
         whole = aside.size_of(original) if name == "--target-size" else cost.at(full)
         limit = wish * whole if wish <= 1 else wish  # 1 or less is a fraction
         if name == "--target-size" and limit >= whole:
@@ -150,24 +150,26 @@ def _budgets(
         return tuple(budgets)
     params = analysis.params + added_biases(analysis)
     return tuple(
-        replace(b, cost=_cost(b.name, analysis, params)) if b.name in wishes else b for b in budgets
+        replace(b, cost=_cost(b.name, analysis, original, params)) if b.name in wishes else b
+        for b in budgets
     )
 
 
-def _cost(name: str, analysis: Analysis, params: Cost) -> Cost:
+def _cost(name: str, analysis: Analysis, original: onnx.ModelProto, params: Cost) -> Cost:
     """Return what a target bounds."""
     if name == "--target-size":
-        return _file_size(analysis, params)
+        return _file_size(analysis, original, params)
     return analysis.macs if name == "--target-macs" else params
 
 
-def _file_size(analysis: Analysis, params: Cost) -> Cost:
-    """Return the bytes of the file, all but the parameters as in the original."""
+def _file_size(analysis: Analysis, original: onnx.ModelProto, params: Cost) -> Cost:
+    """Return the bytes of the file, all but the parameters as in the original, or its new form."""
     held = analysis.model.constants().values()
     weights = sum(constant.values.nbytes for constant in held)
-    others = aside.size_of(analysis.proto) - weights + RESERVE
     each = weights / max(sum(np.prod(c.shape) for c in held if is_floating(c)), 1)
-    return params * each + Cost([Term(others, ())], len(analysis.groups))
+    whole = analysis.params.at(np.array([group.width for group in analysis.groups])) * each
+    others = max(aside.size_of(analysis.proto) - weights, aside.size_of(original) - whole)
+    return params * each + Cost([Term(others + RESERVE, ())], len(analysis.groups))
 
 
 def _latency_budgets(analysis: Analysis, settings: Settings) -> list[Budget]:
@@ -238,7 +240,8 @@ def added_biases(analysis: Analysis) -> Cost:
     shut = np.array([g.width if i in analysis.ranks else 0 for i, g in enumerate(groups)])
     terms = []
     for linear in flow.linears:
-        if linear.x in behind and not has_bias(analysis.model, linear):
+        stream = analysis.unbiased.get(linear.node)
+        if linear.x in behind and (stream is not None or not has_bias(analysis.model, linear)):
             units = flow.units_along(linear.y, linear.y_axis)
             owners = Counter(of_unit.get(int(unit), -1) for unit in units)
             fixed = owners.pop(-1, 0)
@@ -248,26 +251,11 @@ def added_biases(analysis: Analysis) -> Cost:
                 ways = fewest(way | {bases[linear.node]} for way in ways)
             halves = 2.0 if linear.recurrent else 1.0  # a bias of the state's products comes along
             terms.append(Term(halves, (Extent(fixed, per_unit),), ways))
+            if stream is not None:  # it has one in another basis
+                shut[stream] = groups[stream].width
+                other = fewest(way | {stream} for way in ways)
+                terms.append(Term(-halves, (Extent(fixed, per_unit),), other))
     return Cost(terms, len(groups), shut)
-
-
-def check_globs(analysis: Analysis, settings: Settings) -> None:
-    """Refuse globs that match no node: a slip of the pen would go unnoticed.
-
-    Raises
-    ------
-    ReapError
-    """
-    keys = [analysis.model.keys[id(node)] for node in analysis.model.nodes]
-    for name in ("include", "exclude"):
-        for pattern in getattr(settings, name):
-            if not fnmatch.filter(keys, pattern):
-                raise ReapError(
-                    f"{flag(name)}: matches no node",
-                    got=pattern,
-                    expected="globs on names such as "
-                    + ", ".join(sorted(analysis.flow.makers)[:3]),
-                )
 
 
 def _no_width(analysis: Analysis, settings: Settings) -> TargetError:

@@ -216,10 +216,10 @@ def find_function(name: str) -> Evaluate:
     sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever the module raises when it is imported
         raise ReapError(
             "--evaluate: no such function",
-            got=f"{name} ({error})",
+            got=f"{name} ({type(error).__name__}: {error})",
             expected="module:function, which takes an onnx.ModelProto and returns a number, more "
             "for better models",
         ) from error

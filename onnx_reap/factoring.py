@@ -26,11 +26,14 @@ from onnx_reap.bases import find_factors
 from onnx_reap.choice import Choice
 from onnx_reap.errors import ReapError
 from onnx_reap.factorise.stream import STREAM
+from onnx_reap.globs import check_globs
 from onnx_reap.graph.merge import Merge
 from onnx_reap.planning import make_plan, removed_by, widths_left
 from onnx_reap.rewriting import check_same, fast_ranks, priced, rewritten, sound_ones
 from onnx_reap.turning import find_streams
 from onnx_reap.work import Basis, Factored, Work
+
+NOTHING = "--low-rank changed nothing"
 
 
 def factored(work: Work) -> Work:
@@ -50,6 +53,7 @@ def factored(work: Work) -> Work:
     """
     if work.settings.low_rank is None:
         return work
+    check_globs(work.analysis, work.settings)
     factors = find_factors(work)
     ranks = fast_ranks(work, factors)
     faster = [factor for factor in factors if factor.node in ranks]
@@ -82,7 +86,7 @@ def _unfactored(
             got=why,
             hint="remove channels too, or loosen --exclude, --include or --round-to",
         )
-    note = f"--low-rank changed nothing: {why}"
+    note = f"{NOTHING}: {why}"
     return replace(work, factored=Factored(work.analysis, {}, (note,)))
 
 
@@ -92,24 +96,36 @@ def without_idle(work: Work, choice: Choice) -> Work:
     Returns
     -------
     Work
-        The same object if there are none.
+        The same object if there are none, or nothing goes, or nothing could go any more.
     """
-    assert work.factored is not None
-    lost = {basis.node for basis, *_ in ranks_left(work, choice)}
-    bases = work.factored.bases.values()
-    left = [basis for basis in bases if basis.scheme == STREAM or basis.node in lost]
-    return work if len(left) == len(bases) else _with_just(work, work.factored, left)
+    known = work.factored
+    if known is None or not choice.removed:
+        return work
+    widths = _widths(work, choice)
+    left = {
+        name: basis
+        for name, basis in known.bases.items()
+        if basis.scheme == STREAM or 0 < widths[name] < basis.rank
+    }
+    if len(left) == len(known.bases) or not _may_shrink(work, left):
+        return work
+    return _with_just(work, known, list(left.values()))
 
 
 def with_layers_whole(work: Work) -> Work | None:
     """Return the work on a form in which no layer is two; None if none is, or nothing could go."""
-    if work.factored is None:
+    known = work.factored
+    if known is None:
         return None
-    bases = work.factored.bases.values()
-    streams = [basis for basis in bases if basis.scheme == STREAM]
-    if len(streams) == len(bases) or (not streams and work.settings.low_rank == "only"):
+    streams = {name: basis for name, basis in known.bases.items() if basis.scheme == STREAM}
+    if len(streams) == len(known.bases) or not _may_shrink(work, streams):
         return None
-    return _with_just(work, work.factored, streams)
+    return _with_just(work, known, list(streams.values()))
+
+
+def _may_shrink(work: Work, bases: Mapping[str, Basis]) -> bool:
+    channels = work.settings.low_rank == "also" and work.original.analysis.groups
+    return bool(bases or channels)
 
 
 def _with_just(work: Work, known: Factored, bases: Sequence[Basis]) -> Work:
@@ -159,6 +175,13 @@ def ranks_left(work: Work, choice: Choice) -> list[tuple[Basis, int, float | Non
         for name, basis in work.factored.bases.items()
         if 0 < widths[name] < basis.rank
     ]
+
+
+def lowered(known: Factored, ranks: Sequence[object]) -> list[str]:
+    """Return what is said of low rank, with the ranks that a model was made with."""
+    if ranks or any(note.startswith(NOTHING) for note in known.notes):
+        return list(known.notes)
+    return [*known.notes, f"{NOTHING}: removing channels alone loses less"]
 
 
 def _widths(work: Work, choice: Choice) -> dict[str, int]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from onnx_reap.budget import Goal, read_goal
 from onnx_reap.choice import decide, observe
+from onnx_reap.data import Calibration
 from onnx_reap.errors import CheckError, TargetError
 from onnx_reap.evidence import Evidence
 from onnx_reap.factoring import with_layers_whole, without_idle
@@ -32,12 +33,14 @@ def observed(work: Work) -> tuple[Work, Goal, Evidence]:
         If the goal is out of reach.
     """
     found = _without_idle(work)
-    other = with_layers_whole(found[0])
-    if other is None or found[1].max_drop is not None:
+    other, fit = with_layers_whole(found[0]), work.samples.fit
+    parts = teachers_and_judges(fit, work.settings.seed) if fit else None
+    if other is None or parts is None or found[1].max_drop is not None:
         return found
     try:
         rival = _without_idle(other)
-        return min(found, rival, key=lambda each: _lost(*each))
+        lost = [_lost(each, *parts) for each in (found, rival)]
+        return rival if lost[1] < lost[0] else found
     except TargetError:  # without ranks
         return found
 
@@ -49,20 +52,20 @@ def _without_idle(work: Work) -> tuple[Work, Goal, Evidence]:
     aim = scouted(work, goal)
     with work.clock("choose"):
         evidence = observe(work, [aim])
-        fewer = without_idle(work, decide(work, aim, evidence)) if work.factored else work
+        # A search takes less than it was scouted for, and other layers.
+        searched = goal.max_drop is not None or work.factored is None
+        fewer = work if searched else without_idle(work, decide(work, aim, evidence))
     return (work, goal, evidence) if fewer is work else _without_idle(fewer)
 
 
-def _lost(work: Work, goal: Goal, evidence: Evidence) -> float:
+def _lost(found: tuple[Work, Goal, Evidence], teachers: Calibration, judges: Calibration) -> float:
     """Return the error of the outputs on samples that judge, after a refit on others."""
-    parts = teachers_and_judges(work.samples.fit, work.settings.seed) if work.samples.fit else None
-    if parts is None:
-        return 0.0  # nothing can tell: the first is as good as the other
-    taught = replace(work, samples=replace(work.samples, fit=parts[0]))
+    work, goal, evidence = found
+    taught = replace(work, samples=replace(work.samples, fit=teachers))
     with work.clock("choose"):
         try:
             made = make(taught, decide(work, goal, evidence), joint=False)
-            errors = quality(work.original.analysis, made.model, parts[1]).output_error
+            errors = quality(work.original.analysis, made.model, judges).output_error
         except CheckError:
             return float("inf")
     return float(np.mean(list(errors.values()))) if errors else 0.0

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_reap.analysis import Analysis
-from onnx_reap.budget import allowed, check_globs, nothing_to_prune
+from onnx_reap.budget import allowed, nothing_to_prune
+from onnx_reap.globs import check_globs
 from onnx_reap.graph.branches import OTHER, find_holders
 from onnx_reap.graph.channels import FrozenChannels
 from onnx_reap.graph.cost import layer_macs

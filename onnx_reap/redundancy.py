@@ -9,9 +9,9 @@ import onnx
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnx_reap.analysis import Analysis, analyse, model_inputs
-from onnx_reap.budget import check_globs
 from onnx_reap.choice import Choice
 from onnx_reap.equivalence import check_unchanged
+from onnx_reap.globs import check_globs
 from onnx_reap.graph.absorb import absorb
 from onnx_reap.graph.kept import kept_positions
 from onnx_reap.graph.twin import in_float32

@@ -16,7 +16,7 @@ from onnx_reap.analysis import normalises_itself
 from onnx_reap.budget import check_met
 from onnx_reap.data import RAW_PIXELS
 from onnx_reap.drop import Drop
-from onnx_reap.factoring import original_choice, ranks_left
+from onnx_reap.factoring import lowered, original_choice, ranks_left
 from onnx_reap.files import Content, check_outputs, write_all
 from onnx_reap.making import Made, quality
 from onnx_reap.plan.allocate import Budget
@@ -139,7 +139,7 @@ def conclude(
     work = work.original
     analysis, samples = work.analysis, work.samples
     notes = [
-        *([] if factored is None else factored.notes),
+        *([] if factored is None else lowered(factored, ranks)),
         *samples.notes,
         *notes,
         *made.choice.notes,

@@ -19,6 +19,7 @@ from onnx_reap.graph.model import Model
 from onnx_reap.plan.cost import Cost, Term
 from onnx_reap.plan.gates import fewest
 from onnx_reap.rank_times import faster_ranks
+from onnx_reap.repair import has_bias
 from onnx_reap.trial_feeds import trial_feeds
 from onnx_reap.turning import ends_of, turned
 from onnx_reap.work import Basis, Work
@@ -58,7 +59,8 @@ def rewritten(work: Work, bases: Sequence[Basis]) -> tuple[Analysis, dict[int, B
 
 def _analysed(work: Work, model: Model, keys: Collection[str]) -> Analysis:
     proto = model.to_proto()
-    for node, written in zip(model.nodes, proto.graph.node, strict=True):
+    added = len(proto.graph.node) - len(model.nodes)  # constants of old formats, which come first
+    for node, written in zip(model.nodes, proto.graph.node[added:], strict=True):
         written.name = model.keys[id(node)]  # nodes without a name are called by their place
     inputs = model_inputs(proto, work.settings.input_shapes)
     return analyse(proto, inputs, work.samples.every, work.settings, bases=keys)
@@ -94,6 +96,13 @@ def priced(
         analysis,
         macs=analysis.macs + macs,
         params=analysis.params + params + _folded(work, analysis, by_group),
+        unbiased={
+            linear.node: index
+            for index, stream in by_group.items()
+            if isinstance(stream, Stream)
+            for linear in ends_of(work.analysis, stream).makers
+            if not has_bias(work.analysis.model, linear)
+        },
         ranks={
             index: np.append(ranks[factor.node], factor.rank) for index, factor in factors.items()
         },
@@ -101,17 +110,13 @@ def priced(
 
 
 def _folded(work: Work, analysis: Analysis, by_group: Mapping[int, Basis]) -> Cost:
-    """Count the parameters that are saved where a stream is in another basis, if it stays whole.
-
-    With a refit a layer may get a bias then, as it has one in the other basis.
-    """
+    """Count the parameters that are saved where a stream is in another basis, if it stays whole."""
     terms, shut = [], np.zeros(len(analysis.groups), np.int64)
     for index, stream in by_group.items():
         if isinstance(stream, Stream):
             shut[index] = stream.rank
             for linear in ends_of(work.analysis, stream).makers:
                 spared = taken_over(work.analysis.model, linear, stream.rank)
-                spared += stream.rank if work.settings.refit and linear.bias is None else 0
                 there = analysis.branches.of(linear.node)
                 turned = fewest(way | {index} for way in there)
                 terms += [Term(spared, (), there), Term(-spared, (), turned)]
@@ -123,13 +128,7 @@ def _factors_of(by_group: Mapping[int, Basis]) -> dict[int, Factor]:
 
 
 def sound_ones(work: Work, bases: Sequence[Basis]) -> list[Basis]:
-    """Leave out layers and streams that give something else then, one by one if any does.
-
-    Raises
-    ------
-    CheckError
-        If the others do so together.
-    """
+    """Leave out layers and streams that give something else then, all if they do so together."""
     try:
         check_same(work, bases)
     except CheckError:
@@ -138,8 +137,10 @@ def sound_ones(work: Work, bases: Sequence[Basis]) -> list[Basis]:
             with suppress(CheckError):
                 check_same(work, [basis])
                 left.append(basis)
-        check_same(work, left)
-        return left
+        with suppress(CheckError):
+            check_same(work, left)
+            return left
+        return []
     return list(bases)
 
 
@@ -158,7 +159,8 @@ def check_same(work: Work, bases: Sequence[Basis]) -> Analysis:
         else.
     """
     changed, by_group = rewritten(work, bases)
-    if missing := {basis.node for basis in bases} - {basis.node for basis in by_group.values()}:
+    there = set(map(id, by_group.values()))
+    if missing := [basis.node for basis in bases if id(basis) not in there]:
         raise CheckError("another form of the model: groups are missing", got=", ".join(missing))
     if bases:
         flow, names = work.analysis.flow, {b.node for b in bases if isinstance(b, Stream)}

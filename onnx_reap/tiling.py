@@ -14,11 +14,11 @@ import numpy as np
 
 from onnx_reap.analysis import count_parameters
 from onnx_reap.arranging import Arranged, in_new_order, order_at, permuted, put_in_order
-from onnx_reap.budget import check_globs
 from onnx_reap.capture.rows import matrix_to_weight
 from onnx_reap.choice import Choice
 from onnx_reap.errors import ReapError
 from onnx_reap.exclusion import exclusion
+from onnx_reap.globs import check_globs
 from onnx_reap.graph.model import Model
 from onnx_reap.graph.weights import set_weight
 from onnx_reap.making import Made, finish, make

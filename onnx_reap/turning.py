@@ -83,10 +83,11 @@ def _width(analysis: Analysis, linear: Linear) -> int:
 
 
 def _channels(analysis: Analysis, linear: Linear) -> Tap:
-    """Observe the channels that a layer reads, place by place."""
+    """Observe the channels that a layer reads at all places of its input."""
     one = (1,) * len(linear.kernel)
     channels = replace(
-        linear, kernel=one, strides=one, dilations=one, pads=(0,) * (2 * len(one))
+        linear, y=linear.x, y_axis=linear.x_axis, kernel=one, strides=one, dilations=one,
+        pads=(0,) * (2 * len(one)),
     )  # fmt: skip
     return Tap(channels, _width(analysis, linear))
 

@@ -23,6 +23,7 @@ from onnx_reap.choice import Choice
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.errors import CheckError, UsageError
 from onnx_reap.factoring import factored, without_idle
+from onnx_reap.forming import observed
 from onnx_reap.making import make
 from onnx_reap.pipeline import replay
 from onnx_reap.plan.allocate import Budget, Choices
@@ -475,3 +476,79 @@ def test_layers_that_stay_one_are_looked_at_as_one():
     assert np.array_equal(ranks, work.analysis.ranks[index])
     again = choice_at(fewer, {i: int(r[0]) for i, r in fewer.analysis.ranks.items()})
     assert without_idle(fewer, again) is fewer
+
+
+@pytest.mark.parametrize("share", [0.97, 0.9, 0.8])
+def test_a_size_is_kept_with_streams(share: float):
+    model = streams()
+    result = onnx_reap.reap(model, DATA, low_rank=True, target_size=share, joint_refit=0)
+    assert result.model.ByteSize() <= share * model.ByteSize() + 4096
+
+
+def test_a_budget_counts_streams_as_the_file_does():
+    model = streams()
+    work = work_on(model, refit=True)
+    full = np.array([group.width for group in work.analysis.groups])
+    assert work.analysis.params.at(full) == count_parameters(model)
+    same = onnx_reap.reap(
+        model, DATA, low_rank=True, target_params=count_parameters(model), joint_refit=0
+    )
+    assert not same.report.factors and same.report.after.params == count_parameters(model)
+
+
+@pytest.mark.parametrize("budget", ["target_macs", "target_params", "target_size"])
+def test_a_budget_that_is_met_anyway_changes_nothing(budget: str):
+    model = net(width=32)
+    result = onnx_reap.reap(model, DATA, low_rank="only", joint_refit=0, **{budget: 1.0})
+    assert not result.report.factors
+    assert result.report.after.macs == result.report.before.macs
+
+
+def test_one_layer_alone_may_become_two():
+    n = Net({"x": ("N", 64)})
+    flat = n.rng.standard_normal((64, 8)) @ n.rng.standard_normal((8, 64))
+    model = n.model(n.node("MatMul", "x", n.constant(flat)))
+    data = np.random.default_rng(0).standard_normal((400, 64)).astype(np.float32)
+    for low_rank in ("also", "only"):
+        result = onnx_reap.reap(model, data, low_rank=low_rank, target_macs=0.5, joint_refit=0)
+        assert [factor.scheme for factor in result.report.factors] == ["channel"]
+
+
+def test_a_search_keeps_all_layers_that_may_become_two():
+    work = work_on(net(width=32), refit=True, max_drop=0.02, low_rank="only")
+    found, goal, _ = observed(work)
+    assert goal.max_drop == 0.02 and found.factored.bases.keys() == work.factored.bases.keys()
+
+
+def test_a_layer_in_front_of_a_stream_is_idle_though_the_stream_is_not():
+    work = work_on(streams(), round_to=1)
+    (name,) = [n for n, basis in work.factored.bases.items() if basis.scheme == "stream"]
+    index = [group.name for group in work.analysis.groups].index(name)
+    fewer = without_idle(work, choice_at(work, {index: 5}))
+    assert list(fewer.factored.bases) == [name]
+
+
+def test_globs_are_of_the_given_model():
+    model = streams()
+    norm = next(node.name for node in model.graph.node[6:] if node.op_type == "BatchNormalization")
+    onnx_reap.reap(model, DATA, low_rank=True, target_macs=0.8, joint_refit=0, exclude=[norm])
+    with pytest.raises(ReapError, match="matches no node"):
+        onnx_reap.reap(model, DATA, low_rank=True, target_macs=0.8, exclude=["*_basis"])
+
+
+def test_old_formats_whose_new_constants_are_nodes():
+    model = net(width=32)
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        model.graph.input.append(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    result = onnx_reap.reap(model, DATA, low_rank="only", target_macs=0.7, joint_refit=0)
+    assert result.report.factors
+    assert [i.name for i in result.model.graph.input] == [i.name for i in model.graph.input]
+
+
+def test_where_ranks_bring_nothing_it_is_said():
+    result = onnx_reap.reap(net(), DATA, low_rank=True, target_macs=0.99, joint_refit=0)
+    said = any("--low-rank changed nothing" in note for note in result.report.notes)
+    assert said is not bool(result.report.factors)

@@ -133,13 +133,20 @@ def turn(model: Model, ends: Ends, stream: Stream) -> None:
             set_weight(model, linear, weight)
 
 
-def taken_over(model: Model, linear: Linear, width: int) -> int:
-    """Return by how many parameters a layer at the front of a stream, and what follows, shrink."""
+def taken_over(model: Model, linear: Linear, width: int) -> float:
+    """Return by how many parameters a layer at the front of a stream, and what follows, shrink.
+
+    Of a constant that several nodes read each counts its share.
+    """
     behind, _, shift = affine_behind(model, linear, width)
     constants = (t for node in behind for t in node.inputs if isinstance(t, gs.Constant))
-    gone = sum(prod(t.shape) for t in constants if len(t.outputs) == 1 and is_floating(t))
-    before = 0 if linear.bias is None else prod(model.constants()[linear.bias].shape)
+    gone = sum(_share(t) for t in constants if is_floating(t))
+    before = 0.0 if linear.bias is None else _share(model.constants()[linear.bias])
     return gone - (width - before if shift.any() or before else 0)
+
+
+def _share(constant: gs.Constant) -> float:
+    return prod(constant.shape) / len(constant.outputs)
 
 
 def _along(

@@ -243,7 +243,7 @@ def narrowest(choices_widths: Sequence[Widths], budgets: Sequence[Budget]) -> Wi
 
 
 def cheapest(choices_widths: Sequence[Widths], budgets: Sequence[Budget]) -> Widths:
-    """Return the narrowest widths, but for groups of which another costs less among these.
+    """Return the narrowest widths if they meet the budgets, else in their place what costs less.
 
     Where its neighbours are narrow, a layer may cost less than two of the lowest rank. What lies
     between two layers doesn't change what others cost, so that all may be decided at once.
@@ -260,6 +260,8 @@ def cheapest(choices_widths: Sequence[Widths], budgets: Sequence[Budget]) -> Wid
     (groups,) int array
     """
     options, _ = tabulate([Choices(w, np.zeros(len(w))) for w in choices_widths])
+    if fits(options[:, 0], budgets):
+        return options[:, 0]
     costs = np.zeros(options.shape)
     for budget in budgets:
         costs += budget.cost.alone(options[:, 0], options) / max(budget.limit, 1)

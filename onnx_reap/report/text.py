@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnx_reap.errors import ReapError
 from onnx_reap.report.records import (
     BlockRefit,
     Figures,
@@ -30,11 +32,18 @@ NORMAL_REASONS = ("graph output",)
 
 def show(content: Callable[[Console], None], written: Iterable[object]) -> None:
     """Print to a terminal, and name what was written."""
-    console = Console(markup=False, highlight=False, emoji=False)
-    with suppress(BrokenPipeError, SystemExit):  # who reads has seen enough; the files are there
+    console, files = Console(markup=False, highlight=False, emoji=False), list(written)
+    try:
         content(console)
-        for each in written:
+        for each in files:
             console.print(f"Wrote {each}", soft_wrap=True)
+    except (BrokenPipeError, SystemExit):
+        return  # who reads has seen enough; the files are there
+    except OSError as error:
+        # Nothing more can be printed, nor what is left when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not files:
+            raise ReapError("the tables can't be printed", got=str(error)) from error
 
 
 def print_report(report: Report, console: Console) -> None:
