@@ -92,7 +92,10 @@ def _inputs(arguments: Arguments) -> dict[str, Path]:
         "--latency-table": arguments.settings.get("latency_table"),
         "--layer-ratios": arguments.settings.get("layer_ratios"),
         "--labels": arguments.settings.get("labels"),
-        "--custom-op-library": arguments.settings.get("custom_op_library"),
+        **{
+            f"--custom-op-library {path}": Path(path)
+            for path in arguments.settings.get("custom_op_library", ())
+        },
     }
     return {name: path for name, path in paths.items() if path is not None}
 

@@ -217,7 +217,7 @@ FLAGS = {
     "low_rank": Flag(
         "method",
         "write layers as two thinner ones where that loses less than removing channels, and both "
-        "together are faster on this machine, and channels that only additions touch in a better "
+        "together are faster on this machine, and channels between linear layers in a better "
         "basis; only: leave other channels alone",
         choices=("also", "only"),
         alone="also",

@@ -19,35 +19,57 @@ from onnx_reap.searching import scouted
 from onnx_reap.work import Work
 
 
-def observed(work: Work) -> tuple[Work, Goal, Evidence]:
-    """Find out what the goal is and what removals cost, in the form that loses least.
+def goal_of(work: Work) -> Goal:
+    """Find out what is asked for.
+
+    Raises
+    ------
+    ReapError
+        If nothing may be removed.
+    TargetError
+        If it is out of reach.
+    """
+    with work.clock("analyse"):
+        return read_goal(work.analysis, work.settings, work.original.analysis.proto)
+
+
+def observed(work: Work, goal: Goal) -> tuple[Work, Goal, Evidence]:
+    """Find out what removals cost, in the form that loses least.
 
     What a layer loses is told best by what it makes itself, not by coordinates in front of it; so
     layers that are two for nothing become one again, and everything is looked at anew. And where
     outputs of a layer go besides coordinates in front of it, more is lost than both tell alone; so
     both forms are made, and samples that judge choose.
 
+    Parameters
+    ----------
+    goal : Goal
+        Of `work`.
+
+    Returns
+    -------
+    work, goal, evidence
+        In that form.
+
     Raises
     ------
     TargetError
         If the goal is out of reach.
     """
-    found = _without_idle(work)
+    found = _without_idle(work, goal)
     other, fit = with_layers_whole(found[0]), work.samples.fit
     parts = teachers_and_judges(fit, work.settings.seed) if fit else None
     if other is None or parts is None or found[1].max_drop is not None:
         return found
     try:
-        rival = _without_idle(other)
+        rival = _without_idle(other, goal_of(other))
         lost = [_lost(each, *parts) for each in (found, rival)]
         return rival if lost[1] < lost[0] else found
     except TargetError:  # without ranks
         return found
 
 
-def _without_idle(work: Work) -> tuple[Work, Goal, Evidence]:
-    with work.clock("analyse"):
-        goal = read_goal(work.analysis, work.settings, work.original.analysis.proto)
+def _without_idle(work: Work, goal: Goal) -> tuple[Work, Goal, Evidence]:
     goal = check_latency(work, goal)
     aim = scouted(work, goal)
     with work.clock("choose"):
@@ -55,7 +77,7 @@ def _without_idle(work: Work) -> tuple[Work, Goal, Evidence]:
         # A search takes less than it was scouted for, and other layers.
         searched = goal.max_drop is not None or work.factored is None
         fewer = work if searched else without_idle(work, decide(work, aim, evidence))
-    return (work, goal, evidence) if fewer is work else _without_idle(fewer)
+    return (work, goal, evidence) if fewer is work else _without_idle(fewer, goal_of(fewer))
 
 
 def _lost(found: tuple[Work, Goal, Evidence], teachers: Calibration, judges: Calibration) -> float:

@@ -14,10 +14,10 @@ from onnx_reap.analysis import Analysis, analyse, model_inputs, with_sizes
 from onnx_reap.budget import Goal
 from onnx_reap.choice import Choice, decide
 from onnx_reap.data import Calibration
-from onnx_reap.drop import Drop, drop_judge, least_shown
+from onnx_reap.drop import Drop, Judge, drop_judge, least_shown
 from onnx_reap.evidence import Evidence
 from onnx_reap.factoring import factored
-from onnx_reap.forming import observed
+from onnx_reap.forming import goal_of, observed
 from onnx_reap.graph.mask import mask_graph
 from onnx_reap.hurrying import with_latency
 from onnx_reap.loading import Source, load
@@ -89,8 +89,11 @@ def reap(
     if pattern is not None and not work.settings.names_budget:
         made, tiling = with_zeros(work, untouched(work), pattern)
         return conclude(work, made, tiling=tiling)
-    work, goal, evidence = observed(factored(work))
-    made, drop, goal = _made(work, goal, evidence)
+    work = factored(work)
+    goal = goal_of(work)
+    judge = None if goal.max_drop is None else drop_judge(work.original)
+    work, goal, evidence = observed(work, goal)
+    made, drop, goal = _made(work, goal, evidence, judge)
     if pattern is None:
         return conclude(work, made, budgets=goal.budgets, drop=drop)
     made, tiling = with_zeros(work, made, pattern)
@@ -113,9 +116,10 @@ def _with_provable_budget(work: Work) -> Work:
     return replace(work, settings=settings, samples=samples)
 
 
-def _made(work: Work, goal: Goal, evidence: Evidence) -> tuple[Made, Drop | None, Goal]:
+def _made(
+    work: Work, goal: Goal, evidence: Evidence, judge: Judge | None
+) -> tuple[Made, Drop | None, Goal]:
     """Reach the goal; return the model, what it lost where that was bounded, and the budgets."""
-    judge = None if goal.max_drop is None else drop_judge(work.original)
     if goal.latency is not None:
         goal = with_latency(work, goal, evidence)
     if judge is not None:

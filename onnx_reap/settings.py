@@ -112,7 +112,7 @@ class Settings:
         error relative to the variance, `auto` as each output looks.
     low_rank : str, optional
         `also` writes layers as two thinner ones where that loses less than removing channels, and
-        each is faster on this machine, and channels that only additions touch in a better basis;
+        each is faster on this machine, and channels between linear layers in a better basis;
         `only` does so and leaves other channels alone. Python takes True for `also`.
     refit : bool
         Whether the weights that stay are fitted to make up for what went.

@@ -13,6 +13,7 @@ import onnx
 import onnx.helper as oh
 import pytest
 from sample_report import sample_report
+from small_models import chain
 
 from onnx_reap import parsing
 from onnx_reap.arguments import option_of, parse
@@ -303,6 +304,8 @@ def test_a_bug_keeps_its_traceback(pipeline: Pipeline):
         ("in.onnx d.npz --data d.npz", "the output model is the same file as --data"),
         ("in.onnx o --from-plan p --plan p", "--plan is the same file as --from-plan"),
         ("in.onnx o --layer-ratios l --report l", "same file as --layer-ratios"),
+        ("in.onnx o --max-drop 1% --labels l --data d --report l", "same file as --labels"),
+        ("in.onnx o --custom-op-library l.so --plan l.so", "same file as --custom-op-library"),
         ("in.onnx no/o", "the folder of the output model does not exist"),
         ("in.onnx o --report no/r", "the folder of --report does not exist"),
         ("in.onnx .", "the output model is a folder"),
@@ -316,6 +319,29 @@ def test_bad_outputs_are_refused_before_the_work(
     assert out == "" and err.count("\n") == 1 and message in err
     assert pipeline.calls == []
     assert written() == set()
+
+
+def test_the_command_alone_tells_what_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["onnx-reap"])
+    assert main() == 2
+    assert "required: in.onnx, out.onnx" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_where_nothing_can_be_printed_the_files_are_there(tmp_path: Path):
+    onnx.save(chain(), tmp_path / "in.onnx")
+    run = "in.onnx out.onnx --ratio 0.5 --no-refit --criterion l1"
+    for line, status in ((run, 0), ("inspect in.onnx", 1)):
+        with Path("/dev/full").open("w") as full:
+            found = subprocess.run(
+                [sys.executable, "-m", "onnx_reap", *line.split()],
+                stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False,
+            )  # fmt: skip
+        assert found.returncode == status, found.stderr
+        assert "Traceback" not in found.stderr and "Exception ignored" not in found.stderr
+    assert (tmp_path / "out.onnx").exists()
 
 
 def test_a_model_that_fits_no_file_is_refused(

@@ -23,7 +23,7 @@ from onnx_reap.choice import Choice
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.errors import CheckError, UsageError
 from onnx_reap.factoring import factored, without_idle
-from onnx_reap.forming import observed
+from onnx_reap.forming import goal_of, observed
 from onnx_reap.making import make
 from onnx_reap.pipeline import replay
 from onnx_reap.plan.allocate import Budget, Choices
@@ -482,7 +482,7 @@ def test_layers_that_stay_one_are_looked_at_as_one():
 def test_a_size_is_kept_with_streams(share: float):
     model = streams()
     result = onnx_reap.reap(model, DATA, low_rank=True, target_size=share, joint_refit=0)
-    assert result.model.ByteSize() <= share * model.ByteSize() + 4096
+    assert result.model.ByteSize() <= share * model.ByteSize()
 
 
 def test_a_budget_counts_streams_as_the_file_does():
@@ -516,7 +516,7 @@ def test_one_layer_alone_may_become_two():
 
 def test_a_search_keeps_all_layers_that_may_become_two():
     work = work_on(net(width=32), refit=True, max_drop=0.02, low_rank="only")
-    found, goal, _ = observed(work)
+    found, goal, _ = observed(work, goal_of(work))
     assert goal.max_drop == 0.02 and found.factored.bases.keys() == work.factored.bases.keys()
 
 

@@ -221,8 +221,15 @@ def test_labels_that_do_not_fit(labels):
         onnx_reap.reap(MODEL, DATA, max_drop=0.1, labels=labels)
 
 
-@pytest.mark.parametrize("name", ["no_such_module:f", "math:no_such", "math", "math:pi"])
-def test_functions_that_do_not_exist_are_refused_before_calibration(name: str, monkeypatch):
+@pytest.mark.parametrize(
+    "name", ["no_such_module:f", "math:no_such", "math", "math:pi", "broken:f", "slip:f"]
+)
+def test_functions_that_do_not_exist_are_refused_before_calibration(
+    name: str, monkeypatch, tmp_path
+):
+    (tmp_path / "broken.py").write_text("raise RuntimeError('broken')")
+    (tmp_path / "slip.py").write_text("def f(:")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("onnx_reap.evidence.capture_moments", None)
     with pytest.raises(ReapError, match="--evaluate"):
         onnx_reap.reap(MODEL, DATA, max_drop=0.1, evaluate=name)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import array_api_strict
 import numpy as np
 import pytest
-from small_models import Net, run
+from small_models import Net, run, weights_of
 
 from onnx_reap.analysis import Analysis, analyse, count_parameters, model_inputs
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.factorise.basis import stream_basis
 from onnx_reap.factorise.stream import Stream, stream_ends, taken_over, turn
+from onnx_reap.progress import NoProgress
 from onnx_reap.settings import Settings
+from onnx_reap.turning import find_streams
+from onnx_reap.validation import make_settings
+from onnx_reap.work import open_work
 
 
 def analysed(model) -> Analysis:
@@ -90,7 +94,7 @@ def wide(n: Net, behind: str) -> str:
         h = n.node("Mul", h, h)
     elif behind != "plain":
         h = n.node(behind, h)
-    return n.head(h, 8, 5) if behind != "grouped" else n.head(n.conv(h, 8, 8, group=2), 8, 5)
+    return n.head(h, 8, 5)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,7 @@ def test_what_treats_channels_one_by_one_needs_them_as_they_are(behind: str):
     assert streams(analysed(n.model(wide(n, "plain"))))
 
 
-def test_layers_that_the_user_excludes_or_that_share_weights_are_no_ends():
+def test_layers_that_the_user_excludes_are_no_ends():
     n = Net({"x": ("N", 3, 8, 8)})
     found = analysed(n.model(residual(n)))
     ((group, ends),) = streams(found).items()
@@ -175,3 +179,17 @@ def test_another_array_library_gives_the_same():
         np.asarray(array_api_strict.asarray(into, device=array_api_strict.Device("CPU_DEVICE"))),
         ours[0], atol=1e-9,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("corner", [slice(0, 4), slice(4, 8)])
+def test_readers_with_strides_are_observed_everywhere(corner: slice):
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.conv("x", 3, 6, 1, bias=False)
+    model = n.model(n.head(n.node("Relu", n.conv(h, 6, 9, 1, strides=[2, 2])), 9, 5))
+    data = np.zeros((64, 3, 8, 8), np.float32)
+    data[:, :, corner, corner] = np.random.default_rng(0).standard_normal((64, 3, 4, 4))
+    settings = make_settings({"low_rank": "also"})
+    (stream,) = find_streams(open_work(model, data, settings, NoProgress()))
+    seen = np.tensordot(weights_of(model)[n.nodes[0].input[1]][:, :, 0, 0], data, (1, 1))
+    z = np.moveaxis(seen, 0, -1).reshape(-1, 6) @ stream.into
+    assert (z[:, 3:] ** 2).sum() < 1e-6 * (z**2).sum()  # three inputs make three axes

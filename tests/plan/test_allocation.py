@@ -191,6 +191,8 @@ def test_a_layer_that_is_cheaper_whole_among_narrow_ones_makes_a_budget_reachabl
     check_reachable([c.widths for c in choices], [least])
     for allocate in (knapsack, global_threshold):
         assert allocate(choices, [least]).tolist() == [4, 4, 16]
+    ranks = Budget("--c", Cost([Term(1.0, (rank,), frozenset())], 3), 8)
+    check_reachable([c.widths for c in choices], [replace(least, limit=64), ranks])
     with pytest.raises(TargetError, match="at least 64"):
         uniform_within(choices, [least])
     with pytest.raises(TargetError, match="at least 16"):
