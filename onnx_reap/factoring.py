@@ -34,6 +34,7 @@ from onnx_reap.turning import find_streams
 from onnx_reap.work import Basis, Factored, Work
 
 NOTHING = "--low-rank changed nothing"
+FEW_CHANNELS = "no float32 convolution or dense layer has enough channels"
 
 
 def factored(work: Work) -> Work:
@@ -72,13 +73,11 @@ def factored(work: Work) -> Work:
             "rounding would change what they give",
         )
     if not bases:
-        return _unfactored(work, *notes)
+        return _unfactored(work, "; ".join(notes) or FEW_CHANNELS)
     return _in_form(work, bases, ranks, notes)
 
 
-def _unfactored(
-    work: Work, why: str = "no float32 convolution or dense layer has enough channels"
-) -> Work:
+def _unfactored(work: Work, why: str) -> Work:
     """Leave the model as it is, and say why; refuse if there is nothing else to do."""
     if work.settings.low_rank == "only":
         raise ReapError(

@@ -552,3 +552,15 @@ def test_where_ranks_bring_nothing_it_is_said():
     result = onnx_reap.reap(net(), DATA, low_rank=True, target_macs=0.99, joint_refit=0)
     said = any("--low-rank changed nothing" in note for note in result.report.notes)
     assert said is not bool(result.report.factors)
+
+
+def test_all_reasons_for_nothing_are_told(monkeypatch: pytest.MonkeyPatch):
+    """Some layers are not faster as two, and the others are other functions."""
+    real = onnx_reap.factoring.fast_ranks
+    monkeypatch.setattr("onnx_reap.factoring.sound_ones", lambda work, bases: [])
+    monkeypatch.setattr(
+        "onnx_reap.factoring.fast_ranks",
+        lambda work, factors: dict(list(real(work, factors).items())[:1]),
+    )
+    notes = onnx_reap.reap(net(), DATA, low_rank=True, target_macs=0.8, joint_refit=0).report.notes
+    assert any("clearly faster; " in n and "rounding would change" in n for n in notes)

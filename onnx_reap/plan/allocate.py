@@ -246,7 +246,7 @@ def cheapest(choices_widths: Sequence[Widths], budgets: Sequence[Budget]) -> Wid
     """Return the narrowest widths if they meet the budgets, else in their place what costs less.
 
     Where its neighbours are narrow, a layer may cost less than two of the lowest rank. What lies
-    between two layers doesn't change what others cost, so that all may be decided at once.
+    between two changes nothing else's cost, so that all may be decided at once.
 
     Parameters
     ----------
@@ -254,10 +254,6 @@ def cheapest(choices_widths: Sequence[Widths], budgets: Sequence[Budget]) -> Wid
         By group, ascending.
     budgets : sequence of Budget
         Relative to these costs are weighed up.
-
-    Returns
-    -------
-    (groups,) int array
     """
     options, _ = tabulate([Choices(w, np.zeros(len(w))) for w in choices_widths])
     if fits(options[:, 0], budgets):
