@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from onnx_reap.analysis import Analysis
-from onnx_reap.capture.moments import Tap, capture_moments
+from onnx_reap.capture.moments import LayerMoments, Tap, capture_moments
 from onnx_reap.capture.rows import weight_to_matrix
 from onnx_reap.exclusion import exclusion
 from onnx_reap.factorise import basis
@@ -63,9 +63,20 @@ def find_factors(work: Work) -> list[Factor]:
     }
     linears = [linear for linear in analysis.flow.linears if linear.node in schemes]
     taps = [_tap(analysis, linear, SPATIAL in schemes[linear.node]) for linear in linears]
+    moments = seen_by(work, taps)
+    return [
+        _factor(analysis, each, schemes[each.node], seen, work.backend)
+        for each in linears
+        if (seen := moments[each.node]).count >= FEWEST_ROWS * _coordinates(analysis, each)
+    ]
+
+
+def seen_by(work: Work, taps: Sequence[Tap]) -> LayerMoments:
+    """Observe layers over all samples that are fitted to."""
+    analysis, settings = work.analysis, work.settings
     samples = work.samples.fit or work.samples.every
     with work.clock("factorise"), work.progress.stage("Finding bases", len(samples)) as step:
-        moments = capture_moments(
+        return capture_moments(
             analysis.model.to_run(),
             taps,
             samples,
@@ -78,11 +89,6 @@ def find_factors(work: Work) -> list[Factor]:
             to_device=work.backend.to_device,
             on_batch=step,
         )
-        return [
-            _factor(analysis, each, schemes[each.node], seen, work.backend)
-            for each in linears
-            if (seen := moments[each.node]).count >= FEWEST_ROWS * _coordinates(analysis, each)
-        ]
 
 
 def _schemes(analysis: Analysis, linear: Linear, settings: Settings) -> dict[str, int]:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_reap.analysis import Analysis
-from onnx_reap.bases import FEWEST_ROWS
-from onnx_reap.capture.moments import LayerMoments, Tap, capture_moments
+from onnx_reap.bases import FEWEST_ROWS, seen_by
+from onnx_reap.capture.moments import LayerMoments, Tap
 from onnx_reap.capture.rows import weight_to_matrix
 from onnx_reap.errors import CheckError
 from onnx_reap.exclusion import exclusion
@@ -32,26 +32,14 @@ def find_streams(work: Work) -> list[Stream]:
         if index not in analysis.branches.vanishing  # else its width would mean two things
     }
     readers = {name: each.readers for name, each in ends.items() if each is not None}
-    samples = work.samples.fit or work.samples.every
-    with work.clock("factorise"), work.progress.stage("Finding bases", len(samples)) as step:
-        moments = capture_moments(
-            analysis.model.to_run(),
-            [_channels(analysis, linear) for each in readers.values() for linear in each],
-            samples,
-            analysis.probe,
-            samples=len(samples),
-            positions=settings.positions,
-            seed=settings.seed,
-            fixed_batch=analysis.fixed_batch,
-            providers=analysis.providers,
-            to_device=work.backend.to_device,
-            on_batch=step,
-        )
-        return [
-            _stream(analysis.model, name, each, moments, work.backend)
-            for name, each in readers.items()
-            if all(moments[x.node].count >= FEWEST_ROWS * _width(analysis, x) for x in each)
-        ]
+    moments = seen_by(
+        work, [_channels(analysis, linear) for each in readers.values() for linear in each]
+    )
+    return [
+        _stream(analysis.model, name, each, moments, work.backend)
+        for name, each in readers.items()
+        if all(moments[x.node].count >= FEWEST_ROWS * _width(analysis, x) for x in each)
+    ]
 
 
 def ends_of(analysis: Analysis, stream: Stream) -> Ends:
