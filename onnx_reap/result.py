@@ -13,7 +13,7 @@ import onnx
 
 from onnx_reap import aside
 from onnx_reap.analysis import normalises_itself
-from onnx_reap.budget import check_met
+from onnx_reap.budget import RESERVE, check_met
 from onnx_reap.data import RAW_PIXELS
 from onnx_reap.drop import Drop
 from onnx_reap.factoring import lowered, original_choice, ranks_left
@@ -29,6 +29,10 @@ from onnx_reap.verify import check_file
 from onnx_reap.work import Work
 from onnx_reap.writing import data_path, model_files
 
+LARGER = (
+    "the file is larger than the original: weights that nodes make of other constants, by casts or "
+    "copies, are stored as what these nodes gave"
+)
 TWIN = (
     "onnxruntime can't run the model in its own type: outputs and times are those of both models "
     "in float32"
@@ -149,6 +153,8 @@ def conclude(
         notes = [note for note in notes if note != RAW_PIXELS]
     if not analysis.runs_as_given:
         notes.append(TWIN)
+    if aside.size_of(made.model) > aside.size_of(analysis.proto) + RESERVE:
+        notes.append(LARGER)
     with work.clock("verify"), work.progress.stage("Verifying") as step:
         notes += check_file(analysis.proto, made.model)
         seen = samples.fit and samples.fit.take(JUDGES, work.settings.seed)

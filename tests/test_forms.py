@@ -195,3 +195,18 @@ def test_the_shape_of_a_scalar_may_be_told():
     h = n.node("Mul", n.block(n.block("x", 3, 8), 8, 8), "scale")
     result = onnx_reap.reap(n.model(n.head(h, 8, 5)), **CHEAP, input_shapes={"scale": ()})
     assert result.report.after.macs < result.report.before.macs
+
+
+def test_a_file_that_grows_is_told():
+    """One weight that two layers read as copies becomes two weights."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.block("x", 3, 64)
+    shared = n.random(64, 64, 3, 3, scale=0.05)
+    for _ in range(2):
+        h = n.node("Relu", n.node("Conv", h, n.node("Identity", shared), pads=[1] * 4))
+    model = n.model(n.head(h, 64, 5))
+    grown = onnx_reap.reap(model, target_macs=0.95, refit=False, criterion="l1")
+    assert grown.model.ByteSize() > model.ByteSize()
+    assert any("larger than the original" in note for note in grown.report.notes)
+    shrunk = onnx_reap.reap(model, target_macs=0.2, refit=False, criterion="l1")
+    assert not any("larger than the original" in note for note in shrunk.report.notes)
