@@ -564,3 +564,44 @@ def test_all_reasons_for_nothing_are_told(monkeypatch: pytest.MonkeyPatch):
     )
     notes = onnx_reap.reap(net(), DATA, low_rank=True, target_macs=0.8, joint_refit=0).report.notes
     assert any("clearly faster; " in n and "rounding would change" in n for n in notes)
+
+
+@pytest.mark.parametrize("better", ["two", "whole"])
+def test_samples_judge_between_layers_as_two_and_whole(better: str, monkeypatch):
+    def lost(found, teachers, judges):
+        assert len(teachers) > len(judges) > 0
+        two = any(basis.scheme != "stream" for basis in found[0].factored.bases.values())
+        return 1.0 - (two is (better == "two"))
+
+    monkeypatch.setattr("onnx_reap.forming._lost", lost)
+    model = net(width=32)
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == 4:  # of few axes: worth being two
+            array = onnx.numpy_helper.to_array(tensor)
+            u, size, v = np.linalg.svd(array.reshape(len(array), -1), full_matrices=False)
+            array = ((u[:, :4] * size[:4]) @ v[:4]).reshape(array.shape)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    work = work_on(model, refit=True, target_macs=0.6)
+    form, *_ = observed(work, goal_of(work))
+    assert bool(form.factored.bases) is (better == "two")
+
+
+def test_layers_that_read_a_stream_are_compared_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    real, compared = onnx_reap.rewriting.check_unchanged, []
+
+    def listening(*models, also, **given):
+        compared.append(set(also))
+        return real(*models, also=also, **given)
+
+    monkeypatch.setattr("onnx_reap.rewriting.check_unchanged", listening)
+    work = work_on(streams(), round_to=1)
+    readers = {
+        linear.y
+        for linear in work.original.analysis.flow.linears
+        if any(
+            linear.node in group.consumers
+            for group in work.original.analysis.groups
+            if group.name in work.factored.bases
+        )
+    }
+    assert len(readers) == 3 and all(readers <= also for also in compared)

@@ -193,3 +193,11 @@ def test_readers_with_strides_are_observed_everywhere(corner: slice):
     seen = np.tensordot(weights_of(model)[n.nodes[0].input[1]][:, :, 0, 0], data, (1, 1))
     z = np.moveaxis(seen, 0, -1).reshape(-1, 6) @ stream.into
     assert (z[:, 3:] ** 2).sum() < 1e-6 * (z**2).sum()  # three inputs make three axes
+
+
+def test_a_reader_of_large_outputs_counts_no_more_than_another():
+    x, reads = problem(layers=2)
+    grams = [each.T @ each / len(each) for each in x]
+    into, _ = stream_basis(grams, reads)
+    other, _ = stream_basis(grams, [reads[0], 100 * reads[1]])
+    np.testing.assert_allclose(np.abs(other / into), np.abs(other / into)[0, 0], rtol=1e-6)

@@ -456,3 +456,11 @@ def test_very_wide_layers_make_up_for_what_goes_by_a_coefficient_a_channel(monke
     best = np.linalg.lstsq(x[:, stay], x @ old[fold].reshape(8, -1), rcond=None)[0]
     np.testing.assert_allclose(found[fold[stay]].reshape(4, -1), best, atol=2e-3)  # damped by 1e-6
     np.testing.assert_allclose(found[fold[~stay]], 0, atol=1e-6)
+
+
+def test_coordinates_are_tried_at_more_widths():
+    """The first that go are felt far less than their local error says."""
+    analysis, _ = look(MODELS["plain"]())
+    assert sensing._count(analysis, 0) == 1
+    turned = replace(analysis, coordinates=frozenset([0]))
+    assert sensing._count(turned, 0) == 4 and sensing._count(turned, 1) == 1
