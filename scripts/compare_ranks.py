@@ -9,7 +9,6 @@ Rows of the page that are not run again stay.
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,12 @@ import onnx_reap
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "ranks.md"
 LEFT = 0.5  # of the multiply-accumulates
 WAYS = {"channels": None, "lower ranks": "only", "both": "also"}
-TITLES = ("model", "what goes", "accuracy", "divergence", "output error", "layers", "streams", "s")
+TITLES = ("model", "what goes", "accuracy", "divergence", "output error", "layers", "streams")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way to halve a model, as text; all but accuracy and seconds are means over seeds."""
+    """One way to halve a model, as text; all but accuracies are means over seeds."""
 
     key: str
     what: str
@@ -38,7 +37,6 @@ class Row:
     error: str
     layers: str
     streams: str
-    seconds: str
 
 
 TEXT = """# Lower ranks, fewer channels, or both
@@ -57,7 +55,6 @@ timed on two cores.
 def measured(task: Task, what: str, seeds: int) -> Row:
     """Halve a model with several seeds."""
     before = outputs(task, task.model)
-    start = time.perf_counter()
     found = []
     for seed in range(seeds):
         settings: dict[str, Any] = {
@@ -89,7 +86,6 @@ def measured(task: Task, what: str, seeds: int) -> Row:
         f"{np.mean(error):.4f}",
         f"{np.mean(layers):.3g}",
         f"{np.mean(streams):.3g}",
-        f"{(time.perf_counter() - start) / seeds:.0f}",
     )
 
 
