@@ -30,8 +30,8 @@ from onnx_reap.work import Work
 from onnx_reap.writing import data_path, model_files
 
 LARGER = (
-    "the file is larger than the original: weights that nodes make of other constants, by casts or "
-    "copies, are stored as what these nodes gave"
+    "the file is larger than the original: more biases came than weights went, or weights that "
+    "nodes make of other constants, by casts or copies, are stored as what these nodes gave"
 )
 TWIN = (
     "onnxruntime can't run the model in its own type: outputs and times are those of both models "

@@ -118,8 +118,8 @@ def _folded(work: Work, analysis: Analysis, by_group: Mapping[int, Basis]) -> Co
             for linear in ends_of(work.analysis, stream).makers:
                 spared = taken_over(work.analysis.model, linear, stream.rank)
                 there = analysis.branches.of(linear.node)
-                turned = fewest(way | {index} for way in there)
-                terms += [Term(spared, (), there), Term(-spared, (), turned)]
+                in_basis = fewest(way | {index} for way in there)
+                terms += [Term(spared, (), there), Term(-spared, (), in_basis)]
     return Cost(terms, len(analysis.groups), shut)
 
 
@@ -165,11 +165,7 @@ def check_same(work: Work, bases: Sequence[Basis]) -> Analysis:
     if bases:
         flow, names = work.analysis.flow, {b.node for b in bases if isinstance(b, Stream)}
         units = {unit for g in work.analysis.groups if g.name in names for unit in g.units}
-        moved = {
-            tensor
-            for tensor, axis in flow.axes.items()
-            if units & set(flow.units_along(tensor, axis).tolist())
-        }
+        moved = flow.holders(units)
         seen = [basis.linear.y for basis in bases if isinstance(basis, Factor)]
         seen += [linear.y for linear in flow.linears if linear.x in moved]
         check_unchanged(

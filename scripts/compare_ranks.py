@@ -47,8 +47,8 @@ Made by `scripts/compare_ranks.py`, with the images of `scripts/benchmark.py`.
 Accuracy (of the original model in brackets), the divergence of the class probabilities from the
 original's, and the squared output error over the variance are those of labelled images that were
 not used otherwise; means over {seeds} seeds, accuracies of each. *Layers*: how many became two.
-*Streams*: groups of channels that were written in another basis and lost coordinates. Ranks were
-timed on two cores.
+*Streams*: groups of channels that were written in another basis and lost coordinates. For this
+page ranks were timed on one core, on which other work ran.
 """
 
 

@@ -30,6 +30,7 @@ from onnx_reap.plan.allocate import Budget, Choices
 from onnx_reap.plan.knapsack import knapsack
 from onnx_reap.plan.plan import Plan
 from onnx_reap.progress import NoProgress
+from onnx_reap.rewriting import check_same
 from onnx_reap.settings import Settings
 from onnx_reap.validation import make_settings
 from onnx_reap.work import open_work
@@ -605,3 +606,6 @@ def test_layers_that_read_a_stream_are_compared_one_by_one(monkeypatch: pytest.M
         )
     }
     assert len(readers) == 3 and all(readers <= also for also in compared)
+    stream = [basis for basis in work.factored.bases.values() if basis.scheme == "stream"]
+    check_same(work.original, stream)  # no layer is two, which would be compared for itself
+    assert compared[-1] == readers

@@ -72,10 +72,7 @@ def stream_ends(
     why_not : callable
         Tells why the user doesn't want a node's channels touched, None if nothing speaks against.
     """
-    units = set(group.units)
-    tensors = {
-        t for t, axis in flow.axes.items() if units & set(flow.units_along(t, axis).tolist())
-    }
+    tensors = flow.holders(group.units)
     makers = tuple(linear for linear in flow.linears if linear.y in tensors)
     readers = tuple(linear for linear in flow.linears if linear.x in tensors)
     ends = {linear.node for linear in (*makers, *readers)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,3 +159,12 @@ class Flow:
         if self.axes.get(tensor) != axis:
             return np.zeros(labels.shape[axis], np.int64)
         return vector_along(labels, axis)
+
+    def holders(self, units: Collection[int]) -> set[str]:
+        """Return the tensors that hold any of some units along their axis."""
+        wanted = set(units)
+        return {
+            tensor
+            for tensor, axis in self.axes.items()
+            if not wanted.isdisjoint(self.units_along(tensor, axis).tolist())
+        }
