@@ -9,14 +9,14 @@ from onnx_reap.errors import ReapError
 from onnx_reap.version import __version__
 
 if TYPE_CHECKING:
-    from onnx_reap.inspecting import inspect
-    from onnx_reap.latency.table import LatencyTable
-    from onnx_reap.pipeline import cut, mask, reap
-    from onnx_reap.plan.plan import Plan
-    from onnx_reap.profiling import profile
+    from onnx_reap.api import cut, mask, reap
+    from onnx_reap.measure.latency.profile import profile
+    from onnx_reap.measure.latency.table import LatencyTable
+    from onnx_reap.prune.conclude import Result
+    from onnx_reap.prune.plan import Plan
+    from onnx_reap.prune.sweep import Point, sweep
+    from onnx_reap.report.inspect import inspect
     from onnx_reap.report.inspection import Inspection
-    from onnx_reap.result import Result
-    from onnx_reap.sweeping import Point, sweep
 
 __all__ = [
     "Inspection",
@@ -36,19 +36,19 @@ __all__ = [
 
 _HOMES = {
     "Inspection": "report.inspection",
-    "LatencyTable": "latency.table",
-    "Plan": "plan.plan",
-    "Point": "sweeping",
-    "Result": "result",
-    "inspect": "inspecting",
-    "sweep": "sweeping",
-    "profile": "profiling",
+    "LatencyTable": "measure.latency.table",
+    "Plan": "prune.plan",
+    "Point": "prune.sweep",
+    "Result": "prune.conclude",
+    "inspect": "report.inspect",
+    "sweep": "prune.sweep",
+    "profile": "measure.latency.profile",
 }
-"""Modules of the names that aren't the pipeline's."""
+"""Modules of the names that aren't in `api`."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import the pipeline only when it is asked for: it is what takes time."""
+    """Import the rest only when it is asked for: it is what takes time."""
     if name in __all__:
-        return getattr(import_module(f"onnx_reap.{_HOMES.get(name, 'pipeline')}"), name)
+        return getattr(import_module(f"onnx_reap.{_HOMES.get(name, 'api')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 import sys
 
-from onnx_reap.cli import main
+from onnx_reap.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from onnx_reap import parsing
-from onnx_reap.criteria.table import CRITERIA, check_packages
 from onnx_reap.errors import UsageError
-from onnx_reap.latency.table import LatencyTable
-from onnx_reap.settings import (
+from onnx_reap.measure.latency.table import LatencyTable
+from onnx_reap.options import (
     BUDGETS,
     DEFAULT_MAX_DROP,
     DEFAULT_TARGET_MACS,
@@ -23,6 +22,7 @@ from onnx_reap.settings import (
     ZEROED,
     Settings,
 )
+from onnx_reap.prune.criteria.table import CRITERIA, check_packages
 from onnx_reap.zeros import check_zeros, is_tile
 
 

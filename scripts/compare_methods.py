@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 from benchmark import CONSOLE, Task, all_tasks
 
-from onnx_reap.budget import Goal, read_goal
-from onnx_reap.choice import decide, narrowed, observe
-from onnx_reap.criteria.table import CRITERIA
 from onnx_reap.errors import TargetError
-from onnx_reap.making import make
+from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
-from onnx_reap.settings import Settings
+from onnx_reap.prune.apply import make
+from onnx_reap.prune.context import Work, open_work
+from onnx_reap.prune.criteria.table import CRITERIA
+from onnx_reap.prune.decide import decide, narrowed, observe
+from onnx_reap.prune.goal import Goal, read_goal
 from onnx_reap.validation import make_settings
-from onnx_reap.work import Work, open_work
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 REMOVED = (20, 40, 60)  # % of the multiply-accumulates

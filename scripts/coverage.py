@@ -27,8 +27,8 @@ from rich.console import Console
 
 import onnx_reap
 from onnx_reap.errors import CheckError
+from onnx_reap.onnxio.session import run, session
 from onnx_reap.report.records import Report
-from onnx_reap.runtime import run, session
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "coverage.md"
 RATIO, GOAL = 0.5, 45.0  # fraction of the channels to remove; MACs that should go, in percent

@@ -12,14 +12,14 @@ from wild_inputs import Feed, stacked
 from wild_models import Wild
 
 import onnx_reap
-from onnx_reap.budget import Goal, read_goal
-from onnx_reap.choice import decide, narrowed, observe
-from onnx_reap.making import make
+from onnx_reap.onnxio.session import run, session
 from onnx_reap.progress import NoProgress
-from onnx_reap.result import conclude
-from onnx_reap.runtime import run, session
+from onnx_reap.prune.apply import make
+from onnx_reap.prune.conclude import conclude
+from onnx_reap.prune.context import Work, open_work
+from onnx_reap.prune.decide import decide, narrowed, observe
+from onnx_reap.prune.goal import Goal, read_goal
 from onnx_reap.validation import make_settings
-from onnx_reap.work import Work, open_work
 
 BUDGETS: tuple[dict[str, Any], ...] = ({"target_macs": 0.6}, {"ratio": 0.5})
 SAMPLES = 256  # to calibrate with

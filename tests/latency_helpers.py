@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_reap.latency.table import LatencyTable, LayerTimes
+from onnx_reap.measure.latency.table import LatencyTable, LayerTimes
 
 
 def layer(

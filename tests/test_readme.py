@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from onnx_reap.arguments import make_parser
-from onnx_reap.inspect_command import make_inspect_parser
-from onnx_reap.settings import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS
-from onnx_reap.sweep_command import make_sweep_parser
+from onnx_reap.cli.arguments import make_parser
+from onnx_reap.cli.inspect import make_inspect_parser
+from onnx_reap.cli.sweep import make_sweep_parser
+from onnx_reap.options import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
-from onnx_reap.graph.channels import FrozenChannels
-from onnx_reap.graph.model import STANDARD_DOMAINS, Model
-from onnx_reap.graph.recurrent import GATES
+from onnx_reap.graph.groups import FrozenChannels
+from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.ir.recurrent import GATES
 
 
 def find_in_bodies(model: Model) -> tuple[FrozenChannels, ...]:

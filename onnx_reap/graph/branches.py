@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from onnx_reap.graph.channels import Group
 from onnx_reap.graph.constancy import (
     Edge,
     Join,
@@ -23,10 +22,11 @@ from onnx_reap.graph.constancy import (
     find_joins,
     per_channel,
 )
-from onnx_reap.graph.model import Model, captured_tensors
-from onnx_reap.graph.probe import Probe
-from onnx_reap.graph.records import Flow
-from onnx_reap.plan.gates import ALWAYS, Ways, fewest, is_open
+from onnx_reap.graph.groups import Group
+from onnx_reap.graph.ir.model import Model, captured_tensors
+from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.labels.records import Flow
+from onnx_reap.solve.gates import ALWAYS, Ways, fewest, is_open
 
 OTHER = -1
 """Stands for channels that are in no group."""

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from onnx_reap.graph.model import STANDARD_DOMAINS, Model, captured_tensors
-from onnx_reap.graph.probe import Probe
-from onnx_reap.graph.records import Flow, Linear
-from onnx_reap.graph.weights import has_plain_bias, layer_weights
-from onnx_reap.runtime import run, session
+from onnx_reap.graph.edit.weights import has_plain_bias, layer_weights
+from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model, captured_tensors
+from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.labels.records import Flow, Linear
+from onnx_reap.onnxio.session import run, session
 
 # What these make of constants depends on nothing else, neither on data nor on how large it is.
 CARRIERS = frozenset((

@@ -15,12 +15,12 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_reap.graph.branches import NONE, Branches
-from onnx_reap.graph.channels import Group
-from onnx_reap.graph.model import Model, captured_tensors, is_floating
-from onnx_reap.graph.probe import Probe
-from onnx_reap.graph.records import Binding, Flow, Linear, Product
-from onnx_reap.plan.cost import Cost, Extent, Term
-from onnx_reap.plan.gates import ALWAYS, Ways, fewest
+from onnx_reap.graph.groups import Group
+from onnx_reap.graph.ir.model import Model, captured_tensors, is_floating
+from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.labels.records import Binding, Flow, Linear, Product
+from onnx_reap.solve.cost import Cost, Extent, Term
+from onnx_reap.solve.gates import ALWAYS, Ways, fewest
 
 
 def count_macs(

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from onnx_reap.graph.model import STANDARD_DOMAINS, Model
-from onnx_reap.graph.records import Linear
+from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.labels.records import Linear
 
 Vector = npt.NDArray[np.float64]
 

@@ -24,9 +24,9 @@ import array_api_compat as compat
 import numpy as np
 import numpy.typing as npt
 
-from onnx_reap.lots import in_lots
 from onnx_reap.solve.backend import Array, on_device
 from onnx_reap.solve.checks import check_damping, check_shape
+from onnx_reap.solve.chunks import in_lots
 from onnx_reap.solve.linalg import mean_diagonal
 from onnx_reap.solve.moments import Moments
 

@@ -15,7 +15,7 @@ from fuzz.pointwise import POINTWISE, residual
 from fuzz.weighted import WEIGHTED, attention, conv
 
 from onnx_reap.errors import ReapError
-from onnx_reap.runtime import run, session
+from onnx_reap.onnxio.session import run, session
 
 OPERATORS = {**WEIGHTED, **MOVING, **POINTWISE, **PER_CHANNEL}
 BLOCKS = (residual, residual, gate, group_norm, shuffle, tokens, attention, bottleneck, bottleneck)

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_reap.errors import ReapError
-from onnx_reap.runtime import run, session
+from onnx_reap.onnxio.session import run, session
 
 CPU = ["CPUExecutionProvider"]
 LARGEST = 1e4  # of an activation: sums of larger ones lose too many digits to be compared

@@ -11,20 +11,20 @@ import onnx
 from fuzz.graphs import Drawn, runs, with_batch
 from onnx import numpy_helper
 
-from onnx_reap.analysis import Analysis, macs_left
+from onnx_reap.api import reap
 from onnx_reap.errors import ReapError
-from onnx_reap.graph.cut import cut_graph
-from onnx_reap.graph.labels import FROZEN
-from onnx_reap.graph.mask import mask_graph
-from onnx_reap.graph.model import Model
-from onnx_reap.inspecting import inspect
-from onnx_reap.making import cut_and_compare
-from onnx_reap.masking import with_weights
-from onnx_reap.pipeline import reap
+from onnx_reap.graph.analysis import Analysis, macs_left
+from onnx_reap.graph.edit.cut import cut_graph
+from onnx_reap.graph.edit.mask import mask_graph
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.labels.labels import FROZEN
+from onnx_reap.onnxio.session import run, session, with_outputs
+from onnx_reap.onnxio.weights import with_weights
 from onnx_reap.progress import NoProgress
-from onnx_reap.runtime import run, session, with_outputs
+from onnx_reap.prune.apply import cut_and_compare
+from onnx_reap.prune.context import Work, open_work
+from onnx_reap.report.inspect import inspect
 from onnx_reap.validation import make_settings
-from onnx_reap.work import Work, open_work
 
 CPU = ["CPUExecutionProvider"]
 TOLERANCE = 2e-4  # relative to the largest entry: roundings of some ten layers in float32

@@ -10,8 +10,8 @@ from small_models import Net, images
 
 import onnx_reap
 from onnx_reap.graph.bodies import find_in_bodies
-from onnx_reap.graph.channels import FrozenChannels
-from onnx_reap.graph.model import Model
+from onnx_reap.graph.groups import FrozenChannels
+from onnx_reap.graph.ir.model import Model
 
 REASON = "made inside the body of If"
 

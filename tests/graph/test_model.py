@@ -9,10 +9,10 @@ from onnx import helper, numpy_helper
 from oracle import CPU, study
 
 from onnx_reap.errors import ReapError
-from onnx_reap.graph.export import tensor_proto
-from onnx_reap.graph.model import Model, is_floating
-from onnx_reap.graph.probe import fold_constants
-from onnx_reap.loading import load
+from onnx_reap.graph.ir.export import tensor_proto
+from onnx_reap.graph.ir.model import Model, is_floating
+from onnx_reap.graph.ir.probe import fold_constants
+from onnx_reap.onnxio.load import load
 
 
 def _plain() -> onnx.ModelProto:

@@ -7,7 +7,7 @@ from net import sandwich
 from onnx import numpy_helper
 from oracle import assert_differs, assert_same_function, assert_slice_is_mask, choose, study
 
-from onnx_reap.graph.kept import kept_positions
+from onnx_reap.graph.labels.kept import kept_positions
 
 
 def _relu(net, x):

@@ -7,7 +7,7 @@ from net import Net, sandwich
 from onnx import helper
 from oracle import assert_slice_is_mask, study
 
-from onnx_reap.graph.model import Model
+from onnx_reap.graph.ir.model import Model
 
 ints = np.array
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.graph.correction import Correction
-from onnx_reap.graph.labels import first_along
-from onnx_reap.graph.records import Linear
+from onnx_reap.graph.labels.labels import first_along
+from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.labels.site import Site
+from onnx_reap.graph.rules.correction import Correction
 from onnx_reap.graph.rules.products import einsum, matmul_of_two
 from onnx_reap.graph.rules.rule import Rule
-from onnx_reap.graph.site import Site
 
 
 def _conv(site: Site) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnx_reap.graph.correction import Correction
-from onnx_reap.graph.labels import LabelArray, collapse, first_along, raise_rank
-from onnx_reap.graph.model import is_floating
+from onnx_reap.graph.ir.model import is_floating
+from onnx_reap.graph.labels.labels import LabelArray, collapse, first_along, raise_rank
+from onnx_reap.graph.labels.site import Site
+from onnx_reap.graph.rules.correction import Correction
 from onnx_reap.graph.rules.rule import Correct, Rule, movement
-from onnx_reap.graph.site import Site
 
 LARGEST_FILL = 2**16  # entries of a tensor of equal numbers, past which its channels stay
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onnx_reap.graph.correction import Correction
-from onnx_reap.graph.labels import first_along
+from onnx_reap.graph.labels.labels import first_along
+from onnx_reap.graph.labels.site import Site
+from onnx_reap.graph.rules.correction import Correction
 from onnx_reap.graph.rules.movement import correct_sizes
 from onnx_reap.graph.rules.rule import Rule
-from onnx_reap.graph.site import Site
 
 
 def _windowed(site: Site) -> None:

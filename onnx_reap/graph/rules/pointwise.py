@@ -6,9 +6,9 @@ from collections.abc import Set
 
 import numpy as np
 
-from onnx_reap.graph.labels import LabelArray, raise_rank
+from onnx_reap.graph.labels.labels import LabelArray, raise_rank
+from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.rule import Rule
-from onnx_reap.graph.site import Site
 
 
 def _pointwise(site: Site) -> None:

@@ -7,8 +7,8 @@ from string import ascii_lowercase
 
 import numpy as np
 
-from onnx_reap.graph.labels import LabelArray, first_along
-from onnx_reap.graph.site import Site
+from onnx_reap.graph.labels.labels import LabelArray, first_along
+from onnx_reap.graph.labels.site import Site
 
 
 def matmul_of_two(site: Site) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.graph.records import Linear
-from onnx_reap.graph.recurrent import GATES, projection
+from onnx_reap.graph.ir.recurrent import GATES, projection
+from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.rule import Rule
-from onnx_reap.graph.site import Site
 
 
 def _recurrent(site: Site) -> None:

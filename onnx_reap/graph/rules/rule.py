@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from onnx_reap.graph.correction import Correction
-from onnx_reap.graph.labels import LabelArray
-from onnx_reap.graph.site import Site
+from onnx_reap.graph.labels.labels import LabelArray
+from onnx_reap.graph.labels.site import Site
+from onnx_reap.graph.rules.correction import Correction
 
 Correct = Callable[[Correction], None]
 

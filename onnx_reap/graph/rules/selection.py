@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.graph.correction import Correction
-from onnx_reap.graph.labels import LabelArray, collapse, first_along
-from onnx_reap.graph.model import is_floating
+from onnx_reap.graph.ir.model import is_floating
+from onnx_reap.graph.ir.view import View
+from onnx_reap.graph.labels.labels import LabelArray, collapse, first_along
+from onnx_reap.graph.labels.site import Site
+from onnx_reap.graph.rules.correction import Correction
 from onnx_reap.graph.rules.rule import Rule, movement
-from onnx_reap.graph.site import Site
-from onnx_reap.graph.view import View
 
 
 def _slices(node: View) -> dict[int, slice]:

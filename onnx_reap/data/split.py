@@ -1,0 +1,95 @@
+"""The samples of one run: real or synthetic, and which of them judge the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from onnx_reap.data import (
+    Calibration,
+    InputSpec,
+    Preprocess,
+    open_calibration,
+    synthetic_calibration,
+)
+from onnx_reap.options import Settings
+
+SYNTHETIC = 256
+HELD_OUT = 0.1  # fraction of the samples kept aside to judge the result,
+DECIDING = 0.3  # or to decide on it
+FEWEST_TO_SPLIT = 20
+
+JUDGING = 0.2  # fraction of the fitted samples that judge what the others bring about
+FEWEST_TO_JUDGE = 5
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a run is fed.
+
+    Attributes
+    ----------
+    every : Calibration
+        All samples; a few of them show shapes and time the models.
+    fit, held_out : Calibration or None
+        Those that channels and weights are chosen on, and those that judge the result only.
+    notes : tuple of str
+        Warnings about what was estimated on them.
+    """
+
+    every: Calibration
+    fit: Calibration | None
+    held_out: Calibration | None
+    notes: tuple[str, ...]
+
+
+def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> Samples:
+    """Open data, or make some up, and divide it as the settings need.
+
+    With nothing to estimate, data that is given judges the result, and none is run otherwise.
+
+    Raises
+    ------
+    ReapError
+        If the data can't be read or doesn't fit the model.
+    """
+    preprocess = _preprocess(settings)
+    if data is None:
+        count = settings.samples or SYNTHETIC
+        every = synthetic_calibration(inputs, preprocess, samples=count, seed=settings.seed)
+        if not settings.estimates:
+            return Samples(every, None, None, ())
+    else:
+        every = open_calibration(
+            data, inputs, preprocess, samples=settings.samples, seed=settings.seed
+        )
+        if not settings.estimates:
+            return Samples(every, None, every, every.notes)
+    if len(every) < FEWEST_TO_SPLIT:
+        few = f"too few samples ({len(every)}) to hold some out: nothing tells how the result "
+        return Samples(every, every, None, (*every.notes, few + "does on others"))
+    judged = HELD_OUT if settings.max_drop is None else DECIDING
+    fit, held_out = every.split(judged, settings.seed)
+    return Samples(every, fit, held_out, every.notes)
+
+
+def divided(samples: Samples, judged: float, seed: int) -> Samples:
+    """Hold out another fraction, where some are held out of those that are fitted."""
+    if samples.fit is None or samples.held_out is None:
+        return samples
+    fit, held_out = samples.every.split(judged, seed)
+    return replace(samples, fit=fit, held_out=held_out)
+
+
+def teachers_and_judges(fitted: Calibration, seed: int) -> tuple[Calibration, Calibration] | None:
+    """Divide fitted samples where a choice is made on others than it was prepared on.
+
+    Every stage gets the same division; None where there are too few samples.
+    """
+    return fitted.split(JUDGING, seed) if len(fitted) >= FEWEST_TO_JUDGE else None
+
+
+def _preprocess(settings: Settings) -> Preprocess:
+    names = ("resize", "crop", "mean", "std", "scale", "color")
+    return Preprocess(**{name: getattr(settings, name) for name in names})

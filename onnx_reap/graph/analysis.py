@@ -1,0 +1,299 @@
+"""The first look at a model: inputs, one run, channel groups and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+
+import numpy as np
+import onnx
+
+from onnx_reap.data import Calibration, InputSpec
+from onnx_reap.data.spec import is_float
+from onnx_reap.errors import ReapError, UsageError
+from onnx_reap.graph.bodies import find_in_bodies
+from onnx_reap.graph.branches import Branches, find_branches
+from onnx_reap.graph.cost import count_macs, count_params
+from onnx_reap.graph.groups import FrozenChannels, Group, find_frozen, find_groups
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.probe import Probe, fold_constants, probe
+from onnx_reap.graph.labels.flow import flow
+from onnx_reap.graph.labels.records import Flow
+from onnx_reap.onnxio.float32 import in_float32
+from onnx_reap.onnxio.providers import Providers, execution_providers
+from onnx_reap.onnxio.session import Feed, run, session
+from onnx_reap.options import Settings
+from onnx_reap.prune.exclusion import exclusion
+from onnx_reap.solve.cost import Cost
+
+LARGEST_INPUT = 2**31
+"""Bytes of one input in one run."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is known of a model before any choice.
+
+    Attributes
+    ----------
+    proto : onnx.ModelProto
+        The model as given.
+    model : Model
+        Its graph with constants folded; not to be edited, see `copy`.
+    fixed_batch : int or None
+        The batch that the model insists on.
+    runs_as_given : bool
+        Whether onnxruntime runs the model in the types that it has.
+    groups : tuple of Group
+    branches : Branches
+        Those that vanish with all of a group.
+    frozen : tuple of FrozenChannels
+    macs, params : Cost
+    ranks : mapping of int to int array
+        By group that is the basis of a layer written as two, the widths that it may take: few
+        enough to gain anything, and all, at which the layer is left as it was.
+    coordinates : frozenset of int
+        These groups, and streams that were written in another basis: none is channels as given.
+    unbiased : mapping of str to int
+        By node, the stream at whose full width the layer has no bias, as it was given.
+    """
+
+    proto: onnx.ModelProto
+    model: Model
+    probe: Probe
+    flow: Flow
+    groups: tuple[Group, ...]
+    branches: Branches
+    frozen: tuple[FrozenChannels, ...]
+    macs: Cost
+    params: Cost
+    providers: Providers
+    fixed_batch: int | None
+    runs_as_given: bool
+    ranks: Mapping[int, np.ndarray] = field(default_factory=dict)
+    coordinates: frozenset[int] = frozenset()
+    unbiased: Mapping[str, int] = field(default_factory=dict)
+
+    def runnable(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """Return a model of the same nodes to judge it by: itself, or its twin in float32."""
+        return proto if self.runs_as_given else in_float32(proto, self.model.types)
+
+    def copy(self) -> Model:
+        """Return a graph of its own to edit, with the same node keys."""
+        fresh = Model(self.proto)
+        fold_constants(fresh, self.providers)
+        return fresh
+
+
+def macs_left(analysis: Analysis, pruned: Model, widths: np.ndarray) -> int:
+    """Count the multiply-accumulates of a cut model per sample, by the weights that it has.
+
+    Parameters
+    ----------
+    pruned : Model
+        Made by `analysis.copy` and cut.
+    widths : (groups,) int array
+        Units that stay; products that are no layers are counted by these.
+    """
+    shapes, total = analysis.probe.shapes, 0.0
+    nodes = {pruned.keys[id(node)]: node for node in pruned.nodes}
+    for linear in (each for each in analysis.flow.linears if each.node in nodes):
+        side, axis = (linear.x, linear.x_axis) if linear.transposed else (linear.y, linear.y_axis)
+        places = np.prod(shapes[side]) / shapes[side][axis] / analysis.probe.batch
+        total += places * np.prod(nodes[linear.node].inputs[1].shape)
+    others = replace(analysis.flow, linears=())
+    products = count_macs(
+        analysis.model, analysis.probe, others, analysis.groups, analysis.branches
+    )
+    return round(float(total)) + products.at(widths)
+
+
+def count_parameters(proto: onnx.ModelProto) -> int:
+    """Count the elements of a model's floating-point constants, as `Analysis.params` does."""
+    constants = Model(proto).constants().values()
+    return sum(int(np.prod(c.shape)) for c in constants if is_float(np.dtype(c.dtype)))
+
+
+def model_inputs(
+    proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None
+) -> list[InputSpec]:
+    """Describe the inputs that must be fed, dynamic dimensions filled in from `shapes`.
+
+    The batch axis stays dynamic if the model leaves it open.
+
+    Parameters
+    ----------
+    shapes : mapping of str to sequence of int, optional
+        What the user says, by input.
+
+    Raises
+    ------
+    UsageError
+        If `shapes` names an unknown input or contradicts the model.
+    """
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    specs = []
+    for value in proto.graph.input:
+        if value.name in initializers:
+            continue
+        if not value.type.HasField("tensor_type"):
+            raise ReapError(f"input {value.name}: not a tensor", expected="tensor inputs only")
+        tensor = value.type.tensor_type
+        dims: list[int | None] = [
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
+            for dim in tensor.shape.dim
+        ]
+        if tensor.elem_type == onnx.TensorProto.UNDEFINED:
+            expected = "one of ONNX' tensor types"
+            raise ReapError(f"input {value.name}: no element type", got="none", expected=expected)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        given = (shapes or {}).get(value.name)
+        specs.append(InputSpec(value.name, np.dtype(dtype), _filled(value.name, dims, given)))
+        _check_size(specs[-1])
+    unknown = set(shapes or {}) - {spec.name for spec in specs}
+    if unknown:
+        raise UsageError(
+            "--input-shapes: no such input",
+            got=", ".join(sorted(unknown)),
+            expected=", ".join(spec.name for spec in specs),
+        )
+    return specs
+
+
+def _check_size(spec: InputSpec) -> None:
+    """Refuse sizes that no sample has: they are a slip or damage, and would fill the memory."""
+    size = prod(size or 1 for size in spec.shape) * spec.dtype.itemsize
+    if size > LARGEST_INPUT:
+        raise ReapError(
+            f"input {spec.name}: too large",
+            got=f"{spec}, {size / 1e9:,.1f} GB",
+            expected=f"at most {LARGEST_INPUT / 1e9:.1f} GB a run",
+        )
+
+
+def with_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> list[InputSpec]:
+    """Fill in dimensions that are still dynamic, where `shapes` knows them; the batch stays."""
+    filled = []
+    for spec in inputs:
+        known = shapes.get(spec.name, ())
+        open_ = spec.shape or (None,) * len(known)
+        if len(known) == len(open_):
+            pairs = zip(open_[1:], known[1:], strict=True)
+            sizes = (*open_[:1], *(size if want is None else want for want, size in pairs))
+            spec = replace(spec, shape=sizes)
+        filled.append(spec)
+    return filled
+
+
+def _filled(
+    name: str, dims: Sequence[int | None], given: Sequence[int] | None
+) -> tuple[int | None, ...]:
+    if given is None:
+        return tuple(dims)
+    fits = not dims or len(given) == len(dims)
+    if not fits or any(d is not None and d != g for d, g in zip(dims, given, strict=False)):
+        raise UsageError(
+            f"--input-shapes: contradicts input {name}",
+            got=",".join(map(str, given)),
+            expected=",".join("?" if d is None else str(d) for d in dims),
+        )
+    return (dims[0] if dims else None, *given[1:]) if given else ()  # a scalar
+
+
+def normalises_itself(model: Model) -> bool:
+    """Whether a model begins by shifting or scaling its inputs, and so takes them as they are."""
+    shifts = {"Sub", "Div", "Mul", "BatchNormalization"}
+    readers = [node for tensor in model.graph.inputs for node in tensor.outputs]
+    casts = [node for node in readers if node.op == "Cast"]
+    readers += [reader for node in casts for reader in node.outputs[0].outputs]
+    return all(node.op in shifts for node in readers if node.op != "Cast")
+
+
+def analyse(
+    proto: onnx.ModelProto,
+    inputs: Sequence[InputSpec],
+    samples: Calibration,
+    settings: Settings,
+    *,
+    bases: Collection[str] = (),
+) -> Analysis:
+    """Run a model on a few samples and find its channel groups.
+
+    Parameters
+    ----------
+    bases : collection of str
+        Nodes that make channels between the two that a layer was written as: whatever the user
+        excludes, these may go, though not all of them.
+
+    Raises
+    ------
+    ReapError
+        If onnxruntime can't run the model.
+    """
+    providers = execution_providers(settings.provider, settings.custom_op_library)
+    model = Model(proto)
+    fold_constants(model, providers)
+    seen, fixed = _probe(model, inputs, samples, providers)
+    why_not = exclusion(settings)
+    found = flow(model, seen, lambda key: None if key in bases else why_not(key))
+    groups = find_groups(found)
+    branches = find_branches(model, seen, found, groups, bases)
+    return Analysis(
+        proto,
+        model,
+        seen,
+        found,
+        groups,
+        branches,
+        find_frozen(found) + find_in_bodies(model),
+        count_macs(model, seen, found, groups, branches),
+        count_params(model, found, groups, branches),
+        providers,
+        fixed,
+        not model.types or _runs(proto, _feed(samples, fixed or 1), providers),
+    )
+
+
+def _probe(
+    model: Model, inputs: Sequence[InputSpec], samples: Calibration, providers: Sequence[str]
+) -> tuple[Probe, int | None]:
+    sizes = [spec.shape[0] for spec in inputs if spec.shape and not _is_whole(spec, samples)]
+    fixed = next((size for size in sizes if size is not None), None)
+    if fixed is not None:
+        try:
+            return probe(model, [_feed(samples, fixed)], providers), fixed
+        except ReapError as error:
+            raise (_of_many_batches(inputs) if len(set(sizes)) > 1 else error) from error
+    try:
+        return probe(model, [_feed(samples, 2), _feed(samples, 3)], providers), None
+    except ReapError:
+        # Some exports declare the batch dynamic, yet hold a batch of 1 inside.
+        return probe(model, [_feed(samples, 1)], providers), 1
+
+
+def _is_whole(spec: InputSpec, samples: Calibration) -> bool:
+    """Whether an input is fed the same with every batch though its first axis is not of size 1."""
+    return spec.shape[0] != 1 and len(samples.shapes[spec.name]) == len(spec.shape)
+
+
+def _of_many_batches(inputs: Sequence[InputSpec]) -> ReapError:
+    return ReapError(
+        "the model's inputs are of batches of different sizes",
+        got=", ".join(map(str, inputs)),
+        expected="samples along the first axis of every input",
+        hint="--data that holds such an input once, as a batch of 1 has it, beside samples of the "
+        "others; export the model with the batch first, or prune the part without this input",
+    )
+
+
+def _runs(proto: onnx.ModelProto, feed: Feed, providers: Sequence[str]) -> bool:
+    try:
+        run(session(proto, providers), None, feed)
+    except ReapError:
+        return False
+    return True
+
+
+def _feed(samples: Calibration, batch: int) -> dict[str, np.ndarray]:
+    return next(iter(samples.batches(batch, pad=True)))

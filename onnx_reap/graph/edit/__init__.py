@@ -1,0 +1,1 @@
+"""Changes of the graph: cut, mask, merge."""

@@ -1,0 +1,110 @@
+"""Units take over what others bring that will be removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnx_reap.graph.edit.absorb import Absorbed, Read, absorb
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.labels.records import Flow, Linear
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Who takes over from whom.
+
+    Attributes
+    ----------
+    heirs : mapping of int to (int, float)
+        By unit that goes: a unit that stays, and how much more of it is read for what was read of
+        the other.
+    averaged : frozenset of int
+        Units that become the mean of themselves and of those that they take over from.
+    """
+
+    heirs: Mapping[int, tuple[int, float]] = field(default_factory=dict)
+    averaged: frozenset[int] = frozenset()
+
+
+NOTHING = Merge()
+"""Nobody takes over anything."""
+
+
+def merge_units(model: Model, flow: Flow, merge: Merge) -> None:
+    """Change weights, in place, before the units that others take over from are removed.
+
+    Where a layer doesn't read both units alike, nothing is taken over.
+    """
+    if not merge.heirs:
+        return
+    readers = [linear for linear in flow.linears if not linear.depthwise]
+    if merge.averaged:
+        _average(model, flow, readers, merge)
+    absorb(model, [each for linear in readers for each in _taken_over(model, flow, linear, merge)])
+
+
+def _taken_over(model: Model, flow: Flow, linear: Linear, merge: Merge) -> Iterator[Absorbed]:
+    units = flow.units_along(linear.x, linear.x_axis)
+    places = _places(units)
+    weight = model.constants()[linear.weight].values
+    outputs = len(flow.units_along(linear.y, linear.y_axis))
+    per_part = len(units) // linear.group
+    read = Read(linear, weight, np.ones(outputs, bool), per_part)
+    for unit, (heir, share) in merge.heirs.items():
+        for gone, stays in _pairs(places, unit, heir):
+            if gone // per_part == stays // per_part:
+                yield Absorbed(read, gone, {stays: share}, 0.0)
+
+
+def _average(model: Model, flow: Flow, readers: Sequence[Linear], merge: Merge) -> None:
+    """Average what makes the units, and what acts on each of them on its way."""
+    clusters: dict[int, list[int]] = {}
+    for unit, (heir, _) in merge.heirs.items():
+        clusters.setdefault(heir, [heir]).append(unit)
+    clusters = {heir: units for heir, units in clusters.items() if heir in merge.averaged}
+    read = {(linear.weight, linear.weight_in) for linear in readers}
+    filters = {(linear.weight, linear.weight_out) for linear in flow.linears}
+    constants = model.constants()
+    done = set()
+    for binding in flow.bindings:
+        use = (binding.constant, binding.constant_axis)
+        whole = binding.blocks == 1 and flow.axes.get(binding.tensor) == binding.tensor_axis
+        if use in read or use in done or not whole:
+            continue
+        done.add(use)
+        constant = constants[binding.constant]
+        values = np.moveaxis(constant.values.astype(np.float64), binding.constant_axis, 0)
+        new = values.copy()
+        places = _places(flow.units_along(binding.tensor, binding.tensor_axis))
+        for heir, units in clusters.items():
+            own = places.get(heir, [])
+            members = [places.get(u, []) for u in units]
+            members = [each for each in members if len(each) == len(own)]
+            for at, rows in zip(own, zip(*members, strict=True), strict=True):
+                new[at] = _mean(values[list(rows)], keeps_norm=use in filters)
+        constant.values = np.moveaxis(new, 0, binding.constant_axis).astype(constant.dtype)
+
+
+def _mean(rows: np.ndarray, *, keeps_norm: bool) -> np.ndarray:
+    """Average rows, (n, ...); with the root mean square of their norms where that is to be kept."""
+    mean = rows.mean(axis=0)
+    norm = np.linalg.norm(mean)
+    if not keeps_norm or norm == 0:
+        return np.asarray(mean)
+    return np.asarray(mean * (np.linalg.norm(rows) / np.sqrt(len(rows)) / norm))
+
+
+def _places(units: np.ndarray) -> dict[int, list[int]]:
+    places: dict[int, list[int]] = {}
+    for place, unit in enumerate(units.tolist()):
+        places.setdefault(unit, []).append(place)
+    return places
+
+
+def _pairs(places: Mapping[int, list[int]], unit: int, heir: int) -> Iterator[tuple[int, int]]:
+    """Pair the places of two units, if both have equally many."""
+    gone, stays = places.get(unit, []), places.get(heir, [])
+    return zip(gone, stays, strict=True) if len(gone) == len(stays) else zip((), (), strict=True)

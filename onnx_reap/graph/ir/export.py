@@ -1,0 +1,119 @@
+"""Writing a graph back as ONNX, keeping what nobody touched as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from onnx_reap.onnxio import aside
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a node was on arrival. Attributes are replaced, never edited, so identity tells."""
+
+    node: gs.Node
+    attributes: Mapping[str, object]
+    proto: onnx.NodeProto
+
+    def rewritten(self) -> onnx.NodeProto:
+        """Return the node's proto with what has changed since."""
+        inputs, outputs = ([t.name for t in side] for side in (self.node.inputs, self.node.outputs))
+        changed = {
+            name: value
+            for name, value in self.node.attrs.items()
+            if value is not self.attributes.get(name)
+        }
+        gone = self.attributes.keys() - self.node.attrs.keys()
+        if [inputs, outputs] == [self.proto.input, self.proto.output] and not changed and not gone:
+            return self.proto
+        out = onnx.NodeProto()
+        out.CopyFrom(self.proto)
+        del out.input[:], out.output[:], out.attribute[:]
+        out.input.extend(inputs)
+        out.output.extend(outputs)
+        untouched = (a for a in self.proto.attribute if a.name not in changed.keys() | gone)
+        out.attribute.extend(untouched)
+        out.attribute.extend(OnnxExporter.export_attributes(changed))
+        return out
+
+
+def node_proto(node: gs.Node) -> onnx.NodeProto:
+    """Write a new node."""
+    return OnnxExporter.export_node(node)
+
+
+def tensor_proto(tensor: gs.Constant) -> onnx.TensorProto:
+    """Write a constant: its name, type, shape and values; documentation is left out."""
+    if tensor.dtype == object:  # texts
+        return onnx.numpy_helper.from_array(tensor.values, tensor.name)
+    return OnnxExporter.export_tensor_proto(tensor)
+
+
+def without_content(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model without nodes and weights.
+
+    Left out are also shape annotations and training information, which describe the old sizes.
+    """
+    shell = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        if field.name in ("graph", "training_info"):
+            continue
+        if field.is_repeated:
+            getattr(shell, field.name).extend(value)
+        else:
+            setattr(shell, field.name, value)
+    graph = proto.graph
+    shell.graph.name = graph.name
+    shell.graph.doc_string = graph.doc_string
+    for name in ("input", "output", "quantization_annotation", "metadata_props"):
+        getattr(shell.graph, name).extend(getattr(graph, name, ()))
+    return shell
+
+
+def _initializer(constant: gs.Constant, *, light: bool) -> onnx.TensorProto:
+    """Write a constant; a large one is set aside, and lives as long as `constant` holds it."""
+    values = constant.values if light else None
+    if values is None or values.dtype != constant.export_dtype:
+        return tensor_proto(constant)
+    if not aside.fits(values.dtype, values.nbytes):
+        return tensor_proto(constant)
+    constant.values = np.require(values, requirements=["C", "A"])
+    return aside.in_memory(constant.name, constant.values)
+
+
+def write_constants(
+    out: onnx.ModelProto, constants: Iterable[gs.Constant], original: onnx.ModelProto
+) -> None:
+    """Add constants as initializers, with their new shapes where they are listed as inputs.
+
+    Up to IR version 3 every initializer is an input, so new constants become nodes: the interface
+    stays as it is. Large ones are set aside where those of the original are.
+    """
+    light = aside.any_aside(original)
+    known = {tensor.name for tensor in original.graph.initializer}
+    made = []
+    for constant in constants:
+        if constant.name in known or original.ir_version >= 4:
+            out.graph.initializer.append(_initializer(constant, light=light))
+        else:
+            value = tensor_proto(constant)
+            made.append(onnx.helper.make_node("Constant", [], [constant.name], value=value))
+    nodes = list(out.graph.node)
+    del out.graph.node[:]
+    out.graph.node.extend([*made, *nodes])
+    tensors = {tensor.name: tensor for tensor in out.graph.initializer}
+    inputs = [i for i in out.graph.input if i.name in tensors or i.name not in known]
+    declared = [
+        onnx.helper.make_tensor_value_info(i.name, tensors[i.name].data_type, tensors[i.name].dims)
+        if i.name in tensors
+        else i
+        for i in inputs
+    ]
+    del out.graph.input[:]
+    out.graph.input.extend(declared)

@@ -1,0 +1,248 @@
+"""One run of the model: the shapes that tensors really have, and the integers they hold.
+
+Static shape inference gives up on many exports; a run never does. A model with a dynamic batch is
+run at two batch sizes, which tells the dimensions that depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_reap.data.spec import is_float
+from onnx_reap.errors import ReapError
+from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model, captured_tensors
+from onnx_reap.graph.ir.recurrent import GATES, add_projections
+from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.float32 import in_float32
+from onnx_reap.onnxio.session import Feed, extract, run, session, with_outputs
+
+SMALL = 4096  # values of tensors up to this many elements are kept: shapes, indices, scales
+
+# Operators whose result on constants is not the same every time, or must stay visible.
+RANDOM = frozenset(
+    (
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+    )
+)
+# Operators that turn a difference of rounding into another result.
+JUMPS = frozenset((
+    "ArgMax", "ArgMin", "Ceil", "Compress", "DynamicQuantizeLinear", "Equal", "Floor", "Greater",
+    "GreaterOrEqual", "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual", "Mod",
+    "NonMaxSuppression", "NonZero", "QuantizeLinear", "Round", "Sign", "TopK", "Unique",
+))  # fmt: skip
+_WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
+_NEVER_FOLDED = RANDOM | {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a run of the model showed.
+
+    Attributes
+    ----------
+    shapes : mapping of str to tuple of int
+        Shape of every tensor, constants included.
+    dtypes : mapping of str to numpy.dtype
+        As they were in the run.
+    values : mapping of str to numpy.ndarray
+        Values of small tensors that nodes compute.
+    batch : int
+        Samples in the run.
+    dynamic : mapping of str to frozenset of int
+        Axes whose size depends on the batch, for tensors that have any.
+    written : mapping of str to numpy.dtype
+        Types in the model as given, as far as they are known; empty where the run had the same.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, np.dtype]
+    values: Mapping[str, np.ndarray]
+    batch: int
+    dynamic: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    written: Mapping[str, np.dtype] = field(default_factory=dict)
+
+    def type_as_given(self, tensor: str) -> np.dtype | None:
+        """Return a tensor's type in the model as given; None where onnx can't infer it."""
+        return self.written.get(tensor) if self.written else self.dtypes[tensor]
+
+
+def fold_constants(model: Model, providers: Sequence[str]) -> None:
+    """Replace tensors that depend on constants alone by their values.
+
+    What is larger than all that it is made of, an expanded scalar for instance, stays computed
+    unless it is small or a layer's weight. So do sequences. Of the tensor that a CastLike reads
+    second only the type matters.
+    """
+    types = _types_cast_to(model)
+    behind = _constants_behind(model, types)
+    types = {name: dtype for name, dtype in types.items() if name not in behind}
+    likes = {name: np.zeros(1, dtype) for name, dtype in types.items()}
+    sizes = {name: constant.values.nbytes for name, constant in model.constants().items()}
+    layers = _WEIGHTED | GATES.keys()
+    weights = {t.name for node in model.nodes if _is_one_of(node, layers) for t in node.inputs}
+    proto = model.to_proto()
+    values: dict[str, np.ndarray] = {}
+    while new := [name for name in _read(model, behind) if name not in values]:
+        part = extract(proto, types, new)
+        read = {value.name for value in part.graph.input}
+        feed = {name: like for name, like in likes.items() if name in read}
+        found = _folded(part, new, feed, model, providers)
+        for name in new:
+            value, limit = found.get(name), sum(sizes[source] for source in behind[name])
+            if isinstance(value, np.ndarray) and (
+                value.size <= SMALL or name in weights or value.nbytes <= limit
+            ):
+                values[name] = value
+            else:
+                del behind[name]
+    model.set_constants(values)
+
+
+def _folded(
+    part: onnx.ModelProto, names: Sequence[str], feed: Feed, model: Model, providers: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Compute tensors in their own types, or in float32 where onnxruntime can't.
+
+    Those whose own type is unknown are left out then.
+    """
+    try:
+        return run(session(part, providers, optimize=False), names, feed)
+    except ReapError:
+        if not model.types:
+            raise
+    twin = in_float32(part, model.types)
+    values = run(session(twin, providers, optimize=False), names, feed)
+    types = _inferred_types(part)
+    return {n: v.astype(types[n]) for n, v in values.items() if n in types}
+
+
+def _inferred_types(proto: onnx.ModelProto) -> dict[str, np.dtype]:
+    """Return the types of tensors, as far as onnx knows them."""
+    graph = onnx.shape_inference.infer_shapes(aside.with_weights_as_inputs(proto)).graph
+    return {
+        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type
+    }
+
+
+def _types_cast_to(model: Model) -> dict[str, np.dtype]:
+    """Return the types of tensors that are no constants and whose type a CastLike reads."""
+    likes = [node.inputs[1] for node in model.nodes if _is_one_of(node, ("CastLike",))]
+    names = {t.name for t in likes if not isinstance(t, gs.Constant)}
+    if not names:
+        return {}
+    known = _inferred_types(model.to_proto())
+    return {n: t for n, t in known.items() if n in names and (t.kind in "biu" or is_float(t))}
+
+
+def _is_one_of(node: gs.Node, ops: Collection[str]) -> bool:
+    """Whether a node is one of ONNX's own operators, not one of another domain by that name."""
+    return node.op in ops and node.domain in STANDARD_DOMAINS
+
+
+def _read(model: Model, computed: Collection[str]) -> list[str]:
+    """Return the computed tensors that other nodes read, but for those that must keep a maker."""
+    read = [
+        t.name
+        for node in model.nodes
+        if not all(t.name in computed for t in node.outputs if t.name)
+        for t in node.inputs
+        if t.name in computed
+    ]
+    outputs = {t.name for t in model.graph.outputs} | set(captured_tensors(model.nodes))
+    return [name for name in dict.fromkeys(read) if name not in outputs]
+
+
+def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Probe:
+    """Run the model once per feed, keeping every tensor's shape.
+
+    Parameters
+    ----------
+    feeds : sequence of feeds
+        One, or two that differ in their batch size alone.
+    """
+    names = [t.name for node in model.nodes for t in node.outputs if t.name]
+    names += [t.name for t in model.graph.inputs]
+    active = session(with_outputs(model.to_run(), names), providers, optimize=False)
+    first, *others = (_shapes_and_values(active, names, feed) for feed in feeds)
+    shapes, dtypes, values = first
+    dynamic = {
+        name: frozenset(axis for axis, size in enumerate(shape) if size != other[0][name][axis])
+        for other in others
+        for name, shape in shapes.items()
+        if len(other[0][name]) == len(shape) and other[0][name] != shape
+    }
+    for name, constant in model.constants().items():
+        shapes[name] = tuple(int(size) for size in constant.shape)
+    written = _inferred_types(model.to_proto()) if model.types else {}
+    add_projections(model, shapes, dtypes, dynamic)
+    samples = _samples(model, feeds[0], shapes, dynamic)
+    return Probe(shapes, dtypes, values, samples, dynamic, written)
+
+
+def _samples(
+    model: Model,
+    feed: Feed,
+    shapes: Mapping[str, tuple[int, ...]],
+    dynamic: Mapping[str, frozenset[int]],
+) -> int:
+    """Return the leading size of the first input, if an output or a layer has it too; else 1.
+
+    Detectors, for instance, take a single image without a batch axis; text recognisers return the
+    batch as the second axis.
+    """
+    lead = next((array.shape[0] for array in feed.values() if array.ndim), 1)
+    names = [tensor.name for tensor in model.graph.outputs]
+    grows = any(dynamic.get(name) for name in names)
+    layers = (t.name for node in model.nodes if _is_one_of(node, _WEIGHTED) for t in node.outputs)
+    batched = any(0 in dynamic.get(name, ()) for name in layers)  # of which no output need tell
+    kept = any(shapes.get(name, ())[:1] == (lead,) for name in names)
+    return int(lead) if grows or batched or kept else 1
+
+
+def _shapes_and_values(
+    active: object, names: list[str], feed: Feed
+) -> tuple[dict[str, tuple[int, ...]], dict[str, np.dtype], dict[str, np.ndarray]]:
+    tensors = {n: v for n, v in run(active, names, feed).items() if isinstance(v, np.ndarray)}
+    shapes = {name: tuple(array.shape) for name, array in tensors.items()}
+    dtypes = {name: array.dtype for name, array in tensors.items()}
+    values = {name: array for name, array in tensors.items() if array.size <= SMALL}
+    return shapes, dtypes, values
+
+
+def _constants_behind(model: Model, types: Mapping[str, np.dtype]) -> dict[str, frozenset[str]]:
+    """Return the constants that each tensor is computed from, if it is from constants alone.
+
+    Parameters
+    ----------
+    types : mapping of str to numpy.dtype
+        Types of tensors of which a CastLike needs no more.
+    """
+    behind = {name: frozenset([name]) for name in model.constants()}
+    given = set(behind)
+    for node in model.nodes:
+        inputs = [t.name for t in node.inputs if t.name]
+        if _is_one_of(node, ("CastLike",)) and inputs[1] in types.keys() - behind.keys():
+            del inputs[1]
+        foldable = (
+            node.domain in STANDARD_DOMAINS
+            and node.op not in _NEVER_FOLDED
+            and not captured_tensors([node])
+            and not any(hasattr(value, "nodes") for value in node.attrs.values())
+        )
+        if foldable and all(name in behind for name in inputs):
+            read = [] if node.op in ("Shape", "Size") else inputs
+            sources = frozenset[str]().union(*(behind[name] for name in read))
+            behind.update((t.name, sources) for t in node.outputs if t.name)
+    return {name: sources for name, sources in behind.items() if name not in given}

@@ -1,0 +1,48 @@
+"""Recurrent layers as linear maps of what they read.
+
+LSTM, GRU and RNN multiply their input by a weight for all gates and directions before anything else
+happens: `X W^T + b`. That is a layer like any other, whose inputs may go and whose weight may be
+refitted. No tensor of the graph holds its result, the projection, so it gets a name and a shape of
+its own; its values follow from the layer's input.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+"""Results of the projection by entry of the hidden state."""
+
+
+def projection(key: str) -> str:
+    """Return the name that stands for the projection of a recurrent layer, by the node's key."""
+    return f"{key}:projection"
+
+
+def add_projections(
+    model: Model,
+    shapes: dict[str, tuple[int, ...]],
+    dtypes: dict[str, np.dtype],
+    dynamic: dict[str, frozenset[int]],
+) -> None:
+    """Describe the projections of a model's recurrent layers like tensors, in place.
+
+    Parameters
+    ----------
+    shapes, dtypes, dynamic : dict
+        Of the tensors, see `onnx_reap.graph.ir.probe.Probe`; projections are (steps, batch,
+        results), or batch first where the input is.
+    """
+    for node in model.nodes:
+        standard = node.op in GATES and node.domain in STANDARD_DOMAINS
+        x, weight = [t.name for t in node.inputs[:2]] if standard else ("", "")
+        if x not in shapes or len(shapes.get(weight, ())) != 3:
+            continue
+        name = projection(model.keys[id(node)])
+        directions, results, _ = shapes[weight]
+        shapes[name] = (*shapes[x][:2], directions * results)
+        dtypes[name] = dtypes[x]
+        if x in dynamic:
+            dynamic[name] = dynamic[x] - {2}

@@ -1,0 +1,1 @@
+"""Channel labels that flow through the graph."""

@@ -1,0 +1,170 @@
+"""What the label flow finds: which constants follow tensors, which nodes are linear, what ties."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_reap.graph.ir.recurrent import GATES
+from onnx_reap.graph.labels.labels import LabelArray, Reason, vector_along
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One axis of a constant that follows one axis of a tensor.
+
+    With `blocks` > 1 the tensor's axis is that many times as long as the constant's: a grouped
+    convolution's weight, whose every group of outputs reads another block of inputs.
+    """
+
+    constant: str
+    constant_axis: int
+    tensor: str
+    tensor_axis: int
+    blocks: int = 1
+
+
+@dataclass(frozen=True)
+class EqualCounts:
+    """The channels along an axis fall into `parts` equal runs that must stay equally long."""
+
+    node: str
+    tensor: str
+    axis: int
+    parts: int
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A node that mixes channels with a constant weight.
+
+    Conv, ConvTranspose, Gemm, MatMul, and what LSTM, GRU and RNN do with their input: see
+    `onnx_reap.graph.ir.recurrent`.
+
+    Attributes
+    ----------
+    node, op : str
+        Key of the node, and its operator.
+    x, y : str
+        Input and output tensor; a recurrent layer's projection.
+    x_axis, y_axis : int
+        The axis that is summed over, and the axis of the results.
+    weight, bias : str, str or None
+        Names of the constants; `bias` is None where the node has none.
+    weight_in, weight_out : int
+        Axes of the weight that belong to inputs and outputs. A recurrent layer's outputs are those
+        of both directions.
+    group : int
+        Independent maps side by side (1 but for grouped convolutions).
+    depthwise : bool
+        One input channel per map: channels pass through instead of being mixed.
+    kernel, strides, dilations : tuple of int
+        Spatial geometry; empty for Gemm and MatMul.
+    pads : tuple of int
+        Begin of every axis, then end of every axis.
+    alpha, beta : float
+        Factors of weight and bias (Gemm).
+    """
+
+    node: str
+    op: str
+    x: str
+    y: str
+    x_axis: int
+    y_axis: int
+    weight: str
+    bias: str | None
+    weight_in: int
+    weight_out: int
+    group: int = 1
+    depthwise: bool = False
+    kernel: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    @property
+    def transposed(self) -> bool:
+        """Whether this is a transposed convolution."""
+        return self.op == "ConvTranspose"
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether this is the projection of a recurrent layer."""
+        return self.op in GATES
+
+    @property
+    def taps(self) -> int:
+        """Kernel positions per input channel."""
+        count = 1
+        for size in self.kernel:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product with a constant that isn't a `Linear`: counted in the cost, never refitted.
+
+    Every entry of the tensor `y` is a sum of `terms` products.
+    """
+
+    y: str
+    terms: int
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The labels of every tensor, and all that the rules declared.
+
+    Attributes
+    ----------
+    labels : mapping of str to LabelArray
+        Representatives (units), one array of the tensor's shape; 0 is frozen.
+    axes : mapping of str to int
+        The one axis along which a tensor's units vary, for tensors that have any.
+    linears : tuple of Linear
+        In topological order.
+    products : tuple of Product
+    bindings : tuple of Binding
+    equal_counts : tuple of EqualCounts
+    makers : mapping of str to LabelArray
+        For every node that made channels of its own: their units, in channel order.
+    members : mapping of str to LabelArray
+        The same channels by the raw labels, to look up `reasons`.
+    reasons : mapping of int to Reason
+        Why a raw label is frozen.
+    of_sizes : frozenset of str
+        Tensors that are computed from the sizes of others.
+    """
+
+    labels: Mapping[str, LabelArray]
+    axes: Mapping[str, int]
+    linears: tuple[Linear, ...]
+    products: tuple[Product, ...]
+    bindings: tuple[Binding, ...]
+    equal_counts: tuple[EqualCounts, ...]
+    makers: Mapping[str, LabelArray]
+    members: Mapping[str, LabelArray]
+    reasons: Mapping[int, Reason]
+    of_sizes: frozenset[str]
+
+    def units_along(self, tensor: str, axis: int) -> LabelArray:
+        """Return the units at each position along an axis, zero where the axis holds none."""
+        labels = self.labels[tensor]
+        if self.axes.get(tensor) != axis:
+            return np.zeros(labels.shape[axis], np.int64)
+        return vector_along(labels, axis)
+
+    def holders(self, units: Collection[int]) -> set[str]:
+        """Return the tensors that hold any of some units along their axis."""
+        wanted = set(units)
+        return {
+            tensor
+            for tensor, axis in self.axes.items()
+            if not wanted.isdisjoint(self.units_along(tensor, axis).tolist())
+        }

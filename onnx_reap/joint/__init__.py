@@ -1,1 +1,0 @@
-"""Refitting the layers of a stretch of the graph together."""

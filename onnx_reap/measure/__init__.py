@@ -1,0 +1,1 @@
+"""What running models tells: activations, gradients, sensitivities, times, errors."""

@@ -1,0 +1,258 @@
+"""Second moments at the inputs of layers, streamed: activations are folded in and dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_reap.data import Calibration
+from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.labels.records import Linear
+from onnx_reap.measure.activations.rows import (
+    finite,
+    input_rows,
+    output_shape,
+    own_samples,
+    sample_positions,
+)
+from onnx_reap.onnxio.session import run, session, with_outputs
+from onnx_reap.solve.moments import Moments
+
+BATCH_BYTES = 128 << 20  # activations that a batch may hand out
+BLOCK = 1024  # rows of a layer folded in at once
+ENTRIES = 2**22  # of a layer's rows, past which fewer positions are taken
+FEWEST_ROWS = 8  # by unknown, before rows are saved
+MOST_ROWS = 64  # by unknown: more add little,
+ENOUGH = 8  # once there are so many positions of every sample
+MOST_ENTRIES = 2**27  # of a layer's rows in any case
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A layer whose input is observed, or several of one weight.
+
+    Attributes
+    ----------
+    linear : Linear
+    fold : (U, B) int array, optional
+        Columns that share one coefficient each: the rows become B times as many and as much
+        narrower, (n * B, U). For layers too wide for a matrix of all pairs of columns.
+    others : tuple of Linear
+        Layers with the same weight: what is removed from it, all of them feel.
+    """
+
+    linear: Linear
+    columns: int
+    fold: np.ndarray | None = None
+    others: tuple[Linear, ...] = ()
+
+    @property
+    def layers(self) -> tuple[Linear, ...]:
+        """All layers whose rows are taken."""
+        return (self.linear, *self.others)
+
+    @property
+    def width(self) -> int:
+        """Columns of the moments."""
+        return self.columns if self.fold is None else len(self.fold)
+
+
+def first_of_each(nodes: Iterable[str], taps: Mapping[str, Tap]) -> list[str]:
+    """Leave out the layers that are observed as others of a weight: its first stands for them.
+
+    Parameters
+    ----------
+    nodes : iterable of str
+    taps : mapping of str to Tap
+        By node; what is in none of them is kept, so that a missing tap is no layer without cost.
+    """
+    shared = {layer.node for tap in taps.values() for layer in tap.others}
+    return [node for node in nodes if node not in shared]
+
+
+def batch_size(probe: Probe, tensors: Sequence[str], fixed: int | None) -> int:
+    """Choose samples per run, so that the named tensors fit the memory for a batch."""
+    if fixed is not None:
+        return fixed
+    shapes = [probe.shapes[name] for name in tensors if name in probe.shapes]  # of tensors
+    each = sum(np.prod(shape) * 4 / probe.batch for shape in shapes)
+    return int(np.clip(BATCH_BYTES // max(each, 1), 1, 64))
+
+
+def positions_for(
+    columns: int, per_row: int, samples: int, limit: int, entries: int = ENTRIES
+) -> int:
+    """Output positions per sample: `limit`, or fewer where they cost much and add little.
+
+    Parameters
+    ----------
+    columns : int
+        Unknowns of one map, which the rows must outnumber well.
+    per_row : int
+        Numbers that a row holds, over all maps.
+    samples : int
+    limit : int
+        What the user asked for at most.
+    entries : int
+        Numbers in all rows, past which positions are saved.
+    """
+    samples = max(samples, 1)
+    rows = max(entries / per_row, FEWEST_ROWS * columns)
+    rows = min(rows, MOST_ENTRIES / per_row, max(MOST_ROWS * columns, ENOUGH * samples))
+    return int(np.clip(np.ceil(rows / samples), 1, limit))
+
+
+def capture_moments(
+    model: onnx.ModelProto,
+    taps: Sequence[Tap],
+    calibration: Calibration,
+    probe: Probe,
+    *,
+    samples: int,
+    positions: int,
+    seed: int,
+    fixed_batch: int | None,
+    providers: Sequence[str],
+    to_device: Callable[[np.ndarray], Any],
+    on_batch: Callable[[int], None],
+) -> LayerMoments:
+    """Observe the inputs of layers over all samples.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    taps : sequence of Tap
+    calibration : Calibration
+    samples : int
+        Samples in all, those that are captured apart included.
+    positions : int
+        Output positions sampled per sample and layer.
+    fixed_batch : int or None
+        The batch that the model insists on.
+    to_device : callable
+        Puts a NumPy array where the solver computes.
+    on_batch : callable
+        Told the number of samples after every batch.
+
+    Returns
+    -------
+    LayerMoments
+        By node: moments of input patches, shape (g, D, D).
+    """
+    sums = {tap.linear.node: _Sum(to_device) for tap in taps}
+    names = list(dict.fromkeys(linear.x for tap in taps for linear in tap.layers))
+    if not names:
+        return LayerMoments({})
+    active = session(with_outputs(model, names), providers)
+    size = batch_size(probe, names, fixed_batch)
+    rng = np.random.default_rng(seed)
+    seen = 0
+    for feed in calibration.batches(size, pad=fixed_batch is not None):
+        own = min(size, len(calibration) - seen)
+        values = run(active, names, feed)
+        for tap in taps:
+            for linear in tap.layers:
+                x = values[linear.x]
+                x = x if fixed_batch is None else own_samples(x, own, size)
+                rows = _rows(tap, linear, x, probe, positions, samples, rng)
+                sums[tap.linear.node].add(rows)
+        seen += own
+        on_batch(own)
+    for each in sums.values():
+        each.close()
+    return LayerMoments({node: (each,) for node, each in sums.items()})
+
+
+class LayerMoments(Mapping[str, Moments]):
+    """Moments by node.
+
+    Of layers with fewer rows than columns the rows are kept, which are smaller than the moments,
+    and multiplied whenever the moments are asked for.
+    """
+
+    def __init__(self, sums: Mapping[str, tuple[_Sum, ...]]) -> None:
+        self._sums = sums
+
+    def __getitem__(self, node: str) -> Moments:
+        sums = self._sums[node]
+        found = [each.folded for each in sums if each.folded.count]
+        if waiting := [rows for each in sums for rows in each.waiting]:
+            found.append(sums[0].product(waiting))
+        first, *others = found or [Moments()]
+        for other in others:
+            first = first.merge(other)
+        return first
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sums)
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def with_rows_of(self, other: LayerMoments) -> LayerMoments:
+        """Return the moments of both sets of rows, of the same layers."""
+        return LayerMoments({node: (*own, *other._sums[node]) for node, own in self._sums.items()})
+
+
+class _Sum:
+    """Moments of rows that come a few at a time: each product adds a (D, D) array, however few.
+
+    Attributes
+    ----------
+    folded : Moments
+    waiting : list of (g, n, D) arrays
+        Rows that are not in there yet.
+    """
+
+    def __init__(self, to_device: Callable[[np.ndarray], Any]) -> None:
+        self._to_device = to_device
+        self.folded = Moments()
+        self.waiting: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        """Take (g, n, D) rows."""
+        self.waiting.append(rows)
+        if self._are_many(BLOCK):
+            self._fold()
+
+    def close(self) -> None:
+        """Fold what is waiting, unless it is all there is, and less than moments are."""
+        if self.waiting and (self.folded.count or self._are_many(0)):
+            self._fold()
+
+    def product(self, waiting: Sequence[np.ndarray]) -> Moments:
+        """Return the moments of some rows."""
+        moments = Moments()
+        moments.update(self._to_device(np.concatenate(waiting, axis=1)))
+        return moments
+
+    def _are_many(self, least: int) -> bool:
+        return sum(rows.shape[1] for rows in self.waiting) >= max(least, self.waiting[0].shape[2])
+
+    def _fold(self) -> None:
+        self.folded.update(self._to_device(np.concatenate(self.waiting, axis=1)))
+        self.waiting.clear()
+
+
+def _rows(
+    tap: Tap,
+    linear: Linear,
+    x: np.ndarray,
+    probe: Probe,
+    positions: int,
+    samples: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    y_shape = output_shape(linear, x.shape, probe.shapes[linear.y])
+    each = tap.width * linear.group
+    limit = positions_for(tap.width, each, samples * len(tap.layers), positions)
+    at = sample_positions(linear, y_shape, limit, rng)
+    rows = finite(linear, input_rows(linear, x, y_shape, at))
+    if tap.fold is None:
+        return rows
+    folded = rows[0][:, tap.fold]  # (n, U, B)
+    return folded.transpose(0, 2, 1).reshape(1, -1, len(tap.fold))

@@ -1,0 +1,197 @@
+"""From a forward pass to one that also gives the gradient of a squared error."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnx_reap.graph.ir.model import STANDARD_DOMAINS
+from onnx_reap.graph.labels.records import Linear
+from onnx_reap.measure.autodiff.rules import RULES
+from onnx_reap.measure.autodiff.tape import PREFIX, Constants, Shapes, Tape
+from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.session import names_in_subgraphs
+
+OLDEST = 11  # operator set in which all nodes that rules write exist
+SIZES = {"Shape", "Size"}  # what they give doesn't change with values
+LAYERS = {"Conv", "ConvTranspose", "Gemm"}  # their rules need to know the layer
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model's tensors.
+
+    Attributes
+    ----------
+    shapes : mapping of str to tuple of int
+        As they were before channels were cut: ranks, spatial sizes and ones are right.
+    layers : mapping of str to Linear
+        By the output of their node. Other convolutions and Gemms let no gradient through.
+    """
+
+    shapes: Shapes
+    layers: Mapping[str, Linear]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A model that returns an error and its gradients.
+
+    Attributes
+    ----------
+    model : onnx.ModelProto
+    targets : mapping of str to str
+        Inputs to feed what tensors are wanted to be.
+    error : str
+        Output: the squared error, each tensor's weighted.
+    gradients : mapping of str to str
+        Outputs, by what the gradient is of.
+    """
+
+    model: onnx.ModelProto
+    targets: Mapping[str, str]
+    error: str
+    gradients: Mapping[str, str]
+
+
+def reached(part: onnx.ModelProto, facts: Facts, wanted: Collection[str]) -> set[str]:
+    """Tell which tensors of a part get their whole gradient from its outputs.
+
+    Parameters
+    ----------
+    part : onnx.ModelProto
+    wanted : collection of str
+        Tensors in question.
+    """
+    if opset(part) < OLDEST:
+        return set()
+    constants = {tensor.name: tensor for tensor in part.graph.initializer}
+    leading = {value.name for value in part.graph.output}
+    blocked: set[str] = set()
+    for node in reversed(part.graph.node):
+        if node.op_type in SIZES:
+            continue
+        ahead = any(name in blocked for name in node.output)
+        if any(name in leading for name in node.output):
+            leading |= {*node.input}
+        blocked.update(names_in_subgraphs(node))
+        for place, name in enumerate(node.input):
+            if name and (ahead or not _passes(node, place, facts, constants)):
+                blocked.add(name)
+    return (set(wanted) & leading) - blocked
+
+
+def opset(part: onnx.ModelProto) -> int:
+    """Return the version of the standard operator set."""
+    return max((o.version for o in part.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+
+def with_gradients(
+    part: onnx.ModelProto,
+    facts: Facts,
+    goals: Mapping[str, float],
+    wanted: Sequence[str],
+) -> Trainer:
+    """Append a backward pass from a squared error.
+
+    Parameters
+    ----------
+    part : onnx.ModelProto
+        Its inputs and outputs stay.
+    goals : mapping of str to float
+        Tensors whose squared distance from a target counts, with a weight each.
+    wanted : sequence of str
+        Inputs to differentiate by, all `reached`.
+    """
+    out = onnx.ModelProto()
+    out.CopyFrom(part)
+    tape = Tape(out, facts.shapes, facts.layers)
+    starts, targets, errors = {}, {}, []
+    for name, weight in goals.items():
+        targets[name] = f"{PREFIX}target/{name}"
+        miss = tape.op("Sub", name, targets[name])
+        squares = tape.op("ReduceSumSquare", miss, keepdims=0)
+        errors.append(tape.op("Mul", squares, tape.floats(weight)))
+        starts[name] = tape.op("Mul", miss, tape.floats(2 * weight))
+    given = backpropagate(tape, part.graph.node, starts, wanted)
+    error = tape.sum(errors)
+    floats = onnx.TensorProto.FLOAT
+    out.graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, floats, None) for name in targets.values()
+    )
+    del out.graph.output[:]
+    out.graph.output.extend(onnx.ValueInfoProto(name=n) for n in (error, *given.values()))
+    return Trainer(out, targets, error, given)
+
+
+def backpropagate(
+    tape: Tape,
+    nodes: Sequence[onnx.NodeProto],
+    starts: Mapping[str, str],
+    wanted: Sequence[str],
+) -> dict[str, str]:
+    """Write a backward pass.
+
+    Parameters
+    ----------
+    tape : Tape
+    nodes : sequence of onnx.NodeProto
+        The forward pass, in order.
+    starts : mapping of str to str
+        Gradients at some tensors.
+    wanted : sequence of str
+        Tensors to differentiate by, all `reached` from those.
+
+    Returns
+    -------
+    dict
+        The gradients' tensors, by what they are of.
+    """
+    gradients = {name: [given] for name, given in starts.items()}
+    depend = _depending(nodes, wanted)
+    for node in reversed(nodes):
+        for index, result in enumerate(node.output):
+            if result not in depend or result not in gradients:
+                continue
+            dy = tape.sum(gradients[result])
+            gradients[result] = [dy]
+            rule = RULES.get(node.op_type)
+            for place, name in enumerate(node.input):
+                if name in depend and rule is not None:
+                    found = rule.write(tape, node, dy, index if rule.splits else place)
+                    gradients.setdefault(name, []).append(found)
+    return {name: tape.sum(gradients[name]) for name in wanted}
+
+
+def _depending(nodes: Sequence[onnx.NodeProto], wanted: Collection[str]) -> set[str]:
+    """Return the tensors that depend on the wanted ones, themselves included."""
+    depend = set(wanted)
+    for node in nodes:
+        if depend & {*node.input} and node.op_type not in SIZES:
+            depend |= {*node.output}
+    return depend
+
+
+def _passes(node: onnx.NodeProto, place: int, facts: Facts, constants: Constants) -> bool:
+    rule = RULES.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
+    if rule is None or not rule.covers(place) or _is_training(node, constants):
+        return False
+    if any(node.input[needed] not in constants for needed in rule.constant):
+        return False
+    is_layer = node.output[0] in facts.layers
+    if node.op_type in LAYERS and not is_layer:
+        return False
+    names = [node.output[0]] if is_layer and place > 0 else [node.output[0], node.input[place]]
+    if any(name not in facts.shapes for name in names):
+        return False
+    return is_layer or rule.fits is None or rule.fits(node, constants, facts.shapes)
+
+
+def _is_training(node: onnx.NodeProto, constants: Constants) -> bool:
+    """Whether a node may use statistics of the batch, or drop values."""
+    if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+        mode = constants.get(node.input[2])
+        return mode is None or bool(aside.to_array(mode).any())
+    return any(a.name == "training_mode" and a.i for a in node.attribute)

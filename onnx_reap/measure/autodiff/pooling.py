@@ -1,0 +1,126 @@
+"""Gradients of pooling over windows: what is shared among entries is put back by a ConvTranspose.
+
+Channels are taken for samples there, so that it does not matter how many are left.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
+
+MOST_TAPS = 64  # of a window: there is a kernel of its size for each
+FAR_BELOW = -3e38  # float32 still holds it, and what it is added to does not matter
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Where the windows of a pooling lie, along every spatial axis."""
+
+    sizes: tuple[int, ...]
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.kernel)
+
+    @property
+    def unused(self) -> list[int]:
+        """How far the last window is from the end of what is padded."""
+        reach = [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
+        pads = zip(self.pads[: self.rank], self.pads[self.rank :], strict=True)
+        padded = [size + sum(pair) for size, pair in zip(self.sizes, pads, strict=True)]
+        return [p - r for p, r in zip(padded, reach, strict=True)]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many windows there are."""
+        return tuple(u // s + 1 for u, s in zip(self.unused, self.strides, strict=True))
+
+    @property
+    def rests(self) -> list[int]:
+        """How many entries no window reaches at the ends."""
+        return [u % s for u, s in zip(self.unused, self.strides, strict=True)]
+
+    @property
+    def geometry(self) -> dict[str, tuple[int, ...]]:
+        """Attributes of a convolution with these windows."""
+        return {"strides": self.strides, "dilations": self.dilations, "pads": self.pads}
+
+    def inside(self) -> np.ndarray:
+        """Tell which tap of which window is no pad: (taps, *counts)."""
+        inside = np.ones(1, bool)
+        for axis, size in enumerate(self.sizes):
+            first = np.arange(self.counts[axis]) * self.strides[axis] - self.pads[axis]
+            places = first + np.arange(self.kernel[axis])[:, None] * self.dilations[axis]
+            seen = ((places >= 0) & (places < size)).reshape(-1, *[1] * axis, self.counts[axis])
+            inside = inside[:, None, ..., None] & seen
+            inside = inside.reshape(-1, *inside.shape[2:])
+        return inside
+
+    def put_back(self, tape: Tape, shares: str, kernel: np.ndarray, x: str) -> str:
+        """Add up what belongs to every entry of x."""
+        spread = tape.op(
+            "ConvTranspose",
+            shares,
+            tape.floats(kernel),
+            output_padding=self.rests,
+            **self.geometry,
+        )
+        return tape.like(spread, x)
+
+
+def _windows(node: onnx.NodeProto, shape: tuple[int, ...]) -> _Windows:
+    given = attributes(node)
+    kernel = tuple(given["kernel_shape"])
+    ones = [1] * len(kernel)
+    strides, dilations = given.get("strides", ones), given.get("dilations", ones)
+    pads = [0, 0] * len(kernel) if given.get("auto_pad") == "VALID" else given.get("pads")
+    return _Windows(
+        shape[2:], kernel, tuple(strides), tuple(dilations), tuple(pads or [0, 0] * len(kernel))
+    )
+
+
+def has_plain_windows(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    """Whether windows are small and where pads say, and places are not returned."""
+    if attributes(node).get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return False
+    windows = _windows(node, shapes[node.input[0]])
+    if math.prod(windows.kernel) > MOST_TAPS:
+        return False
+    return not any(node.output[1:]) and windows.counts == shapes[node.output[0]][2:]
+
+
+def max_pool(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+    """Gradient of a MaxPool: equal entries share it."""
+    x = node.input[0]
+    windows = _windows(node, tape.shapes[x])
+    apart = tape.op("Reshape", x, tape.ints([-1, 1, *windows.sizes]))
+    taps = math.prod(windows.kernel)
+    pick = np.eye(taps).reshape(taps, 1, *windows.kernel)
+    seen = tape.op("Conv", apart, tape.floats(pick), **windows.geometry)
+    if any(windows.pads):
+        seen = tape.op("Add", seen, tape.floats(np.where(windows.inside(), 0, FAR_BELOW)))
+    # Not the node's own results: convolutions may round, all entries alike.
+    largest = tape.op("Equal", seen, tape.reduced("ReduceMax", seen, [1], keep=True))
+    mask = tape.op("Cast", largest, to=onnx.TensorProto.FLOAT)
+    ties = tape.total(mask, [1], keep=True)
+    share = tape.op("Div", tape.like(dy, ties), ties)
+    return windows.put_back(tape, tape.op("Mul", mask, share), pick, x)
+
+
+def average_pool(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+    """Gradient of an AveragePool: every entry has an equal share."""
+    windows = _windows(node, tape.shapes[node.input[0]])
+    with_pads = attributes(node).get("count_include_pad", 0)
+    counts = math.prod(windows.kernel) if with_pads else windows.inside().sum(axis=0)
+    share = tape.op("Div", dy, tape.floats(counts))
+    apart = tape.op("Reshape", share, tape.ints([-1, 1, *windows.counts]))
+    return windows.put_back(tape, apart, np.ones((1, 1, *windows.kernel)), node.input[0])

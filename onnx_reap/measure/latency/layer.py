@@ -1,0 +1,176 @@
+"""A layer on its own: what its time depends on, and a model of it with other channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnx_reap.graph.ir.recurrent import GATES
+from onnx_reap.graph.labels.records import Linear
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What decides a layer's time but for its channels; equal layers are measured once.
+
+    Attributes
+    ----------
+    node : bytes
+        Serialized NodeProto with inputs `x`, `w`, perhaps `r` (recurrent layers) and perhaps `b`,
+        output `y` and no name.
+    opset : int
+    dtype : numpy.dtype
+    x_shape : tuple of int
+        Shape of the input, 0 for the channels.
+    x_axis, weight_in, weight_out : int
+        See `Linear`.
+    kernel : tuple of int
+    group : int
+        1 for depthwise layers: theirs follow the channels.
+    multiplier : int
+        Outputs per input of a depthwise layer; 0 for others.
+    activation : bytes
+        Serialized NodeProto that follows, from `y` to `z`, empty if there is none: onnxruntime
+        makes it part of the layer, which yet takes longer for it. Its other inputs are `c1`, `c2`.
+    bounds : tuple of float
+        Scalars for these inputs.
+    """
+
+    node: bytes
+    opset: int
+    dtype: np.dtype
+    x_shape: tuple[int, ...]
+    x_axis: int
+    weight_in: int
+    weight_out: int
+    kernel: tuple[int, ...]
+    group: int
+    multiplier: int
+    activation: bytes = b""
+    bounds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A layer with so many input and output channels."""
+
+    layer: Layer
+    inputs: int
+    outputs: int
+
+
+def describe(
+    linear: Linear,
+    node: onnx.NodeProto,
+    opset: int,
+    dtype: np.dtype,
+    x_shape: Sequence[int],
+    outputs: int,
+    activation: tuple[onnx.NodeProto, Mapping[int, float]] | None = None,
+) -> Layer:
+    """Reduce a layer of a model to what its time depends on.
+
+    Parameters
+    ----------
+    node : onnx.NodeProto
+        Its attributes are taken over.
+    x_shape : sequence of int
+        Shape of its input, channels included.
+    outputs : int
+        Channels that it makes.
+    activation : (onnx.NodeProto, mapping of int to float), optional
+        What follows, and its scalar inputs by place.
+    """
+    bare = onnx.NodeProto(op_type=node.op_type, output=["y"])
+    bare.input.extend(["x", "w", *("r" * linear.recurrent), *("b" if linear.bias else "")])
+    attributes = sorted(node.attribute, key=lambda a: a.name)
+    bare.attribute.extend(a for a in attributes if a.name != "group")
+    inputs = x_shape[linear.x_axis]
+    return Layer(
+        bare.SerializeToString(deterministic=True),
+        opset,
+        np.dtype(dtype),
+        tuple(0 if axis == linear.x_axis else int(n) for axis, n in enumerate(x_shape)),
+        linear.x_axis,
+        linear.weight_in,
+        linear.weight_out,
+        tuple(linear.kernel),
+        1 if linear.depthwise else linear.group,
+        outputs // inputs if linear.depthwise else 0,
+        *(() if activation is None else _bare_activation(*activation)),
+    )
+
+
+def _bare_activation(
+    node: onnx.NodeProto, scalars: Mapping[int, float]
+) -> tuple[bytes, tuple[float, ...]]:
+    """Strip an activation of its names."""
+    bare = onnx.NodeProto(op_type=node.op_type, output=["z"])
+    rest = range(1, len(node.input))
+    bare.input.extend(["y", *(f"c{place}" if place in scalars else "" for place in rest)])
+    bare.attribute.extend(sorted(node.attribute, key=lambda a: a.name))
+    ordered = tuple(scalars[place] for place in sorted(scalars))
+    return bare.SerializeToString(deterministic=True), ordered
+
+
+def layer_model(point: Point) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Build a model of one layer and its activation, with random weights, and something to feed it.
+
+    Returns
+    -------
+    model : onnx.ModelProto
+    feed : dict of str to numpy.ndarray
+    """
+    layer, rng = point.layer, np.random.default_rng(0)
+    node = onnx.NodeProto.FromString(layer.node)
+    group = point.inputs if layer.multiplier else layer.group
+    if group > 1:
+        node.attribute.append(onnx.helper.make_attribute("group", group))
+    constants = _constant_shapes(point, node, group)
+    shape = [point.inputs if axis == layer.x_axis else n for axis, n in enumerate(layer.x_shape)]
+
+    def noise(sizes: Sequence[int]) -> np.ndarray:
+        return np.resize(rng.random(1009, np.float32) - 0.5, sizes).astype(layer.dtype)
+
+    nodes = [node]
+    tensors = [numpy_helper.from_array(noise(constants[n]), n) for n in node.input if n != "x"]
+    if layer.activation:
+        nodes.append(onnx.NodeProto.FromString(layer.activation))
+        names = [name for name in nodes[1].input[1:] if name]
+        tensors += [
+            numpy_helper.from_array(np.array(value, layer.dtype), name)
+            for name, value in zip(names, layer.bounds, strict=True)
+        ]
+    kind = onnx.helper.np_dtype_to_tensor_dtype(layer.dtype)
+    graph = onnx.helper.make_graph(
+        nodes,
+        "layer",
+        [onnx.helper.make_tensor_value_info("x", kind, shape)],
+        [onnx.helper.make_tensor_value_info(nodes[-1].output[0], kind, None)],
+        tensors,
+    )
+    opsets = [onnx.helper.make_opsetid("", layer.opset)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), {"x": noise(shape)}
+
+
+def _constant_shapes(point: Point, node: onnx.NodeProto, group: int) -> dict[str, list[int]]:
+    """Return the shapes of a layer's weights and bias."""
+    layer = point.layer
+    if node.op_type in GATES:
+        both = any(a.name == "direction" and a.s == b"bidirectional" for a in node.attribute)
+        directions = 2 if both else 1
+        results = point.outputs // directions
+        hidden = results // GATES[node.op_type]
+        shapes = {"w": [point.inputs], "r": [hidden], "b": []}
+        return {
+            name: [directions, results * (2 if name == "b" else 1), *shape]
+            for name, shape in shapes.items()
+        }
+    weight = [0, 0, *layer.kernel]
+    weight[layer.weight_in], weight[layer.weight_out] = point.inputs, point.outputs
+    weight[1] //= group  # the weight of a convolution spans one group along its second axis
+    return {"w": weight, "b": [point.outputs]}

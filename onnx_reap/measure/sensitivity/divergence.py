@@ -1,0 +1,131 @@
+"""How far a change of a model's outputs takes it from the original, to second order.
+
+Class scores are compared by the Kullback-Leibler divergence of the distributions that they stand
+for, anything else by its squared error relative to the variance of the original output. Both are
+quadratic forms in a small change d of an output,
+
+    1/2 d^T (diag(p) - p p^T) d    and    d^T d / variance,
+
+and a form d^T F d is the mean of (v^T d)^2 over random directions v with E[v v^T] = F: with random
+signs r, v = diag(p)^1/2 r - p (p^1/2)^T r has diag(p) - p p^T. One backward pass from v then tells
+how any change of any layer is felt, instead of a forward pass for each.
+
+Where the original is sure of a class, p p^T is all but diag(p) and nothing seems to be felt, though
+removing channels is no small change. So the distributions are those of scores divided by a
+temperature.
+
+Entries that the original has not finite, such as masked classes, don't count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_reap.data.spec import is_float
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.measure.autodiff.tape import Tape
+
+TEMPERATURE = 4.0  # of the distributions, see docs/experiments.md
+TINY = 1e-12  # of a probability
+
+_SAME_VALUES = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one output is compared.
+
+    Attributes
+    ----------
+    output : str
+    kind : str
+        `logits`, `probabilities` or `values`.
+    axis : int
+        Of the classes.
+    """
+
+    output: str
+    kind: str
+    axis: int = -1
+
+    def direction(self, tape: Tape, signs: str) -> str:
+        """Write a random direction: its product with a change, squared, is felt on average.
+
+        Parameters
+        ----------
+        signs : str
+            Tensor of independent random signs, of the output's shape.
+
+        Returns
+        -------
+        str
+            Tensor of the output's shape. For class scores the mean is the divergence summed over
+            distributions; for values the squared error, still to be divided by the variance.
+        """
+        if self.kind == "values":
+            small = tape.op("Less", tape.op("Abs", self.output), tape.floats(np.inf))
+            return tape.where(small, signs)
+        axis = self.axis % len(tape.shapes[self.output])
+        swap = list(range(len(tape.shapes[self.output])))
+        swap[axis], swap[-1] = swap[-1], swap[axis]
+        x, r = (tape.op("Transpose", tensor, perm=swap) for tensor in (self.output, signs))
+        if self.kind == "probabilities":
+            chances = tape.op("Max", x, tape.floats(TINY))
+            x = tape.op("Log", chances)
+        p = tape.op("Softmax", tape.op("Div", x, tape.floats(TEMPERATURE)), axis=-1)
+        spread = tape.op("Mul", tape.op("Sqrt", p), r)
+        total = tape.total(spread, [len(swap) - 1], keep=True)
+        found = tape.op("Sub", spread, tape.op("Mul", p, total))
+        if self.kind == "probabilities":
+            found = tape.op("Div", found, chances)
+        halved = tape.op("Mul", found, tape.floats(np.sqrt(0.5)))
+        return tape.op("Transpose", halved, perm=swap)
+
+
+def metrics(
+    model: Model, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, np.dtype], wish: str
+) -> list[Metric]:
+    """Choose a metric for every floating-point output that nodes compute.
+
+    Parameters
+    ----------
+    shapes, dtypes : mappings
+        Of the outputs, batch first.
+    wish : str
+        `kl` or `error` for all outputs, or `auto`: an output that a Softmax makes holds
+        probabilities, one with a vector per sample holds logits, and all others are values. What
+        has no axis of classes is compared by its values in any case.
+    """
+    found = []
+    for tensor in model.graph.outputs:
+        dtype, shape = dtypes.get(tensor.name), shapes.get(tensor.name, ())
+        if dtype is None or not is_float(dtype) or not tensor.inputs:
+            continue
+        maker = _maker(tensor)
+        if wish == "error" or not _has_classes(shape) or maker.op == "Sigmoid":
+            found.append(Metric(tensor.name, "values"))
+        elif maker.op == "Softmax":
+            same_axes = shapes.get(maker.outputs[0].name) == shape
+            axis = maker.attrs.get("axis", -1 if model.opset >= 13 else 1) if same_axes else 1
+            found.append(Metric(tensor.name, "probabilities", axis % len(shape)))
+        elif wish == "kl" or all(size == 1 for size in shape[2:]):
+            found.append(Metric(tensor.name, "logits", 1))
+        else:
+            found.append(Metric(tensor.name, "values"))
+    return found
+
+
+def _has_classes(shape: tuple[int, ...]) -> bool:
+    return len(shape) >= 2 and shape[1] > 1
+
+
+def _maker(tensor: gs.Tensor) -> gs.Node:
+    """Return the node that computes a tensor's values, whatever its shape becomes."""
+    maker = tensor.inputs[0]
+    while maker.op in _SAME_VALUES and maker.inputs and maker.inputs[0].inputs:
+        maker = maker.inputs[0].inputs[0]
+    return maker

@@ -1,0 +1,105 @@
+"""Tensors that tell more of two models than their outputs do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+
+from onnx_reap.graph.ir.probe import JUMPS, RANDOM
+from onnx_reap.onnxio.session import names_in_subgraphs
+
+SATURATES = frozenset(("HardSigmoid", "Sigmoid", "Softmax", "Tanh"))
+"""Activations whose results lie within 1 of 0, and hardly change where inputs are large."""
+
+_MOVES = frozenset(
+    (
+        *("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"),
+        *("Gather", "MaxPool", "ReduceMax", "ReduceMin", "Slice", "Split"),
+    )
+)
+_FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
+
+
+def find_jumps(graph: onnx.GraphProto) -> tuple[dict[str, str], list[str]]:
+    """Find what lies behind jumps, and what goes into them.
+
+    Parameters
+    ----------
+    graph : onnx.GraphProto
+        Sorted topologically.
+
+    Returns
+    -------
+    causes : dict of str to str
+        For every tensor behind a jump, the operator that jumps.
+    witnesses : list of str
+        Tensors that nodes compute in front of all jumps, and that jumps or what follows them read.
+    """
+    causes: dict[str, str] = {}
+    witnesses: dict[str, None] = {}
+    smooth: set[str] = set()
+    for node in graph.node:
+        names = [name for name in node.input if name] + names_in_subgraphs(node)
+        cause = next((causes[name] for name in names if name in causes), None)
+        if cause is None and _jumps(node):
+            cause = node.op_type
+        if cause is None:
+            smooth.update(node.output)
+            continue
+        causes.update((name, cause) for name in node.output if name)
+        witnesses.update((name, None) for name in names if name in smooth)
+    return causes, list(witnesses)
+
+
+def _jumps(node: onnx.NodeProto) -> bool:
+    if node.op_type == "Cast":
+        to = next((a.i for a in node.attribute if a.name == "to"), onnx.TensorProto.FLOAT)
+        return onnx.TensorProto.DataType.Name(to) not in _FLOATS
+    return node.op_type in JUMPS | RANDOM
+
+
+def find_saturated(graph: onnx.GraphProto, names: Iterable[str]) -> tuple[set[str], list[str]]:
+    """Find tensors that hold results of saturating activations, and all that these are made of.
+
+    Nothing but moves, selections and largest entries may lie in between.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Where to look.
+
+    Returns
+    -------
+    saturated : set of str
+    witnesses : list of str
+        Inputs of the activations, and what else is in these tensors.
+    """
+    makers = {name: node for node in graph.node for name in node.output if name}
+    saturated: set[str] = set()
+    witnesses: list[str] = []
+    for name in names:
+        inputs, others = _parts(name, makers)
+        if inputs:
+            saturated.add(name)
+            witnesses += [*inputs, *others]
+    return saturated, list(dict.fromkeys(witnesses))
+
+
+def _parts(name: str, makers: dict[str, onnx.NodeProto]) -> tuple[list[str], list[str]]:
+    """Return what activations make parts of a tensor of, and the other parts that nodes make."""
+    todo, inputs, others = [name], list[str](), list[str]()
+    while todo:
+        part = todo.pop()
+        node = makers.get(part)
+        if node is None:
+            continue
+        if node.op_type in SATURATES:
+            inputs.append(node.input[0])
+        elif node.op_type in _MOVES:
+            todo.append(node.input[0])
+        elif node.op_type == "Concat":
+            todo.extend(node.input)
+        else:
+            others.append(part)
+    return inputs, others

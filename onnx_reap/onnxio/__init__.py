@@ -1,0 +1,1 @@
+"""Files, sessions and element types of ONNX models."""

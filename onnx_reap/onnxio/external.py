@@ -1,0 +1,142 @@
+"""Weights that a model's file leaves in other files beside it.
+
+Their names come with the model, so they lead nowhere but into its own folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+from onnx.external_data_helper import uses_external_data
+
+from onnx_reap.errors import ReapError
+from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.integrity import check_kind, graphs, tensors
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Where a tensor's bytes lie."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+def data_files(model: onnx.ModelProto, path: Path) -> list[Path]:
+    """List the files that a model as it was parsed, from `path`, names for its weights."""
+    outside = [_entries(tensor).get("location", "") for tensor in _outside(model)]
+    return [path.parent / name for name in dict.fromkeys(outside) if name]
+
+
+def read_external(model: onnx.ModelProto, path: Path, label: str) -> None:
+    """Find the data of all tensors of a model, in place; large initializers are set aside.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        As it was parsed.
+    path : Path
+        Of its file.
+    label : str
+        What the user calls it.
+
+    Raises
+    ------
+    ReapError
+        If a file is missing, too short, or not in the model's folder.
+    """
+    what = f"{label}: its external data can't be read"
+    for tensor in model.graph.initializer:
+        if not uses_external_data(tensor):
+            continue
+        data = _find(tensor, path.parent, label, what)
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        if aside.fits(dtype, data.length):
+            tensor.CopyFrom(aside.in_file(tensor, data.path, data.offset))
+    for tensor in _outside(model):
+        if aside.is_aside(tensor):
+            continue
+        data = _find(tensor, path.parent, label, what)
+        with data.path.open("rb") as file:
+            file.seek(data.offset)
+            raw = file.read(data.length)
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.raw_data = raw
+
+
+def _outside(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    for graph in graphs(model.graph):
+        yield from (tensor for tensor in tensors(graph) if uses_external_data(tensor))
+    for function in model.functions:
+        for node in function.node:
+            body = onnx.GraphProto()
+            body.node.append(node)
+            if any(uses_external_data(tensor) for tensor in tensors(body)):
+                raise ReapError(
+                    f"function {function.name}: a tensor of it lies in another file",
+                    expected="tensors of functions in the model's own file",
+                )
+
+
+def _entries(tensor: TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _find(tensor: TensorProto, folder: Path, label: str, what: str) -> _Data:
+    check_kind(tensor, label)
+    entries = _entries(tensor)
+    path = _inside(entries.get("location", ""), folder, what)
+    try:
+        offset = int(entries.get("offset") or 0)
+        length = int(entries["length"]) if entries.get("length") else None
+        size = path.stat().st_size
+    except ValueError as error:
+        raise ReapError(what, got=str(error), expected="an undamaged file") from None
+    except OSError as error:
+        raise ReapError(
+            what, got=f"{path}: {error.strerror}", hint="put the files that it names beside it"
+        ) from None
+    length = size - offset if length is None else length
+    if min(offset, length) < 0 or offset + length > size or min(tensor.dims, default=0) < 0:
+        raise ReapError(
+            what,
+            got=f"{path} of {size:,} bytes, tensor {tensor.name} from {offset:,} on: {length:,}",
+            expected="a file that holds them, as it was written",
+        )
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    wanted = aside.nbytes(tensor)
+    if aside.fits(dtype, length) and length != wanted:
+        raise ReapError(
+            f"{what}: tensor {tensor.name}'s doesn't fill its shape",
+            got=f"{length:,} bytes for {dtype.name} {list(tensor.dims)}",
+            expected=f"{wanted:,} bytes, as in an undamaged file",
+        )
+    return _Data(path, offset, length)
+
+
+def _inside(location: str, folder: Path, what: str) -> Path:
+    """Return the file of that name, which must lie in a folder, also once links are followed."""
+    within, name = folder.resolve(), Path(location)
+    try:
+        path = (folder / name).resolve()
+        safe = not name.is_absolute() and ".." not in name.parts and path.is_relative_to(within)
+        usable = not path.exists() or path.is_file()
+    except (OSError, ValueError) as error:
+        raise ReapError(what, got=f"{location!r}: {error}", expected="a file name") from None
+    if not safe or not location:
+        raise ReapError(
+            what,
+            got=repr(location),
+            expected="a file in the model's own folder, named relative to it",
+            hint="copy the file there and name it so",
+        )
+    if not usable:
+        raise ReapError(what, got=str(path), expected="a file")
+    return path

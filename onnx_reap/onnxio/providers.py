@@ -1,0 +1,76 @@
+"""Execution providers of onnxruntime, and libraries of operators that it lacks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from onnx_reap.errors import ReapError
+from onnx_reap.onnxio.session import onnxruntime
+
+
+class Providers(list[str]):
+    """Execution providers, best first, and the libraries of operators that sessions need.
+
+    Attributes
+    ----------
+    libraries : tuple of str
+        Absolute paths.
+    """
+
+    libraries: tuple[str, ...] = ()
+
+
+def execution_providers(
+    provider: str | None, libraries: Iterable[str | os.PathLike[str]] = ()
+) -> Providers:
+    """Return the execution providers to ask for.
+
+    Parameters
+    ----------
+    provider : str or None
+        `cpu`, `cuda`, or a full name such as `CUDAExecutionProvider`. None takes CUDA when
+        onnxruntime offers it, else the CPU.
+    libraries : iterable of path
+        Libraries of custom operators.
+
+    Raises
+    ------
+    ReapError
+        If this onnxruntime lacks the provider, or doesn't load a library.
+    """
+    available = onnxruntime().get_available_providers()
+    cpu = "CPUExecutionProvider"
+    if provider is None:
+        provider = "CUDAExecutionProvider" if "CUDAExecutionProvider" in available else cpu
+    names = {name.lower(): name for name in available}
+    names |= {name.lower().removesuffix("executionprovider"): name for name in available}
+    chosen = names.get(provider.lower())
+    if chosen is None:
+        raise ReapError(
+            "--provider: unknown to this onnxruntime",
+            got=provider,
+            expected=", ".join(available),
+        )
+    providers = Providers([chosen] if chosen == cpu else [chosen, cpu])
+    providers.libraries = tuple(_checked(Path(library)) for library in libraries)
+    return providers
+
+
+def _checked(library: Path) -> str:
+    """Return the absolute path of a library of operators, once it is known to load."""
+    path = library.resolve()
+    if not path.is_file():
+        raise ReapError(
+            f"--custom-op-library {library}: not found", expected="a shared library (.so, .dll)"
+        )
+    try:
+        onnxruntime().SessionOptions().register_custom_ops_library(str(path))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ReapError(
+            f"--custom-op-library {library}: onnxruntime can't load it",
+            got=" ".join(str(error).split()),
+            expected="a library of operators that was built for this onnxruntime",
+        ) from error
+    return str(path)

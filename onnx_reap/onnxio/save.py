@@ -1,0 +1,80 @@
+"""A model as the bytes of its file, or of two: the second holds the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import EncodeError
+
+from onnx_reap.errors import ReapError
+from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.files import Content
+from onnx_reap.onnxio.load import files_of_data
+
+
+def data_path(path: Path) -> Path:
+    """Return where the weights of the model in a file go, if they don't go into it."""
+    return path.with_name(path.name + ".data")
+
+
+def named_data(model: Path) -> dict[str, Path]:
+    """Return the files of data of an input model, by what the user calls them."""
+    return {f"the input's data {each.name}": each for each in files_of_data(model)}
+
+
+def model_files(path: Path, model: onnx.ModelProto) -> dict[Path, Content]:
+    """Return the files of a model, the same for the same model; the model's own is the last.
+
+    Parameters
+    ----------
+    path : Path
+        Of the model.
+    model : onnx.ModelProto
+        Weights that are set aside go into a file beside it.
+
+    Raises
+    ------
+    ReapError
+        If what is in the model itself is larger than 2 GB.
+    """
+    if not aside.any_aside(model):
+        return {path: _to_bytes(model)}
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    name, at, weights = data_path(path).name, 0, []
+    for tensor in out.graph.initializer:
+        if not aside.is_aside(tensor):
+            continue
+        array = aside.to_array(tensor)
+        weights.append(array)
+        entries = {"location": name, "offset": at, "length": array.nbytes}
+        del tensor.external_data[:]
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=str(value))
+        at = aside.aligned(at + array.nbytes)
+    return {data_path(path): _Weights(weights), path: _to_bytes(out)}
+
+
+class _Weights:
+    """The bytes of arrays one after another, each from an aligned place on."""
+
+    def __init__(self, arrays: list[np.ndarray]) -> None:
+        self._arrays = arrays
+
+    def __iter__(self) -> Iterator[memoryview | bytes]:
+        for array in self._arrays:
+            little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+            yield little.reshape(-1).view(np.uint8).data
+            yield bytes(aside.aligned(array.nbytes) - array.nbytes)
+
+
+def _to_bytes(model: onnx.ModelProto) -> bytes:
+    try:
+        return model.SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise ReapError(
+            "the pruned model doesn't fit a file", got=str(error), expected="less than 2 GB"
+        ) from error

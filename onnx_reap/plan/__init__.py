@@ -1,1 +1,0 @@
-"""How many channels each group keeps, and which."""

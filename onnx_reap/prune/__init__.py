@@ -1,0 +1,1 @@
+"""The run: from a goal to a pruned and refitted model."""

@@ -1,0 +1,18 @@
+"""The sum of a unit's absolute weights.
+
+References
+----------
+H. Li, A. Kadav, I. Durdanovic, H. Samet, H. P. Graf, "Pruning Filters for Efficient ConvNets",
+ICLR 2017.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_reap.prune.criteria.observation import Order, Seen
+
+
+def order(seen: Seen) -> Order:
+    """Let units go by the absolute sum of the weights that make them, smallest first."""
+    return np.argsort(np.abs(seen.filters).sum(axis=1), kind="stable")

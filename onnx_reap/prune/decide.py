@@ -1,0 +1,182 @@
+"""Which channels stay: a width for every group, and the first ones on its removal path go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_reap.data import Calibration
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.edit.merge import NOTHING, Merge
+from onnx_reap.options import Settings
+from onnx_reap.prune.context import Work
+from onnx_reap.prune.goal import Goal
+from onnx_reap.prune.pruning_curves import Evidence, blind_evidence, gather_evidence
+from onnx_reap.prune.removal_paths import find_taps
+from onnx_reap.solve.allocation import Choices, cheapest, fits, uniform, uniform_within
+from onnx_reap.solve.knapsack import knapsack
+
+DEEPEST = 0.4  # of the fraction that is to stay on average: narrower groups are not tried
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is removed.
+
+    Attributes
+    ----------
+    widths : (groups,) int array
+    removed : tuple of int
+        Units.
+    errors : tuple of float or None
+        By group, error of its removal relative to the variance of its consumers' outputs.
+    notes : tuple of str
+        Warnings.
+    merge : Merge
+        Units that others take over from.
+    """
+
+    widths: np.ndarray
+    removed: tuple[int, ...]
+    errors: tuple[float | None, ...]
+    notes: tuple[str, ...] = ()
+    merge: Merge = NOTHING
+
+
+def observe(work: Work, goals: Sequence[Goal]) -> Evidence:
+    """Find out what removing channels costs, as far as any of the goals needs it.
+
+    Parameters
+    ----------
+    goals : sequence of Goal
+        At least one; all for the same groups.
+    """
+    fixed = [_without_evidence(work, goal) for goal in goals]
+    wanted = [
+        _worth_following(goal) if widths is None else _only(goal, widths)
+        for goal, widths in zip(goals, fixed, strict=True)
+    ]
+    widths = [np.unique(np.concatenate(each)) for each in zip(*wanted, strict=True)]
+    if work.samples.fit is None:
+        return blind_evidence(work.analysis, widths, work.settings)
+    if all(len(w) == 1 for w in widths):  # nothing goes, in whatever order
+        return blind_evidence(work.analysis, widths, replace(work.settings, criterion="l1"))
+    return gather_evidence(
+        work.analysis,
+        widths,
+        work.settings,
+        work.samples.fit,
+        work.backend,
+        work.progress,
+        sense=any(w is None for w in fixed) and work.settings.allocation == "pro",
+    )
+
+
+def decide(work: Work, goal: Goal, evidence: Evidence) -> Choice:
+    """Choose the channels to remove.
+
+    Raises
+    ------
+    TargetError
+        If a budget is out of reach.
+    """
+    widths = _without_evidence(work, goal)
+    if widths is None:
+        widths = knapsack(evidence.choices, goal.budgets)
+    choice = chosen(work.analysis, evidence, widths)
+    notes = []
+    if not choice.removed:
+        notes = ["the model is as small as was asked for: nothing was removed"]
+    elif work.samples.fit is not None:
+        notes = _too_few_samples(work.analysis, widths, work.settings, work.samples.fit)
+        notes += evidence.notes
+    return replace(choice, notes=tuple(notes))
+
+
+def narrowed(evidence: Evidence, goal: Goal) -> Evidence:
+    """Leave out the widths that were only looked at for deeper goals.
+
+    Errors of very narrow widths are too low, as they hold for a group alone: a goal should not take
+    any that it would not have had looked at for itself.
+    """
+    choices = []
+    for known, worth in zip(evidence.choices, _worth_following(goal), strict=True):
+        taken = np.isin(known.widths, worth)
+        choices.append(Choices(known.widths[taken], known.errors[taken]))
+    return replace(evidence, choices=tuple(choices))
+
+
+def chosen(analysis: Analysis, evidence: Evidence, widths: np.ndarray) -> Choice:
+    """Look up what goes at some widths, and what is taken along."""
+    along = analysis.branches.taken_along(np.flatnonzero(widths == 0).tolist())
+    widths = np.array([0 if g in along else w for g, w in enumerate(widths.tolist())], np.int64)
+    removed: list[int] = []
+    errors: list[float | None] = []
+    heirs: dict[int, tuple[int, float]] = {}
+    averaged: set[int] = set()
+    for group, path, width, variance, ranking in zip(
+        analysis.groups,
+        evidence.paths,
+        widths.tolist(),
+        evidence.variances,
+        evidence.rankings,
+        strict=True,
+    ):
+        gone = group.width - width
+        removed += [group.units[int(u)] for u in path.order[:gone]] if width else group.units
+        error = float(path.errors[gone - 1]) / variance if width and gone and variance else 0.0
+        errors.append(None if not variance else error if width else 1.0)
+        if ranking is not None and width:
+            left = ranking.inherited(gone)
+            heirs |= {group.units[u]: (group.units[h.unit], h.share) for u, h in left.items()}
+            averaged |= {group.units[h.unit] for h in left.values() if ranking.averaged}
+    merge = Merge(heirs, frozenset(averaged))
+    return Choice(widths, tuple(removed), tuple(errors), merge=merge)
+
+
+def _without_evidence(work: Work, goal: Goal) -> np.ndarray | None:
+    """Return the widths where they don't depend on what removals cost."""
+    blank = [Choices(w[w > 0], np.zeros((w > 0).sum())) for w in goal.widths]
+    if goal.ratios is not None:
+        return uniform(blank, goal.ratios)
+    whole = fits(np.array([group.width for group in work.analysis.groups]), goal.budgets)
+    if work.samples.fit is None or whole or work.settings.allocation == "uniform":
+        return uniform_within(blank, goal.budgets)
+    return None
+
+
+def _only(goal: Goal, fixed: np.ndarray) -> list[np.ndarray]:
+    """List the one width of every group that is wanted, and its own."""
+    return [np.unique([width, w[-1]]) for w, width in zip(goal.widths, fixed, strict=True)]
+
+
+def _worth_following(goal: Goal) -> list[np.ndarray]:
+    """Leave out widths far below what the budgets ask for on average: long paths take time."""
+    full = np.array([w[-1] for w in goal.widths])
+    asked = min((b.limit / max(b.cost.at(full), 1) for b in goal.budgets), default=1.0)
+    least = min(asked * DEEPEST, 1.0)
+    widths = [w[(w >= least * w[-1]) | (w == 0)] for w in goal.widths]
+    reachable = fits(cheapest(widths, goal.budgets), goal.budgets)
+    return widths if reachable else list(goal.widths)
+
+
+def _too_few_samples(
+    analysis: Analysis, widths: np.ndarray, settings: Settings, calibration: Calibration
+) -> list[str]:
+    """Warn if some layer has more unknowns than samples give it equations."""
+    shrinking = [g for g, width in zip(analysis.groups, widths, strict=True) if g.width > width]
+    needs = {}
+    for tap in find_taps(analysis.flow, shrinking):
+        linear, shape = tap.linear, analysis.probe.shapes[tap.linear.y]
+        places = np.prod(shape) / analysis.probe.batch / shape[linear.y_axis]
+        needs[linear.node] = tap.columns / max(min(places, settings.positions), 1)
+    node, samples = max(needs.items(), key=lambda item: item[1], default=("", 0.0))
+    if len(calibration) >= samples:
+        return []
+    return [
+        f"{len(calibration)} samples are fewer than the unknowns of {node}: it takes "
+        f"{int(np.ceil(samples)):,} to have as many equations, and some times as many for a "
+        "repair that holds on other inputs"
+    ]

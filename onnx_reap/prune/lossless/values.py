@@ -1,0 +1,183 @@
+"""What a tensor's channels hold: multiples of unknown signals, and constants.
+
+A channel is written as `scale * signal + offset`. Signals have numbers; channels with the same
+number hold the same signal, whatever the model is fed. Signal 0 stands for none: such a channel is
+constant. What a layer computes is a combination of signals whose terms are known, so that signals
+which are sums of others can be told apart from those that hold something new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_reap.prune.lossless.rows import SAME, ZERO
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+Place = tuple[int, tuple[int, ...]]
+"""A space of coefficients, and the movements that its signals went through since."""
+
+Terms = Mapping[Place, tuple[float, np.ndarray]]
+"""By place, a factor and coefficients. Spaces of opaque signals are negative and hold a 1."""
+
+ONE = np.ones(1)
+
+
+@dataclass(frozen=True)
+class Form:
+    """Channels along one axis of a tensor.
+
+    Attributes
+    ----------
+    signal : (P,) int64 array
+        0 where the channel is constant.
+    scale, offset : (P,) float64 array
+        Scale is 0 where there is no signal.
+    """
+
+    signal: Ints
+    scale: Floats
+    offset: Floats
+
+    @property
+    def constant(self) -> npt.NDArray[np.bool_]:
+        """Which channels are constant."""
+        return self.signal == 0
+
+    def at(self, positions: Ints) -> Form:
+        """Pick channels."""
+        return Form(self.signal[positions], self.scale[positions], self.offset[positions])
+
+    def mapped(self, scale: Floats, shift: Floats) -> Form:
+        """Return the channels behind an affine map of each."""
+        return Form.of(self.signal, self.scale * scale, self.offset * scale + shift)
+
+    def times(self, other: Form) -> Form:
+        """Multiply by channels; of each two, one at least must be constant."""
+        mine = self.constant
+        factor = np.where(mine, self.offset, other.offset)
+        signal = np.where(mine, other.signal, self.signal)
+        scale = np.where(mine, other.scale, self.scale) * factor
+        return Form.of(signal, scale, np.where(mine, other.offset, self.offset) * factor)
+
+    @staticmethod
+    def joined(forms: Sequence[Form]) -> Form:
+        """Put channels one behind the other."""
+        parts = [(form.signal, form.scale, form.offset) for form in forms]
+        signal, scale, offset = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return Form(signal, scale, offset)
+
+    @staticmethod
+    def of(signal: Ints, scale: Floats, offset: Floats) -> Form:
+        """Make a form; what is scaled by 0 holds no signal."""
+        none = (signal == 0) | (scale == 0)
+        return Form(np.where(none, 0, signal), np.where(none, 0.0, scale), offset)
+
+
+class Signals:
+    """All signals of a model.
+
+    Attributes
+    ----------
+    terms : list of Terms
+        By signal.
+    norms : list of float
+        Norms of layers' rows; infinite for signals of unknown size.
+    origins : list of (int, tuple of int)
+        The signal that was moved, and how; of others, themselves.
+    """
+
+    def __init__(self) -> None:
+        self.terms: list[Terms] = [{}]
+        self.norms: list[float] = [0.0]
+        self.origins: list[tuple[int, tuple[int, ...]]] = [(0, ())]
+        self._spaces = 0
+        self._moved: dict[tuple[int, tuple[int, ...]], int] = {}
+
+    def opaque(self) -> int:
+        """Return a new signal of which nothing is known."""
+        number = len(self.terms)
+        return self._add({(-number, ()): (1.0, ONE)}, np.inf)
+
+    def space(self) -> int:
+        """Return a new space of coefficients."""
+        self._spaces += 1
+        return self._spaces
+
+    def row(self, space: int, row: np.ndarray, norm: float) -> int:
+        """Return a new signal with these coefficients."""
+        return self._add({(space, ()): (1.0, row)}, norm)
+
+    def sum(self, a: int, b: int, factor: float) -> int:
+        """Return a new signal, `a + factor * b`."""
+        terms = dict(self.terms[a])
+        for place, (scale, row) in self.terms[b].items():
+            if place in terms:
+                old, other = terms[place]
+                terms[place] = (1.0, old * other + factor * scale * row)
+            else:
+                terms[place] = (factor * scale, row)
+        return self._add(terms, np.inf)
+
+    def moved(self, signal: int, how: int) -> int:
+        """Return a signal moved in some way; the same one each time."""
+        if signal == 0:
+            return 0
+        origin, before = self.origins[signal]
+        key = (origin, (*before, how))
+        if key not in self._moved:
+            terms = {(s, (*moves, how)): row for (s, moves), row in self.terms[signal].items()}
+            self._moved[key] = self._add(terms, self.norms[signal])
+            self.origins[-1] = key
+        return self._moved[key]
+
+    def _add(self, terms: Terms, norm: float) -> int:
+        self.terms.append(terms)
+        self.norms.append(norm)
+        self.origins.append((len(self.origins), ()))
+        return len(self.terms) - 1
+
+    def unknown(self, count: int) -> Form:
+        """Return channels of which nothing is known."""
+        new = np.array([self.opaque() for _ in range(count)], np.int64)
+        return Form(new, np.ones(count), np.zeros(count))
+
+    def settled(self, form: Form) -> Form:
+        """Drop signals that are lost in the rounding of the tensor's largest one."""
+        sizes = np.abs(form.scale) * np.array(self.norms)[form.signal]
+        largest = sizes[np.isfinite(sizes)].max(initial=0.0)
+        return Form.of(form.signal, np.where(sizes <= ZERO * largest, 0, form.scale), form.offset)
+
+
+def alike(kinds: Sequence[Ints], numbers: Sequence[np.ndarray]) -> Ints:
+    """Tell, for every position, the first one that is equal to it.
+
+    Parameters
+    ----------
+    kinds : sequence of (P,) int arrays
+        Must be the same.
+    numbers : sequence of (P,) or (P, m) float arrays
+        Must be the same to some roundings, entry by entry.
+
+    Returns
+    -------
+    (P,) int array
+    """
+    _, which = np.unique(np.stack(kinds, axis=1), axis=0, return_inverse=True)
+    first = np.arange(len(kinds[0]))
+    which = which.ravel()
+    order = np.argsort(which, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(which[order])) + 1):
+        if len(members) < 2:
+            continue
+        rows = np.concatenate([n[members].reshape(len(members), -1) for n in numbers], axis=1)
+        for i in range(1, len(members)):
+            same = np.isclose(rows[:i], rows[i], rtol=SAME, atol=0).all(axis=1)
+            if same.any():
+                first[members[i]] = first[members[int(np.argmax(same))]]
+    return first

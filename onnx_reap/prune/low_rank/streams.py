@@ -1,0 +1,96 @@
+"""A basis for every stream of channels between linear layers, from what these layers see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_reap.errors import CheckError
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.tails import find_tail
+from onnx_reap.measure.activations.moments import LayerMoments, Tap
+from onnx_reap.measure.activations.rows import weight_to_matrix
+from onnx_reap.prune.context import Work
+from onnx_reap.prune.exclusion import exclusion
+from onnx_reap.prune.low_rank.bases import FEWEST_ROWS, seen_by
+from onnx_reap.prune.low_rank.stream import Ends, Stream, stream_ends, turn
+from onnx_reap.solve.backend import Backend, to_host
+from onnx_reap.solve.eigenbases import stream_basis
+
+
+def find_streams(work: Work) -> list[Stream]:
+    """Find a basis for every group of channels that may be written in one."""
+    analysis, settings = work.analysis, work.settings
+    why_not = exclusion(settings)
+    ends = {
+        group.name: stream_ends(analysis.model, analysis.flow, group, why_not)
+        for index, group in enumerate(analysis.groups)
+        if index not in analysis.branches.vanishing  # else its width would mean two things
+    }
+    readers = {name: each.readers for name, each in ends.items() if each is not None}
+    moments = seen_by(
+        work, [_channels(analysis, linear) for each in readers.values() for linear in each]
+    )
+    return [
+        _stream(analysis.model, name, each, moments, work.backend)
+        for name, each in readers.items()
+        if all(moments[x.node].count >= FEWEST_ROWS * _width(analysis, x) for x in each)
+    ]
+
+
+def ends_of(analysis: Analysis, stream: Stream) -> Ends:
+    """Return the layers at the ends of a stream; some may have become two.
+
+    Raises
+    ------
+    CheckError
+        If it is none in this form of the model.
+    """
+    groups = {group.name: group for group in analysis.groups}
+    # What the user excludes is no stream; what layers became knows no such wish.
+    ends = stream_ends(analysis.model, analysis.flow, groups[stream.node], lambda _: None)
+    if ends is None:
+        raise CheckError("another form of the model: a stream is none any more", got=stream.node)
+    return ends
+
+
+def turned(analysis: Analysis, streams: Iterable[Stream]) -> Model:
+    """Copy a model with its streams written in other bases; layers may have become two before."""
+    model = analysis.copy()
+    for stream in streams:
+        turn(model, ends_of(analysis, stream), stream)
+    return model
+
+
+def _width(analysis: Analysis, linear: Linear) -> int:
+    return int(analysis.probe.shapes[linear.x][linear.x_axis])
+
+
+def _channels(analysis: Analysis, linear: Linear) -> Tap:
+    """Observe the channels that a layer reads at all places of its input."""
+    one = (1,) * len(linear.kernel)
+    channels = replace(
+        linear, y=linear.x, y_axis=linear.x_axis, kernel=one, strides=one, dilations=one,
+        pads=(0,) * (2 * len(one)),
+    )  # fmt: skip
+    return Tap(channels, _width(analysis, linear))
+
+
+def _stream(
+    model: Model, name: str, readers: Sequence[Linear], moments: LayerMoments, backend: Backend
+) -> Stream:
+    grams = [moments[linear.node].gram[0, ...] for linear in readers]
+    reads = [backend.to_device(_read(model, linear)) for linear in readers]
+    into, back = (to_host(matrix) for matrix in stream_basis(grams, reads))
+    return Stream(name, into, back)
+
+
+def _read(model: Model, linear: Linear) -> np.ndarray:
+    """Return what a layer makes of its input channels, (C, outputs x taps), in its tail's scale."""
+    matrix = weight_to_matrix(linear, model.node(linear.node).inputs[1].values)[0]
+    scaled = matrix * find_tail(model, linear, matrix.shape[1]).scale
+    return scaled.reshape(len(matrix) // linear.taps, -1)

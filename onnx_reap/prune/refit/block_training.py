@@ -1,0 +1,139 @@
+"""One stretch: descend, and keep the result if samples that taught nothing are better off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from onnx_reap.measure.autodiff.backward import Trainer
+from onnx_reap.onnxio.dtypes import rounded
+from onnx_reap.onnxio.session import run, session
+from onnx_reap.solve.adam import Descent
+
+Arrays = Mapping[str, np.ndarray]
+
+SPEED = 0.05  # largest step, relative to a tensor's scale
+EXACT = 1e-9  # errors below this, relative to the variance, are rounding
+SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the judges choose
+
+
+class Batches(Protocol):
+    """Arrays by batch, in memory or not."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Arrays: ...
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a stretch is to learn.
+
+    Attributes
+    ----------
+    given, wanted : Batches
+        What the stretch receives, and what it is to make of it.
+    teaching : int
+        So many batches come first and teach; the others, one at least, judge.
+    passes : int
+        Over the batches that teach.
+    together : int
+        Batches whose mean gradient makes a step.
+    """
+
+    given: Batches
+    wanted: Batches
+    teaching: int
+    passes: int
+    together: int = 1
+
+
+class Training:
+    """Runs a trainer on the batches of a lesson.
+
+    Parameters
+    ----------
+    fixed : mapping of str to array
+        Parameters that stay as they are.
+    """
+
+    def __init__(
+        self, trainer: Trainer, fixed: Arrays, lesson: Lesson, providers: Sequence[str]
+    ) -> None:
+        self._trainer, self._fixed, self._lesson = trainer, fixed, lesson
+        self._session = session(trainer.model, providers)
+        self._inputs = {value.name for value in self._session.get_inputs()}
+
+    def improve(
+        self,
+        start: Arrays,
+        scales: Mapping[str, float],
+        rng: np.random.Generator,
+        stored: Mapping[str, np.dtype] = {},
+    ) -> tuple[Arrays, float, float]:
+        """Look for better parameters.
+
+        Parameters
+        ----------
+        start : mapping of str to float32 array
+        scales : mapping of str to float
+            What a step of 1 is.
+        stored : mapping of str to numpy.dtype
+            Types that parameters will be rounded to, where others than float32.
+
+        Returns
+        -------
+        found : mapping of str to float32 array
+            As far from `start` towards where descent led as is best for the batches that judge.
+        before, after : float
+            Error there.
+        """
+        best, before = start, self._error(start)
+        if before < EXACT:
+            return best, before, before
+        after = before
+        with np.errstate(over="ignore", invalid="ignore"):  # no judge takes what is not finite
+            end = self._descend(start, scales, rng)
+            for share in map(np.float32, SHARES):
+                between = {name: x + share * (end[name] - x) for name, x in start.items()}
+                between |= {name: rounded(between[name], dtype) for name, dtype in stored.items()}
+                fits = all(np.isfinite(x).all() for x in between.values())
+                if fits and (error := self._error(between)) < after:
+                    best, after = between, error
+        return best, before, after
+
+    def _descend(
+        self, start: Arrays, scales: Mapping[str, float], rng: np.random.Generator
+    ) -> Arrays:
+        lesson = self._lesson
+        steps = -(-lesson.teaching // lesson.together)
+        descent = Descent(start, scales, lesson.passes * steps, SPEED)
+        for _ in range(lesson.passes):
+            for batches in np.array_split(rng.permutation(lesson.teaching), steps):
+                totals: dict[str, np.ndarray] = {}  # of which only the direction counts
+                for index in batches.tolist():
+                    found = self._run(descent.values, index)
+                    for name, gradient in self._trainer.gradients.items():
+                        add = found[gradient]
+                        totals[name] = totals[name] + add if name in totals else add
+                descent.step(totals)
+        return descent.values
+
+    def _error(self, values: Arrays) -> float:
+        """Return the error on the batches that judge, of which the last may be a short one."""
+        lesson, name = self._lesson, next(iter(self._trainer.targets))
+        total = samples = 0.0
+        for index in range(lesson.teaching, len(lesson.given)):
+            total += float(self._run(values, index, gradients=False)[self._trainer.error])
+            samples += len(lesson.wanted[index][name]) / len(lesson.wanted[0][name])
+        return total / samples
+
+    def _run(self, values: Arrays, index: int, *, gradients: bool = True) -> dict[str, np.ndarray]:
+        wanted = self._lesson.wanted[index]
+        targets = {fed: wanted[name] for name, fed in self._trainer.targets.items()}
+        fed = {**self._lesson.given[index], **targets, **self._fixed, **values}
+        outputs = [self._trainer.error, *(self._trainer.gradients.values() if gradients else ())]
+        return run(self._session, outputs, {n: x for n, x in fed.items() if n in self._inputs})

@@ -1,0 +1,282 @@
+"""Stretch by stretch, fit what the pruned model gives to what the original gave.
+
+A refit of one layer at a time leaves the layer before it as it was. Here the layers of a block move
+together, by gradient, towards the same target: the original's activations behind the block, from
+what the pruned model feeds into it. No label and no loss of the whole network is involved.
+
+References
+----------
+Y. Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction", ICLR
+2021, reconstruct blocks in this way after quantisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_reap.data import Calibration
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.labels.records import Linear
+from onnx_reap.measure.activations.frontier import Frontier
+from onnx_reap.measure.activations.stream import Move, Store, Stream
+from onnx_reap.measure.autodiff.backward import SIZES, Facts, reached, with_gradients
+from onnx_reap.measure.autodiff.rules import RULES
+from onnx_reap.onnxio.float32 import to_float32
+from onnx_reap.onnxio.session import run, session
+from onnx_reap.prune.refit.block_training import Batches, Lesson, Training
+from onnx_reap.prune.refit.blocks import Stretch, stretches
+
+Batch = Mapping[str, np.ndarray]
+
+STEP = 32  # samples a step
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a joint refit works with.
+
+    Attributes
+    ----------
+    linears : sequence of Linear
+        All layers, as they are after the cut: gradients pass through them.
+    biased : collection of str
+        Nodes that may get a bias if they have none: the target counted it.
+    kept : mapping of str to (int, array)
+        Axis and positions that stay, for tensors that were cut.
+    learn : int
+        So many samples come first and may teach, as many of them as fill batches; the others judge.
+    batch : int
+        Samples per run, at most `learn`; `pad` where the model insists on it.
+    passes : int
+        Over the samples that teach.
+    """
+
+    linears: Sequence[Linear]
+    biased: Collection[str]
+    kept: Mapping[str, tuple[int, np.ndarray]]
+    probe: Probe
+    calibration: Calibration
+    learn: int
+    batch: int
+    pad: bool
+    providers: Sequence[str]
+    passes: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """What became of a stretch.
+
+    Attributes
+    ----------
+    nodes : tuple of str
+        Layers that were free to move.
+    error_before, error_after : float
+        Squared error behind the stretch, relative to the variance there, on samples that judge;
+        equal where moving would not have helped, and nothing was changed.
+    """
+
+    nodes: tuple[str, ...]
+    error_before: float
+    error_after: float
+
+
+def refit_together(
+    original: Model,
+    pruned: Model,
+    layers: Sequence[Linear],
+    course: Course,
+    on_node: Callable[[int], None],
+) -> list[Stretched]:
+    """Refit a cut model in place.
+
+    Parameters
+    ----------
+    original : Model
+        With constants folded as in `pruned`, so that tensors have the same names.
+    layers : sequence of Linear
+        Those of `course.linears` that may change; their constants are their own.
+    on_node : callable
+        Told how many nodes are done.
+    """
+    frontier = Frontier(pruned, course.probe, len(course.calibration))
+    start = frontier.at(0)
+    if start is None:
+        return []
+    bare = [layer for layer in layers if layer.bias is None and layer.node in course.biased]
+    given_biases = [_give_bias(pruned, layer) for layer in bare if layer.op != "MatMul"]
+    place = {pruned.keys[id(node)]: i for i, node in enumerate(pruned.nodes)}
+    places = sorted(place[layer.node] for layer in layers)
+    facts = _facts(pruned, course)
+    done = []
+    with _stream(course) as before, _stream(course) as after:
+        before.advance(original, _with_branches(original, pruned, Stretch(0, 0, start), course))
+        after.advance(pruned, start)
+        opaque = {i for i, node in enumerate(pruned.nodes) if node.op not in RULES.keys() | SIZES}
+        for stretch in list(stretches(frontier, places, len(place), opaque)):
+            nodes = range(stretch.first, stretch.end)
+            inside = [layer for layer in layers if place[layer.node] in nodes]
+            before.advance(original, _with_branches(original, pruned, stretch, course))
+            wanted = _AsCut(before.store, stretch.after.tensors, course.kept)
+            found = _fit(pruned, inside, after.store, wanted, facts, course)
+            done += [] if found is None else [found]
+            after.advance(pruned, stretch.after)
+            on_node(len(nodes))
+    for bias in given_biases:
+        bias.take_back_unless_used()
+    return done
+
+
+class _AsCut:
+    """Batches of the original's activations, without the channels that went."""
+
+    def __init__(
+        self, store: Store, names: Sequence[str], kept: Mapping[str, tuple[int, np.ndarray]]
+    ) -> None:
+        self._store, self._names, self._kept = store, names, kept
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        kept, batch = self._kept, self._store[index]
+        return {
+            name: np.take(batch[name], kept[name][1], kept[name][0])
+            if name in kept
+            else batch[name]
+            for name in self._names
+        }
+
+
+def _stream(course: Course) -> Stream:
+    return Stream(course.calibration, course.batch, course.pad, course.providers)
+
+
+def _with_branches(original: Model, pruned: Model, stretch: Stretch, course: Course) -> Move:
+    """Hold in the original also what branches read that are no longer in the pruned model."""
+    place = {original.keys[id(node)]: i for i, node in enumerate(original.nodes)}
+    behind = (place.get(pruned.keys[id(node)]) for node in pruned.nodes[stretch.end :])
+    first = next((spot for spot in behind if spot is not None), len(place))
+    whole = Frontier(original, course.probe, len(course.calibration)).at(first)
+    tensors = dict.fromkeys([*stretch.after.tensors, *(whole.tensors if whole else ())])
+    return Move(list(tensors), max(stretch.after.size, whole.size if whole else 0))
+
+
+@dataclass(frozen=True)
+class _Bias:
+    """A bias that a layer was given, and the inputs that it had."""
+
+    node: gs.Node
+    before: list[gs.Tensor]
+
+    def take_back_unless_used(self) -> None:
+        """Give the layer its old inputs where the bias did not move."""
+        if not self.node.inputs[2].values.any():
+            self.node.inputs = self.before
+
+
+def _give_bias(pruned: Model, layer: Linear) -> _Bias:
+    node = pruned.node(layer.node)
+    before, weight = list(node.inputs), node.inputs[1].values
+    zeros = np.zeros(weight.shape[layer.weight_out], weight.dtype)
+    node.inputs = [*before[:2], gs.Constant(pruned.unused(f"{layer.y}_bias"), zeros)]
+    return _Bias(node, before)
+
+
+def _parameters(pruned: Model, layer: Linear) -> list[gs.Constant]:
+    """List a layer's weight, and its bias if it has one number per output."""
+    weight, *bias = pruned.node(layer.node).inputs[1:3]
+    outputs = weight.shape[layer.weight_out]
+    return [weight, *(b for b in bias if b.name and tuple(b.shape[-1:]) == (outputs,))]
+
+
+def _facts(pruned: Model, course: Course) -> Facts:
+    """Tell shapes, also those in front of biases that a refit added behind MatMuls, and layers."""
+    shapes, layers = dict(course.probe.shapes), {}
+    for layer in course.linears:
+        result = pruned.node(layer.node).outputs[0].name
+        shapes[result] = shapes[layer.y]
+        layers[result] = layer
+    return Facts(shapes, layers)
+
+
+def _fit(
+    pruned: Model,
+    layers: Sequence[Linear],
+    given: Batches,
+    wanted: Batches,
+    facts: Facts,
+    course: Course,
+) -> Stretched | None:
+    """Refit the layers of one stretch; None if nothing there can move or has to."""
+    first = given[0]
+    floats = [name for name, x in wanted[0].items() if x.dtype == np.float32]
+    goals = _weights(wanted, [name for name in floats if name not in first])
+    constants = {t.name: t for layer in layers for t in _parameters(pruned, layer)}
+    values = {name: to_float32(constant.values) for name, constant in constants.items()}
+    if not goals or not values:
+        return None
+    fed = {name: array.dtype for name, array in {**first, **values}.items()}
+    part = pruned.part(fed, list(goals))
+    free = sorted(reached(part, facts, list(values)))
+    if not free:
+        return None
+    trainer = with_gradients(part, facts, goals, free)
+    teaching, together = course.learn // course.batch, max(STEP // course.batch, 1)
+    lesson = Lesson(given, wanted, teaching, course.passes, together)
+    fixed = {name: array for name, array in values.items() if name not in free}
+    training = Training(trainer, fixed, lesson, course.providers)
+    start = {name: values[name] for name in free}
+    nodes = tuple(layer.node for layer in layers if pruned.node(layer.node).inputs[1].name in free)
+    scales = _scales(pruned, layers, first, course)
+    stored = {name: constants[name].values.dtype for name in free}
+    rng = np.random.default_rng(course.seed)
+    found, before, after = training.improve(start, scales, rng, stored)
+    if after < before:  # else they keep all their digits
+        for name in free:
+            constants[name].values = found[name].astype(stored[name])
+    return Stretched(nodes, before, after)
+
+
+def _weights(wanted: Batches, names: Sequence[str]) -> dict[str, float]:
+    """Weight squared errors so that a batch's mean is relative to the variance, where it varies."""
+    variances: dict[str, list[float]] = {name: [] for name in names}
+    sizes = {name: wanted[0][name].size for name in names}
+    with np.errstate(invalid="ignore"):  # activations may be infinite
+        for index in range(len(wanted)):
+            batch = wanted[index]
+            for name in names:
+                variances[name].append(float(np.var(batch[name], dtype=np.float64)))
+        means = {name: float(np.mean(each)) for name, each in variances.items()}
+    return {
+        name: 1 / (variance * sizes[name])
+        for name, variance in means.items()
+        if np.finfo(np.float32).tiny < variance < np.inf
+    }
+
+
+def _scales(
+    pruned: Model, layers: Sequence[Linear], given: Batch, course: Course
+) -> dict[str, float]:
+    """Return what a unit step is: the size of a weight, and for biases that of the results."""
+    outputs = [pruned.node(layer.node).outputs[0].name for layer in layers]
+    part = pruned.part({name: x.dtype for name, x in given.items()}, outputs)
+    active = session(part, course.providers)
+    fed = [value.name for value in active.get_inputs()]
+    results = run(active, outputs, {name: given[name] for name in fed})
+    scales = {}
+    for layer, output in zip(layers, outputs, strict=True):
+        weight, *bias = _parameters(pruned, layer)
+        scales[weight.name] = _size(weight.values)
+        scales |= {constant.name: _size(results[output]) for constant in bias}
+    return scales
+
+
+def _size(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))

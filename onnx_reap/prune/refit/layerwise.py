@@ -1,0 +1,177 @@
+"""Refitting the layers behind a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from onnx_reap.data import Calibration
+from onnx_reap.data.split import teachers_and_judges
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.constancy import Join
+from onnx_reap.graph.edit.weights import bias_behind, has_plain_bias, layer_weights
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.labels.kept import kept_positions
+from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.tails import Tail, clipping, find_tail, only_reader
+from onnx_reap.measure.activations.moments import batch_size
+from onnx_reap.measure.activations.rows import weight_to_matrix
+from onnx_reap.options import Settings
+from onnx_reap.progress import Progress
+from onnx_reap.prune.refit.order import Job, Zeros, affected_tensors, own_output
+from onnx_reap.prune.refit.sampling import Walk
+from onnx_reap.prune.refit.walk import Fit, refit_model
+from onnx_reap.solve.backend import Backend
+
+WIDEST = 8192
+"""Inputs of a layer with zeros: all pairs of them are held, many times."""
+
+TOO_LARGE = "its new weights would be too large for their type"
+
+
+def repair(
+    analysis: Analysis,
+    pruned: Model,
+    removed: Collection[int],
+    settings: Settings,
+    calibration: Calibration,
+    backend: Backend,
+    progress: Progress,
+    *,
+    zeros: Mapping[str, Zeros] | None = None,
+) -> tuple[dict[str, Fit], list[str]]:
+    """Refit a cut model in place; return what was fitted, and notes on layers that were not.
+
+    Parameters
+    ----------
+    zeros : mapping of str to Zeros, optional
+        By node, for layers that have zeros to keep.
+    """
+    kept = kept_positions(analysis.flow, removed)
+    jobs, notes = _jobs(analysis, pruned, set(removed), kept, zeros or {})
+    names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
+    widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
+    learn = len(calibration)
+    if (parts := teachers_and_judges(calibration, settings.seed)) is not None:
+        learning, judging = parts
+        calibration, learn = learning.followed_by(judging), len(learning)
+    walk = Walk(
+        kept=kept,
+        probe=analysis.probe,
+        calibration=calibration,
+        learn=learn,
+        backend=backend,
+        providers=analysis.providers,
+        positions=settings.positions,
+        batch=batch_size(analysis.probe, [widest] * 3 if widest else [], analysis.fixed_batch),
+        pad=analysis.fixed_batch is not None,
+        seed=settings.seed,
+    )
+    with progress.stage("Refitting layers", len(jobs)) as step:
+        fitted = refit_model(analysis.model, pruned, jobs, walk, lambda node: step())
+    large = [node for node, layer in fitted.items() if layer.overflows]
+    notes += [f"{node} was not refitted: {TOO_LARGE}" for node in large]
+    return fitted, notes
+
+
+def has_bias(model: Model, linear: Linear) -> bool:
+    """Whether a refit finds a place for the intercept: a bias, or a constant added to a MatMul."""
+    if linear.bias is not None or linear.op != "MatMul":
+        return linear.bias is not None
+    return bias_behind(model, model.node(linear.node)) is not None
+
+
+def _jobs(
+    analysis: Analysis,
+    pruned: Model,
+    removed: Collection[int],
+    kept: dict[str, tuple[int, np.ndarray]],
+    zeros: Mapping[str, Zeros],
+) -> tuple[list[Job], list[str]]:
+    """List the layers that receive something else than before, with what follows each."""
+    gone = analysis.branches.gone(removed)
+    nodes = {pruned.keys[id(node)]: place for place, node in enumerate(pruned.nodes)}
+    joins = [join for branch in gone for join in branch.joins if join.edge[0] in nodes]
+    sums = {pruned.node(join.edge[0]).outputs[0].name for join in joins}
+    masked = {linear.y for linear in analysis.flow.linears if linear.node in zeros}
+    affected = affected_tensors(pruned, kept.keys() | sums | masked)
+    users: dict[str, int] = {}
+    for node in pruned.nodes:
+        for tensor in node.inputs:
+            users[tensor.name] = users.get(tensor.name, 0) + 1
+    jobs, notes = [], []
+    for join in joins:
+        (key, _), rank = join.edge, len(analysis.probe.shapes[join.tensor])
+        if len(pruned.node(key).inputs) == 2 and join.axis in (1, rank - 1):
+            jobs.append(_constant(pruned, join, rank))
+        else:
+            notes.append(f"{key} was not refitted: more than two addends, or an unusual layout")
+    for linear in analysis.flow.linears:
+        if linear.node not in nodes:
+            continue
+        now = as_cut(linear, kept)
+        tail = _tail(analysis, pruned, now, kept)
+        own = zeros.get(linear.node)
+        if own is None and linear.x not in affected and tail.tensor not in sums:
+            continue
+        if users[linear.weight] > 1:
+            notes.append(f"{linear.node} was not refitted: other layers share its weights")
+        elif own is not None and own.mask.shape[1] > WIDEST:
+            notes.append(f"{linear.node} was not refitted: it has too many inputs for its zeros")
+        elif not has_plain_bias(pruned, linear):
+            notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
+        else:
+            projection = _projection(analysis.model, linear)
+            jobs.append(Job(now, tail, projection=projection, zeros=own))
+    return sorted(jobs, key=lambda job: nodes[job.linear.node]), notes
+
+
+def _projection(model: Model, linear: Linear) -> tuple[np.ndarray, np.ndarray] | None:
+    if not linear.recurrent:
+        return None
+    weight, bias = layer_weights(model, linear)
+    matrix = weight_to_matrix(linear, weight)[0].astype(np.float32)
+    return matrix, np.broadcast_to(bias.astype(np.float32), matrix.shape[1:])
+
+
+def _constant(pruned: Model, join: Join, rank: int) -> Job:
+    """Describe what is added in place of a branch as a layer whose input is the other addend."""
+    key, place = join.edge
+    out = pruned.node(key).outputs[0]
+    spatial = (1,) * (rank - 2) if join.axis == 1 else ()
+    linear = Linear(
+        key, "Add", join.beside, out.name, join.axis, join.axis, "", None, 0, 0, kernel=spatial,
+        strides=spatial, dilations=spatial, pads=(0,) * (2 * len(spatial)),
+    )  # fmt: skip
+    count = pruned.node(key).inputs[place].values.size
+    low, high = clipping(only_reader(pruned, out))
+    tail = Tail(np.ones(count), np.zeros(count), out.name, None, low, high)
+    return Job(linear, tail, place)
+
+
+def as_cut(linear: Linear, kept: Mapping[str, tuple[int, np.ndarray]]) -> Linear:
+    """Describe a layer after the cut: a depthwise convolution has fewer groups."""
+    if linear.depthwise and linear.x in kept:
+        return replace(linear, group=len(kept[linear.x][1]))
+    return linear
+
+
+def _tail(
+    analysis: Analysis, pruned: Model, linear: Linear, kept: dict[str, tuple[int, np.ndarray]]
+) -> Tail:
+    shapes = analysis.probe.shapes
+    outputs = len(kept[linear.y][1]) if linear.y in kept else shapes[linear.y][linear.y_axis]
+    tail = find_tail(pruned, linear, outputs)
+    # Where sizes or channels differ (broadcasting, a tensor the original lacks), aim at y itself.
+    same = shapes.get(tail.tensor) == shapes[linear.y]
+    if not same or _differently_cut(tail.tensor, linear.y, kept):
+        return own_output(tail, linear)
+    return tail
+
+
+def _differently_cut(a: str, b: str, kept: dict[str, tuple[int, np.ndarray]]) -> bool:
+    if (a in kept) != (b in kept):
+        return True
+    return a in kept and (kept[a][0] != kept[b][0] or not np.array_equal(kept[a][1], kept[b][1]))

@@ -1,0 +1,145 @@
+"""Putting channels in order where that loses less, and proving that the function stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_reap.errors import CheckError
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.groups import Group
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.labels.kept import Kept
+from onnx_reap.measure.compare import check_unchanged
+from onnx_reap.measure.trial_feeds import trial_feeds
+from onnx_reap.prune.context import Work
+from onnx_reap.prune.sparsity.arrange import WIDEST, arrange
+from onnx_reap.prune.sparsity.layers import Layer, moved
+from onnx_reap.prune.sparsity.permute import Permutation, movable, orders, permute_graph, reorder
+from onnx_reap.solve.patterns import Mask, Pattern, Scores, share_lost
+
+TOO_WIDE = f"more than {WIDEST:,} channels have too many pairs to look at"
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """A model whose channels are in order, and its masks.
+
+    Attributes
+    ----------
+    model : Model
+    permutation : mapping of int to int
+    masks, before : mapping of str to (g, T, C, O) bool array
+        By node: of `model`, and those that there would be without a change of order.
+    skipped : mapping of str to str
+        By group, why its channels stay in their order.
+    difference : float, optional
+        Largest difference of an output to the model's before, relative to its largest entry.
+    notes : tuple of str
+    """
+
+    model: Model
+    permutation: Permutation
+    masks: Mapping[str, Mask]
+    before: Mapping[str, Mask]
+    skipped: Mapping[str, str]
+    difference: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def put_in_order(
+    work: Work, layers: Mapping[str, Layer], scores: Mapping[str, Scores], pattern: Pattern
+) -> Arranged:
+    """Put channels in order, if that is wanted and keeps more of the scores."""
+    analysis = work.analysis
+    before = pattern.masks(scores)
+    if not work.settings.permutation:
+        return Arranged(analysis.copy(), {}, before, before, {})
+    free, skipped = movable(analysis.model, analysis.flow, analysis.groups)
+    skipped |= {group.name: TOO_WIDE for group in free if group.width > WIDEST}
+    free = [group for group in free if group.width <= WIDEST]
+    with work.progress.stage("Putting channels in order") as step:
+        wanted = arrange(layers, scores, free, pattern)
+        step()
+    permutation, broken, difference, notes = _checked(work, wanted, free)
+    skipped |= broken
+    now = in_new_order(layers, scores, permutation)
+    masks = pattern.masks(now)
+    if not permutation or share_lost(now, masks) >= share_lost(scores, before):
+        return Arranged(analysis.copy(), {}, before, before, skipped)
+    model = permuted(analysis, permutation)
+    return Arranged(model, permutation, masks, before, skipped, difference, tuple(notes))
+
+
+def in_new_order(
+    layers: Mapping[str, Layer], grids: Mapping[str, np.ndarray], permutation: Permutation
+) -> dict[str, np.ndarray]:
+    """Put scores or masks of layers, (g, T, C, O) by node, into another order."""
+    return {node: moved(grid, *order_at(layers[node], permutation)) for node, grid in grids.items()}
+
+
+def order_at(layer: Layer, permutation: Permutation) -> tuple[np.ndarray, np.ndarray]:
+    """Return which input (g * C,) and which output (g * O,) of a layer comes to each place."""
+    columns, rows = (reorder(units, permutation) for units in (layer.x_units, layer.y_units))
+    assert columns is not None and rows is not None
+    return columns, rows
+
+
+def permuted(analysis: Analysis, permutation: Permutation) -> Model:
+    """Copy a model with its channels in another order."""
+    model = analysis.copy()
+    permute_graph(model, analysis.flow, _orders(analysis, permutation))
+    return model
+
+
+def _orders(analysis: Analysis, permutation: Permutation) -> Kept:
+    found = orders(analysis.flow, permutation)
+    assert not isinstance(found, str), found  # only movable groups are put in order
+    return found
+
+
+def _checked(
+    work: Work, permutation: Permutation, groups: list[Group]
+) -> tuple[Permutation, dict[str, str], float | None, list[str]]:
+    """Leave out the groups with which the function changes, one by one if any does."""
+    if not permutation:
+        return permutation, {}, None, []
+    try:
+        return permutation, {}, *_difference(work, permutation)
+    except CheckError:
+        pass
+    right: dict[int, int] = {}
+    broken: dict[str, str] = {}
+    for group in groups:
+        own = {unit: permutation[unit] for unit in group.units if unit in permutation}
+        try:
+            _difference(work, own)
+            right |= own
+        except CheckError as error:
+            broken[group.name] = f"the function changed: {error}"
+    try:
+        return right, broken, *_difference(work, right)
+    except CheckError as error:  # each alone is right, and together they are not
+        return {}, {group.name: f"the function changed: {error}" for group in groups}, None, []
+
+
+def _difference(work: Work, permutation: Permutation) -> tuple[float, list[str]]:
+    """Compare a model with itself in another order, on random inputs of several scales.
+
+    Raises
+    ------
+    CheckError
+        If outputs, or what layers give, differ by more than rounding.
+    """
+    analysis = work.analysis
+    return check_unchanged(
+        analysis.model.to_run(),
+        permuted(analysis, permutation).to_run(),
+        trial_feeds(work),
+        analysis.providers,
+        half=False,
+        places=_orders(analysis, permutation),
+        also=[linear.y for linear in analysis.flow.linears],
+    )

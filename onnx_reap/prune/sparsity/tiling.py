@@ -1,0 +1,268 @@
+"""Zeros in a pattern: channels are put in order, weights masked, and what stays is repaired.
+
+This works on a finished model, whatever was done to it before, and takes that model's activations
+as the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from onnx_reap.errors import ReapError
+from onnx_reap.graph.analysis import count_parameters
+from onnx_reap.graph.edit.weights import set_weight
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.measure.activations.rows import matrix_to_weight
+from onnx_reap.measure.activations.variances import Asked, variances
+from onnx_reap.options import Settings
+from onnx_reap.prune.apply import Made, finish, make
+from onnx_reap.prune.context import Work
+from onnx_reap.prune.decide import Choice
+from onnx_reap.prune.exclusion import exclusion
+from onnx_reap.prune.globs import check_globs
+from onnx_reap.prune.lossless.trim import analysed_again
+from onnx_reap.prune.planning import widths_left
+from onnx_reap.prune.refit.layerwise import repair
+from onnx_reap.prune.refit.order import Zeros
+from onnx_reap.prune.refit.walk import Fit
+from onnx_reap.prune.sparsity.choose import choose, takes_long
+from onnx_reap.prune.sparsity.layers import (
+    EXCLUDED,
+    Layer,
+    find_layers,
+    from_grid,
+    moved_back,
+    score,
+    weight_matrix,
+)
+from onnx_reap.prune.sparsity.ordering import (
+    Arranged,
+    in_new_order,
+    order_at,
+    permuted,
+    put_in_order,
+)
+from onnx_reap.report.zeros import DenseLayer, MaskLoss, TiledLayer, Tiling
+from onnx_reap.solve.patterns import Pattern, Scores, Tiles, TwoOfFour, read_tile, share_lost
+
+ROUNDED = 0.01  # of the weights: so many zeros fewer than asked for are not worth a word
+
+
+def read_pattern(settings: Settings) -> Pattern | None:
+    """Return the pattern that was asked for, if any was."""
+    if settings.pattern is not None:
+        return TwoOfFour()
+    size = None if settings.tile is None else read_tile(settings.tile)
+    return None if size is None else Tiles(*size, settings.tile_sparsity or 0.0)
+
+
+def untouched(work: Work) -> Made:
+    """Make a model that loses no channels.
+
+    Raises
+    ------
+    ReapError
+        If a glob matches nothing.
+    """
+    check_globs(work.analysis, work.settings)
+    widths = widths_left(work.analysis, ())
+    return make(work, Choice(widths, (), (None,) * len(widths)))
+
+
+def with_zeros(work: Work, made: Made, pattern: Pattern) -> tuple[Made, Tiling]:
+    """Zero weights of a finished model in a pattern, and repair those that stay.
+
+    Returns
+    -------
+    made : Made
+        With the model and the refits of the layers as they are now.
+    tiling : Tiling
+        What was zeroed, and what it cost.
+
+    Raises
+    ------
+    ReapError
+        If no layer can take the pattern.
+    """
+    with work.clock("zeros"):
+        dense = replace(work, analysis=analysed_again(work, made.model))
+        layers, left = find_layers(
+            dense.analysis.model, dense.analysis.flow, pattern, _excluded(dense)
+        )
+        if not layers:
+            raise _no_layer(pattern, left)
+        scores = _scores(dense, layers)
+        arranged = put_in_order(dense, layers, scores, pattern)
+        errors = _errors(dense, layers, arranged)
+        fitted, sparse, notes = _masked(dense, layers, arranged, pattern)
+        out = finish(sparse, work.settings)
+    tiling = _described(pattern, layers, left, scores, arranged, errors, fitted, sparse)
+    notes = [*made.notes, *arranged.notes, *notes, *_fewer(pattern, tiling.zeros)]
+    made = replace(
+        made,
+        model=out,
+        params=count_parameters(out),
+        refits={**made.refits, **fitted},
+        notes=tuple(notes),
+        held=sparse,
+    )
+    return made, tiling
+
+
+def _fewer(pattern: Pattern, zeros: float) -> list[str]:
+    """Say so where tiles don't add up to what was asked for."""
+    if not isinstance(pattern, Tiles) or zeros >= pattern.sparsity - ROUNDED:
+        return []
+    return [
+        f"--tile-sparsity: {zeros:.1%} of the weights are zero, not {pattern.sparsity:.1%}: tiles "
+        "go whole, and of every layer some stay; smaller tiles come nearer"
+    ]
+
+
+def _no_layer(pattern: Pattern, left: Mapping[str, str]) -> ReapError:
+    node, why = next(iter(left.items()), ("the model", "no layers with constant weights"))
+    excluded = set(left.values()) == {EXCLUDED}
+    return ReapError(
+        f"no layer can have {pattern} zeros",
+        got=f"{node}: {why}",
+        expected="a convolution or dense layer that fits the pattern",
+        hint="loosen --exclude or --include"
+        if excluded
+        else "--tile 8x1 --tile-sparsity 0.5 fits every width",
+    )
+
+
+def _excluded(work: Work) -> frozenset[str]:
+    why_not = exclusion(work.settings)
+    return frozenset(linear.node for linear in work.analysis.flow.linears if why_not(linear.node))
+
+
+def _scores(work: Work, layers: Mapping[str, Layer]) -> dict[str, Scores]:
+    """Score all weights; by magnitude alone where there is no data."""
+    model = work.analysis.model
+    weights = {node: weight_matrix(model, layer.linear) for node, layer in layers.items()}
+    if work.samples.fit is None:
+        return {node: score(layers[node].linear, w, None, None) for node, w in weights.items()}
+    asked = {node: Asked(layers[node].linear, [w]) for node, w in weights.items()}
+    seen = _observed(work, asked, "Looking at inputs")
+    return {
+        node: score(layers[node].linear, w, seen[node][0], seen[node][1][0])
+        for node, w in weights.items()
+    }
+
+
+def _observed(
+    work: Work, asked: Mapping[str, Asked], stage: str
+) -> dict[str, tuple[np.ndarray, list[float]]]:
+    analysis, samples = work.analysis, work.samples.fit
+    assert samples is not None
+    with work.progress.stage(stage, len(samples)) as step:
+        return variances(
+            analysis.model.to_run(),
+            asked,
+            samples,
+            analysis.probe,
+            positions=work.settings.positions,
+            seed=work.settings.seed,
+            fixed_batch=analysis.fixed_batch,
+            providers=analysis.providers,
+            on_batch=step,
+        )
+
+
+def _errors(
+    work: Work, layers: Mapping[str, Layer], arranged: Arranged
+) -> dict[str, list[float]] | None:
+    """Relative error of every layer by what its mask takes: in the new order, and in the old."""
+    if work.samples.fit is None:
+        return None
+    asked = {}
+    for node, layer in layers.items():
+        weight = weight_matrix(work.analysis.model, layer.linear)
+        now = moved_back(arranged.masks[node], *order_at(layer, arranged.permutation))
+        lost = [weight * ~from_grid(mask) for mask in (now, arranged.before[node])]
+        asked[node] = Asked(layer.linear, [weight, *lost])
+    seen = _observed(work, asked, "Looking at masks")
+    return {
+        node: [error / total if total > 0 else 0.0 for error in errors]
+        for node, (_, (total, *errors)) in seen.items()
+    }
+
+
+def _masked(
+    work: Work, layers: Mapping[str, Layer], arranged: Arranged, pattern: Pattern
+) -> tuple[dict[str, Fit], Model, list[str]]:
+    """Set weights to zero, and repair the others unless the settings forbid it."""
+    analysis = replace(work.analysis, model=arranged.model)
+    sparse = permuted(work.analysis, arranged.permutation)
+    zeros = {}
+    for node, layer in layers.items():
+        stored = sparse.node(node).inputs[1].values
+        mask = from_grid(arranged.masks[node])
+        zeros[node] = Zeros(mask, partial(choose, pattern, taps=layer.linear.taps))
+        matrix = weight_matrix(sparse, layer.linear) * mask
+        set_weight(sparse, layer.linear, matrix_to_weight(layer.linear, matrix, stored))
+    if not work.settings.refit or work.samples.fit is None:
+        return {}, sparse, []
+    large = [node for node, each in zeros.items() if takes_long(pattern, each.mask)]
+    fitted, notes = repair(
+        analysis,
+        sparse,
+        (),
+        work.settings,
+        work.samples.fit,
+        work.backend,
+        work.progress,
+        zeros=zeros,
+    )
+    notes += [
+        f"{node} keeps the tiles of the best scores: it is too large for more" for node in large
+    ]
+    return fitted, sparse, notes
+
+
+def _described(
+    pattern: Pattern,
+    layers: Mapping[str, Layer],
+    left: Mapping[str, str],
+    scores: Mapping[str, Scores],
+    arranged: Arranged,
+    errors: Mapping[str, list[float]] | None,
+    fitted: Mapping[str, Fit],
+    sparse: Model,
+) -> Tiling:
+    now = in_new_order(layers, scores, arranged.permutation)
+    rows, size, kept = [], 0, 0
+    for node, mask in arranged.masks.items():
+        fit = fitted.get(node)
+        own = int(np.count_nonzero(sparse.node(node).inputs[1].values))
+        size, kept = size + mask.size, kept + own
+        rows.append(
+            TiledLayer(
+                node,
+                1 - own / mask.size,
+                share_lost({node: now[node]}, {node: mask}),
+                None if errors is None else errors[node][0],
+                None if fit is None else fit.error_before,
+                None if fit is None else fit.error_after,
+            )
+        )
+    mean = [
+        None if errors is None else float(np.mean([each[i] for each in errors.values()]))
+        for i in (0, 1)
+    ]
+    return Tiling(
+        pattern=str(pattern),
+        zeros=1 - kept / size,
+        permuted=len(arranged.permutation),
+        difference=arranged.difference,
+        loss=MaskLoss(share_lost(now, arranged.masks), mean[0]),
+        loss_unpermuted=MaskLoss(share_lost(scores, arranged.before), mean[1]),
+        layers=tuple(rows),
+        dense=tuple(DenseLayer(node, why) for node, why in left.items()),
+        unmoved=dict(arranged.skipped),
+    )

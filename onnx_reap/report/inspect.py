@@ -1,0 +1,235 @@
+"""A first look at a model: what could be pruned, what could not, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.branches import OTHER, find_holders
+from onnx_reap.graph.cost import layer_macs
+from onnx_reap.graph.groups import FrozenChannels
+from onnx_reap.graph.ir.model import is_floating
+from onnx_reap.graph.labels.records import Linear
+from onnx_reap.onnxio.load import Source
+from onnx_reap.options import INSPECTED
+from onnx_reap.progress import NoProgress
+from onnx_reap.prune.context import open_work
+from onnx_reap.prune.globs import check_globs
+from onnx_reap.prune.goal import allowed, nothing_to_prune
+from onnx_reap.report.inspection import (
+    FrozenReason,
+    InspectedBranch,
+    InspectedGroup,
+    Inspection,
+    Sizes,
+)
+from onnx_reap.report.records import FrozenResult
+from onnx_reap.report.text import NORMAL_REASONS
+from onnx_reap.validation import check_applicable, make_settings
+from onnx_reap.version import __version__
+
+FEW = 4  # samples, which only serve to run the model
+
+Pair = npt.NDArray[np.float64]
+"""Multiply-accumulates and parameters."""
+
+
+def inspect(model: Source, **settings: Any) -> Inspection:
+    """Tell what could be pruned of a model, what could not, and why; without data.
+
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Never modified.
+    **settings
+        Fields of `Settings`, of which those in `INSPECTED` mean something here.
+
+    Returns
+    -------
+    Inspection
+
+    Raises
+    ------
+    ReapError
+        If a setting is of no use here, or onnxruntime can't run the model. That nothing can be
+        pruned is no error.
+    """
+    check_applicable(settings, INSPECTED, "settings that an inspection doesn't depend on")
+    chosen = make_settings({**settings, "samples": FEW})
+    analysis = open_work(model, None, chosen, NoProgress()).analysis
+    check_globs(analysis, chosen)
+    widths = allowed(analysis, chosen, vanishing=True)
+    narrowest = np.array([choices[0] for choices in widths], np.int64)
+    by_group, by_frozen = _shares(analysis)
+    total = _at(analysis, _full(analysis))
+    others = np.array([total.macs, total.params]) - by_group.sum(axis=0)
+    others -= np.sum([np.zeros(2), *by_frozen.values()], axis=0)
+    return Inspection(
+        version=__version__,
+        settings={name: value for name, value in chosen.chosen().items() if name in settings},
+        total=total,
+        least=_at(analysis, narrowest),
+        groups=_groups(analysis, widths, by_group),
+        branches=_branches(analysis, narrowest),
+        frozen=_frozen(analysis.frozen, by_frozen),
+        others=_rounded(np.maximum(others, 0)),
+        nothing=None if analysis.groups else str(nothing_to_prune(analysis)),
+    )
+
+
+def _full(analysis: Analysis) -> npt.NDArray[np.int64]:
+    return np.array([group.width for group in analysis.groups], np.int64)
+
+
+def _at(analysis: Analysis, widths: npt.NDArray[np.int64]) -> Sizes:
+    return Sizes(analysis.macs.at(widths), analysis.params.at(widths))
+
+
+def _rounded(pair: Pair) -> Sizes:
+    return Sizes(*(round(float(value)) for value in pair))
+
+
+def _without(analysis: Analysis, widths: npt.NDArray[np.int64]) -> Sizes:
+    """Return what is saved at widths of shape (groups,)."""
+    before, after = _at(analysis, _full(analysis)), _at(analysis, widths)
+    return Sizes(before.macs - after.macs, before.params - after.params)
+
+
+# Shares: whose channels the layers make.
+
+
+def _shares(analysis: Analysis) -> tuple[Pair, dict[FrozenChannels, Pair]]:
+    """Divide what layers cost among the channels that they make.
+
+    Returns
+    -------
+    (groups, 2) float array, and an array of shape (2,) by frozen channels
+    """
+    flow = analysis.flow
+    group_of = {unit: g for g, group in enumerate(analysis.groups) for unit in group.units}
+    by_group = np.zeros((len(analysis.groups), 2))
+    by_frozen: dict[FrozenChannels, Pair] = {}
+    for linear, sizes in zip(flow.linears, _layer_sizes(analysis), strict=True):
+        units = flow.units_along(linear.y, linear.y_axis).tolist()
+        counts = Counter(group_of.get(unit, OTHER) for unit in units)
+        stuck = counts.pop(OTHER, 0)
+        for group, count in counts.items():
+            by_group[group] += sizes * count / len(units)
+        rows = list(_frozen_behind(analysis, linear)) if stuck else []
+        channels = sum(row.channels for row in rows)
+        for row in rows:
+            share = sizes * stuck / len(units) * row.channels / channels
+            by_frozen[row] = by_frozen.get(row, 0) + share
+    return by_group, by_frozen
+
+
+def _layer_sizes(analysis: Analysis) -> Iterator[Pair]:
+    """Yield what each linear layer costs; the first of several has the weights that they share."""
+    constants, seen = analysis.model.constants(), set[str]()
+    macs = layer_macs(analysis.probe, analysis.flow, analysis.groups)
+    for linear, count in zip(analysis.flow.linears, macs, strict=True):
+        own = {name for name in (linear.weight, linear.bias) if name in constants} - seen
+        seen |= own
+        held = [constants[name] for name in own if is_floating(constants[name])]
+        yield np.array([count, sum(np.prod(constant.shape) for constant in held)], np.float64)
+
+
+def _frozen_behind(analysis: Analysis, linear: Linear) -> Iterator[FrozenChannels]:
+    """Find the frozen channels that a layer makes, or passes on if it makes none (depthwise)."""
+    todo = [analysis.model.node(linear.node)]
+    seen = {id(todo[0])}
+    while todo:
+        node = todo.pop()
+        key = analysis.model.keys[id(node)]
+        if key in analysis.flow.members:
+            yield from (row for row in analysis.frozen if row.node == key)
+            continue
+        makers = [maker for tensor in node.inputs for maker in tensor.inputs]
+        todo += (new := [maker for maker in makers if id(maker) not in seen])
+        seen.update(map(id, new))
+
+
+# Records.
+
+
+def _groups(
+    analysis: Analysis, widths: Sequence[npt.NDArray[np.int64]], shares: Pair
+) -> tuple[InspectedGroup, ...]:
+    full, ties = _full(analysis), _ties(analysis)
+    groups = []
+    for index, (group, choices) in enumerate(zip(analysis.groups, widths, strict=True)):
+        alone = full.copy()
+        alone[index] = choices[0]
+        groups.append(
+            InspectedGroup(
+                group.name,
+                group.width,
+                tuple(choices.tolist()),
+                group.producers,
+                group.consumers,
+                ties[index],
+                _rounded(shares[index]),
+                _without(analysis, alone),
+            )
+        )
+    return tuple(groups)
+
+
+def _ties(analysis: Analysis) -> list[tuple[str, ...]]:
+    """List, by group, the nodes where several tensors meet that hold its channels."""
+    model, flow = analysis.model, analysis.flow
+    holders = find_holders(model, flow, analysis.groups)
+    ties: list[list[str]] = [[] for _ in analysis.groups]
+    for node in model.nodes:
+        units = [
+            set(flow.units_along(name, flow.axes[name]).tolist())
+            for name in dict.fromkeys(tensor.name for tensor in node.inputs)
+            if name in holders
+        ]
+        twice = {unit for unit, n in Counter(u for each in units for u in each).items() if n > 1}
+        for index, group in enumerate(analysis.groups if twice else ()):
+            if not twice.isdisjoint(group.units):
+                ties[index].append(model.keys[id(node)])
+    return [tuple(names) for names in ties]
+
+
+def _branches(analysis: Analysis, narrowest: npt.NDArray[np.int64]) -> tuple[InspectedBranch, ...]:
+    """List the branches that may vanish."""
+    branches = []
+    for branch in analysis.branches.every:
+        if narrowest[branch.group] == 0:
+            gone = sorted(analysis.branches.taken_along([branch.group]))
+            widths = _full(analysis)
+            widths[gone] = 0
+            along = tuple(analysis.groups[g].name for g in gone if g != branch.group)
+            joins = tuple(dict.fromkeys(join.edge[0] for join in branch.joins))
+            name = analysis.groups[branch.group].name
+            branches.append(InspectedBranch(name, along, joins, _without(analysis, widths)))
+    return tuple(branches)
+
+
+def _frozen(
+    frozen: Sequence[FrozenChannels], shares: dict[FrozenChannels, Pair]
+) -> tuple[FrozenReason, ...]:
+    """Collect frozen channels by reason, the costliest first."""
+    by_reason: dict[str, list[FrozenChannels]] = {}
+    for row in frozen:
+        by_reason.setdefault(row.reason, []).append(row)
+    reasons = []
+    for reason, rows in by_reason.items():
+        rows.sort(key=lambda row: -shares.get(row, np.zeros(2))[0])
+        reasons.append(
+            FrozenReason(
+                reason,
+                reason in NORMAL_REASONS,
+                sum(row.channels for row in rows),
+                _rounded(np.sum([shares.get(row, np.zeros(2)) for row in rows], axis=0)),
+                tuple(FrozenResult(f.node, f.channels, f.reason, f.cause) for f in rows),
+            )
+        )
+    return tuple(sorted(reasons, key=lambda each: -each.share.macs))

@@ -1,1 +1,0 @@
-"""Which channels go first: removal paths of all groups."""

@@ -1,0 +1,466 @@
+"""Trials: what is felt of a change is what the whole changed model makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from small_models import Net, images, run
+
+import onnx_reap
+from onnx_reap.data import open_calibration
+from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.edit.weights import layer_weights, set_layer, set_weight
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.labels.records import Linear
+from onnx_reap.measure.activations.moments import capture_moments
+from onnx_reap.measure.activations.rows import (
+    input_rows,
+    output_rows,
+    sample_positions,
+    weight_to_matrix,
+)
+from onnx_reap.measure.sensitivity import divergence
+from onnx_reap.measure.sensitivity import estimate as sensing
+from onnx_reap.measure.sensitivity import measure as measuring
+from onnx_reap.measure.sensitivity.divergence import metrics
+from onnx_reap.measure.sensitivity.measure import Bench
+from onnx_reap.measure.sensitivity.trial import Change, Consumer, Observed, Trial, consumers_of
+from onnx_reap.onnxio.session import with_outputs
+from onnx_reap.options import Settings
+from onnx_reap.prune.removal_paths import find_taps
+from onnx_reap.solve.allocation import Choices
+from onnx_reap.solve.backend import Backend, namespace
+
+BACKEND = Backend(*namespace("cpu"))
+DATA = images(18, 6)
+
+
+def plain(outputs=1, batch="N", opset=17):
+    n = Net({"x": (batch, 3, 6, 6)})
+    return n.model(n.head(n.block(n.block("x", 3, 8), 8, 6), 6, outputs), opset=opset, ir=10)
+
+
+def residual(outputs=1):
+    n = Net({"x": ("N", 3, 6, 6)})
+    stem = n.block("x", 3, 8)
+    branch = n.norm(n.conv(n.block(stem, 8, 6), 6, 8, bias=False), 8)
+    return n.model(n.head(n.block(n.node("Relu", n.node("Add", branch, stem)), 8, 5), 5, outputs))
+
+
+def grouped(outputs=1):
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("Relu", n.conv(n.block("x", 3, 8), 8, 8, group=2))
+    return n.model(n.head(n.block(h, 8, 6, 1), 6, outputs))
+
+
+def transposed(outputs=1):
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("Relu", n.node("ConvTranspose", n.block("x", 3, 8), n.random(8, 6, 2, 2)))
+    return n.model(n.head(h, 6, outputs))
+
+
+def matmul(bias: bool, outputs=1):
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("Flatten", n.node("GlobalAveragePool", n.block("x", 3, 8)))
+    h = n.node("MatMul", h, n.random(8, 6))
+    h = n.node("Add", h, n.random(6)) if bias else h
+    return n.model(n.node("MatMul", n.node("Relu", h), n.random(6, outputs)))
+
+
+def shared():
+    """One convolution at two sizes, as the heads of detectors are."""
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.block("x", 3, 8)
+    small = n.node("MaxPool", h, kernel_shape=[2, 2], strides=[2, 2])
+    weight, bias = n.random(6, 8, 3, 3, scale=0.2), n.random(6)
+    both = [n.node("Conv", t, weight, bias, pads=[1] * 4) for t in (h, small)]
+    both = [n.node("GlobalAveragePool", n.node("Relu", t)) for t in both]
+    return n.model(n.gemm(n.node("Flatten", n.node("Add", *both)), 6, 1))
+
+
+MODELS = {
+    "shared": shared,
+    "plain": plain,
+    "residual": residual,
+    "grouped": grouped,
+    "transposed": transposed,
+    "matmul": lambda: matmul(False),
+    "matmul with bias": lambda: matmul(True),
+    "batch of 4": lambda: plain(batch=4),
+}
+
+
+def look(proto) -> tuple[Analysis, Observed]:
+    settings = Settings()
+    inputs = model_inputs(proto)
+    data = open_calibration(DATA, inputs)
+    analysis = analyse(proto, inputs, data, settings)
+    taps = find_taps(analysis.flow, analysis.groups)
+    moments = capture_moments(
+        analysis.model.to_proto(),
+        taps,
+        data,
+        analysis.probe,
+        samples=len(DATA),
+        positions=10_000,
+        seed=0,
+        fixed_batch=analysis.fixed_batch,
+        providers=analysis.providers,
+        to_device=BACKEND.to_device,
+        on_batch=lambda count: None,
+    )
+    return analysis, Observed({t.linear.node: t for t in taps}, moments, 1e-6, BACKEND)
+
+
+def changed(analysis: Analysis, changes: Sequence[Change], share: float = 1.0) -> onnx.ModelProto:
+    """Write the model with (a share of) some changes."""
+    model = analysis.copy()
+    for change in changes:
+        weight, bias = layer_weights(model, change.linear)
+        outputs = change.linear.group * weight_to_matrix(change.linear, weight).shape[2]
+        weight = (weight + share * change.weight).astype(weight.dtype)
+        if change.bias is None:
+            set_weight(model, change.linear, weight)
+        else:
+            bias = np.broadcast_to(bias, outputs) + share * change.bias * change.linear.beta
+            set_layer(model, change.linear, weight, bias)
+    return model.to_proto()
+
+
+def outputs_of_all(proto: onnx.ModelProto, data: np.ndarray = DATA) -> np.ndarray:
+    """Run a model on all samples, filled up where it has a batch of its own."""
+    batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or len(data)
+    filled = data[np.minimum(np.arange(-(-len(data) // batch) * batch), len(data) - 1)]
+    parts = [run(proto, {"x": filled[i : i + batch]})[0] for i in range(0, len(filled), batch)]
+    return np.concatenate(parts)[: len(data)].astype(np.float64)
+
+
+def bench_of(analysis: Analysis, metric: str = "auto", data: np.ndarray = DATA) -> Bench:
+    kinds = metrics(analysis.model, analysis.probe.shapes, analysis.probe.dtypes, metric)
+    samples = open_calibration(data, model_inputs(analysis.proto))
+    fixed, layers = analysis.fixed_batch, analysis.flow.linears
+    return Bench(
+        analysis.model, analysis.probe, layers, kinds, samples, fixed, analysis.providers, 0
+    )
+
+
+class Fixed(Trial):
+    """A trial of given changes."""
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        super().__init__((), frozenset())
+        self.__dict__["made"] = changes
+
+    @property
+    def outputs(self) -> list[str]:
+        return [change.linear.y for change in self.changes()]
+
+    @property
+    def entries(self) -> int:
+        return sum(change.weight.size for change in self.changes())
+
+    def changes(self) -> list[Change]:
+        return self.__dict__["made"]
+
+
+def measure(bench, trials, on_batch):
+    return measuring.measure(bench, [Fixed(changes) for changes in trials], on_batch)
+
+
+def half_of(analysis: Analysis, observed: Observed) -> list[Change]:
+    """The trial without every other unit of the group that most layers read."""
+    group = max(analysis.groups, key=lambda g: len(g.consumers))
+    consumers = consumers_of(analysis.model, [group], analysis.flow, observed).values()
+    return [c for consumer in consumers for c in consumer.without(set(group.units[::2]))]
+
+
+def scaled(changes: Sequence[Change], share: float) -> list[Change]:
+    return [
+        replace(c, weight=share * c.weight, bias=None if c.bias is None else share * c.bias)
+        for c in changes
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_small_change_of_one_number_is_felt_by_its_square(name: str):
+    analysis, observed = look(MODELS[name]())
+    changes = half_of(analysis, observed)
+    small, none = scaled(changes, 1 / 256), scaled(changes, 0)
+    seen: list[int] = []
+    found, nothing = measure(bench_of(analysis), [small, none], seen.append)
+    original, other = (outputs_of_all(changed(analysis, c)) for c in ([], small))
+    expected = np.square(other - original).sum() / np.square(original - original.mean()).sum()
+    assert found == pytest.approx(expected, rel=0.02)  # float32, and not quite linear
+    assert found > 0
+    assert nothing == 0
+    assert sum(seen) == len(DATA)
+
+
+def test_outputs_are_felt_apart():
+    """Neither do twins that differ in sign cancel out, nor do their seeds ever coincide."""
+    analysis, observed = look(plain())
+    changes = scaled(half_of(analysis, observed), 1 / 256)
+    proto = plain()
+    (y,) = proto.graph.output
+    proto.graph.node.append(onnx.helper.make_node("Neg", [y.name], ["minus"]))
+    twin = onnx.ValueInfoProto()
+    twin.CopyFrom(y)
+    twin.name = "minus"
+    proto.graph.output.append(twin)
+    many = np.tile(DATA, (40, 1, 1, 1))
+    (one,) = measure(bench_of(analysis, data=many), [changes], lambda count: None)
+    (both,) = measure(bench_of(look(proto)[0], data=many), [changes], lambda count: None)
+    assert both == pytest.approx(2 * one, rel=0.15)
+
+
+def test_trials_are_divided_where_they_are_too_large_for_one_model(monkeypatch):
+    analysis, observed = look(plain())
+    trials = [scaled(half_of(analysis, observed), share) for share in (1 / 256, 1 / 128, 1 / 64)]
+    together = measure(bench_of(analysis), trials, lambda count: None)
+    monkeypatch.setattr("onnx_reap.measure.sensitivity.measure.LARGEST", 1)
+    seen: list[int] = []
+    np.testing.assert_allclose(
+        measure(bench_of(analysis), trials, seen.append), together, rtol=1e-5
+    )
+    assert sum(seen) == len(DATA)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_class_scores_are_felt_by_the_divergence_of_their_distributions(softmax: bool):
+    many = np.tile(DATA, (60, 1, 1, 1))  # random directions are many, too
+    analysis, observed = look(plain(5))
+    changes = scaled(half_of(analysis, observed), 1 / 64)
+    if softmax:
+        proto = plain(5)
+        (y,) = proto.graph.output
+        proto.graph.node.append(onnx.helper.make_node("Softmax", [y.name], ["chances"], axis=1))
+        proto.graph.output[0].name = "chances"
+        bench = bench_of(look(proto)[0], data=many)
+        assert [metric.kind for metric in bench.metrics] == ["probabilities"]
+    else:
+        bench = bench_of(analysis, data=many)
+    (found,) = measure(bench, [changes], lambda count: None)
+    p, q = (
+        np.exp(x) / np.exp(x).sum(1, keepdims=True)
+        for c in ([], changes)
+        for x in [outputs_of_all(changed(analysis, c)) / divergence.TEMPERATURE]
+    )
+    expected = divergence.TEMPERATURE**2 * (p * np.log(p / q)).sum(1).mean()
+    assert found == pytest.approx(expected, rel=0.1)
+
+
+def test_layers_that_no_gradient_reaches_are_not_felt():
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("LRN", n.block("x", 3, 8), size=3)
+    analysis, observed = look(n.model(n.head(n.block(n.block(h, 8, 6), 6, 6), 6, 1)))
+    front, *_, last = analysis.groups
+    trials = []
+    for group in (front, last):
+        layers = [Consumer(analysis.model, n, analysis.flow, observed) for n in group.consumers]
+        trials.append([c for layer in layers for c in layer.without({group.units[0]})])
+    bench = bench_of(analysis)
+    assert None not in measure(bench, trials, lambda count: None)
+    stuck = replace(bench, layers=[m for m in bench.layers if m.node != last.producers[0]])
+    before, behind = measure(stuck, trials, lambda count: None)
+    assert before is None
+    assert behind is not None
+
+
+@pytest.mark.parametrize("name", ["plain", "residual", "grouped", "matmul"])
+def test_a_trial_is_the_least_squares_fit_with_what_is_left(name: str):
+    analysis, observed = look(MODELS[name]())
+    group = max(analysis.groups, key=lambda g: len(g.consumers))
+    gone = set(group.units[1::2])
+    for node in group.consumers:
+        (change,) = Consumer(analysis.model, node, analysis.flow, observed).without(gone)
+        linear = change.linear
+        before, after = (outputs_of(analysis, linear, c) for c in ([], [change]))
+        x = inputs_of(analysis.model, linear)
+        units = np.isin(analysis.flow.units_along(linear.x, linear.x_axis), list(gone))
+        columns = np.split(np.repeat(~units, linear.taps), linear.group)
+        for g in range(linear.group):
+            given = np.column_stack([x[g][:, columns[g]], np.ones(len(x[g]))])
+            best = given @ np.linalg.lstsq(given, before[g], rcond=None)[0]
+            np.testing.assert_allclose(after[g], best, atol=2e-3)  # damped by 1e-6, float32
+
+
+def test_layers_of_one_weight_are_changed_each_by_its_own_factors():
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("Relu", n.gemm(n.node("Flatten", "x"), 108, 8))
+    weight = n.random(8, 5)
+    factors = [(1.0, 1.0), (0.5, 4.0), (2.0, 0.0)]
+    layers = [n.node("Gemm", h, weight, n.random(5), alpha=a, beta=b) for a, b in factors]
+    analysis, observed = look(n.model(n.gemm(n.node("Sum", *layers), 5, 1)))
+    group = next(g for g in analysis.groups if len(g.consumers) == 3)
+    (consumer,) = consumers_of(analysis.model, [group], analysis.flow, observed).values()
+    first, second, third = consumer.without(set(group.units[::2]))
+    np.testing.assert_allclose(second.bias * 4, first.bias * 0.5, rtol=1e-6)
+    assert third.bias is None
+
+
+def inputs_of(model: Model, linear) -> np.ndarray:
+    """Return the layer's patches everywhere, (g, n, D)."""
+    x, y = run(with_outputs(model.to_proto(), [linear.x, linear.y]), {"x": DATA})
+    at = sample_positions(linear, y.shape, 10**6, np.random.default_rng(0))
+    return input_rows(linear, x, y.shape, at)
+
+
+def outputs_of(analysis: Analysis, linear: Linear, changes: Sequence[Change]) -> np.ndarray:
+    """Return what the layer gives everywhere, bias included, (g, n, O)."""
+    proto = changed(analysis, changes)
+    # A bias that a MatMul gets is added behind it, under the name of its result.
+    (y,) = run(with_outputs(proto, [linear.y]), {"x": DATA})
+    at = sample_positions(linear, y.shape, 10**6, np.random.default_rng(0))
+    return output_rows(linear, y, at)
+
+
+@pytest.mark.parametrize(
+    ("op", "opset", "named"), [("LRN", 17, "LRN"), ("Relu", 10, "operator set 10")]
+)
+def test_groups_that_no_gradient_reaches_are_told(op: str, opset: int, named: str):
+    n = Net({"x": ("N", 3, 6, 6)})
+    attributes = {"size": 3} if op == "LRN" else {}
+    h = n.node(op, n.block(n.block("x", 3, 16), 16, 16), **attributes)
+    proto = n.model(n.head(n.block(h, 16, 16), 16, 4), opset=opset)
+    notes = onnx_reap.reap(proto, images(40, 6), target_macs=0.7).report.notes
+    assert any(f"gradients don't pass {named}" in note for note in notes), notes
+
+
+@pytest.mark.parametrize("batch", ["N", 6])
+def test_newer_operator_sets_draw_directions_too(batch):
+    """From version 22 on onnxruntime has no RandomNormalLike."""
+    found = []
+    for opset in (21, 22):
+        proto = plain(5, batch, opset)
+        analysis, observed = look(proto)
+        bench = bench_of(analysis, data=np.tile(DATA, (40, 1, 1, 1)))
+        found += measure(bench, [half_of(analysis, observed)], lambda count: None)
+    assert found[1] == pytest.approx(found[0], rel=0.15)  # the directions are others
+    assert found[0] != found[1] > 0
+
+
+@pytest.mark.parametrize("settings", [{"round_to": 16}, {"min_channels": 8}])
+def test_groups_that_can_not_shrink_are_left_alone(settings):
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.block(n.block(n.block("x", 3, 6), 6, 32), 32, 32)
+    result = onnx_reap.reap(n.model(n.head(h, 32, 4)), images(20, 6), target_macs=0.7, **settings)
+    assert result.report.groups[0].after == 6
+
+
+def odd(kind: str):
+    n = Net({"x": ("N", 3, 6, 6)})
+    scores = n.head(n.block(n.block("x", 3, 16), 16, 16), 16, 4)
+    if kind == "classes only":
+        chosen = n.node("ArgMax", scores)
+        return n.model(chosen, types={chosen: onnx.TensorProto.INT64})
+    if kind == "scalar":
+        return n.model(scores, n.node("ReduceMean", scores, keepdims=0))
+    if kind == "constant":
+        return n.model(scores, n.node("Identity", n.constant(np.ones(3, np.float32))))
+    return n.model(n.node("Softmax", n.node("Mul", scores, n.constant(np.float32(1e-5)))))
+
+
+@pytest.mark.parametrize("kind", ["classes only", "scalar", "constant", "flat softmax"])
+@pytest.mark.parametrize("metric", ["auto", "kl", "error"])
+def test_odd_outputs(kind: str, metric: str):
+    result = onnx_reap.reap(odd(kind), images(20, 6), target_macs=0.7, metric=metric)
+    assert result.report.after.macs <= 0.7 * result.report.before.macs
+
+
+def test_dead_channels_are_no_sign_that_all_others_are_free():
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.block(n.block("x", 3, 16), 16, 16)
+    model = n.model(n.head(h, 16, 4))
+    for tensor in model.graph.initializer:
+        if list(tensor.dims) == [16, 3, 3, 3]:
+            dead = onnx.numpy_helper.to_array(tensor) * (np.arange(16) < 7)[:, None, None, None]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(dead.astype(np.float32), tensor.name))
+    result = onnx_reap.reap(model, images(60, 6), target_macs=0.5)
+    assert result.report.groups[0].after >= 6
+
+
+def test_what_the_output_does_not_feel_goes_first():
+    """Two equal branches, of which one is all but faded out behind its activation."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    loud, soft = (n.node("Relu", n.conv(n.block("x", 3, 16), 16, 8)) for _ in range(2))
+    faded = n.node("Mul", soft, n.constant(np.float32(1e-3)))
+    proto = n.model(n.head(n.node("Add", loud, faded), 8, 5))
+    result = onnx_reap.reap(proto, images(40), target_macs=0.75, refit=False)
+    widths = {group.name: group.after for group in result.report.groups if group.before == 16}
+    (first, second) = widths.values()
+    assert second < first, widths
+
+
+@pytest.mark.parametrize("name", ["plain", "residual"])
+def test_a_groups_error_is_what_is_felt_without_the_first_units_of_its_order(
+    name: str, monkeypatch
+):
+    monkeypatch.setattr(sensing, "TRUST", 1.0)  # in what is felt alone
+    analysis, observed = look(MODELS[name]())
+    widths = [np.arange(1, group.width + 1) for group in analysis.groups]
+    local = [Choices(w, ((w[-1] - w) ** 1.5).astype(float)) for w in widths]
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(group.width) for group in analysis.groups]
+    data = open_calibration(DATA, model_inputs(analysis.proto))
+    found, notes = sensing.divergence_choices(
+        analysis, local, orders, observed, data, Settings(), lambda count: None
+    )
+    assert not notes
+    groups = enumerate(analysis.groups)
+    for (at, group), order, before, after in zip(groups, orders, local, found, strict=True):
+        tried = sensing._points(before, sensing._count(analysis, at))
+        assert len(tried) == (2 if len(group.producers) > 1 else 1)
+        trials = []
+        for index in tried:
+            layers = [Consumer(analysis.model, n, analysis.flow, observed) for n in group.consumers]
+            gone = {group.units[i] for i in order[: group.width - before.widths[index]]}
+            trials.append([c for layer in layers for c in layer.without(gone)])
+        expected = measure(bench_of(analysis), trials, lambda count: None)
+        # Narrower is never felt less.
+        expected = np.maximum.accumulate(expected[::-1])[::-1]
+        np.testing.assert_allclose(after.errors[tried], expected, rtol=1e-4)
+        assert after.errors[-1] == 0
+
+
+def test_divergence_and_local_error_are_mixed_and_the_median_ratio_stands_in():
+    local = [Choices(np.array([1, 2, 3]), np.array([4.0, 1.0, 0.0])) for _ in range(3)]
+    felt = [np.array([8.0, 2.0, 0.0]), np.array([16.0, 4.0, 0.0]), None]
+    first, second, third = sensing._mixed(local, felt)
+    np.testing.assert_allclose(first, [4 * 2**sensing.TRUST, 2**sensing.TRUST, 0])
+    np.testing.assert_allclose(second, [4 * 4**sensing.TRUST, 4**sensing.TRUST, 0])
+    np.testing.assert_allclose(third, 4 * np.array([1, 0.25, 0]) * 3**sensing.TRUST)
+
+
+def test_very_wide_layers_make_up_for_what_goes_by_a_coefficient_a_channel(monkeypatch):
+    monkeypatch.setattr("onnx_reap.prune.removal_paths.WIDEST", 10)
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("Relu", n.conv(n.node("Relu", n.conv("x", 3, 4)), 4, 8))
+    analysis, observed = look(n.model(n.gemm(n.node("Flatten", h), 8 * 36, 4)))
+    group = next(g for g in analysis.groups if g.width == 8)
+    (node,) = group.consumers
+    assert observed.taps[node].fold is not None
+    consumer = Consumer(analysis.model, node, analysis.flow, observed)
+    linear, gone = observed.taps[node].linear, set(group.units[::2])
+    fold = observed.taps[node].fold
+    x = inputs_of(analysis.model, linear)[0][:, fold].transpose(0, 2, 1).reshape(-1, 8)
+    x = x - x.mean(0)
+    old = layer_weights(analysis.model, linear)[0].astype(np.float64)
+    (change,) = consumer.without(gone)
+    found = old + change.weight
+    units = analysis.flow.units_along(linear.x, linear.x_axis)
+    stay = ~np.isin(units[fold[:, 0]], list(gone))
+    best = np.linalg.lstsq(x[:, stay], x @ old[fold].reshape(8, -1), rcond=None)[0]
+    np.testing.assert_allclose(found[fold[stay]].reshape(4, -1), best, atol=2e-3)  # damped by 1e-6
+    np.testing.assert_allclose(found[fold[~stay]], 0, atol=1e-6)
+
+
+def test_coordinates_are_tried_at_more_widths():
+    """The first that go are felt far less than their local error says."""
+    analysis, _ = look(MODELS["plain"]())
+    assert sensing._count(analysis, 0) == 1
+    turned = replace(analysis, coordinates=frozenset([0]))
+    assert sensing._count(turned, 0) == 4 and sensing._count(turned, 1) == 1

@@ -1,0 +1,121 @@
+"""One layer at a time: law 5, and what clipping forgives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_reap.graph.tails import Tail
+from onnx_reap.prune.refit.layer import Clip, Rows, _Problem, fit_layer
+from onnx_reap.solve.backend import Backend, namespace
+
+BACKEND = Backend(*namespace("cpu"))
+CLIPS = {"none": (-np.inf, np.inf), "relu": (0.0, np.inf), "relu6": (0.0, 1.0)}
+
+
+def problem(seed: int, clip: str, *, rows=60, columns=7, outputs=4, maps=2, addend=True, fit=40):
+    """A layer whose inputs changed, random in every other respect."""
+    rng = np.random.default_rng(seed)
+    normal = rng.standard_normal
+    scale, shift = normal(maps * outputs), normal(maps * outputs)
+    weight, bias = normal((maps, columns, outputs)), normal((maps, outputs))
+    before = normal((maps, rows, columns)) + 0.5
+    beside = normal((maps, rows, outputs)) if addend else 0.0
+    y = before @ weight + bias[:, None]
+    wanted = y * scale.reshape(maps, 1, -1) + shift.reshape(maps, 1, -1) + beside
+    x = (before + 0.5 * normal(before.shape)).astype(np.float32)
+    now = (beside + 0.3 * normal(wanted.shape)).astype(np.float32) if addend else None
+    data = Rows(x, wanted.astype(np.float32), now, fit)
+    tail = Tail(scale, shift, "y", "s" if addend else None, *CLIPS[clip])
+    return data, weight, bias, tail
+
+
+def error(rows: Rows, weight: np.ndarray, bias: np.ndarray, tail: Tail) -> float:
+    """Recompute the relative error behind the tail, in float64."""
+    maps = len(weight)
+    y = rows.x.astype(np.float64) @ weight + bias[:, None]
+    u = y * tail.scale.reshape(maps, 1, -1) + tail.shift.reshape(maps, 1, -1)
+    u = u if rows.addend is None else u + rows.addend
+    u, wanted = (np.clip(v, tail.low, tail.high) for v in (u, rows.wanted.astype(np.float64)))
+    return float(np.square(u - wanted).mean(1).sum() / wanted.var(1).sum())
+
+
+@pytest.mark.parametrize("clip", list(CLIPS))
+@pytest.mark.parametrize("addend", [True, False])
+def test_a_refit_never_raises_the_error_on_its_samples(clip, addend):
+    gained = 0
+    for seed in range(15):
+        rows, weight, bias, tail = problem(seed, clip, addend=addend)
+        fitted = fit_layer(rows, weight, bias, tail, BACKEND)
+        # Rows and predictions are float32, relative errors up to about 10.
+        close = pytest.approx
+        assert fitted.error_before == close(error(rows, weight, bias, tail), rel=1e-4)
+        after = error(rows, fitted.weight, fitted.bias, tail)
+        assert fitted.error_after == close(after, rel=1e-4, abs=1e-6)
+        assert fitted.error_after <= fitted.error_before
+        gained += fitted.error_after < fitted.error_before
+    assert gained > 10
+
+
+@pytest.mark.parametrize("few", [1, 2, 5])
+def test_fewer_rows_than_unknowns_do_no_harm_on_these_rows(few):
+    for seed in range(10):
+        rows, weight, bias, tail = problem(seed, "relu", rows=few, columns=30, fit=few - 1)
+        fitted = fit_layer(rows, weight, bias, tail, BACKEND)
+        assert fitted.error_after <= fitted.error_before
+        assert np.isfinite(fitted.weight).all() and np.isfinite(fitted.bias).all()
+
+
+def test_clipping_forgives_what_lies_beyond_the_bound():
+    low, high = 0.0, 6.0
+    wanted = np.array([[[-3.0], [-3.0], [2.0], [8.0], [8.0]]], np.float32)
+    now = np.array([[[-5.0], [1.0], [3.0], [9.0], [5.0]]], np.float32)
+    clip = Clip(low, high, wanted)
+    assert clip.bites
+    nearest = clip.nearest(now)
+    assert nearest.ravel().tolist() == [-5, 0, 2, 9, 6]
+
+
+def test_targets_are_the_nearest_of_those_that_are_as_good():
+    """By search: no value that clips to the same comes nearer to the prediction."""
+    rng = np.random.default_rng(0)
+    wanted, now = (rng.uniform(-9, 15, (1, 50, 1)).astype(np.float32) for _ in range(2))
+    nearest = Clip(0.0, 6.0, wanted).nearest(now)
+    grid = np.linspace(-20, 20, 4001)
+    for t, p, found in zip(wanted.ravel(), now.ravel(), nearest.ravel(), strict=True):
+        good = grid[np.abs(np.clip(grid, 0, 6) - np.clip(t, 0, 6)) < 1e-6]
+        good = np.append(good, t)
+        assert abs(found - p) <= np.abs(good - p).min() + 1e-5
+
+
+def test_an_output_that_is_scaled_to_nothing_keeps_its_weights():
+    rows, weight, bias, tail = problem(0, "none", maps=1, addend=False)
+    scale = tail.scale.copy()
+    scale[1] = 0.0
+    wanted = rows.wanted.copy()
+    wanted[..., 1] = tail.shift[1]
+    fitted = fit_layer(
+        Rows(rows.x, wanted, None, rows.fit), weight, bias, Tail(scale, tail.shift, "y"), BACKEND
+    )
+    assert np.array_equal(fitted.weight[0, :, 1], weight[0, :, 1])
+    assert fitted.bias[0, 1] == bias[0, 1]
+    assert fitted.error_after < fitted.error_before
+
+
+def test_what_fits_already_stays():
+    rows, weight, bias, tail = problem(0, "none", addend=False)
+    y = rows.x.astype(np.float64) @ weight + bias[:, None]
+    wanted = y * tail.scale.reshape(2, 1, -1) + tail.shift.reshape(2, 1, -1)
+    exact = Rows(rows.x, wanted.astype(np.float32), None, rows.fit)
+    fitted = fit_layer(exact, weight, bias, tail, BACKEND)
+    np.testing.assert_allclose(fitted.weight, weight, rtol=1e-4, atol=1e-5)  # float32 rows
+    assert fitted.error_after <= fitted.error_before < 1e-10
+
+
+def test_the_dual_form_gives_the_same(monkeypatch: pytest.MonkeyPatch):
+    rows, weight, bias, tail = problem(3, "relu", rows=20, columns=30, fit=15)
+    dual = fit_layer(rows, weight, bias, tail, BACKEND)
+    monkeypatch.setattr(_Problem, "_is_wide", False)
+    direct = fit_layer(rows, weight, bias, tail, BACKEND)
+    assert dual.damping == direct.damping
+    np.testing.assert_allclose(dual.weight, direct.weight, rtol=1e-3, atol=1e-4)  # float32 rows

@@ -1,0 +1,82 @@
+"""Refit of what recurrent layers do with their input, whose result no tensor holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from small_models import Net, images, run, without_latency
+
+import onnx_reap
+from onnx_reap.graph.ir.recurrent import GATES
+
+HIDDEN = 12
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    without_latency(monkeypatch)
+
+
+def recognizer(op: str, *, both: bool, bias: bool, batch: int | str = "N") -> onnx.ModelProto:
+    """Two blocks, columns as steps, a recurrent layer and a dense one."""
+    n = Net({"x": (batch, 3, 8, 8)})
+    h = n.node("ReduceMean", n.block(n.block("x", 3, 16), 16, 24), axes=[2], keepdims=0)
+    h = n.node("Transpose", h, perm=[2, 0, 1])
+    directions, results = 1 + both, GATES[op] * HIDDEN
+    weights = [
+        n.random(directions, results, 24, scale=1.0, name="w"),
+        n.random(directions, results, HIDDEN, scale=0.2, name="r"),
+    ]
+    weights += [n.random(directions, 2 * results, scale=0.3, name="b")] if bias else []
+    direction = {"direction": "bidirectional"} if both else {}
+    y = n.node(op, h, *weights, name="rnn", hidden_size=HIDDEN, **direction)
+    y = n.node("Transpose", y, perm=[0, 2, 1, 3])
+    y = n.node("Reshape", y, n.constant(np.array([8, -1, directions * HIDDEN])))
+    return n.model(n.node("MatMul", y, n.random(directions * HIDDEN, 5, name="z")))
+
+
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize(("both", "bias"), [(False, True), (True, False), (True, True)])
+def test_the_repair_carries_over(op, both, bias):
+    model = recognizer(op, both=both, bias=bias)
+    data, other = images(96), images(64, seed=9)
+    result = onnx_reap.reap(model, data, ratio=0.5, round_to=1, joint_refit=0)
+    (layer,) = (each for each in result.report.refits if each.node == "rnn")
+    assert layer.error_after < 0.5 * layer.error_before
+    cut = onnx_reap.cut(model, result.plan)
+    want, sliced, repaired = (run(m, {"x": other})[0] for m in (model, cut, result.model))
+    assert np.square(repaired - want).sum() < 0.5 * np.square(sliced - want).sum()
+    assert result.report.after.params == parameters(result.model)
+
+
+def parameters(model: onnx.ModelProto) -> int:
+    arrays = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
+    return sum(array.size for array in arrays if array.dtype.kind == "f")
+
+
+def test_what_belongs_to_the_hidden_state_stays_as_it_is():
+    model = recognizer("LSTM", both=True, bias=True)
+    result = onnx_reap.reap(model, images(48), ratio=0.5, round_to=1, joint_refit=0)
+    before, after = (
+        {t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer}
+        for m in (model, result.model)
+    )
+    np.testing.assert_array_equal(after["r"], before["r"])
+    half = 4 * HIDDEN
+    np.testing.assert_array_equal(after["b"][:, half:], before["b"][:, half:])
+    assert np.abs(after["b"][:, :half] - before["b"][:, :half]).max() > 1e-3
+    assert after["w"].shape == (2, half, 12)
+
+
+def test_a_budget_counts_the_biases_that_a_refit_adds():
+    model = recognizer("GRU", both=True, bias=False)
+    result = onnx_reap.reap(model, images(48), target_params=0.8, round_to=1)
+    assert result.report.after.params <= 0.8 * result.report.before.params
+
+
+def test_a_fixed_batch_that_the_samples_do_not_fill():
+    model = recognizer("LSTM", both=False, bias=True, batch=8)
+    result = onnx_reap.reap(model, images(30), ratio=0.5, round_to=1)
+    (layer,) = (each for each in result.report.refits if each.node == "rnn")
+    assert layer.error_after < 0.5 * layer.error_before

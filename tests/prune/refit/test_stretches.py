@@ -1,0 +1,99 @@
+"""Where a graph is cut into stretches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import onnx
+from small_models import Net, chain, images
+
+from onnx_reap.data import open_calibration
+from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.measure.activations.frontier import Frontier
+from onnx_reap.options import Settings
+from onnx_reap.prune.refit.blocks import FEWEST, MOST, Stretch, stretches
+
+DATA = images(8)
+
+
+def analysed(model: onnx.ModelProto) -> Analysis:
+    inputs = model_inputs(model)
+    return analyse(model, inputs, open_calibration(DATA, inputs), Settings())
+
+
+def divided(analysis: Analysis, unknown: tuple[str, ...] = ()) -> list[Stretch]:
+    shapes = {n: s for n, s in analysis.probe.shapes.items() if n not in unknown}
+    model = analysis.model
+    frontier = Frontier(model, replace(analysis.probe, shapes=shapes), len(DATA))
+    found = list(stretches(frontier, places_of(analysis), len(model.nodes)))
+    assert found[0].first == 0
+    assert all(a.end == b.first for a, b in pairwise(found))
+    return found
+
+
+def places_of(analysis: Analysis) -> list[int]:
+    nodes = {linear.node for linear in analysis.flow.linears}
+    model = analysis.model
+    return [i for i, node in enumerate(model.nodes) if model.keys[id(node)] in nodes]
+
+
+def residual(blocks: int) -> tuple[onnx.ModelProto, list[str]]:
+    """A stem and blocks of two convolutions; return what comes out of each block."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.block("x", 3, 8)
+    ends = []
+    for _ in range(blocks):
+        inner = n.norm(n.conv(n.block(h, 8, 8), 8, 8, bias=False), 8)
+        h = n.node("Relu", n.node("Add", inner, h))
+        ends.append(h)
+    return n.model(n.head(h, 8, 5)), ends
+
+
+def test_a_residual_chain_is_cut_behind_its_blocks():
+    model, ends = residual(4)
+    found = divided(analysed(model))
+    behind = [tuple(stretch.after.tensors) for stretch in found]
+    assert behind[:4] == [(end,) for end in ends]
+
+
+def test_stretches_cover_the_graph_and_hold_a_few_layers():
+    for model in (chain(), residual(5)[0]):
+        analysis = analysed(model)
+        found = divided(analysis)
+        assert found[-1].end == len(analysis.model.nodes)
+        layers = np.array(places_of(analysis))
+        counts = [((layers >= s.first) & (layers < s.end)).sum() for s in found]
+        assert sum(counts) == len(layers)
+        assert all(FEWEST <= count <= MOST for count in counts[:-1])
+
+
+def test_tensors_that_the_original_lacks_are_never_a_start():
+    model, ends = residual(4)
+    found = divided(analysed(model), unknown=(ends[1],))
+    assert all(ends[1] not in stretch.after.tensors for stretch in found)
+    assert (ends[0],) == tuple(found[0].after.tensors)
+    assert found[-1].end == len(analysed(model).model.nodes)
+
+
+def test_where_no_start_is_known_there_are_no_more_stretches():
+    analysis = analysed(chain())
+    everything = tuple(analysis.probe.shapes)
+    nodes = len(analysis.model.nodes)
+    shapes = replace(analysis.probe, shapes={})
+    frontier = Frontier(analysis.model, shapes, len(DATA))
+    assert everything
+    assert list(stretches(frontier, places_of(analysis), nodes)) == []
+
+
+def test_targets_lie_in_front_of_pooling():
+    """Pooling leaves few equations."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    h, ends = "x", []
+    for cin, cout in ((3, 8), (8, 8)):
+        h = n.block(n.block(h, cin, cout), cout, cout)
+        ends.append((h,))
+        h = n.node("MaxPool", h, kernel_shape=[2, 2], strides=[2, 2])
+    found = divided(analysed(n.model(n.head(h, 8, 5))))
+    assert [tuple(stretch.after.tensors) for stretch in found[:2]] == ends

@@ -1,0 +1,44 @@
+"""Which samples teach, which judge, and which choose."""
+
+from __future__ import annotations
+
+from small_models import chain, images
+
+import onnx_reap
+from onnx_reap.prune import pruning_curves as evidence
+
+
+def test_some_samples_judge_what_others_taught_and_all_of_them_order(monkeypatch):
+    seen: dict[str, list] = {"captured": [], "rows of paths": [], "judged": []}
+    capture, path, judge = (
+        getattr(evidence, n) for n in ("capture_moments", "group_path", "divergence_choices")
+    )
+
+    def spied_capture(model, taps, calibration, *arguments, samples, **more):
+        result = capture(model, taps, calibration, *arguments, samples=samples, **more)
+        seen["captured"].append((calibration.indices, samples, result["conv3"].count))
+        return result
+
+    def spied_path(group, flow, model, taps, moments, *arguments, **more):
+        seen["rows of paths"].append(moments["conv3"].count)
+        return path(group, flow, model, taps, moments, *arguments, **more)
+
+    def spied_judge(analysis, local, orders, observed, samples, *arguments):
+        seen["judged"].append((observed.moments["conv3"].count, samples.indices))
+        return judge(analysis, local, orders, observed, samples, *arguments)
+
+    for name, spy in (
+        ("capture_moments", spied_capture),
+        ("group_path", spied_path),
+        ("divergence_choices", spied_judge),
+    ):
+        monkeypatch.setattr(evidence, name, spy)
+    onnx_reap.reap(chain(), images(100), target_macs=0.6)
+
+    (taught, total, rows), (judging, again, more) = seen["captured"]
+    assert (len(taught), len(judging), total, again) == (72, 18, 90, 90)  # of 90 that are fitted
+    assert not set(taught.tolist()) & set(judging.tolist())
+    assert set(seen["rows of paths"]) == {rows + more}
+    ((known, judged),) = seen["judged"]
+    assert known == rows
+    assert judged.tolist() == judging.tolist()

@@ -1,0 +1,65 @@
+"""Steps: their sizes, and what they are relative to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_reap.solve.adam import RISING, Descent, _schedule
+
+
+def walked(scale: float, slope: float, steps: int = 20, speed: float = 0.05) -> np.ndarray:
+    """Descend towards a point; everything times `scale`, gradients times `slope`."""
+    rng = np.random.default_rng(0)
+    start, goal = (scale * rng.standard_normal((3, 4)).astype(np.float32) for _ in range(2))
+    descent = Descent({"w": start}, {"w": scale}, steps, speed)
+    for _ in range(steps):
+        descent.step({"w": np.float32(slope / scale) * (descent.values["w"] - goal)})
+    return descent.values["w"]
+
+
+def test_the_schedule_rises_and_ends_near_zero():
+    steps = 50
+    sizes = [_schedule((i + 0.5) / steps) for i in range(steps)]
+    top = int(np.argmax(sizes))
+    assert abs(top - RISING * steps) <= 1
+    assert (np.diff(sizes[:top]) > 0).all() and (np.diff(sizes[top:]) < 0).all()
+    assert 0.95 < sizes[top] <= 1
+    assert 0 < sizes[0] < 0.1 and 0 < sizes[-1] < 0.01
+
+
+@pytest.mark.parametrize("scale", [2.0**-10, 2.0**12])
+def test_what_is_larger_moves_further_in_proportion(scale):
+    # Powers of two: nothing is rounded differently.
+    np.testing.assert_array_equal(walked(scale, 1.0), scale * walked(1.0, 1.0))
+
+
+@pytest.mark.parametrize("slope", [2.0**-20, 2.0**20])
+def test_the_unit_of_the_error_does_not_matter(slope):
+    np.testing.assert_array_equal(walked(1.0, slope), walked(1.0, 1.0))
+
+
+def test_it_descends():
+    rng = np.random.default_rng(0)
+    start, goal = (rng.standard_normal((3, 4)).astype(np.float32) for _ in range(2))
+    near = np.abs(walked(1.0, 1.0, steps=200) - goal).mean()
+    assert near < 0.1 * np.abs(start - goal).mean()
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e-22, 1e-15, 1e12])
+def test_no_step_is_much_larger_than_the_largest(size):
+    """Squares of tiny gradients vanish in float32, and must not be divided by."""
+    rng = np.random.default_rng(1)
+    steps, speed, scale = 30, 0.05, 2.0
+    descent = Descent({"w": np.zeros(100, np.float32)}, {"w": scale}, steps, speed)
+    for _ in range(steps):
+        before = descent.values["w"].copy()
+        descent.step({"w": (size * rng.standard_normal(100)).astype(np.float32)})
+        assert np.abs(descent.values["w"] - before).max() <= 4 * speed * scale
+
+
+def test_the_start_is_left_as_it_was():
+    start = np.ones(3, np.float32)
+    descent = Descent({"w": start}, {"w": 1.0}, 5, 0.1)
+    descent.step({"w": np.ones(3, np.float32)})
+    assert (start == 1).all() and (descent.values["w"] < 1).all()
