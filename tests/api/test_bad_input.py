@@ -393,7 +393,12 @@ def test_a_disk_that_is_full_at_the_end(refused, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "stage", ["evidence.capture_moments", "repair.refit_model", "making.cut_and_compare"]
+    "stage",
+    [
+        "prune.pruning_curves.capture_moments",
+        "prune.refit.layerwise.refit_model",
+        "prune.apply.cut_and_compare",
+    ],
 )
 def test_an_interrupted_run_leaves_nothing(stage, monkeypatch, workplace, capsys):
     def interrupt(*_args, **_kwargs):
@@ -432,7 +437,7 @@ def test_a_signal_stops_the_command(workplace, tmp_path):
     code = """
 import signal, sys, time
 from onnx_reap.cli.main import main as cli
-from onnx_reap.prune import apply as making
+from onnx_reap.prune import apply
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
 
@@ -440,8 +445,8 @@ def repair(*arguments):
     print("in the midst of the work", file=sys.stderr, flush=True)
     time.sleep(60)
 
-making.repair = repair
-sys.exit(cli.main(sys.argv[1:]))
+apply.repair = repair
+sys.exit(cli(sys.argv[1:]))
 """
     line = "in.onnx out.onnx --data many.npy --report r.json"
     paths = os.pathsep.join(filter(None, sys.path))
