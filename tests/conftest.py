@@ -33,7 +33,7 @@ def times_by_macs(points: Iterable[Any], _providers: object, _on_point: object) 
     return {p: 1e-3 * p.inputs * p.outputs * prod(p.layer.kernel) for p in points}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time whole models once only, and layers not at all."""
     from onnx_reap.prune.low_rank import timing
