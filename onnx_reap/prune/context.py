@@ -15,7 +15,7 @@ from onnx_reap.options import Settings
 from onnx_reap.progress import Progress
 from onnx_reap.prune.low_rank.factor import Factor
 from onnx_reap.prune.low_rank.stream import Stream
-from onnx_reap.solve.backend import Backend, namespace
+from onnx_reap.solve.backend import Backend
 
 Basis = Factor | Stream
 
@@ -100,5 +100,5 @@ def open_work(model: Source, data: Any, settings: Settings, progress: Progress) 
     with clock("analyse"):
         analysis = analyse(proto, inputs, samples.every, settings)
     only_cpu = settings.provider is not None and analysis.providers == ["CPUExecutionProvider"]
-    backend = Backend(*namespace("cpu" if only_cpu else "auto"))
+    backend = Backend.pick("cpu" if only_cpu else "auto")
     return Work(analysis, samples, settings, backend, progress, clock)

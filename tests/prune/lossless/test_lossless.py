@@ -15,6 +15,7 @@ from small_models import Net, chain, images
 import onnx_reap
 from onnx_reap.cli.main import main
 from onnx_reap.errors import CheckError, ReapError, UsageError
+from onnx_reap.options import EXECUTED
 
 FASHION = Path(__file__).parent.parents[2] / "models" / "fashion_resnet.onnx"
 SAME = 1e-5  # of the largest output: sums in another order, at all scales of the inputs
@@ -368,6 +369,19 @@ def test_budgets_and_methods_contradict(other):
     name, value = next(iter(other.items()))
     flag = "--" + name.replace("_", "-")
     assert main(["in.onnx", "out.onnx", "--lossless", flag, str(value)]) == 2
+
+
+@pytest.mark.parametrize("name", [*EXECUTED, "input_shapes"])
+def test_how_models_are_run_is_no_contradiction(name):
+    values = {"provider": "cpu", "custom_op_library": [], "input_shapes": {"x": (1, 3, 8, 8)}}
+    thinned(chain(), **{name: values[name]})
+
+
+def test_a_library_of_operators_can_be_named(tmp_path, capsys):
+    onnx.save(chain(), tmp_path / "in.onnx")
+    line = [str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx"), "--lossless"]
+    assert main([*line, "--custom-op-library", str(tmp_path / "no.so")]) == 1
+    assert "--custom-op-library" in capsys.readouterr().err
 
 
 def test_data_judges_the_result_and_globs_hold():
