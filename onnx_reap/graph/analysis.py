@@ -20,6 +20,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe, fold_constants, probe
 from onnx_reap.graph.labels.flow import flow
 from onnx_reap.graph.labels.records import Flow
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.onnxio.providers import Providers, execution_providers
 from onnx_reap.onnxio.session import Feed, run, session
@@ -203,11 +204,11 @@ def _filled(
 
 def normalises_itself(model: Model) -> bool:
     """Whether a model begins by shifting or scaling its inputs, and so takes them as they are."""
-    shifts = {"Sub", "Div", "Mul", "BatchNormalization"}
     readers = [node for tensor in model.graph.inputs for node in tensor.outputs]
     casts = [node for node in readers if node.op == "Cast"]
     readers += [reader for node in casts for reader in node.outputs[0].outputs]
-    return all(node.op in shifts for node in readers if node.op != "Cast")
+    shifts = Trait.SUBTRACTS | Trait.SCALES
+    return all(traits_of(node.op) & shifts for node in readers if node.op != "Cast")
 
 
 def analyse(

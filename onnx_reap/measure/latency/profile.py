@@ -17,6 +17,7 @@ from onnx_reap.graph.cost import count_entries, layer_extents
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.measure.latency.cost import Latency
 from onnx_reap.measure.latency.layer import Layer, Point, describe
 from onnx_reap.measure.latency.measure import ROUNDS, measure
@@ -28,9 +29,6 @@ from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.solve.allocation import Choices, allowed_widths, nearest
 from onnx_reap.solve.cost import Extent
 from onnx_reap.validation import check_applicable, make_settings
-
-ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "HardSigmoid", "Sigmoid", "Tanh")
-"""Operators that onnxruntime may make part of the layer before."""
 
 FRACTIONS = (0.25, 0.4375, 0.625, 0.8125, 1.0)
 """Of every axis, about where layers are measured."""
@@ -184,7 +182,7 @@ def _activation(model: Model, linear: Linear) -> tuple[onnx.NodeProto, dict[int,
     readers = [] if linear.recurrent else model.node(linear.node).outputs[0].outputs
     if len(readers) == 1 and readers[0].op == "BatchNormalization":
         readers = readers[0].outputs[0].outputs
-    if len(readers) != 1 or readers[0].op not in ACTIVATIONS:
+    if len(readers) != 1 or Trait.FUSES not in traits_of(readers[0].op):
         return None
     bounds = {}
     for place, tensor in enumerate(readers[0].inputs):
