@@ -12,8 +12,10 @@ import onnx
 
 from onnx_reap.data import Calibration
 from onnx_reap.data.split import open_samples
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.cost import count_entries, layer_extents
+from onnx_reap.graph.exclusion import exclusion
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Linear
@@ -23,6 +25,7 @@ from onnx_reap.measure.latency.layer import Layer, Point, describe
 from onnx_reap.measure.latency.measure import ROUNDS, measure
 from onnx_reap.measure.latency.table import LatencyTable, LayerTimes, check_layers
 from onnx_reap.onnxio.load import load
+from onnx_reap.onnxio.providers import execution_providers
 from onnx_reap.onnxio.session import onnxruntime
 from onnx_reap.options import PROFILED, Settings
 from onnx_reap.progress import NoProgress, Progress
@@ -64,7 +67,10 @@ def profile(
     proto = load(model)
     inputs = model_inputs(proto, chosen.input_shapes)
     samples = open_samples(inputs, None, chosen).every
-    return measured_table(analyse(proto, inputs, samples, chosen), samples, chosen, progress)
+    providers = execution_providers(chosen.provider, chosen.custom_op_library)
+    why_not = exclusion(chosen.include, chosen.exclude)
+    analysis = analyse(proto, inputs, samples, providers, why_not)
+    return measured_table(analysis, samples, chosen, progress)
 
 
 def measured_table(
