@@ -37,7 +37,7 @@ from onnx_reap.prune.plan import Plan
 from onnx_reap.prune.planning import removed_by, widths_left
 from onnx_reap.prune.pruning_curves import Evidence
 from onnx_reap.prune.sparsity.tiling import read_pattern, untouched, with_zeros
-from onnx_reap.solve.backend import Backend, namespace
+from onnx_reap.solve.backend import Backend
 from onnx_reap.validation import (
     check_labelled,
     check_lossless,
@@ -165,7 +165,7 @@ def replay(
             analysis,
             Samples(samples, None, None, ()),
             chosen,
-            Backend(*namespace("cpu")),
+            Backend.pick("cpu"),
             progress,
             clock,
         )

@@ -41,7 +41,7 @@ INSPECTED = (*PROFILED, "vanish")
 
 
 LOSSLESS = (
-    *("lossless", "input_shapes", "include", "exclude", "provider", "seed"),
+    *("lossless", "input_shapes", "include", "exclude", *EXECUTED, "seed"),
     *("samples", "resize", "crop", "mean", "std", "scale", "color"),
 )
 """Settings that mean something where nothing may be lost; the last ones where there is data."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +26,21 @@ def zoo_folder(config: pytest.Config) -> Path | None:
     """The folder given by --zoo or ONNX_REAP_ZOO."""
     given = config.getoption("--zoo") or os.environ.get("ONNX_REAP_ZOO")
     return Path(given) if given else None
+
+
+def times_by_macs(points: Iterable[Any], _providers: object, _on_point: object) -> dict[Any, float]:
+    """Time layers by what they multiply, as `measure_layers` does by running them."""
+    return {p: 1e-3 * p.inputs * p.outputs * prod(p.layer.kernel) for p in points}
+
+
+@pytest.fixture(autouse=True)
+def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time whole models once only, and layers not at all."""
+    from onnx_reap.prune.low_rank import timing
+    from onnx_reap.report import build
+
+    monkeypatch.setattr(build, "LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "measure_layers", times_by_macs)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

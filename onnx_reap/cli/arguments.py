@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -88,6 +88,32 @@ def split_settings(parsed: argparse.Namespace) -> tuple[dict[str, Any], dict[str
     if "input_shapes" in settings:
         settings["input_shapes"] = by_name(settings["input_shapes"])
     return given, settings
+
+
+def read_files(model: Path, settings: Mapping[str, Any], **others: Path | None) -> dict[str, Path]:
+    """Return all files that a run reads, by what the user calls them: outputs may not be these.
+
+    Parameters
+    ----------
+    model : Path
+        Files of its external data are among them.
+    settings : mapping of str to object
+        Those that were given.
+    others : Path
+        Options that are no settings, by name.
+    """
+    from onnx_reap.onnxio.save import named_data
+
+    named = {name: settings.get(name) for name in ("latency_table", "layer_ratios", "labels")}
+    paths = {
+        "the input model": model,
+        **{option_of(name): path for name, path in (named | others).items()},
+        **{
+            f"--custom-op-library {path}": Path(path)
+            for path in settings.get("custom_op_library", ())
+        },
+    }
+    return {name: path for name, path in paths.items() if path is not None} | named_data(model)
 
 
 def make_base(**options: Any) -> argparse.ArgumentParser:

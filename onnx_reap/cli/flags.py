@@ -80,7 +80,7 @@ FLAGS = {
     "lossless": Flag(
         "budget",
         "remove the channels without which the model computes the same, and no others: dead ones, "
-        "duplicates and combinations of others, found in the weights; needs no data",
+        "duplicates and multiples of others, found in the weights; needs no data",
     ),
     "latency_table": Flag(
         "budget",

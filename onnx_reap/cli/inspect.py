@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnx_reap.cli.arguments import add_flag, add_usual, make_base, split_settings
+from onnx_reap.cli.arguments import add_flag, add_usual, make_base, read_files, split_settings
 from onnx_reap.cli.flags import FLAGS
 from onnx_reap.options import INSPECTED
 
@@ -32,7 +32,7 @@ def run_inspect(argv: Sequence[str]) -> None:
     from onnx_reap.report.text import show
 
     outputs = {} if given["json"] is None else {"--json": given["json"]}
-    check_outputs(outputs, {"the input model": given["model"]})
+    check_outputs(outputs, read_files(given["model"], settings))
     seen = inspect(given["model"], **settings)
     content = json_bytes(seen.to_dict())
     write_all(dict.fromkeys(outputs.values(), content))

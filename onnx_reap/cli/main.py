@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_reap.cli.arguments import Arguments, parse
+from onnx_reap.cli.arguments import Arguments, parse, read_files
 from onnx_reap.cli.inspect import run_inspect
 from onnx_reap.cli.profile import run_profile
 from onnx_reap.cli.sweep import run_sweep
@@ -57,11 +57,13 @@ def _run(arguments: Arguments) -> None:
     from onnx_reap.report.records import json_bytes
     from onnx_reap.report.text import print_report, show
 
-    outputs, inputs = _outputs(arguments), _inputs(arguments)
-    check_outputs(outputs, inputs)
-    if data := named_data(arguments.model):
+    outputs = _outputs(arguments)
+    inputs = read_files(
+        arguments.model, arguments.settings, data=arguments.data, from_plan=arguments.from_plan
+    )
+    if named_data(arguments.model):
         outputs["the data of the output model"] = data_path(arguments.output)
-        check_outputs(outputs, inputs | data)
+    check_outputs(outputs, inputs)
     result = _compute(arguments)
     files = result.files(arguments.output)  # first: no report without its model
     if arguments.plan is not None:
@@ -80,22 +82,6 @@ def _outputs(arguments: Arguments) -> dict[str, Path]:
         "the output model": arguments.output,
         "--plan": arguments.plan,
         "--report": arguments.report,
-    }
-    return {name: path for name, path in paths.items() if path is not None}
-
-
-def _inputs(arguments: Arguments) -> dict[str, Path]:
-    paths = {
-        "the input model": arguments.model,
-        "--data": arguments.data,
-        "--from-plan": arguments.from_plan,
-        "--latency-table": arguments.settings.get("latency_table"),
-        "--layer-ratios": arguments.settings.get("layer_ratios"),
-        "--labels": arguments.settings.get("labels"),
-        **{
-            f"--custom-op-library {path}": Path(path)
-            for path in arguments.settings.get("custom_op_library", ())
-        },
     }
     return {name: path for name, path in paths.items() if path is not None}
 

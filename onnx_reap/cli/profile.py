@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnx_reap.cli.arguments import add_flag, add_usual, make_base, split_settings
+from onnx_reap.cli.arguments import add_flag, add_usual, make_base, read_files, split_settings
 from onnx_reap.cli.flags import FLAGS
 from onnx_reap.options import PROFILED
 
@@ -29,7 +29,7 @@ def run_profile(argv: Sequence[str]) -> None:
     from onnx_reap.onnxio.files import check_outputs, write_atomically
     from onnx_reap.progress import for_terminal
 
-    check_outputs({"--output": given["output"]}, {"the input model": given["model"]})
+    check_outputs({"--output": given["output"]}, read_files(given["model"], settings))
     table = profile(given["model"], progress=for_terminal(quiet=given["quiet"]), **settings)
     write_atomically(given["output"], table.to_json().encode())
     if not given["quiet"]:

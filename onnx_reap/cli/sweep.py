@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_reap import parsing
-from onnx_reap.cli.arguments import add_run, add_usual, make_base, split_settings
+from onnx_reap.cli.arguments import add_run, add_usual, make_base, read_files, split_settings
 from onnx_reap.options import DEFAULT_TARGETS, SWEPT
 
 if TYPE_CHECKING:
@@ -43,14 +43,8 @@ def run_sweep(argv: Sequence[str]) -> None:
     from onnx_reap.report.text import show
 
     targets, plans_only = given["targets"], given["plans_only"]
-    inputs = {
-        "the input model": given["model"],
-        "--data": given["data"],
-        "--labels": settings["labels"],
-    }
-    inputs = {name: path for name, path in inputs.items() if path is not None}
+    inputs = read_files(given["model"], settings, data=given["data"])
     data = named_data(given["model"])
-    inputs |= data
     files = [TABLE, PLOT]
     for target in dict.fromkeys(targets or DEFAULT_TARGETS):
         files += (names := _names(target, plans_only=plans_only))

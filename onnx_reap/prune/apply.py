@@ -29,7 +29,7 @@ from onnx_reap.options import Settings
 from onnx_reap.prune.context import Work
 from onnx_reap.prune.decide import Choice
 from onnx_reap.prune.low_rank.factoring import settled
-from onnx_reap.prune.refit.block_walk import Stretched
+from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.refit.blockwise import join
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.walk import Fit
@@ -50,7 +50,7 @@ class Made:
         By node; empty without a refit.
     held : Model
         Holds the model's weights that are set aside.
-    blocks : tuple of Stretched
+    blocks : tuple of BlockFit
         Blocks whose layers were then refitted together.
     notes : tuple of str
         Warnings.
@@ -61,7 +61,7 @@ class Made:
     macs: int
     params: int
     refits: dict[str, Fit]
-    blocks: tuple[Stretched, ...]
+    blocks: tuple[BlockFit, ...]
     notes: tuple[str, ...]
     held: Model
 
@@ -77,7 +77,7 @@ def _made(work: Work, choice: Choice, *, joint: bool) -> Made:
             work.analysis, choice.removed, work.samples.every, choice.merge
         )
     refits: dict[str, Fit] = {}
-    blocks: list[Stretched] = []
+    blocks: list[BlockFit] = []
     macs = macs_left(work.analysis, pruned, choice.widths)
     if work.settings.refit and work.samples.fit is not None and choice.removed:
         with work.clock("refit"):
@@ -104,7 +104,7 @@ def _made(work: Work, choice: Choice, *, joint: bool) -> Made:
 
 def _joined(
     work: Work, pruned: Model, removed: Sequence[int], samples: Calibration, macs: int
-) -> tuple[list[Stretched], list[str]]:
+) -> tuple[list[BlockFit], list[str]]:
     """Refit blocks together; take it back if samples that judge find the outputs further away.
 
     A block may come nearer in directions that the outputs don't feel.

@@ -18,7 +18,7 @@ from onnx_reap.options import Settings
 from onnx_reap.progress import Progress
 from onnx_reap.prune.low_rank.factor import Factor
 from onnx_reap.prune.low_rank.stream import Stream
-from onnx_reap.solve.backend import Backend, namespace
+from onnx_reap.solve.backend import Backend
 
 Basis = Factor | Stream
 
@@ -105,5 +105,5 @@ def open_work(model: Source, data: Any, settings: Settings, progress: Progress) 
         why_not = exclusion(settings.include, settings.exclude)
         analysis = analyse(proto, inputs, samples.every, providers, why_not)
     only_cpu = settings.provider is not None and analysis.providers == ["CPUExecutionProvider"]
-    backend = Backend(*namespace("cpu" if only_cpu else "auto"))
+    backend = Backend.pick("cpu" if only_cpu else "auto")
     return Work(analysis, samples, settings, backend, progress, clock)

@@ -90,7 +90,7 @@ class Lossless:
     Attributes
     ----------
     dead, duplicate, dependent : int
-        Constant or unread ones, copies of others, combinations of others.
+        Constant or unread ones, copies of others, multiples of others.
     difference : float
         Largest difference of an output on random samples, relative to the output's largest entry.
     """

@@ -121,6 +121,11 @@ class Backend:
     xp: Any
     device: Any
 
+    @classmethod
+    def pick(cls, device: Literal["auto", "cpu", "gpu"] = "auto") -> Backend:
+        """Choose where a run computes, see `namespace`."""
+        return cls(*namespace(device))
+
     def to_device(self, x: np.ndarray) -> Array:
         """Return a host array where the run computes; same shape and dtype."""
         return self.xp.asarray(x, device=self.device)

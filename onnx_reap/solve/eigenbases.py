@@ -35,7 +35,7 @@ from dataclasses import dataclass
 import array_api_compat as compat
 
 from onnx_reap.solve.backend import Array
-from onnx_reap.solve.linalg import damped
+from onnx_reap.solve.linalg import damped, eigenvectors
 
 FLOOR = 1e-6  # of the mean diagonal: directions that data lacks must not leave the basis
 BLURRED = 1e-3  # of the mean diagonal: directions that no layer reads are still made
@@ -98,9 +98,9 @@ def factor(weight: Array, moment: Array, scale: Array) -> Product:
     ratio = xp.linalg.trace(moment) / xp.linalg.trace(own) if float(xp.max(own)) > 0 else 1.0
     # A moment that was measured has rounding outside of what the weight can make at all.
     within, _ = xp.linalg.qr(xp.matrix_transpose(scaled))
-    values, vectors = xp.linalg.eigh(output_moment(moment + FLOOR * ratio * own, within))
-    vectors = within @ xp.flip(vectors, axis=1)
-    explained = xp.maximum(xp.flip(values), xp.zeros_like(values))
+    values, vectors = eigenvectors(output_moment(moment + FLOOR * ratio * own, within))
+    vectors = within @ vectors
+    explained = xp.maximum(values, xp.zeros_like(values))
     return Product(scaled @ vectors, xp.matrix_transpose(vectors) / scale, explained)
 
 
@@ -195,13 +195,12 @@ def stream_basis(grams: Sequence[Array], reads: Sequence[Array]) -> tuple[Array,
             seen = seen + gram / size
             felt = felt + own * (size / variance)
     felt = damped(felt, BLURRED) if float(xp.max(xp.abs(felt))) > 0 else _identity(felt)
-    values, vectors = xp.linalg.eigh(felt)
+    values, vectors = eigenvectors(felt)
     root, inverse = (
         (vectors * scale) @ xp.matrix_transpose(vectors)
         for scale in (xp.sqrt(values), 1 / xp.sqrt(values))
     )
-    _, axes = xp.linalg.eigh(root @ (seen @ root))
-    axes = xp.flip(axes, axis=1)
+    _, axes = eigenvectors(root @ (seen @ root))
     return root @ axes, xp.matrix_transpose(axes) @ inverse
 
 

@@ -59,6 +59,31 @@ def damped(A: Array, damping: float) -> Array:
     return A + (damping * mean_diagonal(A))[..., None, None] * identity
 
 
+def eigenvectors(A: Array) -> tuple[Array, Array]:
+    """Return eigenvalues and eigenvectors of a symmetric matrix, the largest first.
+
+    An eigenvector's sign is a matter of the library: here its largest entry is positive.
+
+    Parameters
+    ----------
+    A : array, shape (D, D), float64
+
+    Returns
+    -------
+    values : array, shape (D,), float64
+        Descending.
+    vectors : array, shape (D, D), float64
+        In columns.
+    """
+    xp = compat.array_namespace(A)
+    values, vectors = xp.linalg.eigh(A)
+    values, vectors = xp.flip(values), xp.flip(vectors, axis=1)
+    rows = xp.arange(A.shape[0], device=compat.device(A))[:, None]
+    largest = rows == xp.argmax(xp.abs(vectors), axis=0)[None, :]
+    entry = xp.sum(xp.where(largest, vectors, xp.zeros_like(vectors)), axis=0)
+    return values, xp.where(entry < 0, -vectors, vectors)
+
+
 def spd_inverse(A: Array) -> Array:
     """Invert a symmetric positive definite matrix.
 

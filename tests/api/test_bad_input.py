@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
-from small_models import Net, chain, images, stateful, weights_of, without_latency
+from small_models import Net, chain, images, stateful, weights_of
 
 import onnx_reap
 from onnx_reap.cli.main import main
@@ -25,7 +25,6 @@ Refused = Callable[..., str]
 @pytest.fixture(autouse=True)
 def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder with a model and its data, and a folder of its own for temporary files."""
-    without_latency(monkeypatch)
     here, temporary = tmp_path / "here", tmp_path / "tmp"
     here.mkdir()
     temporary.mkdir()
@@ -393,7 +392,12 @@ def test_a_disk_that_is_full_at_the_end(refused, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "stage", ["evidence.capture_moments", "repair.refit_model", "making.cut_and_compare"]
+    "stage",
+    [
+        "prune.pruning_curves.capture_moments",
+        "prune.refit.layerwise.refit_model",
+        "prune.apply.cut_and_compare",
+    ],
 )
 def test_an_interrupted_run_leaves_nothing(stage, monkeypatch, workplace, capsys):
     def interrupt(*_args, **_kwargs):
@@ -432,7 +436,7 @@ def test_a_signal_stops_the_command(workplace, tmp_path):
     code = """
 import signal, sys, time
 from onnx_reap.cli.main import main as cli
-from onnx_reap.prune import apply as making
+from onnx_reap.prune import apply
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
 
@@ -440,8 +444,8 @@ def repair(*arguments):
     print("in the midst of the work", file=sys.stderr, flush=True)
     time.sleep(60)
 
-making.repair = repair
-sys.exit(cli.main(sys.argv[1:]))
+apply.repair = repair
+sys.exit(cli(sys.argv[1:]))
 """
     line = "in.onnx out.onnx --data many.npy --report r.json"
     paths = os.pathsep.join(filter(None, sys.path))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, chain, images, run, weights_of, without_latency
+from small_models import Net, chain, images, run, weights_of
 
 import onnx_reap
 from onnx_reap import ReapError, cut, mask
@@ -25,11 +25,6 @@ from onnx_reap.validation import BUDGETS
 SHIPPED = Path(__file__).parent.parents[1] / "models"
 DATA = images(40)
 BASELINE = {"criterion": "l1", "refit": False}
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_latency(monkeypatch)
 
 
 def reap(model, data=None, **settings):

@@ -13,6 +13,7 @@ from onnx_reap.solve.eigenbases import (
     slice_moment,
     slices_error,
 )
+from onnx_reap.solve.linalg import eigenvectors
 
 
 def problem(inputs: int, outputs: int, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -137,3 +138,11 @@ def test_arrays_of_another_namespace_give_the_same():
         np.testing.assert_allclose(np.asarray(got.explained), expected.explained, rtol=1e-6)
     product = factor_slices(strict[0], array_api_strict.asarray(gram), strict[2], 2, 3, 2)
     assert slices_error(product, 2, strict[0], array_api_strict.asarray(gram), strict[2], 2) > 0
+
+
+def test_signs_of_eigenvectors_are_fixed():
+    a = np.random.default_rng(0).standard_normal((6, 6))
+    values, vectors = eigenvectors(a @ a.T)
+    np.testing.assert_allclose(a @ a.T @ vectors, vectors * values, atol=1e-9)
+    assert (np.diff(values) <= 0).all()
+    assert (vectors[np.abs(vectors).argmax(axis=0), np.arange(6)] > 0).all()

@@ -186,8 +186,7 @@ class Follower:
         new: dict[int, int] = {}
         for place, (at, by) in enumerate(zip(both.tolist(), first.tolist(), strict=True)):
             if by == place:
-                pair = int(a.signal[at]), int(b.signal[at])
-                new[place] = self.signals.sum(*pair, float(ratio[place]))
+                new[place] = self.signals.new()
             signal[at] = new[by]
         return Form.of(signal, scale, a.offset + sign * b.offset)
 
@@ -221,7 +220,7 @@ class Follower:
 
     def _new(self, out: str, axis: int, first: Ints) -> Form:
         """Give a tensor new signals, the same ones where channels are equal."""
-        new = {place: self.signals.opaque() for place in np.unique(first).tolist()}
+        new = {place: self.signals.new() for place in np.unique(first).tolist()}
         signal = np.array([new[place] for place in first.tolist()], np.int64)
         self._forms[out, axis] = Form(signal, np.ones(len(first)), np.zeros(len(first)))
         return self._forms[out, axis]

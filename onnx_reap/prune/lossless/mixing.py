@@ -96,11 +96,11 @@ def _folded(block: np.ndarray, x: Form, exact: bool) -> tuple[np.ndarray, np.nda
 
 
 def _form(rows: np.ndarray, shift: np.ndarray, signals: Signals) -> Form:
-    norms, space = norms_of(rows), signals.space()
+    norms = norms_of(rows)
     if not np.isfinite(norms).all() or not np.isfinite(shift).all():
         return signals.unknown(len(rows))
     like, factor = parallel(rows)
     own = np.flatnonzero(like == np.arange(len(rows))).tolist()
-    new = {i: signals.row(space, rows[i], float(norms[i])) for i in own} | {-1: 0}
+    new = {i: signals.new(float(norms[i])) for i in own} | {-1: 0}
     signal = np.array([new[i] for i in like.tolist()], np.int64)
     return Form.of(signal, factor, shift)

@@ -1,11 +1,10 @@
-"""Channels that the others make up for exactly, at every layer that reads them."""
+"""Channels that another one makes up for exactly, at every layer that reads them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 
 import numpy as np
 
@@ -19,8 +18,8 @@ from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Flow, Linear
 from onnx_reap.prune.lossless.follow import Follower
 from onnx_reap.prune.lossless.mixing import keeps_constants
-from onnx_reap.prune.lossless.rows import SAME, ZERO, combinations, norms_of
-from onnx_reap.prune.lossless.values import Form, Place, Signals
+from onnx_reap.prune.lossless.rows import SAME
+from onnx_reap.prune.lossless.values import Form
 
 DEAD, DUPLICATE, DEPENDENT = "dead", "duplicate", "dependent"
 KINDS = (DEAD, DUPLICATE, DEPENDENT)
@@ -35,7 +34,7 @@ class Redundant:
     unit : int
     kind : str
         `dead` holds constants or is read by nobody, a `duplicate` holds what another unit does, and
-        what is `dependent` holds a combination of others, a multiple of one for instance.
+        what is `dependent` holds a multiple of another one, or differs from it by a constant.
     absorbed : tuple of Absorbed
         By whom, at each layer that reads it.
     """
@@ -68,6 +67,11 @@ class _Slot:
     def parts(self) -> np.ndarray:
         """The part of a grouped convolution that reads each unit, (n,) int array."""
         return self.positions // self.read.per_part
+
+    @property
+    def fixed(self) -> np.ndarray:
+        """Constants that no bias can take, (n,) float array."""
+        return np.zeros_like(self.form.offset) if self.exact else self.form.offset
 
 
 def find_redundant(
@@ -128,7 +132,7 @@ class _Study:
         for where, units in classes.items():
             nodes = {node for node, _ in where}
             slots = self._slots(units, [each for each in readers if each[0].node in nodes])
-            found += _of_class(units, slots, self._follower.signals)
+            found += _of_class(units, slots)
         return found
 
     def _slots(
@@ -136,7 +140,7 @@ class _Study:
     ) -> list[_Slot]:
         slots, model = [], self._model
         for linear, labels in readers:
-            form = self._follower.form(linear.x, linear.x_axis)
+            settled = self._follower.signals.settled(self._follower.form(linear.x, linear.x_axis))
             exact = keeps_constants(linear, model.node(linear.node))
             exact = exact and has_plain_bias(model, linear) and self._uses[linear.weight] == 1
             left = ~np.isin(self._flow.units_along(linear.y, linear.y_axis), self.removed)
@@ -147,28 +151,47 @@ class _Study:
             starts = np.searchsorted(labels[order], units)
             for place in range(int((labels == units[0]).sum())):
                 positions = order[starts + place]
-                slots.append(_Slot(read, positions, form.at(positions), exact))
+                slots.append(_Slot(read, positions, settled.at(positions), exact))
         return slots
 
 
-def _of_class(units: Sequence[int], slots: Sequence[_Slot], signals: Signals) -> list[Redundant]:
+def _of_class(units: Sequence[int], slots: Sequence[_Slot]) -> list[Redundant]:
     """Find redundant units among some that occur in the same places."""
-    found = {i: (DEAD, dict[int, float]()) for i in range(len(units)) if _is_unread(i, slots)}
-    alive = _comparable([i for i in range(len(units)) if i not in found], slots, signals)
-    if alive:
-        sizes, gram = _products(alive, slots, signals)
-        empty = sizes <= ZERO
-        found |= {alive[i]: (DEAD, {}) for i in np.flatnonzero(empty).tolist()}
-        left = np.flatnonzero(~empty)
-        for i, terms in combinations(gram[np.ix_(left, left)]).items():
-            into = {alive[left[k]]: term for k, term in terms.items()}
-            equal = [*into.values()] == [1.0]
-            found[alive[left[i]]] = (DUPLICATE if equal else DEPENDENT, into)
-    return [_redundant(i, kind, into, units, slots) for i, (kind, into) in sorted(found.items())]
+    found = []
+    representatives: dict[tuple[int, ...], list[int]] = {}
+    for i in range(len(units)):
+        if not any(slot.read.reads(int(slot.positions[i])) for slot in slots):
+            found.append(_redundant(i, DEAD, {}, units, slots))
+            continue
+        if all(slot.form.constant[i] and not slot.fixed[i] for slot in slots):
+            found.append(_redundant(i, DEAD, {}, units, slots))
+            continue
+        key = tuple(int(n) for slot in slots for n in (slot.form.signal[i], slot.parts[i]))
+        others = representatives.setdefault(key, [])
+        factors = ((k, _factor(i, k, slots)) for k in others)
+        target = next(((k, factor) for k, factor in factors if factor is not None), None)
+        if target is None:
+            others.append(i)
+        else:
+            kind = DUPLICATE if target[1] == 1 else DEPENDENT
+            found.append(_redundant(i, kind, dict([target]), units, slots))
+    return found
 
 
-def _is_unread(i: int, slots: Sequence[_Slot]) -> bool:
-    return not any(slot.read.reads(int(slot.positions[i])) for slot in slots)
+def _factor(i: int, k: int, slots: Sequence[_Slot]) -> float | None:
+    """Return by what to multiply unit k to get unit i at every slot; None if there is no such."""
+    pairs = [
+        (float(values[i]), float(values[k]))
+        for slot in slots
+        for values in (slot.form.scale, slot.fixed)
+        if values[i] or values[k]
+    ]
+    if not all(b for _, b in pairs):
+        return None
+    ratios = [a / b for a, b in pairs]
+    factor = 1.0 if abs(ratios[0] - 1) <= SAME else ratios[0]
+    alike = all(abs(ratio - factor) <= SAME * abs(factor) for ratio in ratios)
+    return factor if factor and alike else None
 
 
 def _redundant(
@@ -177,78 +200,13 @@ def _redundant(
     absorbed = []
     for slot in slots:
         offset = slot.form.offset
-        constant = float(offset[i] - sum(term * offset[k] for k, term in into.items()))
-        by = {int(slot.positions[k]): term for k, term in into.items()}
+        constant = float(offset[i] - sum(factor * offset[k] for k, factor in into.items()))
+        by = {int(slot.positions[k]): factor for k, factor in into.items()}
         near = not slot.exact or abs(constant) <= SAME * abs(offset[i])
         absorbed.append(Absorbed(slot.read, int(slot.positions[i]), by, 0.0 if near else constant))
         if not near and kind == DUPLICATE:
             kind = DEPENDENT
     return Redundant(units[i], kind, tuple(absorbed))
-
-
-def _comparable(candidates: list[int], slots: Sequence[_Slot], signals: Signals) -> list[int]:
-    """Leave out units that hold a signal of which nothing is known and that no other one holds."""
-    signal = [slot.form.signal for slot in slots]
-    parts = [slot.parts for slot in slots]
-    while True:
-        keys = {
-            i: [
-                (number, int(parts[number][i]), place)
-                for number in range(len(slots))
-                for place in signals.terms[signal[number][i]]
-                if place[0] < 0
-            ]
-            for i in candidates
-        }
-        count = Counter(key for each in keys.values() for key in each)
-        left = [i for i in candidates if all(count[key] > 1 for key in keys[i])]
-        if len(left) == len(candidates):
-            return left
-        candidates = left
-
-
-def _products(
-    units: Sequence[int], slots: Sequence[_Slot], signals: Signals
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the units' largest norms in any block of coefficients, and scalar products over all.
-
-    Each block, what one layer's rows bring to one place, is divided by its largest norm; what is
-    the same in several places counts once.
-    """
-    chosen = np.array(units)
-    sizes, gram = np.zeros(len(units)), np.zeros((len(units), len(units)))
-    seen = set()
-    for slot in slots:
-        form, parts = slot.form.at(chosen), slot.parts[chosen]
-        terms = [signals.terms[s] for s in form.signal.tolist()]
-        places = dict.fromkeys(place for each in terms for place in each)
-        blocks = [(place[0], _block(place, terms, form)) for place in places]
-        if not slot.exact:
-            blocks.append((0, form.offset[:, None]))
-        for space, block in blocks:
-            norms, what = (
-                norms_of(block),
-                (space, sha256(block.tobytes()).digest(), parts.tobytes()),
-            )
-            if what in seen or not norms.any():
-                continue
-            seen.add(what)
-            sizes = np.maximum(sizes, norms / norms.max())
-            gram += (block @ block.T) * (parts[:, None] == parts) / norms.max() ** 2
-    return sizes, gram
-
-
-def _block(
-    place: Place, terms: Sequence[Mapping[Place, tuple[float, np.ndarray]]], form: Form
-) -> np.ndarray:
-    """Return the units' coefficients in one space, (n, D)."""
-    width = next(len(each[place][1]) for each in terms if place in each)
-    block = np.zeros((len(terms), width))
-    for i, each in enumerate(terms):
-        if place in each:
-            factor, row = each[place]
-            block[i] = factor * form.scale[i] * row
-    return block
 
 
 def _balanced(group: Group, redundant: Sequence[Redundant]) -> list[Redundant]:

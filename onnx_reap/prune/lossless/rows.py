@@ -1,4 +1,4 @@
-"""Rows that are multiples or combinations of others, to float tolerance."""
+"""Rows that are multiples of others, to float tolerance."""
 
 from __future__ import annotations
 
@@ -12,12 +12,6 @@ SAME = 1e-6
 
 ZERO = 2.0**-24
 """Of the largest row's norm: what is smaller is lost when float32 adds the two."""
-
-DEPENDENT = 1e-11
-"""Of a row's square: what a combination may leave of it. Squares resolve 1e-13 in float64."""
-
-MAGNIFIED = 30.0
-"""How much larger than a row the terms of its combination may be: rounding grows as they do."""
 
 _CHUNK = 1024  # rows that are compared with all others at once
 
@@ -68,64 +62,3 @@ def _factor(row: np.ndarray, other: np.ndarray, norm: float) -> float | None:
 def norms_of(rows: np.ndarray) -> Matrix:
     """Return the Euclidean norms of rows, (n,) float64."""
     return np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-
-
-def combinations(gram: Matrix) -> dict[int, dict[int, float]]:
-    """Find vectors that are combinations of others, by pivoted elimination on their products.
-
-    These are the pivots that a rank-revealing QR of the vectors takes.
-
-    Parameters
-    ----------
-    gram : (n, n) float64 array
-        Scalar products of the vectors, none of them zero.
-
-    Returns
-    -------
-    dict of int to dict of int to float
-        By vector that can go, the coefficients of those that stay; multiples of one come out as
-        such.
-    """
-    size = np.sqrt(np.diag(gram))
-    unit = gram / np.outer(size, size)
-    if not _is_singular(unit):
-        return {}
-    kept = _pivots(unit)
-    found: dict[int, dict[int, float]] = {}
-    for j in sorted(set(range(len(unit))) - set(kept)):
-        multiple = [k for k in kept if 1 - abs(unit[k, j]) <= SAME**2]
-        chosen = multiple[:1] or kept
-        terms = np.linalg.solve(unit[np.ix_(chosen, chosen)], unit[chosen, j])
-        left = 1 - terms @ unit[chosen, j]
-        terms = np.where(np.abs(terms) > SAME**2, terms, 0)
-        if left <= 2 * DEPENDENT and np.abs(terms).sum() <= MAGNIFIED:
-            scaled = zip(chosen, terms * size[j] / size[chosen], strict=True)
-            found[j] = {k: _snapped(float(term)) for k, term in scaled if term}
-    return found
-
-
-def _snapped(term: float) -> float:
-    return 1.0 if abs(term - 1) <= SAME else term
-
-
-def _is_singular(unit: Matrix) -> bool:
-    """Whether some vector depends on those before it."""
-    try:
-        diagonal = np.diag(np.linalg.cholesky(unit))
-    except np.linalg.LinAlgError:
-        return True
-    return bool((diagonal**2 <= DEPENDENT).any())
-
-
-def _pivots(unit: Matrix) -> list[int]:
-    """Choose vectors that span all, the one furthest from those before it each time."""
-    left, chosen = unit.copy(), list[int]()
-    while len(chosen) < len(unit):
-        best = int(np.argmax(np.round(np.diag(left), 9)))  # the first of equally far ones
-        if left[best, best] <= DEPENDENT:
-            break
-        chosen.append(best)
-        column = left[:, best] / np.sqrt(left[best, best])
-        left -= np.outer(column, column)
-        left[best, :] = left[:, best] = 0
-    return sorted(chosen)

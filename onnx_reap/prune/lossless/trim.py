@@ -25,7 +25,7 @@ from onnx_reap.prune.lossless.redundant import DEAD, DEPENDENT, DUPLICATE, Redun
 from onnx_reap.prune.planning import make_plan, removed_by, widths_left
 from onnx_reap.report.records import Lossless
 
-NOTHING = "nothing to remove: no channel is dead, a duplicate or a combination of others"
+NOTHING = "nothing to remove: no channel is dead, a duplicate or a multiple of another"
 
 
 def without_redundant(work: Work) -> tuple[Made, Lossless]:

@@ -2,13 +2,12 @@
 
 A channel is written as `scale * signal + offset`. Signals have numbers; channels with the same
 number hold the same signal, whatever the model is fed. Signal 0 stands for none: such a channel is
-constant. What a layer computes is a combination of signals whose terms are known, so that signals
-which are sums of others can be told apart from those that hold something new.
+constant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +17,6 @@ from onnx_reap.prune.lossless.rows import SAME, ZERO
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-
-Place = tuple[int, tuple[int, ...]]
-"""A space of coefficients, and the movements that its signals went through since."""
-
-Terms = Mapping[Place, tuple[float, np.ndarray]]
-"""By place, a factor and coefficients. Spaces of opaque signals are negative and hold a 1."""
-
-ONE = np.ones(1)
 
 
 @dataclass(frozen=True)
@@ -84,67 +75,28 @@ class Signals:
 
     Attributes
     ----------
-    terms : list of Terms
-        By signal.
     norms : list of float
-        Norms of layers' rows; infinite for signals of unknown size.
-    origins : list of (int, tuple of int)
-        The signal that was moved, and how; of others, themselves.
+        By signal, the norm of the row of weights that makes it; infinite where that is unknown.
     """
 
     def __init__(self) -> None:
-        self.terms: list[Terms] = [{}]
         self.norms: list[float] = [0.0]
-        self.origins: list[tuple[int, tuple[int, ...]]] = [(0, ())]
-        self._spaces = 0
-        self._moved: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._moved: dict[tuple[int, int], int] = {}
 
-    def opaque(self) -> int:
-        """Return a new signal of which nothing is known."""
-        number = len(self.terms)
-        return self._add({(-number, ()): (1.0, ONE)}, np.inf)
-
-    def space(self) -> int:
-        """Return a new space of coefficients."""
-        self._spaces += 1
-        return self._spaces
-
-    def row(self, space: int, row: np.ndarray, norm: float) -> int:
-        """Return a new signal with these coefficients."""
-        return self._add({(space, ()): (1.0, row)}, norm)
-
-    def sum(self, a: int, b: int, factor: float) -> int:
-        """Return a new signal, `a + factor * b`."""
-        terms = dict(self.terms[a])
-        for place, (scale, row) in self.terms[b].items():
-            if place in terms:
-                old, other = terms[place]
-                terms[place] = (1.0, old * other + factor * scale * row)
-            else:
-                terms[place] = (factor * scale, row)
-        return self._add(terms, np.inf)
+    def new(self, norm: float = np.inf) -> int:
+        """Return a new signal."""
+        self.norms.append(norm)
+        return len(self.norms) - 1
 
     def moved(self, signal: int, how: int) -> int:
         """Return a signal moved in some way; the same one each time."""
-        if signal == 0:
-            return 0
-        origin, before = self.origins[signal]
-        key = (origin, (*before, how))
-        if key not in self._moved:
-            terms = {(s, (*moves, how)): row for (s, moves), row in self.terms[signal].items()}
-            self._moved[key] = self._add(terms, self.norms[signal])
-            self.origins[-1] = key
-        return self._moved[key]
-
-    def _add(self, terms: Terms, norm: float) -> int:
-        self.terms.append(terms)
-        self.norms.append(norm)
-        self.origins.append((len(self.origins), ()))
-        return len(self.terms) - 1
+        if signal and (signal, how) not in self._moved:
+            self._moved[signal, how] = self.new(self.norms[signal])
+        return self._moved[signal, how] if signal else 0
 
     def unknown(self, count: int) -> Form:
         """Return channels of which nothing is known."""
-        new = np.array([self.opaque() for _ in range(count)], np.int64)
+        new = np.array([self.new() for _ in range(count)], np.int64)
         return Form(new, np.ones(count), np.zeros(count))
 
     def settled(self, form: Form) -> Form:

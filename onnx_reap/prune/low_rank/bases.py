@@ -139,7 +139,7 @@ def _factor(
     if CHANNEL in schemes:
         moment = basis.output_moment(gram, weight) if SPATIAL in schemes else gram
         product = products[CHANNEL] = basis.factor(weight, moment, scale)
-        errors[CHANNEL] = float(product.explained[schemes[CHANNEL] :].sum())
+        errors[CHANNEL] = float(sum(to_host(product.explained)[schemes[CHANNEL] :]))
     if SPATIAL in schemes:
         across = linear.kernel[1]
         channels = int(weight.shape[0]) // linear.taps

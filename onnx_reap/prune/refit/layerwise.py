@@ -53,15 +53,15 @@ def repair(
     jobs, notes = _jobs(analysis, pruned, set(removed), kept, zeros or {})
     names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
-    learn = len(calibration)
+    fit_samples = len(calibration)
     if (parts := teachers_and_judges(calibration, settings.seed)) is not None:
-        learning, judging = parts
-        calibration, learn = learning.followed_by(judging), len(learning)
+        fit_part, validation = parts
+        calibration, fit_samples = fit_part.followed_by(validation), len(fit_part)
     walk = Walk(
         kept=kept,
         probe=analysis.probe,
         calibration=calibration,
-        learn=learn,
+        fit_samples=fit_samples,
         backend=backend,
         providers=analysis.providers,
         positions=settings.positions,

@@ -1,0 +1,86 @@
+"""No command writes over a file that it reads, whatever the option and whatever the file."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from small_models import chain, images
+
+from onnx_reap.cli.main import main
+
+READ = {
+    "run": {
+        "data.npz": "--data data.npz",
+        "labels.npy": "--data data.npz --labels labels.npy --max-drop 5%",
+        "ops.so": "--custom-op-library ops.so",
+        "table.json": "--target-latency 5ms --latency-table table.json",
+        "ratios.json": "--layer-ratios ratios.json",
+        "plan.json": "--from-plan plan.json",
+    },
+    "inspect": {"ops.so": "--custom-op-library ops.so"},
+    "profile": {"ops.so": "--custom-op-library ops.so"},
+    "sweep": {
+        "data.npz": "--data data.npz",
+        "labels.npy": "--data data.npz --labels labels.npy",
+        "ops.so": "--custom-op-library ops.so",
+    },
+}
+WRITTEN = {
+    "run": ["in.onnx {}", "in.onnx out.onnx --report {}", "in.onnx out.onnx --plan {}"],
+    "inspect": ["inspect in.onnx --json {}"],
+    "profile": ["profile in.onnx -o {}"],
+}
+CASES = [
+    (line.format(path), options)
+    for command, lines in WRITTEN.items()
+    for line, (path, options) in product(
+        lines, [*READ[command].items(), ("in.onnx", ""), ("in.onnx.data", "")]
+    )
+]
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    model = chain()
+    onnx.save(
+        model, "in.onnx", save_as_external_data=True, location="in.onnx.data", size_threshold=0
+    )
+    np.savez("data.npz", **{model.graph.input[0].name: images(8)})
+    np.save("labels.npy", np.zeros(8, np.int64))
+    Path("ops.so").write_bytes(b"")
+    for name in ("table.json", "ratios.json", "plan.json"):
+        Path(name).write_text(json.dumps({}))
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("line", "options"), CASES)
+def test_a_file_that_is_read_is_not_written(
+    line: str, options: str, files: Path, capsys: pytest.CaptureFixture[str]
+):
+    before = contents(files)
+    assert main([*line.split(), *options.split()]) == 1
+    assert "is the same file as" in capsys.readouterr().err
+    assert contents(files) == before
+
+
+@pytest.mark.parametrize(("path", "options"), READ["sweep"].items())
+def test_a_sweep_writes_over_none_either(
+    path: str, options: str, files: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = files / "sweep"
+    folder.mkdir()
+    (folder / "sweep.csv").hardlink_to(files / path)
+    before = contents(files)
+    assert main(["sweep", "in.onnx", "-o", "sweep", "--targets", "0.5", *options.split()]) == 1
+    assert "is the same file as" in capsys.readouterr().err
+    assert contents(files) == before
