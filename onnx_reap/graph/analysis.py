@@ -142,19 +142,19 @@ def analyse(
     providers = execution_providers(None) if providers is None else providers
     model = Model(proto)
     fold_constants(model, providers)
-    seen, fixed = _probe(model, inputs, samples, providers)
-    found = flow(model, seen, lambda key: None if key in bases else why_not(key))
+    probed, fixed = _probe(model, inputs, samples, providers)
+    found = flow(model, probed, lambda key: None if key in bases else why_not(key))
     groups = find_groups(found)
-    branches = find_branches(model, seen, found, groups, bases)
+    branches = find_branches(model, probed, found, groups, bases)
     return Analysis(
         proto,
         model,
-        seen,
+        probed,
         found,
         groups,
         branches,
         find_frozen(found) + find_in_bodies(model),
-        count_macs(model, seen, found, groups, branches),
+        count_macs(model, probed, found, groups, branches),
         count_params(model, found, groups, branches),
         providers,
         fixed,

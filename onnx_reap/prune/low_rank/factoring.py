@@ -220,7 +220,7 @@ def _merge_in(analysis: Analysis, merge: Merge, target: Analysis) -> Merge:
     }
     heirs = {
         units[unit]: (units[heir], share)
-        for unit, (heir, share) in merge.heirs.items()
+        for unit, (heir, share) in merge.targets.items()
         if unit in units
     }
     return Merge(heirs, frozenset(units[unit] for unit in merge.averaged if unit in units))
