@@ -107,6 +107,5 @@ def _places(units: np.ndarray) -> dict[int, list[int]]:
 def _pairs(places: Mapping[int, list[int]], unit: int, target: int) -> Iterator[tuple[int, int]]:
     """Pair the places of two units, if both have equally many."""
     removed, stays = places.get(unit, []), places.get(target, [])
-    return (
-        zip(removed, stays, strict=True) if len(removed) == len(stays) else zip((), (), strict=True)
-    )
+    alike = len(removed) == len(stays)
+    return zip(removed, stays, strict=True) if alike else zip((), (), strict=True)
