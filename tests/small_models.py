@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 
-import onnx_reap.report.build
+import onnx_reap.prune.conclude
 
 
 class Net:
@@ -135,4 +135,4 @@ def run(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> list[np.ndarr
 
 def without_latency(monkeypatch) -> None:
     """Time each model once only."""
-    monkeypatch.setattr(onnx_reap.report.build, "LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr(onnx_reap.prune.conclude, "LATENCY_SECONDS", 0.0)
