@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnx_reap.errors import ReapError, UsageError
 from onnx_reap.graph.bodies import find_in_bodies
 from onnx_reap.graph.branches import Branches, find_branches
 from onnx_reap.graph.cost import count_macs, count_params
+from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.groups import FrozenChannels, Group, find_frozen, find_groups
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe, fold_constants, probe
@@ -24,7 +25,6 @@ from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.onnxio.providers import Providers, execution_providers
 from onnx_reap.onnxio.session import Feed, run, session
 from onnx_reap.options import Settings
-from onnx_reap.prune.exclusion import exclusion
 from onnx_reap.solve.cost import Cost
 
 LARGEST_INPUT = 2**31
@@ -50,13 +50,6 @@ class Analysis:
         Those that vanish with all of a group.
     frozen : tuple of FrozenChannels
     macs, params : Cost
-    ranks : mapping of int to int array
-        By group that is the basis of a layer written as two, the widths that it may take: few
-        enough to gain anything, and all, at which the layer is left as it was.
-    coordinates : frozenset of int
-        These groups, and streams that were written in another basis: none is channels as given.
-    unbiased : mapping of str to int
-        By node, the stream at whose full width the layer has no bias, as it was given.
     """
 
     proto: onnx.ModelProto
@@ -71,9 +64,6 @@ class Analysis:
     providers: Providers
     fixed_batch: int | None
     runs_as_given: bool
-    ranks: Mapping[int, np.ndarray] = field(default_factory=dict)
-    coordinates: frozenset[int] = frozenset()
-    unbiased: Mapping[str, int] = field(default_factory=dict)
 
     def runnable(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """Return a model of the same nodes to judge it by: itself, or its twin in float32."""

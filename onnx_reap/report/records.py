@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnx_reap.measure.quality import Quality
+from onnx_reap.prune.form import Factorised
 from onnx_reap.prune.lossless.trim import Lossless
-from onnx_reap.prune.plan import Factorised
 from onnx_reap.prune.sparsity.records import Tiling
 
 SCHEMA = 1

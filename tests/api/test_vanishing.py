@@ -14,6 +14,7 @@ import onnx_reap
 from onnx_reap import ReapError
 from onnx_reap.api import replay
 from onnx_reap.data import open_calibration, synthetic_calibration
+from onnx_reap.data.split import Samples
 from onnx_reap.graph.analysis import analyse, count_parameters, model_inputs
 from onnx_reap.graph.edit.cut import cut_graph
 from onnx_reap.options import Settings
@@ -151,7 +152,15 @@ def refitted(model: onnx.ModelProto, *, relu: bool):
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     before = pruned.to_proto()
     backend = Backend(*namespace("cpu"))
-    fitted, notes = repair(analysis, pruned, removed, Settings(), samples, backend, NoProgress())
+    fitted, notes = repair(
+        analysis,
+        pruned,
+        removed,
+        Settings(),
+        Samples(samples, samples, None),
+        backend,
+        NoProgress(),
+    )
     assert not notes
     return branch, before, pruned.to_proto(), fitted
 
@@ -211,5 +220,13 @@ def test_layers_are_refitted_past_what_only_the_original_still_needs(monkeypatch
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     backend = Backend(*namespace("cpu"))
-    fitted, _ = repair(analysis, pruned, removed, Settings(), samples, backend, NoProgress())
+    fitted, _ = repair(
+        analysis,
+        pruned,
+        removed,
+        Settings(),
+        Samples(samples, samples, None),
+        backend,
+        NoProgress(),
+    )
     assert branch.joins[0].edge[0] in fitted

@@ -20,7 +20,7 @@ from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model, is_floating
 from onnx_reap.graph.labels.records import Flow, Linear
 from onnx_reap.graph.tails import affine_behind
 from onnx_reap.onnxio.dtypes import cast
-from onnx_reap.prune.low_rank.factor import factorable
+from onnx_reap.prune.low_rank.factor import Factor, factorable
 
 STREAM = "stream"
 SUMS = ("Add", "Sub", "Sum")
@@ -52,6 +52,9 @@ class Stream:
     def rank(self) -> int:
         """Channels, and coordinates."""
         return len(self.into)
+
+
+Basis = Factor | Stream
 
 
 @dataclass(frozen=True)
