@@ -26,7 +26,7 @@ from onnx_reap.errors import TargetError
 from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune.apply import apply_choice
-from onnx_reap.prune.context import open_run
+from onnx_reap.prune.context import Run, open_run
 from onnx_reap.prune.criteria.table import CRITERIA
 from onnx_reap.prune.decide import decide, estimate, narrowed
 from onnx_reap.prune.goal import Goal, read_goal

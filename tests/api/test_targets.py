@@ -335,7 +335,7 @@ def test_a_latency_that_no_try_reached_is_refused(monkeypatch):
 
 
 def test_a_file_that_is_larger_than_planned_is_refused(monkeypatch):
-    monkeypatch.setattr("onnx_reap.prune.conclude.RESERVE", -3000)
+    monkeypatch.setattr("onnx_reap.prune.budgets.RESERVE", -3000)
     with pytest.raises(TargetError, match="--target-size: not met by the result"):
         onnx_reap.reap(chain(48), DATA, target_size=0.5, criterion="l1", refit=False)
 

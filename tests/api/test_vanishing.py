@@ -151,13 +151,13 @@ def refitted(model: onnx.ModelProto, *, relu: bool):
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     before = pruned.to_proto()
-    backend = Backend(*namespace("cpu"))
+    fit, backend = Samples(samples, samples, None), Backend(*namespace("cpu"))
     fitted, notes = repair(
         analysis,
         pruned,
         removed,
         Settings(),
-        Samples(samples, samples, None),
+        fit,
         backend,
         NoProgress(),
     )
@@ -219,13 +219,13 @@ def test_layers_are_refitted_past_what_only_the_original_still_needs(monkeypatch
     removed = sorted(branch.units) + [g.units[0] for g in others]
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
-    backend = Backend(*namespace("cpu"))
+    fit, backend = Samples(samples, samples, None), Backend(*namespace("cpu"))
     fitted, _ = repair(
         analysis,
         pruned,
         removed,
         Settings(),
-        Samples(samples, samples, None),
+        fit,
         backend,
         NoProgress(),
     )

@@ -230,7 +230,7 @@ def test_plans_are_replayed_on_them():
     _save(model)
     plan = onnx_reap.reap(model, **CHEAP).plan
     for make in (onnx_reap.cut, onnx_reap.mask):
-        made = apply_choice("in.onnx", plan)
+        made = make("in.onnx", plan)
         _same_weights(made, make(model, plan))
         assert not any(t.external_data for t in made.graph.initializer)
 
