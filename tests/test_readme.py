@@ -90,7 +90,7 @@ def test_flags_that_the_text_names_exist():
 
 
 def test_the_default_budget_is_the_one_that_the_text_names():
-    assert f"loses at most {100 * DEFAULT_MAX_DROP:g} % (`--max-drop`" in TEXT
+    assert f"estimated loss is at most {100 * DEFAULT_MAX_DROP:g} % (`--max-drop`" in TEXT
     assert f"at most {100 * DEFAULT_TARGET_MACS:g} % of the multiply-accumulates" in TEXT
 
 

@@ -28,7 +28,7 @@ from onnx_reap.onnxio.weights import with_weights
 from onnx_reap.options import Settings
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.form import Choice
-from onnx_reap.prune.refit.block_walk import Stretched
+from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.refit.blockwise import join
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.walk import Fit
@@ -48,7 +48,7 @@ class Pruned:
         By node; empty without a refit.
     held : Model
         Holds the model's weights that are set aside.
-    blocks : tuple of Stretched
+    blocks : tuple of BlockFit
         Blocks whose layers were then refitted together.
     notes : tuple of str
         Warnings.
@@ -59,7 +59,7 @@ class Pruned:
     macs: int
     params: int
     refits: dict[str, Fit]
-    blocks: tuple[Stretched, ...]
+    blocks: tuple[BlockFit, ...]
     notes: tuple[str, ...]
     held: Model
 
@@ -74,7 +74,7 @@ def _applied(run: Run, choice: Choice, *, blocks: bool) -> Pruned:
     with run.clock("cut"):
         pruned, notes = cut(run.analysis, choice.removed, run.samples.every, choice.merge)
     refits: dict[str, Fit] = {}
-    stretches: list[Stretched] = []
+    stretches: list[BlockFit] = []
     macs = macs_left(run.analysis, pruned, choice.widths)
     if run.settings.refit and run.samples.fit is not None and choice.removed:
         with run.clock("refit"):
@@ -101,7 +101,7 @@ def _applied(run: Run, choice: Choice, *, blocks: bool) -> Pruned:
 
 def _refit_blocks(
     run: Run, pruned: Model, removed: Sequence[int], macs: int
-) -> tuple[list[Stretched], list[str]]:
+) -> tuple[list[BlockFit], list[str]]:
     """Refit blocks together; undo it if on validation samples the outputs come out further away.
 
     A block may come nearer in directions that don't matter to the outputs.

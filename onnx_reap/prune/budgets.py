@@ -82,7 +82,7 @@ def _file_size(form: Form, params: Cost) -> Cost:
     analysis, original = form.analysis, form.original.proto
     held = analysis.model.constants().values()
     weights = sum(constant.values.nbytes for constant in held)
-    each = weights / max(sum(np.prod(c.shape) for c in held if is_floating(c)), 1)
+    each = float(weights / max(sum(np.prod(c.shape) for c in held if is_floating(c)), 1))
     whole = analysis.params.at(np.array([group.width for group in analysis.groups])) * each
     others = max(aside.size_of(analysis.proto) - weights, aside.size_of(original) - whole)
     return params * each + Cost([Term(others + RESERVE, ())], len(analysis.groups))

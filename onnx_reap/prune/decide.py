@@ -103,7 +103,7 @@ def chosen(analysis: Analysis, curves: PruningCurves, widths: np.ndarray) -> Cho
         error = float(path.errors[gone - 1]) / variance if width and gone and variance else 0.0
         errors.append(None if not variance else error if width else 1.0)
         if ranking is not None and width:
-            left = ranking.inherited(gone)
+            left = ranking.merged(gone)
             heirs |= {group.units[u]: (group.units[h.unit], h.share) for u, h in left.items()}
             averaged |= {group.units[h.unit] for h in left.values() if ranking.averaged}
     merge = Merge(heirs, frozenset(averaged))

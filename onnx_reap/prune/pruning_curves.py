@@ -15,7 +15,7 @@ from onnx_reap.measure.sensitivity.estimate import divergence_choices
 from onnx_reap.measure.sensitivity.trial import Observed
 from onnx_reap.options import Settings
 from onnx_reap.prune.context import Run
-from onnx_reap.prune.criteria.gather import Captured, axes_of, see
+from onnx_reap.prune.criteria.gather import Captured, axes_of, observe
 from onnx_reap.prune.criteria.ranking import Ranking
 from onnx_reap.prune.criteria.table import CRITERIA, ranking
 from onnx_reap.prune.form import Form
@@ -200,7 +200,7 @@ def _ranking(form: Form, index: int, captured: Captured, settings: Settings) -> 
     if not criterion.ranks:
         return None
     known = captured if criterion.runs else Captured()
-    seen = see(group, analysis.flow, analysis.model, known, settings.seed)
+    seen = observe(group, analysis.flow, analysis.model, known, settings.seed)
     return ranking(settings.criterion, seen)
 
 

@@ -12,14 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_reap.errors import ReapError
+from onnx_reap.measure.quality import Quality
+from onnx_reap.prune.lossless.trim import Lossless
 from onnx_reap.prune.sparsity.records import MaskLoss, Tiling
 from onnx_reap.report.records import (
     BlockRefit,
     Figures,
     FrozenResult,
     Loss,
-    Lossless,
-    Quality,
     Report,
 )
 

@@ -50,7 +50,7 @@ def weights(result: onnx_reap.Result) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_device_that_refuses_implicit_copies_gives_the_same_model(
-    name: str, monkeypatch: pytest.MonkeyPatch, quick_latency: None
+    name: str, monkeypatch: pytest.MonkeyPatch
 ):
     expected = pruned(**RUNS[name])
     device = array_api_strict.Device("device1")

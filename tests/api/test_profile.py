@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from latency_helpers import macs_table
-from small_models import chain, images, without_latency
+from small_models import chain, images
 
 import onnx_reap
 from onnx_reap.cli.main import main
@@ -24,7 +24,6 @@ FASHION = Path(__file__).parent.parents[1] / "models" / "fashion_resnet.onnx"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One short visit to each layer, in a folder of its own."""
-    without_latency(monkeypatch)
     for module in (measuring, profiling):
         monkeypatch.setattr(module, "ROUNDS", 1)
     monkeypatch.setattr(measuring, "SECONDS", 0.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, chain, images, run, weights_of, without_latency
+from small_models import Net, chain, images, run, weights_of
 
 import onnx_reap
 from onnx_reap import api
@@ -27,7 +27,6 @@ BLIND = "--criterion l1 --no-refit"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One timed run of every model, in a folder of its own."""
-    without_latency(monkeypatch)
     monkeypatch.chdir(tmp_path)
     onnx.save(MODEL, "in.onnx")
     np.savez("data.npz", x=DATA)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from precision import converted
-from small_models import Net, images, run, weights_of, without_latency
+from small_models import Net, images, run, weights_of
 
 import onnx_reap
 from onnx_reap.graph.ir import probe
@@ -21,11 +21,6 @@ DTYPES = {name: np.dtype(name) for name in OPSETS}
 BUDGET = {"target_macs": 0.6, "round_to": 1}
 
 every_type = pytest.mark.parametrize("name", DTYPES)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_latency(monkeypatch)
 
 
 def residual(opset: int = 17) -> onnx.ModelProto:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run, without_latency
+from small_models import Net, images, run
 
 import onnx_reap
 from onnx_reap import ReapError
@@ -24,11 +24,6 @@ from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.solve.backend import Backend, namespace
 
 DATA = images(48)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_latency(monkeypatch)
 
 
 def residual(weak: float = 0.05, *, relu: bool = True) -> onnx.ModelProto:

@@ -21,6 +21,7 @@ from onnx_reap.graph.labels.labels import FROZEN
 from onnx_reap.onnxio.session import run, session, with_outputs
 from onnx_reap.onnxio.weights import with_weights
 from onnx_reap.progress import NoProgress
+from onnx_reap.prune import apply
 from onnx_reap.prune.context import Run, open_run
 from onnx_reap.validation import make_settings
 

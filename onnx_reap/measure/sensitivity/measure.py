@@ -25,7 +25,7 @@ from onnx_reap.measure.autodiff.tape import PREFIX, Tape, attributes
 from onnx_reap.measure.sensitivity.divergence import Metric
 from onnx_reap.measure.sensitivity.trial import Change, Trial
 from onnx_reap.onnxio.session import run, session
-from onnx_reap.solve.chunks import in_lots
+from onnx_reap.solve.chunks import in_chunks
 
 SAMPLES = f"{PREFIX}samples"  # input: how many samples a batch has
 MOST = 8  # samples a run: more are no faster
@@ -85,7 +85,7 @@ def measure(
     batch = bench.fixed or min(MOST, batch_size(bench.probe, _alive(part, bench), None))
     weights = _weights(bench, part, batch)
     # Constants have to fit into a model; each lot takes a pass of its own.
-    chunks = list(in_lots(tried, lambda i: 4 * trials[i].entries, LARGEST))
+    chunks = list(in_chunks(tried, lambda i: 4 * trials[i].entries, LARGEST))
     for chunk in chunks:
         model, felt = _instrumented(bench, part, facts, [trials[i] for i in chunk], weights)
         totals = np.zeros(len(chunk))

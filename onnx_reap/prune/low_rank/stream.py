@@ -146,7 +146,7 @@ def taken_over(model: Model, linear: Linear, width: int) -> float:
 
 
 def _share(constant: gs.Constant) -> float:
-    return prod(constant.shape) / len(constant.outputs)
+    return float(prod(constant.shape) / len(constant.outputs))
 
 
 def _along(

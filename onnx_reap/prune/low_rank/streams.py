@@ -93,4 +93,4 @@ def _read(model: Model, linear: Linear) -> np.ndarray:
     """Return what a layer makes of its input channels, (C, outputs x taps), in its tail's scale."""
     matrix = weight_to_matrix(linear, model.node(linear.node).inputs[1].values)[0]
     scaled = matrix * find_tail(model, linear, matrix.shape[1]).scale
-    return scaled.reshape(len(matrix) // linear.taps, -1)
+    return np.asarray(scaled.reshape(len(matrix) // linear.taps, -1))

@@ -18,7 +18,7 @@ from onnx_reap.measure.activations.moments import batch_size
 from onnx_reap.measure.autodiff.backward import OLDEST
 from onnx_reap.options import Settings
 from onnx_reap.progress import Progress
-from onnx_reap.prune.refit.block_walk import STEP, Course, Stretched, refit_together
+from onnx_reap.prune.refit.block_walk import STEP, BlockFit, BlockSetup, refit_blocks
 from onnx_reap.prune.refit.layerwise import as_cut
 from onnx_reap.prune.refit.order import affected_tensors
 
@@ -51,7 +51,7 @@ def join(
     progress: Progress,
     *,
     macs: int,
-) -> tuple[list[Stretched], list[str]]:
+) -> tuple[list[BlockFit], list[str]]:
     """Refit the blocks of a cut model in place; return what was fitted, and a note if nothing was.
 
     The note is for those who asked for it.
@@ -67,7 +67,7 @@ def join(
         return [], []
     if parts is None or len(parts[0]) < (analysis.fixed_batch or 1):
         return [], _because(
-            settings, f"{len(samples.fit or ())} samples are too few to teach and judge"
+            settings, f"{len(samples.fit or ())} samples are too few to leave a validation split"
         )
     if pruned.opset < OLDEST:
         why = f"it takes operator set {OLDEST} or newer, and the model's is {pruned.opset}"
@@ -86,13 +86,13 @@ def join(
     names = [name for layer in layers for name in (layer.x, layer.y)]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]))
     batch = batch_size(analysis.probe, [widest] * 4, analysis.fixed_batch)
-    course = Course(
+    setup = BlockSetup(
         linears=linears,
         biased={layer.node for layer in layers if layer.x in affected},
         kept=kept,
         probe=analysis.probe,
         calibration=parts[0].followed_by(parts[1]),
-        learn=len(parts[0]),
+        fit_samples=len(parts[0]),
         batch=batch if analysis.fixed_batch else min(batch, STEP, len(parts[0])),
         pad=analysis.fixed_batch is not None,
         providers=analysis.providers,
@@ -100,7 +100,7 @@ def join(
         seed=settings.seed,
     )
     with progress.stage("Refitting blocks", len(pruned.nodes)) as step:
-        blocks = refit_together(analysis.model, pruned, layers, course, step)
+        blocks = refit_blocks(analysis.model, pruned, layers, setup, step)
     why = "no gradient gets from behind a block to its layers"
     return blocks, [] if blocks else _because(settings, why)
 

@@ -53,14 +53,14 @@ def repair(
     names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
     assert samples.fit is not None
-    calibration, learn = samples.fit, len(samples.fit)
+    calibration, fit_samples = samples.fit, len(samples.fit)
     if (parts := samples.train_validation) is not None:
-        calibration, learn = parts[0].followed_by(parts[1]), len(parts[0])
+        calibration, fit_samples = parts[0].followed_by(parts[1]), len(parts[0])
     walk = Walk(
         kept=kept,
         probe=analysis.probe,
         calibration=calibration,
-        learn=learn,
+        fit_samples=fit_samples,
         backend=backend,
         providers=analysis.providers,
         positions=settings.positions,

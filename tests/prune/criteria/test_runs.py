@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, chain, images, run, weights_of, without_latency
+from small_models import Net, chain, images, run, weights_of
 
 import onnx_reap
 from onnx_reap.errors import ReapError, UsageError
@@ -14,11 +14,6 @@ from onnx_reap.prune.criteria import table
 from onnx_reap.prune.criteria.table import CRITERIA
 
 DATA = images(24)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_latency(monkeypatch)
 
 
 def mixed() -> onnx.ModelProto:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run, weights_of, without_latency
+from small_models import Net, images, run, weights_of
 
 import onnx_reap
 import onnx_reap.prune.low_rank.rewrite
@@ -42,12 +42,6 @@ DATA = images(160)
 def by_macs(points, providers, on_point):
     """Time layers by what they multiply."""
     return {p: 1e-3 * p.inputs * p.outputs * prod(p.layer.kernel) for p in points}
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_latency(monkeypatch)
-    monkeypatch.setattr(onnx_reap.prune.low_rank.timing, "measure_layers", by_macs)
 
 
 def net(seed: int = 0, dtype=np.float32, width: int = 16) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ import onnx
 import onnx.helper as oh
 import pytest
 from nets import NETS, mobile, residual
-from small_models import Net, chain, images, run, weights_of, without_latency
+from small_models import Net, chain, images, run, weights_of
 
 import onnx_reap
 from onnx_reap.cli.main import main
@@ -18,11 +18,6 @@ from onnx_reap.solve.patterns import block_sums
 
 TILES = {"tile": "8x1", "tile_sparsity": 0.5}
 FOURS = {"pattern": "2:4"}
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    without_latency(monkeypatch)
 
 
 def grids(model: onnx.ModelProto) -> dict[str, np.ndarray]:
