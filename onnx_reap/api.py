@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
-from onnx_reap.data.labels import hits, read_labels
 from onnx_reap.data.split import Samples
-from onnx_reap.measure.accuracy_loss import Drop, drop_judge, held_out_for
+from onnx_reap.measure.accuracy_loss import Drop, drop_judge
 from onnx_reap.measure.quality import check_file
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.load import Source
 from onnx_reap.options import DEFAULT_TARGETS, INSPECTED, SWEPT
 from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.prune.accuracy_search import with_provable_budget
-from onnx_reap.prune.apply import Pruned, apply_choice, finish, masked_model
-from onnx_reap.prune.apply import cut as cut_units
+from onnx_reap.prune.apply import Pruned, apply_choice, cut_model, finish, masked_model
 from onnx_reap.prune.conclude import conclude
 from onnx_reap.prune.context import Run, open_run
 from onnx_reap.prune.decide import decide, estimate, narrowed
@@ -32,7 +29,7 @@ from onnx_reap.prune.low_rank.form import in_low_rank
 from onnx_reap.prune.plan import Plan, removed_by
 from onnx_reap.prune.search import estimate_for, reach
 from onnx_reap.prune.sparsity.tiling import read_pattern, untouched, with_zeros
-from onnx_reap.prune.sweep import checked_targets, reachable_goals
+from onnx_reap.prune.sweep import accuracy_of, checked_targets, reachable_goals
 from onnx_reap.report.build import make_result
 from onnx_reap.report.inspect import make_inspection
 from onnx_reap.report.inspection import Inspection
@@ -46,9 +43,6 @@ from onnx_reap.validation import (
     make_settings,
 )
 
-FEW = 4  # samples, where they only serve to run a model
-
-Accuracy = Callable[[onnx.ModelProto], float]
 Shapes = Mapping[str, Sequence[int]]
 Paths = str | Path | Sequence[str | Path]
 
@@ -82,48 +76,45 @@ def reap(
     ReapError
         If the request can't be honoured; the message says why and what to try.
     """
-    check_lossless(settings)
-    if settings.get("lossless"):
-        run = open_run(model, data, make_settings(settings), progress or NoProgress())
-        pruned, lossless = without_redundant(run)
-        return make_result(conclude(run, pruned), lossless=lossless)
-    check_labelled(settings.get("labels"), data)
-    default = default_budget(settings, data)
-    run = open_run(model, data, make_settings(settings | default), progress or NoProgress())
-    if "max_drop" in default:
-        run = with_provable_budget(run)
+    run = _opened(model, data, settings, progress or NoProgress())
     pattern = read_pattern(run.settings)
-    if pattern is not None and not run.settings.names_budget:
-        pruned, tiling = with_zeros(run, untouched(run), pattern)
-        return make_result(conclude(run, pruned), tiling=tiling)
-    run, pruned, drop, budgets = _pruned(run)
-    if pattern is None:
-        return make_result(conclude(run, pruned, budgets=budgets, drop=drop))
-    pruned, tiling = with_zeros(run, pruned, pattern)
-    return make_result(conclude(run, pruned, budgets=budgets, drop=drop), tiling=tiling)
+    drop, lossless, tiling = None, None, None
+    budgets: tuple[Budget, ...] = ()
+    if run.settings.lossless:
+        pruned, lossless = without_redundant(run)
+    elif pattern is not None and not run.settings.names_budget:
+        pruned = untouched(run)
+    else:
+        run, pruned, drop, budgets = _pruned(run)
+    if pattern is not None:
+        pruned, tiling = with_zeros(run, pruned, pattern)
+    outcome = conclude(run, pruned, budgets=budgets, drop=drop)
+    return make_result(outcome, lossless=lossless, tiling=tiling)
 
 
-def _pruned(run: Run) -> tuple[Run, Pruned, Drop | None, Sequence[Budget]]:
+def _opened(model: Source, data: Any, settings: Mapping[str, Any], progress: Progress) -> Run:
+    """Open a run, with a default budget where none is named and one is needed."""
+    check_lossless(settings)
+    check_labelled(settings.get("labels"), data)
+    default = {} if settings.get("lossless") else default_budget(settings, data)
+    run = open_run(model, data, make_settings({**settings, **default}), progress)
+    return with_provable_budget(run) if "max_drop" in default else run
+
+
+def _pruned(run: Run) -> tuple[Run, Pruned, Drop | None, tuple[Budget, ...]]:
     """Remove channels, in the form that low rank makes of the model if that is asked for."""
     low_rank = run.settings.low_rank is not None
     if low_rank:
         run = in_low_rank(run)
     goal = read_goal(run)
     loss_of = None if goal.max_drop is None else drop_judge(run.original)
-    if low_rank:
-        run, goal, curves = best_form(run, goal)
-    else:
-        goal, curves = estimate_for(run, goal)
+    goal, curves, run = best_form(run, goal) if low_rank else (*estimate_for(run, goal), run)
     pruned, drop, goal = reach(run, goal, curves, loss_of)
     return run, pruned, drop, goal.budgets
 
 
 def replay(
-    model: Source,
-    plan: Plan | str | Path,
-    *,
-    progress: Progress | None = None,
-    **settings: Any,
+    model: Source, plan: Plan | str | Path, *, progress: Progress | None = None, **settings: Any
 ) -> Result:
     """Make the cut that a plan describes, without data and without a refit.
 
@@ -177,8 +168,8 @@ def cut(
         If the plan doesn't fit the model.
     """
     given = {"input_shapes": input_shapes, "custom_op_library": custom_op_library}
-    run, removed = _planned(model, plan, given)
-    pruned, _ = cut_units(run.analysis, removed, run.samples.every)
+    run, removed = _planned(model, plan, given, NoProgress())
+    pruned, _ = cut_model(run.analysis, removed, run.samples.every)
     out = finish(pruned, run.settings)
     check_file(run.analysis.proto, out)
     return aside.whole(out)
@@ -196,28 +187,21 @@ def mask(
     All nodes and shapes stay; the function is that of `cut`, and so are the parameters.
     """
     given = {"input_shapes": input_shapes, "custom_op_library": custom_op_library}
-    run, removed = _planned(model, plan, given)
+    run, removed = _planned(model, plan, given, NoProgress())
     return masked_model(run.analysis, removed)
 
 
 def _planned(
-    model: Source,
-    plan: Plan | str | Path,
-    given: Mapping[str, Any],
-    progress: Progress | None = None,
+    model: Source, plan: Plan | str | Path, given: Mapping[str, Any], progress: Progress
 ) -> tuple[Run, tuple[int, ...]]:
-    """Open a model as it was when a plan was made, on samples that only serve to run it.
+    """Open a model as it was when a plan was made; return the units that the plan removes, too.
 
-    Returns
-    -------
-    run : Run
-    removed : tuple of int
-        Units that the plan removes.
+    The samples only serve to run it.
     """
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
     frozen_by = {name: plan.settings.get(name, ()) for name in ("include", "exclude")}
     settings = make_settings({**given, **frozen_by, "refit": False})
-    run = open_run(model, None, settings, progress or NoProgress(), plan.input_shapes)
+    run = open_run(model, None, settings, progress, plan.input_shapes)
     run = replace(run, samples=Samples(run.samples.every, None, None))
     return run, removed_by(plan, run.analysis)
 
@@ -261,20 +245,17 @@ def sweep(
 
     Raises
     ------
-    UsageError
-        If a setting or a target makes no sense.
-    TargetError
-        If a target that is named, or every default one, is out of reach.
     ReapError
-        If the request can't be honoured for another reason.
+        If the request can't be honoured; a TargetError if a target that is named, or every default
+        one, is out of reach.
     """
     check_applicable(settings, SWEPT, "settings that don't go with a sweep")
     check_labelled(labels, data)
     wanted = DEFAULT_TARGETS if targets is None else checked_targets(targets)
     run = open_run(model, data, make_settings(settings), progress or NoProgress())
     goals, notes = reachable_goals(run, wanted, named=targets is not None)
-    accuracy = None if labels is None else _accuracy(run, labels)
-    before = None if accuracy is None else accuracy(run.analysis.proto)
+    accuracy = (lambda _: None) if labels is None else accuracy_of(run, labels)
+    before = accuracy(run.analysis.proto)
     with run.clock("choose"):
         curves = estimate(run, list(goals.values()))
     points = []
@@ -283,15 +264,9 @@ def sweep(
             own = run.branch(target_macs=target)
             pruned = apply_choice(own, decide(own, goal, narrowed(curves, goal)))
             result = make_result(conclude(own, pruned, budgets=goal.budgets, notes=notes))
-            after = None if accuracy is None else accuracy(result.light)
-            points.append(Point.of(result, target, before, after))
+            points.append(Point.of(result, target, before, accuracy(result.light)))
             step()
     return points
-
-
-def _accuracy(run: Run, labels: Any) -> Accuracy:
-    right = hits(run, held_out_for("--labels", run), read_labels(labels, run.samples.every))
-    return lambda model: float(np.mean(right(model)))
 
 
 def inspect(model: Source, **settings: Any) -> Inspection:
@@ -315,7 +290,7 @@ def inspect(model: Source, **settings: Any) -> Inspection:
         pruned is no error.
     """
     check_applicable(settings, INSPECTED, "settings that an inspection doesn't depend on")
-    chosen = make_settings({**settings, "samples": FEW})
+    chosen = make_settings({**settings, "samples": 4})  # which only serve to run it
     form = open_run(model, None, chosen, NoProgress()).form
     check_globs(form.analysis, chosen)
     widths = allowed(form, chosen, vanishing=True)

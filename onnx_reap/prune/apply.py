@@ -72,7 +72,7 @@ def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:
 
 def _applied(run: Run, choice: Choice, *, blocks: bool) -> Pruned:
     with run.clock("cut"):
-        pruned, notes = cut(run.analysis, choice.removed, run.samples.every, choice.merge)
+        pruned, notes = cut_model(run.analysis, choice.removed, run.samples.every, choice.merge)
     refits: dict[str, Fit] = {}
     stretches: list[BlockFit] = []
     macs = macs_left(run.analysis, pruned, choice.widths)
@@ -132,7 +132,7 @@ def _distance(analysis: Analysis, pruned: Model, samples: Calibration) -> float:
     return float(np.mean(list(errors.values()))) if errors else 0.0
 
 
-def cut(
+def cut_model(
     analysis: Analysis,
     removed: tuple[int, ...],
     samples: Calibration,
@@ -174,7 +174,7 @@ def _verified(
     samples: Calibration,
     merge: Merge,
 ) -> list[str]:
-    """Compare a cut model with the masked original, see `cut`."""
+    """Compare a cut model with the masked original, see `cut_model`."""
     masked = analysis.copy()
     merge_units(masked, analysis.flow, merge)
     mask_graph(masked, analysis.flow, removed)

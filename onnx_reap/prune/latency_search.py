@@ -10,7 +10,7 @@ from onnx_reap.errors import TargetError
 from onnx_reap.measure.latency.compare import compare_latency
 from onnx_reap.measure.latency.cost import NANOSECONDS
 from onnx_reap.measure.latency.profile import measured_table, predicted_latency
-from onnx_reap.prune.apply import cut, finish
+from onnx_reap.prune.apply import cut_model, finish
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.decide import chosen, decide
 from onnx_reap.prune.form import Choice
@@ -106,7 +106,7 @@ def _times_target(run: Run, goal: Goal, choice: Choice) -> tuple[float, float]:
     value, unit = goal.latency
     analysis, samples = run.analysis, run.samples.every
     feed = next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
-    pruned, _ = cut(analysis, choice.removed, samples, verify=False)
+    pruned, _ = cut_model(analysis, choice.removed, samples, verify=False)
     out = finish(pruned, run.settings)
     original, out = analysis.runnable(analysis.proto), analysis.runnable(out)
     before, after = compare_latency(original, out, feed, analysis.providers, seconds=SECONDS)

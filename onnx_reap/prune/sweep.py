@@ -1,13 +1,18 @@
-"""Goals of a sweep: several budgets on the multiply-accumulates of one model."""
+"""What a sweep takes: several budgets on one model's multiply-accumulates, and accuracies."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import onnx
+
+from onnx_reap.data.labels import hits, read_labels
 from onnx_reap.errors import TargetError, UsageError
+from onnx_reap.measure.accuracy_loss import held_out_for
 from onnx_reap.prune.accuracy_search import most_removable
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.goal import Goal, read_goal
@@ -84,3 +89,9 @@ def checked_targets(targets: Any) -> list[float]:
             expected="one or more between 0 and 1, such as 0.8, 0.6, 0.4",
         )
     return sorted({float(value) for value in values}, reverse=True)
+
+
+def accuracy_of(run: Run, labels: Any) -> Callable[[onnx.ModelProto], float]:
+    """Make the function that tells the share of held-out samples that a model classifies right."""
+    right = hits(run, held_out_for("--labels", run), read_labels(labels, run.samples.every))
+    return lambda model: float(np.mean(right(model)))

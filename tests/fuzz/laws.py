@@ -239,7 +239,7 @@ def check_law(drawn: Drawn, pick: random.Random) -> Trial:
     check_same_function(drawn, trial)
     check_file(drawn, cut.to_proto())
     check_costs(drawn, trial, cut)
-    apply.cut(trial.analysis, trial.removed, trial.work.samples.every)
+    apply.cut_model(trial.analysis, trial.removed, trial.work.samples.every)
     assert drawn.model.SerializeToString() == given, "the input was modified"
     return trial
 

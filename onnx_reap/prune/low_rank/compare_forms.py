@@ -17,7 +17,7 @@ from onnx_reap.prune.low_rank.form import with_layers_whole, without_idle
 from onnx_reap.prune.pruning_curves import PruningCurves
 from onnx_reap.prune.search import estimate_for
 
-Candidate = tuple[Run, Goal, PruningCurves]
+Candidate = tuple[Goal, PruningCurves, Run]
 
 
 def best_form(run: Run, goal: Goal) -> Candidate:
@@ -37,7 +37,7 @@ def best_form(run: Run, goal: Goal) -> Candidate:
 
     Returns
     -------
-    run, goal, curves
+    goal, curves, run
         In that form.
 
     Raises
@@ -46,8 +46,8 @@ def best_form(run: Run, goal: Goal) -> Candidate:
         If the goal is out of reach.
     """
     found = _without_idle(run, goal)
-    other, parts = with_layers_whole(found[0]), run.samples.train_validation
-    if other is None or parts is None or found[1].max_drop is not None:
+    other, parts = with_layers_whole(found[2]), run.samples.train_validation
+    if other is None or parts is None or found[0].max_drop is not None:
         return found
     try:
         rival = _without_idle(other, read_goal(other))
@@ -60,15 +60,15 @@ def best_form(run: Run, goal: Goal) -> Candidate:
 def _without_idle(run: Run, goal: Goal) -> Candidate:
     goal, curves = estimate_for(run, goal)
     if goal.max_drop is not None:  # a search removes less than was estimated for, and elsewhere
-        return run, goal, curves
+        return goal, curves, run
     with run.clock("choose"):
         fewer = without_idle(run, decide(run, deepest_goal(goal, run.analysis), curves))
-    return (run, goal, curves) if fewer is run else _without_idle(fewer, read_goal(fewer))
+    return (goal, curves, run) if fewer is run else _without_idle(fewer, read_goal(fewer))
 
 
 def _lost(found: Candidate, train: Calibration, validation: Calibration) -> float:
     """Return the error of the outputs on validation samples, after a refit on the others."""
-    run, goal, curves = found
+    goal, curves, run = found
     trained = replace(run, samples=replace(run.samples, fit=train))
     with run.clock("choose"):
         try:
