@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from onnx_reap.data import Calibration, InputSpec
@@ -64,6 +65,11 @@ class Analysis:
     providers: Providers
     fixed_batch: int | None
     runs_as_given: bool
+
+    @property
+    def full_widths(self) -> npt.NDArray[np.int64]:
+        """Units of every group, (groups,)."""
+        return np.array([group.width for group in self.groups], np.int64)
 
     def runnable(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """Return a model of the same nodes to judge it by: itself, or its twin in float32."""

@@ -114,7 +114,7 @@ def deepest_goal(goal: Goal, analysis: Analysis) -> Goal:
 
 def with_share(goal: Goal, analysis: Analysis, share: float) -> Goal:
     """Add the budget that a share of the multiply-accumulates goes."""
-    full = np.array([group.width for group in analysis.groups])
+    full = analysis.full_widths
     limit = math.ceil((1 - share) * analysis.macs.at(full)) + 1  # shares are rounded
     budget = Budget(MACS, analysis.macs, limit)
     return replace(goal, budgets=(*goal.budgets, budget))
@@ -128,7 +128,7 @@ def most_removable(widths: Sequence[np.ndarray], macs: Cost) -> float:
 
 def _removed_by(goal: Goal, analysis: Analysis) -> float:
     """Return the share of the multiply-accumulates that the budgets take at least."""
-    full = np.array([group.width for group in analysis.groups])
+    full = analysis.full_widths
     if fits(full, goal.budgets):
         return 0.0
     return max(

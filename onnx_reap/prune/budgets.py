@@ -46,7 +46,7 @@ def read_budgets(form: Form, settings: Settings) -> tuple[Budget, ...]:
         If a latency table doesn't fit the model or the settings.
     """
     analysis = form.analysis
-    full = np.array([group.width for group in analysis.groups])
+    full = analysis.full_widths
     budgets = _latency_budgets(analysis, settings)
     for name, cost_of in COSTS.items():
         wish = getattr(settings, name.strip("-").replace("-", "_"))
@@ -83,7 +83,7 @@ def _file_size(form: Form, params: Cost) -> Cost:
     held = analysis.model.constants().values()
     weights = sum(constant.values.nbytes for constant in held)
     each = float(weights / max(sum(np.prod(c.shape) for c in held if is_floating(c)), 1))
-    whole = analysis.params.at(np.array([group.width for group in analysis.groups])) * each
+    whole = analysis.params.at(analysis.full_widths) * each
     others = max(aside.size_of(analysis.proto) - weights, aside.size_of(original) - whole)
     return params * each + Cost([Term(others + RESERVE, ())], len(analysis.groups))
 
@@ -104,7 +104,7 @@ def _latency_budgets(analysis: Analysis, settings: Settings) -> list[Budget]:
     table = table if isinstance(table, LatencyTable) else LatencyTable.load(table)
     _check_rounding(table, settings)
     cost = predicted_latency(analysis, table)
-    full = cost.at(np.array([group.width for group in analysis.groups]))
+    full = cost.at(analysis.full_widths)
     value, unit = settings.target_latency
     return [Budget(LATENCY, cost, int(value * (full if unit == "x" else NANOSECONDS)))]
 

@@ -115,7 +115,7 @@ def _fixed_widths(run: Run, goal: Goal) -> np.ndarray | None:
     blank = [Choices(w[w > 0], np.zeros((w > 0).sum())) for w in goal.widths]
     if goal.ratios is not None:
         return uniform(blank, goal.ratios)
-    whole = fits(np.array([group.width for group in run.analysis.groups]), goal.budgets)
+    whole = fits(run.analysis.full_widths, goal.budgets)
     if run.samples.fit is None or whole or run.settings.allocation == "uniform":
         return uniform_within(blank, goal.budgets)
     return None

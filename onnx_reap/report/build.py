@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import numpy as np
 import onnx
 
 from onnx_reap.measure.latency.compare import Timing
@@ -13,9 +12,7 @@ from onnx_reap.prune.conclude import Outcome
 from onnx_reap.prune.lossless.trim import Lossless
 from onnx_reap.prune.sparsity.records import Tiling
 from onnx_reap.report.records import (
-    BlockRefit,
     Figures,
-    FrozenResult,
     GroupResult,
     LayerRefit,
     Loss,
@@ -52,7 +49,7 @@ def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | No
     run, pruned = outcome.run, outcome.pruned
     analysis, drop = run.analysis, outcome.drop
     choice = pruned.choice
-    full = np.array([group.width for group in analysis.groups])
+    full = analysis.full_widths
     macs, params = analysis.macs.at(full), analysis.params.at(full)
     return Report(
         version=__version__,
@@ -69,13 +66,13 @@ def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | No
             GroupResult(g.name, g.width, int(w), g.producers, g.consumers, e)
             for g, w, e in zip(analysis.groups, choice.widths, choice.errors, strict=True)
         ),
-        frozen=tuple(FrozenResult(f.node, f.channels, f.reason, f.cause) for f in analysis.frozen),
+        frozen=analysis.frozen,
         refits=tuple(
             LayerRefit(node, f.damping, f.error_before, f.error_after)
             for node, f in pruned.refits.items()
         ),
         factors=tuple(outcome.factors),
-        blocks=tuple(BlockRefit(**asdict(block)) for block in pruned.blocks),
+        blocks=pruned.blocks,
         tiling=tiling,
         seconds=run.clock.seconds,
         notes=tuple(outcome.notes),
