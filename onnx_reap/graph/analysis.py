@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from onnx_reap.data import Calibration, InputSpec
@@ -44,13 +45,6 @@ class Analysis:
         Those that vanish with all of a group.
     frozen : tuple of FrozenChannels
     macs, params : Cost
-    ranks : mapping of int to int array
-        By group that is the basis of a layer written as two, the widths that it may take: few
-        enough to gain anything, and all, at which the layer is left as it was.
-    coordinates : frozenset of int
-        These groups, and streams that were written in another basis: none is channels as given.
-    unbiased : mapping of str to int
-        By node, the stream at whose full width the layer has no bias, as it was given.
     """
 
     proto: onnx.ModelProto
@@ -65,9 +59,11 @@ class Analysis:
     providers: Providers
     fixed_batch: int | None
     runs_as_given: bool
-    ranks: Mapping[int, np.ndarray] = field(default_factory=dict)
-    coordinates: frozenset[int] = frozenset()
-    unbiased: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def full_widths(self) -> npt.NDArray[np.int64]:
+        """Units of every group, (groups,)."""
+        return np.array([group.width for group in self.groups], np.int64)
 
     def runnable(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """Return a model of the same nodes to judge it by: itself, or its float32 copy."""
