@@ -19,7 +19,7 @@ from onnx_reap.cli.sweep import run_sweep
 from onnx_reap.errors import ReapError
 
 if TYPE_CHECKING:
-    from onnx_reap.api import Result
+    from onnx_reap.report.result import Result
 
 INTERRUPTED = 130
 COMMANDS = {"inspect": run_inspect, "profile": run_profile, "sweep": run_sweep}

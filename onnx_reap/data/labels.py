@@ -13,7 +13,7 @@ import onnx
 from onnx_reap.data import Calibration
 from onnx_reap.errors import ReapError
 from onnx_reap.measure.scores import outputs_on
-from onnx_reap.prune.context import Work
+from onnx_reap.prune.context import Run as Work
 
 
 def read_labels(labels: Any, samples: Calibration) -> np.ndarray:

@@ -25,7 +25,7 @@ from onnx_reap.errors import ReapError, TargetError
 from onnx_reap.measure.scores import class_outputs, class_scores
 from onnx_reap.onnxio import aside
 from onnx_reap.prune.apply import quality
-from onnx_reap.prune.context import Work
+from onnx_reap.prune.context import Run as Work
 from onnx_reap.solve.disagreement import changed_share
 from onnx_reap.solve.intervals import LIKELY, agresti_min, wilson
 

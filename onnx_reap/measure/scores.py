@@ -10,7 +10,7 @@ import onnx
 from onnx_reap.data import Calibration
 from onnx_reap.measure.sensitivity.divergence import metrics
 from onnx_reap.onnxio.session import run, session
-from onnx_reap.prune.context import Work
+from onnx_reap.prune.context import Run as Work
 
 BATCH = 16
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_reap.data.spec import is_float
 from onnx_reap.onnxio.session import Feed
-from onnx_reap.prune.context import Work
+from onnx_reap.prune.context import Run as Work
 
 SCALES = (1.0, 0.01, 100.0)
 """Factors on random samples: activations must see both sides of where they bend."""

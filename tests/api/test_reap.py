@@ -20,6 +20,7 @@ from onnx_reap.errors import CheckError, TargetError, UsageError
 from onnx_reap.graph.analysis import Analysis, analyse, count_parameters
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.prune.plan import Plan
+from onnx_reap.solve.backend import Backend
 from onnx_reap.validation import BUDGETS
 
 SHIPPED = Path(__file__).parent.parents[1] / "models"
@@ -709,11 +710,13 @@ def test_the_provider_says_where_the_solver_computes(
 ):
     asked = []
 
-    def namespace(device):
-        asked.append(device)
-        return np, "cpu"
+    pick = Backend.pick
 
-    monkeypatch.setattr("onnx_reap.prune.context.namespace", namespace)
+    def picked(device):
+        asked.append(device)
+        return pick("cpu")
+
+    monkeypatch.setattr(Backend, "pick", picked)
     reap(chain(), provider=provider, **BASELINE)
     assert asked == [device]
 

@@ -20,7 +20,7 @@ from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.moments import batch_size
 from onnx_reap.measure.activations.rows import own_samples
 from onnx_reap.measure.autodiff.backward import OLDEST, SIZES, Facts, backpropagate, opset, reached
-from onnx_reap.measure.autodiff.rules import RULES
+from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Tape, attributes
 from onnx_reap.measure.sensitivity.divergence import Metric
 from onnx_reap.measure.sensitivity.trial import Change, Trial
@@ -106,7 +106,7 @@ def obstacles(bench: Bench) -> str:
     part = _part(bench)
     if opset(part) < OLDEST:
         return f"operator set {opset(part)}"
-    ops = {node.op_type for node in part.graph.node} - RULES.keys() - SIZES
+    ops = {node.op_type for node in part.graph.node} - GRADIENTS.keys() - SIZES
     return ", ".join(sorted(ops)) or "some operators with their attributes"
 
 

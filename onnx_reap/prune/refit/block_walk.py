@@ -25,7 +25,7 @@ from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.frontier import Frontier
 from onnx_reap.measure.activations.stream import Move, Store, Stream
 from onnx_reap.measure.autodiff.backward import SIZES, Facts, reached, with_gradients
-from onnx_reap.measure.autodiff.rules import RULES
+from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.onnxio.float32 import to_float32
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.prune.refit.block_training import Batches, BlockProblem, Training
@@ -118,7 +118,8 @@ def refit_blocks(
     with _stream(setup) as before, _stream(setup) as after:
         before.advance(original, _with_branches(original, pruned, Block(0, 0, start), setup))
         after.advance(pruned, start)
-        opaque = {i for i, node in enumerate(pruned.nodes) if node.op not in RULES.keys() | SIZES}
+        known = GRADIENTS.keys() | SIZES
+        opaque = {i for i, node in enumerate(pruned.nodes) if node.op not in known}
         for block in list(blocks(frontier, places, len(place), opaque)):
             nodes = range(block.first, block.end)
             inside = [layer for layer in layers if place[layer.node] in nodes]

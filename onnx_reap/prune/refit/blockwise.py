@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_reap.data import Calibration
-from onnx_reap.data.split import teachers_and_judges
+from onnx_reap.data.split import Samples
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.edit.weights import has_plain_bias
 from onnx_reap.graph.ir.model import Model, captured_tensors
@@ -28,21 +27,19 @@ ARITHMETIC = 3e11  # or forward passes take more multiply-accumulates than these
 LARGEST = 2**23  # weights of a layer; wider ones stay as they were refitted
 
 
-def passes_over(settings: Settings, macs: int, calibration: Calibration) -> int:
-    """Return how often to go through the samples that fit; 0 where no block is refitted.
+def passes_over(settings: Settings, macs: int, samples: Samples) -> int:
+    """Return how often to go through the training samples; 0 where no block is refitted.
 
     Parameters
     ----------
     macs : int
         Of the cut model.
-    calibration : Calibration
-        The samples that are fitted.
     """
     if settings.joint_refit is not None:
         return settings.joint_refit
-    parts = teachers_and_judges(calibration, settings.seed)
-    fitting = 0 if parts is None else len(parts[0])
-    return PASSES if PASSES * macs * fitting <= ARITHMETIC else 0
+    parts = samples.train_validation
+    training = 0 if parts is None else len(parts[0])
+    return PASSES if PASSES * macs * training <= ARITHMETIC else 0
 
 
 def join(
@@ -50,7 +47,7 @@ def join(
     pruned: Model,
     removed: Sequence[int],
     settings: Settings,
-    calibration: Calibration,
+    samples: Samples,
     progress: Progress,
     *,
     macs: int,
@@ -64,13 +61,13 @@ def join(
     macs : int
         Of the cut model.
     """
-    parts = teachers_and_judges(calibration, settings.seed)
-    passes = passes_over(settings, macs, calibration)
+    parts = samples.train_validation
+    passes = passes_over(settings, macs, samples)
     if not passes:
         return [], []
     if parts is None or len(parts[0]) < (analysis.fixed_batch or 1):
         return [], _because(
-            settings, f"{len(calibration)} samples are too few to leave a validation split"
+            settings, f"{len(samples.fit or ())} samples are too few to leave a validation split"
         )
     if pruned.opset < OLDEST:
         why = f"it takes operator set {OLDEST} or newer, and the model's is {pruned.opset}"
