@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from onnx_reap.data import Calibration
+from onnx_reap.data.labels import hits, read_labels
 from onnx_reap.data.split import HELD_OUT, Samples, divided, open_samples
 from onnx_reap.graph.analysis import Analysis, analyse, model_inputs, with_sizes
 from onnx_reap.graph.edit.mask import mask_graph
-from onnx_reap.measure.accuracy_loss import Drop, Judge, drop_judge, least_shown
+from onnx_reap.measure.accuracy_loss import Drop, Judge, drop_judge, held_out_for, least_shown
 from onnx_reap.measure.quality import check_file
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.load import Source, load
 from onnx_reap.onnxio.weights import with_weights
-from onnx_reap.options import DEFAULT_TARGET_MACS, Settings
+from onnx_reap.options import DEFAULT_TARGET_MACS, DEFAULT_TARGETS, INSPECTED, SWEPT, Settings
 from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.prune.accuracy_search import smallest_within_drop
 from onnx_reap.prune.apply import Made, cut_and_compare, finish, make
-from onnx_reap.prune.conclude import Result, conclude
+from onnx_reap.prune.conclude import conclude
 from onnx_reap.prune.context import Clock, Work, open_work
-from onnx_reap.prune.decide import Choice, decide
-from onnx_reap.prune.goal import Goal
+from onnx_reap.prune.decide import Choice, decide, narrowed, observe
+from onnx_reap.prune.globs import check_globs
+from onnx_reap.prune.goal import Goal, allowed
 from onnx_reap.prune.latency_search import with_latency
 from onnx_reap.prune.lossless.trim import without_redundant
 from onnx_reap.prune.low_rank.factoring import factored
@@ -34,14 +37,23 @@ from onnx_reap.prune.plan import Plan
 from onnx_reap.prune.planning import removed_by, widths_left
 from onnx_reap.prune.pruning_curves import Evidence
 from onnx_reap.prune.sparsity.tiling import read_pattern, untouched, with_zeros
+from onnx_reap.prune.sweep import checked_targets, reachable_goals
+from onnx_reap.report.build import make_result
+from onnx_reap.report.inspect import make_inspection
+from onnx_reap.report.inspection import Inspection
+from onnx_reap.report.result import Point, Result
 from onnx_reap.solve.backend import Backend
 from onnx_reap.validation import (
+    check_applicable,
     check_labelled,
     check_lossless,
     default_budget,
     make_settings,
 )
 
+FEW = 4  # samples, where they only serve to run a model
+
+Accuracy = Callable[[onnx.ModelProto], float]
 Shapes = Mapping[str, Sequence[int]]
 Paths = str | Path | Sequence[str | Path]
 
@@ -79,7 +91,7 @@ def reap(
     if settings.get("lossless"):
         work = open_work(model, data, make_settings(settings), progress or NoProgress())
         made, lossless = without_redundant(work)
-        return conclude(work, made, lossless=lossless)
+        return make_result(conclude(work, made), lossless=lossless)
     check_labelled(settings.get("labels"), data)
     default = default_budget(settings, data)
     work = open_work(model, data, make_settings(settings | default), progress or NoProgress())
@@ -88,16 +100,17 @@ def reap(
     pattern = read_pattern(work.settings)
     if pattern is not None and not work.settings.names_budget:
         made, tiling = with_zeros(work, untouched(work), pattern)
-        return conclude(work, made, tiling=tiling)
+        return make_result(conclude(work, made), tiling=tiling)
     work = factored(work)
     goal = goal_of(work)
     judge = None if goal.max_drop is None else drop_judge(work.original)
     work, goal, evidence = observed(work, goal)
     made, drop, goal = _made(work, goal, evidence, judge)
-    if pattern is None:
-        return conclude(work, made, budgets=goal.budgets, drop=drop)
-    made, tiling = with_zeros(work, made, pattern)
-    return conclude(work, made, budgets=goal.budgets, drop=drop, tiling=tiling)
+    tiling = None
+    if pattern is not None:
+        made, tiling = with_zeros(work, made, pattern)
+    outcome = conclude(work, made, budgets=goal.budgets, drop=drop)
+    return make_result(outcome, tiling=tiling)
 
 
 def _with_provable_budget(work: Work) -> Work:
@@ -168,7 +181,7 @@ def replay(
         )
         made = make(work, Choice(widths, removed, (None,) * len(widths)))
         step()
-    return conclude(work, made)
+    return make_result(conclude(work, made))
 
 
 def cut(
@@ -258,3 +271,113 @@ def _planned(
     samples = open_samples(inputs, None, settings).every
     analysis = analyse(proto, inputs, samples, settings)
     return settings, analysis, samples, removed_by(plan, analysis)
+
+
+def sweep(
+    model: Source,
+    data: Any = None,
+    *,
+    targets: Sequence[float] | None = None,
+    labels: Any = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> list[Point]:
+    """Prune a model to several sizes, calibrating once.
+
+    Second moments, removal paths and sensitivities are gathered once, down to the narrowest widths
+    that the smallest target asks for; every model is then cut from the original and refitted.
+
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Never modified.
+    data : path, array, dict of arrays, iterable of feeds or CalibrationDataReader, optional
+        Calibration samples as for `reap`.
+    targets : sequence of float, optional
+        Fractions of the multiply-accumulates that models may have at most, between 0 and 1. By
+        default 0.9 to 0.3 in steps of 0.1, of which those that can't be reached are left out; the
+        reports' notes say so.
+    labels : path or array_like of int, optional
+        Class of every sample, in the order of the data: accuracies are measured with them, on the
+        samples that are held out.
+    progress : Progress, optional
+        Told how far each stage is.
+    **settings
+        Fields of `Settings`, of which those in `SWEPT` mean something here.
+
+    Returns
+    -------
+    list of Point
+        Largest target first, each once.
+
+    Raises
+    ------
+    UsageError
+        If a setting or a target makes no sense.
+    TargetError
+        If a target that is named, or every default one, is out of reach.
+    ReapError
+        If the request can't be honoured for another reason.
+    """
+    check_applicable(settings, SWEPT, "settings that don't go with a sweep")
+    check_labelled(labels, data)
+    wanted = DEFAULT_TARGETS if targets is None else checked_targets(targets)
+    work = open_work(model, data, make_settings(settings), progress or NoProgress())
+    with work.clock("analyse"):
+        goals, notes = reachable_goals(work, wanted, named=targets is not None)
+    accuracy = None if labels is None else _accuracy(work, labels)
+    before = None if accuracy is None else accuracy(work.analysis.proto)
+    with work.clock("choose"):
+        evidence = observe(work, list(goals.values()))
+    points = []
+    with work.progress.stage("Making models", len(goals)) as step:
+        for target, goal in goals.items():
+            result = _made_for(work, target, goal, evidence, notes)
+            after = None if accuracy is None else accuracy(result.light)
+            own = {f.name: getattr(result, f.name) for f in fields(result)}
+            points.append(Point(**own, target=target, accuracy_before=before, accuracy_after=after))
+            step()
+    return points
+
+
+def _made_for(
+    work: Work, target: float, goal: Goal, evidence: Evidence, notes: Sequence[str]
+) -> Result:
+    """Make one model; its settings are those that `reap` would want for it."""
+    alone = work.branch(replace(work.settings, target_macs=target), NoProgress())
+    made = make(alone, decide(alone, goal, narrowed(evidence, goal)))
+    return make_result(conclude(alone, made, budgets=goal.budgets, notes=notes))
+
+
+def _accuracy(work: Work, labels: Any) -> Accuracy:
+    right = hits(work, held_out_for("--labels", work), read_labels(labels, work.samples.every))
+    return lambda model: float(np.mean(right(model)))
+
+
+def inspect(model: Source, **settings: Any) -> Inspection:
+    """Tell what could be pruned of a model, what could not, and why; without data.
+
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Never modified.
+    **settings
+        Fields of `Settings`, of which those in `INSPECTED` mean something here.
+
+    Returns
+    -------
+    Inspection
+
+    Raises
+    ------
+    ReapError
+        If a setting is of no use here, or onnxruntime can't run the model. That nothing can be
+        pruned is no error.
+    """
+    check_applicable(settings, INSPECTED, "settings that an inspection doesn't depend on")
+    chosen = make_settings({**settings, "samples": FEW})
+    analysis = open_work(model, None, chosen, NoProgress()).analysis
+    check_globs(analysis, chosen)
+    widths = allowed(analysis, chosen, vanishing=True)
+    named = {name: value for name, value in chosen.chosen().items() if name in settings}
+    return make_inspection(analysis, widths, named)

@@ -19,6 +19,7 @@ from onnx_reap.prune.conclude import conclude
 from onnx_reap.prune.context import Work, open_work
 from onnx_reap.prune.decide import decide, narrowed, observe
 from onnx_reap.prune.goal import Goal, read_goal
+from onnx_reap.report.build import make_result
 from onnx_reap.validation import make_settings
 
 BUDGETS: tuple[dict[str, Any], ...] = ({"target_macs": 0.6}, {"ratio": 0.5})
@@ -78,7 +79,7 @@ def prune(
     for each, goal in zip(works, goals, strict=True):
         if isinstance(goal, Goal):
             made = make(each, decide(each, goal, narrowed(evidence, goal)))
-            result = conclude(each, made, budgets=goal.budgets)
+            result = make_result(conclude(each, made, budgets=goal.budgets))
             told.append(_judged(wild, model, result, other, wanted))
         else:
             told.append(goal)

@@ -25,8 +25,8 @@ def run_inspect(argv: Sequence[str]) -> None:
         If the arguments can't be understood, or the model can't be run; no file is written.
     """
     given, settings = split_settings(make_inspect_parser().parse_args(argv))
+    from onnx_reap.api import inspect
     from onnx_reap.onnxio.files import check_outputs, write_all
-    from onnx_reap.report.inspect import inspect
     from onnx_reap.report.inspection_text import print_inspection
     from onnx_reap.report.records import json_bytes
     from onnx_reap.report.text import show

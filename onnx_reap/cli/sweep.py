@@ -14,7 +14,7 @@ from onnx_reap.options import DEFAULT_TARGETS, SWEPT
 
 if TYPE_CHECKING:
     from onnx_reap.onnxio.files import Content
-    from onnx_reap.prune.sweep import Point
+    from onnx_reap.report.result import Point
     from onnx_reap.report.sweep import Row
 
 TABLE, PLOT = "sweep.csv", "sweep.svg"
@@ -34,10 +34,10 @@ def run_sweep(argv: Sequence[str]) -> None:
         If the arguments can't be understood, or the request can't be honoured; no file is written.
     """
     given, settings = split_settings(make_sweep_parser().parse_args(argv))
+    from onnx_reap.api import sweep
     from onnx_reap.onnxio.files import check_folder, write_folder
     from onnx_reap.onnxio.save import named_data
     from onnx_reap.progress import for_terminal
-    from onnx_reap.prune.sweep import sweep
     from onnx_reap.report.plots import check_plotting
     from onnx_reap.report.sweep import print_sweep
     from onnx_reap.report.text import show

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -12,7 +13,24 @@ from onnx_reap.data.spec import is_float
 from onnx_reap.errors import CheckError
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.session import run, session
-from onnx_reap.report.records import Quality
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How close the pruned model is to the original on some samples.
+
+    Attributes
+    ----------
+    samples : int
+    output_error : mapping of str to float
+        By output: squared error over the variance of the original output.
+    top1_agreement : float, optional
+        Fraction of samples with the same largest entry, for outputs that look like class scores.
+    """
+
+    samples: int
+    output_error: Mapping[str, float]
+    top1_agreement: float | None
 
 
 def check_file(original: onnx.ModelProto, pruned: onnx.ModelProto) -> list[str]:

@@ -23,7 +23,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.measure.activations.moments import batch_size
 from onnx_reap.measure.compare import check_cut, check_loads
-from onnx_reap.measure.quality import measure_quality
+from onnx_reap.measure.quality import Quality, measure_quality
 from onnx_reap.onnxio import aside
 from onnx_reap.options import Settings
 from onnx_reap.prune.context import Work
@@ -33,7 +33,6 @@ from onnx_reap.prune.refit.block_walk import Stretched
 from onnx_reap.prune.refit.blockwise import join
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.walk import Fit
-from onnx_reap.report.records import Quality
 from onnx_reap.version import __version__
 
 

@@ -46,6 +46,29 @@ class FactorPlan:
 
 
 @dataclass(frozen=True)
+class Factorised:
+    """A layer that became two, or a group of channels in another basis.
+
+    Attributes
+    ----------
+    node : str
+        The layer, now the second of the two, or the group.
+    scheme : {"channel", "spatial", "stream"}
+        Its whole kernel and 1 x 1, or k x 1 and 1 x k; or a group's basis.
+    rank, full : int
+        Channels between the two, or coordinates, and how many it takes to be exact.
+    error : float, optional
+        Local error, as a fraction of the variance of the outputs of the layers that read these.
+    """
+
+    node: str
+    scheme: str
+    rank: int
+    full: int
+    error: float | None
+
+
+@dataclass(frozen=True)
 class FrozenPlan:
     """Channels that must stay, and why."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,7 @@ from onnx_reap.graph.cost import layer_macs
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.graph.ir.model import is_floating
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.onnxio.load import Source
-from onnx_reap.options import INSPECTED
-from onnx_reap.progress import NoProgress
-from onnx_reap.prune.context import open_work
-from onnx_reap.prune.globs import check_globs
-from onnx_reap.prune.goal import allowed, nothing_to_prune
+from onnx_reap.prune.goal import nothing_to_prune
 from onnx_reap.report.inspection import (
     FrozenReason,
     InspectedBranch,
@@ -30,40 +25,24 @@ from onnx_reap.report.inspection import (
 )
 from onnx_reap.report.records import FrozenResult
 from onnx_reap.report.text import NORMAL_REASONS
-from onnx_reap.validation import check_applicable, make_settings
 from onnx_reap.version import __version__
-
-FEW = 4  # samples, which only serve to run the model
 
 Pair = npt.NDArray[np.float64]
 """Multiply-accumulates and parameters."""
 
 
-def inspect(model: Source, **settings: Any) -> Inspection:
-    """Tell what could be pruned of a model, what could not, and why; without data.
+def make_inspection(
+    analysis: Analysis, widths: Sequence[npt.NDArray[np.int64]], settings: Mapping[str, Any]
+) -> Inspection:
+    """Describe a model's channels, and what each group of them makes up of the model.
 
     Parameters
     ----------
-    model : path or onnx.ModelProto
-        Never modified.
-    **settings
-        Fields of `Settings`, of which those in `INSPECTED` mean something here.
-
-    Returns
-    -------
-    Inspection
-
-    Raises
-    ------
-    ReapError
-        If a setting is of no use here, or onnxruntime can't run the model. That nothing can be
-        pruned is no error.
+    widths : sequence of int arrays
+        By group, the widths that it may take, ascending.
+    settings : mapping of str to object
+        Those that were named.
     """
-    check_applicable(settings, INSPECTED, "settings that an inspection doesn't depend on")
-    chosen = make_settings({**settings, "samples": FEW})
-    analysis = open_work(model, None, chosen, NoProgress()).analysis
-    check_globs(analysis, chosen)
-    widths = allowed(analysis, chosen, vanishing=True)
     narrowest = np.array([choices[0] for choices in widths], np.int64)
     by_group, by_frozen = _shares(analysis)
     total = _at(analysis, _full(analysis))
@@ -71,7 +50,7 @@ def inspect(model: Source, **settings: Any) -> Inspection:
     others -= np.sum([np.zeros(2), *by_frozen.values()], axis=0)
     return Inspection(
         version=__version__,
-        settings={name: value for name, value in chosen.chosen().items() if name in settings},
+        settings=settings,
         total=total,
         least=_at(analysis, narrowest),
         groups=_groups(analysis, widths, by_group),

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onnx_reap.report.zeros import Tiling
+from onnx_reap.measure.quality import Quality
+from onnx_reap.prune.lossless.trim import Lossless
+from onnx_reap.prune.plan import Factorised
+from onnx_reap.prune.sparsity.records import Tiling
 
 SCHEMA = 1
 """Version of the JSON file; raised when a field changes its meaning or goes."""
@@ -39,24 +42,6 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Quality:
-    """How close the pruned model is to the original on some samples.
-
-    Attributes
-    ----------
-    samples : int
-    output_error : mapping of str to float
-        By output: squared error over the variance of the original output.
-    top1_agreement : float, optional
-        Fraction of samples with the same largest entry, for outputs that look like class scores.
-    """
-
-    samples: int
-    output_error: Mapping[str, float]
-    top1_agreement: float | None
-
-
-@dataclass(frozen=True)
 class Loss:
     """What the pruned model lost, where that was bounded.
 
@@ -84,24 +69,6 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Lossless:
-    """Channels that went without loss, by what they were.
-
-    Attributes
-    ----------
-    dead, duplicate, dependent : int
-        Constant or unread ones, copies of others, multiples of others.
-    difference : float
-        Largest difference of an output on random samples, relative to the output's largest entry.
-    """
-
-    dead: int
-    duplicate: int
-    dependent: int
-    difference: float
-
-
-@dataclass(frozen=True)
 class GroupResult:
     """What became of one channel group.
 
@@ -116,29 +83,6 @@ class GroupResult:
     after: int
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
-    error: float | None
-
-
-@dataclass(frozen=True)
-class FactorResult:
-    """A layer that became two, or a group of channels in another basis.
-
-    Attributes
-    ----------
-    node : str
-        The layer, now the second of the two, or the group.
-    scheme : {"channel", "spatial", "stream"}
-        Its whole kernel and 1 x 1, or k x 1 and 1 x k; or a group's basis.
-    rank, full : int
-        Channels between the two, or coordinates, and how many it takes to be exact.
-    error : float, optional
-        Local error, as a fraction of the variance of the outputs of the layers that read these.
-    """
-
-    node: str
-    scheme: str
-    rank: int
-    full: int
     error: float | None
 
 
@@ -193,7 +137,7 @@ class Report:
         Weights that were zeroed in a pattern.
     seconds : mapping of str to float
         Time by stage.
-    factors : tuple of FactorResult
+    factors : tuple of Factorised
         Layers that became two thinner ones, and groups in another basis.
     notes : tuple of str
         Warnings, each a sentence.
@@ -216,7 +160,7 @@ class Report:
     tiling: Tiling | None
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
-    factors: tuple[FactorResult, ...] = ()
+    factors: tuple[Factorised, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values; numbers that are not finite become None."""

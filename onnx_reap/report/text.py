@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_reap.errors import ReapError
+from onnx_reap.prune.sparsity.records import MaskLoss, Tiling
 from onnx_reap.report.records import (
     BlockRefit,
     Figures,
@@ -21,7 +22,6 @@ from onnx_reap.report.records import (
     Quality,
     Report,
 )
-from onnx_reap.report.zeros import MaskLoss, Tiling
 
 # A held-out error this many times the fitted one means that weights fit the samples, not the task.
 WIDE_GAP = 2.0

@@ -300,7 +300,9 @@ def test_a_latency_that_is_met_takes_nothing_off(target, monkeypatch):
 
 def test_a_busy_machine_is_told(monkeypatch):
     timing = Timing(3.0, 2.0, 9, "CPUExecutionProvider")
-    monkeypatch.setattr("onnx_reap.report.build.compare_latency", lambda *_, **__: (timing, timing))
+    monkeypatch.setattr(
+        "onnx_reap.prune.conclude.compare_latency", lambda *_, **__: (timing, timing)
+    )
     timed(monkeypatch)
     result = onnx_reap.reap(MODEL, DATA, target_latency="0.6x", criterion="l1", refit=False)
     assert "the machine was busy" in " ".join(result.report.notes)

@@ -21,7 +21,7 @@ from onnx_reap.cli.flags import FLAGS
 from onnx_reap.cli.main import main
 from onnx_reap.errors import CheckError, ReapError, TargetError
 from onnx_reap.options import Settings
-from onnx_reap.prune.conclude import Result
+from onnx_reap.report.result import Result
 
 
 def tiny_model() -> onnx.ModelProto:

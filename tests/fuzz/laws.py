@@ -11,7 +11,7 @@ import onnx
 from fuzz.graphs import Drawn, runs, with_batch
 from onnx import numpy_helper
 
-from onnx_reap.api import reap
+from onnx_reap.api import inspect, reap
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.analysis import Analysis, macs_left
 from onnx_reap.graph.edit.cut import cut_graph
@@ -23,7 +23,6 @@ from onnx_reap.onnxio.weights import with_weights
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune.apply import cut_and_compare
 from onnx_reap.prune.context import Work, open_work
-from onnx_reap.report.inspect import inspect
 from onnx_reap.validation import make_settings
 
 CPU = ["CPUExecutionProvider"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx.helper import tensor_dtype_to_np_dtype
@@ -21,9 +21,26 @@ from onnx_reap.prune.decide import Choice
 from onnx_reap.prune.globs import check_globs
 from onnx_reap.prune.lossless.redundant import DEAD, DEPENDENT, DUPLICATE, Redundant, find_redundant
 from onnx_reap.prune.planning import make_plan, removed_by, widths_left
-from onnx_reap.report.records import Lossless
 
 NOTHING = "nothing to remove: no channel is dead, a duplicate or a multiple of another"
+
+
+@dataclass(frozen=True)
+class Lossless:
+    """Channels that went without loss, by what they were.
+
+    Attributes
+    ----------
+    dead, duplicate, dependent : int
+        Constant or unread ones, copies of others, multiples of others.
+    difference : float
+        Largest difference of an output on random samples, relative to the output's largest entry.
+    """
+
+    dead: int
+    duplicate: int
+    dependent: int
+    difference: float
 
 
 def without_redundant(work: Work) -> tuple[Made, Lossless]:

@@ -31,6 +31,7 @@ from onnx_reap.prune.low_rank.bases import find_factors
 from onnx_reap.prune.low_rank.rewrite import check_same, fast_ranks, priced, rewritten, sound_ones
 from onnx_reap.prune.low_rank.stream import STREAM
 from onnx_reap.prune.low_rank.streams import find_streams
+from onnx_reap.prune.plan import Factorised
 from onnx_reap.prune.planning import make_plan, removed_by, widths_left
 
 NOTHING = "--low-rank changed nothing"
@@ -148,7 +149,7 @@ def settled(work: Work, choice: Choice) -> tuple[Work, Choice]:
     """Return the work on the model that is in another form just where coordinates are lost."""
     if work.factored is None:
         return work, choice
-    changed = check_same(work.original, [basis for basis, *_ in ranks_left(work, choice)])
+    changed = check_same(work.original, list(_lower(work, choice).values()))
     return replace(work, analysis=changed, factored=None), _moved(work, choice, changed)
 
 
@@ -163,17 +164,22 @@ def original_choice(work: Work, choice: Choice) -> Choice:
     return _moved(work, choice, work.factored.original, whole=streams)
 
 
-def ranks_left(work: Work, choice: Choice) -> list[tuple[Basis, int, float | None]]:
+def ranks_left(work: Work, choice: Choice) -> list[Factorised]:
     """List the layers that become two and the streams, with the rank of each and its error."""
-    if work.factored is None:
-        return []
     widths = _widths(work, choice)
     errors = dict(zip(widths, choice.errors, strict=True))
     return [
-        (basis, widths[name], errors[name])
-        for name, basis in work.factored.bases.items()
-        if 0 < widths[name] < basis.rank
+        Factorised(basis.node, basis.scheme, widths[name], basis.rank, errors[name])
+        for name, basis in _lower(work, choice).items()
     ]
+
+
+def _lower(work: Work, choice: Choice) -> dict[str, Basis]:
+    """Return the bases that lose some coordinates, not all."""
+    if work.factored is None:
+        return {}
+    widths, bases = _widths(work, choice), work.factored.bases
+    return {name: basis for name, basis in bases.items() if 0 < widths[name] < basis.rank}
 
 
 def lowered(known: Factored, ranks: Sequence[object]) -> list[str]:

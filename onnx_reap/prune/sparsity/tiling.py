@@ -46,7 +46,7 @@ from onnx_reap.prune.sparsity.ordering import (
     permuted,
     put_in_order,
 )
-from onnx_reap.report.zeros import DenseLayer, MaskLoss, TiledLayer, Tiling
+from onnx_reap.prune.sparsity.records import DenseLayer, MaskLoss, TiledLayer, Tiling
 from onnx_reap.solve.patterns import Pattern, Scores, Tiles, TwoOfFour, read_tile, share_lost
 
 ROUNDED = 0.01  # of the weights: so many zeros fewer than asked for are not worth a word
