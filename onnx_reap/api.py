@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -20,12 +20,22 @@ from onnx_reap.measure.quality import check_file
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.load import Source, load
 from onnx_reap.onnxio.weights import with_weights
-from onnx_reap.options import DEFAULT_TARGET_MACS, DEFAULT_TARGETS, INSPECTED, SWEPT, Settings
+from onnx_reap.options import (
+    DEFAULT_TARGET_MACS,
+    DEFAULT_TARGETS,
+    InspectKeywords,
+    Paths,
+    ReplayKeywords,
+    RunKeywords,
+    Settings,
+    SweepKeywords,
+)
 from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.prune.accuracy_search import smallest_within_drop
 from onnx_reap.prune.apply import Made, cut_and_compare, finish, make
 from onnx_reap.prune.conclude import conclude
 from onnx_reap.prune.context import Clock, Work, open_work
+from onnx_reap.prune.contradictions import check_contradictions, check_labels, run_settings
 from onnx_reap.prune.decide import Choice, decide, narrowed, observe
 from onnx_reap.prune.globs import check_globs
 from onnx_reap.prune.goal import Goal, allowed
@@ -43,23 +53,22 @@ from onnx_reap.report.inspect import make_inspection
 from onnx_reap.report.inspection import Inspection
 from onnx_reap.report.result import Point, Result
 from onnx_reap.solve.backend import Backend
-from onnx_reap.validation import (
-    check_applicable,
-    check_labelled,
-    check_lossless,
-    default_budget,
-    make_settings,
-)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 FEW = 4  # samples, where they only serve to run a model
 
 Accuracy = Callable[[onnx.ModelProto], float]
 Shapes = Mapping[str, Sequence[int]]
-Paths = str | Path | Sequence[str | Path]
 
 
 def reap(
-    model: Source, data: Any = None, *, progress: Progress | None = None, **settings: Any
+    model: Source,
+    data: Any = None,
+    *,
+    progress: Progress | None = None,
+    **settings: Unpack[RunKeywords],
 ) -> Result:
     """Prune a model and refit what stays.
 
@@ -73,10 +82,10 @@ def reap(
     progress : Progress, optional
         Told how far each stage is.
     **settings
-        Fields of `Settings`; the command's flags with underscores. Without a budget `max_drop` is
-        0.01, or `target_macs` 0.6 where there is no data, or too little to show such a loss; where
-        zeros are asked for, no channel goes. With `lossless` no data is needed, and none is run but
-        to judge the result.
+        Those of `onnx_reap.options.RunKeywords`: the command's flags with underscores. Without a
+        budget `max_drop` is 0.01, or `target_macs` 0.6 where there is no data, or too little to
+        show such a loss; where zeros are asked for, no channel is removed. With `lossless` no data
+        is needed, and none is run but to judge the result.
 
     Returns
     -------
@@ -87,15 +96,12 @@ def reap(
     ReapError
         If the request can't be honoured; the message says why and what to try.
     """
-    check_lossless(settings)
-    if settings.get("lossless"):
-        work = open_work(model, data, make_settings(settings), progress or NoProgress())
+    chosen = run_settings(settings, data)
+    work = open_work(model, data, chosen, progress or NoProgress())
+    if chosen.lossless:
         made, lossless = without_redundant(work)
         return make_result(conclude(work, made), lossless=lossless)
-    check_labelled(settings.get("labels"), data)
-    default = default_budget(settings, data)
-    work = open_work(model, data, make_settings(settings | default), progress or NoProgress())
-    if "max_drop" in default:
+    if chosen.max_drop is not None and settings.get("max_drop") is None:
         work = _with_provable_budget(work)
     pattern = read_pattern(work.settings)
     if pattern is not None and not work.settings.names_budget:
@@ -145,7 +151,7 @@ def replay(
     plan: Plan | str | Path,
     *,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[ReplayKeywords],
 ) -> Result:
     """Make the cut that a plan describes, without data and without a refit.
 
@@ -157,9 +163,8 @@ def replay(
     progress : Progress, optional
         Told how far each stage is.
     **settings
-        Fields of `Settings`, of which `input_shapes`, `provider` and `custom_op_library` mean
-        something here; sizes that neither the model nor `input_shapes` tells are those that the
-        plan was made at.
+        Those of `onnx_reap.options.ReplayKeywords`; sizes that neither the model nor `input_shapes`
+        tells are those that the plan was made at.
 
     Raises
     ------
@@ -264,8 +269,9 @@ def _planned(
         Units that the plan removes.
     """
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    frozen_by = {name: plan.settings.get(name, ()) for name in ("include", "exclude")}
-    settings = make_settings({**given, **frozen_by, "refit": False})
+    frozen = Settings.make({name: plan.settings.get(name, ()) for name in ("include", "exclude")})
+    chosen = Settings.make(given, ReplayKeywords)
+    settings = replace(chosen, include=frozen.include, exclude=frozen.exclude, refit=False)
     proto = load(model)
     inputs = with_sizes(model_inputs(proto, settings.input_shapes), plan.input_shapes)
     samples = open_samples(inputs, None, settings).every
@@ -280,7 +286,7 @@ def sweep(
     targets: Sequence[float] | None = None,
     labels: Any = None,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[SweepKeywords],
 ) -> list[Point]:
     """Prune a model to several sizes, calibrating once.
 
@@ -303,7 +309,7 @@ def sweep(
     progress : Progress, optional
         Told how far each stage is.
     **settings
-        Fields of `Settings`, of which those in `SWEPT` mean something here.
+        Those of `onnx_reap.options.SweepKeywords`.
 
     Returns
     -------
@@ -319,10 +325,11 @@ def sweep(
     ReapError
         If the request can't be honoured for another reason.
     """
-    check_applicable(settings, SWEPT, "settings that don't go with a sweep")
-    check_labelled(labels, data)
+    check_labels(labels, data)
     wanted = DEFAULT_TARGETS if targets is None else checked_targets(targets)
-    work = open_work(model, data, make_settings(settings), progress or NoProgress())
+    chosen = Settings.make(settings, SweepKeywords)
+    check_contradictions(chosen)
+    work = open_work(model, data, chosen, progress or NoProgress())
     with work.clock("analyse"):
         goals, notes = reachable_goals(work, wanted, named=targets is not None)
     accuracy = None if labels is None else _accuracy(work, labels)
@@ -354,7 +361,7 @@ def _accuracy(work: Work, labels: Any) -> Accuracy:
     return lambda model: float(np.mean(right(model)))
 
 
-def inspect(model: Source, **settings: Any) -> Inspection:
+def inspect(model: Source, **settings: Unpack[InspectKeywords]) -> Inspection:
     """Tell what could be pruned of a model, what could not, and why; without data.
 
     Parameters
@@ -362,7 +369,7 @@ def inspect(model: Source, **settings: Any) -> Inspection:
     model : path or onnx.ModelProto
         Never modified.
     **settings
-        Fields of `Settings`, of which those in `INSPECTED` mean something here.
+        Those of `onnx_reap.options.InspectKeywords`.
 
     Returns
     -------
@@ -371,11 +378,10 @@ def inspect(model: Source, **settings: Any) -> Inspection:
     Raises
     ------
     ReapError
-        If a setting is of no use here, or onnxruntime can't run the model. That nothing can be
+        If a setting doesn't apply here, or onnxruntime can't run the model. That nothing can be
         pruned is no error.
     """
-    check_applicable(settings, INSPECTED, "settings that an inspection doesn't depend on")
-    chosen = make_settings({**settings, "samples": FEW})
+    chosen = replace(Settings.make(settings, InspectKeywords), samples=FEW)
     analysis = open_work(model, None, chosen, NoProgress()).analysis
     check_globs(analysis, chosen)
     widths = allowed(analysis, chosen, vanishing=True)

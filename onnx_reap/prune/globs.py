@@ -7,7 +7,6 @@ import fnmatch
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.options import Settings
-from onnx_reap.validation import flag
 
 
 def check_globs(analysis: Analysis, settings: Settings) -> None:
@@ -22,7 +21,7 @@ def check_globs(analysis: Analysis, settings: Settings) -> None:
         for pattern in getattr(settings, name):
             if not fnmatch.filter(keys, pattern):
                 raise ReapError(
-                    f"{flag(name)}: matches no node",
+                    f"--{name}: matches no node",
                     got=pattern,
                     expected="globs on names such as "
                     + ", ".join(sorted(analysis.flow.makers)[:3]),

@@ -10,6 +10,7 @@ import numpy as np
 from onnx_reap.data import Calibration
 from onnx_reap.data.labels import read_labels
 from onnx_reap.data.split import teachers_and_judges
+from onnx_reap.fields import CRITERIA
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.groups import Group
 from onnx_reap.measure.activations.moments import LayerMoments, Tap, capture_moments
@@ -20,7 +21,7 @@ from onnx_reap.options import Settings
 from onnx_reap.progress import Progress
 from onnx_reap.prune.criteria.gather import Captured, axes_of, see
 from onnx_reap.prune.criteria.ranking import Ranking
-from onnx_reap.prune.criteria.table import CRITERIA, ranking
+from onnx_reap.prune.criteria.table import ranking
 from onnx_reap.prune.removal_paths import DAMPING, find_taps, group_path
 from onnx_reap.solve.allocation import Choices
 from onnx_reap.solve.backend import Backend

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import onnx
 
+from onnx_reap import __version__
 from onnx_reap.measure.latency.compare import Timing
 from onnx_reap.onnxio import aside
 from onnx_reap.prune.conclude import Outcome
@@ -22,7 +23,6 @@ from onnx_reap.report.records import (
     Report,
 )
 from onnx_reap.report.result import Result
-from onnx_reap.version import __version__
 
 
 def make_result(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx_reap.validation import BUDGETS
 from small_models import Net, chain, images, run, weights_of
 
 import onnx_reap
@@ -20,7 +21,6 @@ from onnx_reap.errors import CheckError, TargetError, UsageError
 from onnx_reap.graph.analysis import Analysis, analyse, count_parameters, model_inputs
 from onnx_reap.options import Settings
 from onnx_reap.prune.plan import Plan
-from onnx_reap.validation import BUDGETS
 
 SHIPPED = Path(__file__).parent.parents[1] / "models"
 DATA = images(40)

@@ -12,12 +12,12 @@ from types import ModuleType, SimpleNamespace
 import onnx
 import onnx.helper as oh
 import pytest
+from onnx_reap.cli.flags import FLAGS
 from sample_report import sample_report
 from small_models import chain
 
 from onnx_reap import parsing
 from onnx_reap.cli.arguments import option_of, parse
-from onnx_reap.cli.flags import FLAGS
 from onnx_reap.cli.main import main
 from onnx_reap.errors import CheckError, ReapError, TargetError
 from onnx_reap.options import Settings

@@ -13,9 +13,10 @@ import pytest
 from made_up import added, group
 
 from onnx_reap.errors import ReapError
+from onnx_reap.fields import CRITERIA
 from onnx_reap.prune.criteria.observation import Reader, Seen
 from onnx_reap.prune.criteria.ranking import Heir, Ranking
-from onnx_reap.prune.criteria.table import CRITERIA, check_packages, ranking
+from onnx_reap.prune.criteria.table import check_packages, ranking
 from onnx_reap.prune.criteria.turns import balanced
 
 SEEDS = range(3)

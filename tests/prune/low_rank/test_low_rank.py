@@ -33,7 +33,6 @@ from onnx_reap.prune.low_rank.rewrite import check_same
 from onnx_reap.prune.plan import Plan
 from onnx_reap.solve.allocation import Budget, Choices
 from onnx_reap.solve.knapsack import knapsack
-from onnx_reap.validation import make_settings
 
 SHIPPED = Path(__file__).parent.parent.parents[1] / "models"
 DATA = images(160)
@@ -67,7 +66,7 @@ def macs_of(model: onnx.ModelProto) -> int:
 
 def work_on(model: onnx.ModelProto, **settings):
     given = {"low_rank": "also", "refit": False, "round_to": 2, **settings}
-    return factored(open_work(model, DATA, make_settings(given), NoProgress()))
+    return factored(open_work(model, DATA, Settings.make(given), NoProgress()))
 
 
 def choice_at(work, widths: dict[int, int]) -> Choice:
@@ -258,7 +257,7 @@ def test_only_the_ranks_that_are_faster_are_taken(monkeypatch: pytest.MonkeyPatc
 
 def test_a_basis_takes_more_samples_than_coordinates():
     names = [f.node for f in work_on(net()).factored.bases.values()]
-    few = open_work(net(), images(20), make_settings({"low_rank": "also"}), NoProgress())
+    few = open_work(net(), images(20), Settings.make({"low_rank": "also"}), NoProgress())
     fewer = [f.node for f in factored(few).factored.bases.values()]
     assert fewer and set(fewer) < set(names)
     assert [n for n in names if "gemm" in n.lower()]
@@ -377,8 +376,8 @@ def test_the_flag(given: list[str], expected: str | None, first: bool):
     arguments = parse([*given, *files] if first else [*files, *given])
     assert arguments.settings.get("low_rank") == expected
     assert (str(arguments.model), str(arguments.output)) == ("a.onnx", "b.onnx")
-    assert make_settings({"low_rank": True}).low_rank == "also"
-    assert make_settings({"low_rank": False}).low_rank is None
+    assert Settings.make({"low_rank": True}).low_rank == "also"
+    assert Settings.make({"low_rank": False}).low_rank is None
 
 
 def streams(seed: int = 0, rank: int = 8) -> onnx.ModelProto:
