@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx_reap.validation import BUDGETS
 from small_models import Net, chain, images, run, weights_of
 
 import onnx_reap
@@ -19,7 +18,7 @@ from onnx_reap.api import replay
 from onnx_reap.data import Calibration, synthetic_calibration
 from onnx_reap.errors import CheckError, TargetError, UsageError
 from onnx_reap.graph.analysis import Analysis, analyse, count_parameters, model_inputs
-from onnx_reap.options import Settings
+from onnx_reap.options import BUDGETS, Settings
 from onnx_reap.prune.plan import Plan
 
 SHIPPED = Path(__file__).parent.parents[1] / "models"

@@ -17,7 +17,7 @@ import onnx_reap.prune.low_rank.streams
 import onnx_reap.prune.low_rank.timing
 from onnx_reap import ReapError
 from onnx_reap.api import replay
-from onnx_reap.cli.arguments import parse
+from onnx_reap.cli.run import parse_run
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.errors import CheckError, UsageError
 from onnx_reap.graph.analysis import analyse, count_parameters, model_inputs
@@ -363,7 +363,7 @@ def test_sweeps_and_replays_take_no_ranks():
     with pytest.raises(UsageError):
         onnx_reap.sweep(net(), DATA, low_rank="also")
     with pytest.raises(UsageError):
-        parse(["a.onnx", "b.onnx", "--from-plan", "p.json", "--low-rank"])
+        parse_run(["a.onnx", "b.onnx", "--from-plan", "p.json", "--low-rank"])
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_sweeps_and_replays_take_no_ranks():
 @pytest.mark.parametrize("first", [True, False])
 def test_the_flag(given: list[str], expected: str | None, first: bool):
     files = ["a.onnx", "b.onnx"]
-    arguments = parse([*given, *files] if first else [*files, *given])
+    arguments = parse_run([*given, *files] if first else [*files, *given])
     assert arguments.settings.get("low_rank") == expected
     assert (str(arguments.model), str(arguments.output)) == ("a.onnx", "b.onnx")
     assert Settings.make({"low_rank": True}).low_rank == "also"
