@@ -171,21 +171,16 @@ def _is_path(value: object) -> bool:
     return isinstance(value, (str, Path))
 
 
-def _is_list_of(is_valid: Callable[[Any], bool], value: object) -> bool:
-    return isinstance(value, (list, tuple)) and all(map(is_valid, value))
+def _list_of(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (list, tuple)) and all(map(is_valid, value))
 
 
-def _are_numbers(value: object) -> bool:
-    return _is_number(value) or (bool(value) and _is_list_of(_is_number, value))
-
-
-def _are_pixels(value: object) -> bool:
-    return _is_whole(value) or (_is_list_of(_is_whole, value) and len(value) == 2)  # type: ignore[arg-type]
+_are_numbers, _are_sizes = _list_of(_is_number), _list_of(_is_whole)
 
 
 def _are_shapes(value: object) -> bool:
     return isinstance(value, Mapping) and all(
-        isinstance(name, str) and _is_list_of(_is_whole, shape) for name, shape in value.items()
+        isinstance(name, str) and _are_sizes(shape) for name, shape in value.items()
     )
 
 
@@ -218,13 +213,16 @@ SEED = Kind("an integer >= 0", "N", lambda v: _is_whole(v, 0), _whole)
 MULTIPLE, PASSES = _or_auto(1), _or_auto(0)
 NUMBER = Kind("a number", "X", _is_number, float)
 NUMBERS = Kind(
-    "a number, or one a channel", "X,X,X", _are_numbers, lambda t: tuple(map(float, _parts(t)))
+    "a number, or one a channel",
+    "X,X,X",
+    lambda v: _is_number(v) or (_are_numbers(v) and len(v) > 0),
+    lambda text: tuple(map(float, _parts(text))),
 )
 FRACTION = Kind("a fraction between 0 and 1, such as 0.3 or 30%", "X", _is_fraction, _share)
 FRACTIONS = Kind(
     "fractions between 0 and 1, such as 0.8,0.6,0.4",
     "X,X,X",
-    lambda v: bool(v) and _is_list_of(_is_fraction, v),
+    lambda v: _list_of(_is_fraction)(v) and len(v) > 0,
     lambda text: tuple(map(_share, _parts(text))),
 )
 TARGET = Kind(
@@ -240,13 +238,18 @@ LATENCY = Kind(
     _latency,
     as_text=True,
 )
-PIXELS = Kind("pixels, such as 224 or 224,320", "N|H,W", _are_pixels, _pixels)
+PIXELS = Kind(
+    "pixels, such as 224 or 224,320",
+    "N|H,W",
+    lambda v: _is_whole(v) or (_are_sizes(v) and len(v) == 2),
+    _pixels,
+)
 SHAPES = Kind("shapes by input, such as x:1,3,224,224", "NAME:SHAPE", _are_shapes, _shape, _by_name)
 TILE = Kind("rows and columns, such as 8x1", "RxC", _is_tile)
 NAME = Kind("a name", "NAME", lambda v: isinstance(v, str))
-GLOBS = Kind("globs", "GLOB", lambda v: _is_list_of(lambda g: isinstance(g, str), v), collect=list)
+GLOBS = Kind("globs", "GLOB", _list_of(lambda v: isinstance(v, str)), collect=list)
 PATH = Kind("a path", "FILE", _is_path, Path)
-PATHS = Kind("paths", "FILE", lambda v: _is_list_of(_is_path, v), Path, list)
+PATHS = Kind("paths", "FILE", _list_of(_is_path), Path, list)
 RATIOS = Kind(
     "ratios by glob, or a path", "FILE", lambda v: _is_path(v) or isinstance(v, Mapping), Path
 )

@@ -45,12 +45,10 @@ def run_settings(given: Mapping[str, Any], data: Any) -> Settings:
         return settings
     check_labels(settings.labels, data)
     if not (settings.names_budget or settings.zeroes):
-        measured = data is not None or settings.evaluate is not None
-        settings = (
-            replace(settings, max_drop=DEFAULT_MAX_DROP)
-            if measured
-            else replace(settings, target_macs=DEFAULT_TARGET_MACS)
-        )
+        if data is None and settings.evaluate is None:
+            settings = replace(settings, target_macs=DEFAULT_TARGET_MACS)
+        else:
+            settings = replace(settings, max_drop=DEFAULT_MAX_DROP)
     check_contradictions(settings)
     return settings
 
@@ -76,46 +74,46 @@ def check_contradictions(settings: Settings) -> None:
         If the criterion needs a package that isn't installed.
     """
     check_packages(settings.criterion)
+    for is_wrong, what, hint in _rules(settings):
+        if is_wrong:
+            raise UsageError(what, hint=hint)
     given = [n for n in (*BUDGETS, "latency_table") if getattr(settings, n) is not None]
-    _check_measures(settings)
-    if settings.joint_refit and not settings.refit:
-        raise UsageError("--joint-refit: contradicts --no-refit", hint="leave one of them out")
-    _check_zeros(settings)
     _check_budgets(given)
     if settings.low_rank is not None:
         _check_low_rank(settings, given)
 
 
-def _check_measures(settings: Settings) -> None:
-    """Refuse two measures of the loss, or one that no budget reads."""
-    labels = settings.labels is not None and not CRITERIA[settings.criterion].pools
-    for name, is_read in (("labels", labels), ("evaluate", settings.evaluate is not None)):
-        if is_read and settings.max_drop is None:
-            raise _requires(name, "--max-drop", "--max-drop 1%")
-    if settings.labels is not None and settings.evaluate is not None:
-        raise UsageError("--labels and --evaluate: only one of them can measure the loss")
-
-
-def _check_zeros(settings: Settings) -> None:
-    """Refuse zeros in two patterns, half of what tiles take, and bounds that zeros break."""
-    if settings.tile is not None and settings.pattern is not None:
-        raise UsageError("--tile and --pattern: only one of them can say where zeros are")
-    if settings.tile is not None and settings.tile_sparsity is None:
-        raise _requires("tile", "--tile-sparsity", "--tile-sparsity 0.5")
-    if settings.tile_sparsity is not None and settings.tile is None:
-        raise _requires("tile_sparsity", "--tile", "--tile 8x1")
-    if not (settings.permutation or settings.zeroes):
-        hint = "--tile 8x1 --tile-sparsity 0.5, or --pattern 2:4"
-        raise _requires("permutation", "--tile or --pattern", hint)
-    if settings.zeroes and settings.max_drop is not None:
-        raise UsageError(
-            "--max-drop: bounds the loss from removed channels only, and zeros add to it",
-            hint="another budget, or none; the report tells the loss",
-        )
+def _rules(settings: Settings) -> list[tuple[bool, str, str]]:
+    """Tell of each contradiction whether it is there, what is wrong and what to try."""
+    tile, share, labels = settings.tile, settings.tile_sparsity, settings.labels
+    measures, pools = settings.max_drop is not None, CRITERIA[settings.criterion].pools
+    evaluates, zeroes = settings.evaluate is not None, settings.zeroes
+    repaired = settings.refit or not settings.joint_refit
+    two = "leave one of them out"
+    pattern = "--tile 8x1 --tile-sparsity 0.5, or --pattern 2:4"
+    loss = "--max-drop: bounds the loss from removed channels only, and zeros add to it"
+    idle_table = settings.latency_table is not None and settings.target_latency is None
+    idle_labels = labels is not None and not (measures or pools)
+    return [
+        (idle_labels, "--labels requires --max-drop", "--max-drop 1%"),
+        (evaluates and not measures, "--evaluate requires --max-drop", "--max-drop 1%"),
+        (evaluates and labels is not None, "--labels and --evaluate: both measure the loss", two),
+        (not repaired, "--joint-refit: contradicts --no-refit", two),
+        (bool(tile and settings.pattern), "--tile and --pattern: both place the zeros", two),
+        (bool(tile) and share is None, "--tile requires --tile-sparsity", "--tile-sparsity 0.5"),
+        (share is not None and not tile, "--tile-sparsity requires --tile", "--tile 8x1"),
+        (
+            not (settings.permutation or zeroes),
+            "--no-permutation requires --tile or --pattern",
+            pattern,
+        ),
+        (zeroes and measures, loss, "another budget, or none; the report tells the loss"),
+        (idle_table, "--latency-table requires --target-latency", "--target-latency 0.6x"),
+    ]
 
 
 def _check_budgets(given: list[str]) -> None:
-    """Refuse ratios next to targets, and a table that nothing reads; targets may be several."""
+    """Refuse ratios next to targets; several targets are all met."""
     ratios = [name for name in RATIOS if name in given]
     targets = [name for name in TARGETS if name in given]
     if len(ratios) > 1 or (ratios and targets):
@@ -124,14 +122,14 @@ def _check_budgets(given: list[str]) -> None:
             got=" and ".join(OPTIONS[name].flag for name in ratios + targets),
             expected="a ratio, ratios by layer, or targets",
         )
-    if "latency_table" in given and "target_latency" not in given:
-        raise _requires("latency_table", "--target-latency", "--target-latency 0.6x")
 
 
 def _check_low_rank(settings: Settings, given: list[str]) -> None:
     """Refuse budgets that choose no ranks: ratios are of channels, tables of layers as they are."""
     if not given and settings.zeroes:  # no budget is set by default then
-        raise _requires("low_rank", "a budget if weights are zeroed", "--target-macs 60%")
+        raise UsageError(
+            "--low-rank requires a budget if weights are zeroed", hint="--target-macs 60%"
+        )
     without_ranks = (*RATIOS, "target_latency", "latency_table")
     idle = [OPTIONS[name].flag for name in given if name in without_ranks]
     idle += ["--allocation uniform"] if settings.allocation == "uniform" else []
@@ -141,7 +139,3 @@ def _check_low_rank(settings: Settings, given: list[str]) -> None:
             got=", ".join(idle),
             expected="--target-macs, --target-params, --target-size or --max-drop",
         )
-
-
-def _requires(name: str, others: str, hint: str) -> UsageError:
-    return UsageError(f"{OPTIONS[name].flag} requires {others}", hint=hint)
