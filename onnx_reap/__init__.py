@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from onnx_reap.errors import ReapError
-from onnx_reap.version import __version__
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from onnx_reap.api import cut, inspect, mask, reap, sweep

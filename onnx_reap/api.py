@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -14,12 +14,21 @@ from onnx_reap.measure.accuracy_loss import Drop, drop_judge
 from onnx_reap.measure.quality import check_file
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.load import Source
-from onnx_reap.options import DEFAULT_TARGETS, INSPECTED, SWEPT
+from onnx_reap.options import (
+    DEFAULT_TARGETS,
+    InspectKeywords,
+    Paths,
+    ReplayKeywords,
+    RunKeywords,
+    Settings,
+    SweepKeywords,
+)
 from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.prune.accuracy_search import with_provable_budget
 from onnx_reap.prune.apply import Pruned, apply_choice, cut_model, finish, masked_model
 from onnx_reap.prune.conclude import conclude
 from onnx_reap.prune.context import Run, open_run
+from onnx_reap.prune.contradictions import check_contradictions, check_labels, run_settings
 from onnx_reap.prune.decide import decide, estimate, narrowed
 from onnx_reap.prune.form import choice_of
 from onnx_reap.prune.goal import allowed, check_globs, read_goal
@@ -35,20 +44,19 @@ from onnx_reap.report.inspect import make_inspection
 from onnx_reap.report.inspection import Inspection
 from onnx_reap.report.result import Point, Result
 from onnx_reap.solve.allocation import Budget
-from onnx_reap.validation import (
-    check_applicable,
-    check_labelled,
-    check_lossless,
-    default_budget,
-    make_settings,
-)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Shapes = Mapping[str, Sequence[int]]
-Paths = str | Path | Sequence[str | Path]
 
 
 def reap(
-    model: Source, data: Any = None, *, progress: Progress | None = None, **settings: Any
+    model: Source,
+    data: Any = None,
+    *,
+    progress: Progress | None = None,
+    **settings: Unpack[RunKeywords],
 ) -> Result:
     """Prune a model and refit what stays.
 
@@ -62,10 +70,10 @@ def reap(
     progress : Progress, optional
         Told how far each stage is.
     **settings
-        Fields of `Settings`; the command's flags with underscores. Without a budget `max_drop` is
-        0.01, or `target_macs` 0.6 where there is no data, or too little to show such a loss; where
-        zeros are asked for, no channel goes. With `lossless` no data is needed, and none is run but
-        to judge the result.
+        Those of `onnx_reap.options.RunKeywords`: the command's flags with underscores. Without a
+        budget `max_drop` is 0.01, or `target_macs` 0.6 where there is no data, or too little to
+        show such a loss; where zeros are asked for, no channel is removed. With `lossless` no data
+        is needed, and none is run but to judge the result.
 
     Returns
     -------
@@ -76,7 +84,9 @@ def reap(
     ReapError
         If the request can't be honoured; the message says why and what to try.
     """
-    run = _opened(model, data, settings, progress or NoProgress())
+    run = open_run(model, data, run_settings(settings, data), progress or NoProgress())
+    if run.settings.max_drop is not None and settings.get("max_drop") is None:
+        run = with_provable_budget(run)
     pattern = read_pattern(run.settings)
     drop, lossless, tiling = None, None, None
     budgets: tuple[Budget, ...] = ()
@@ -92,15 +102,6 @@ def reap(
     return make_result(outcome, lossless=lossless, tiling=tiling)
 
 
-def _opened(model: Source, data: Any, settings: Mapping[str, Any], progress: Progress) -> Run:
-    """Open a run, with a default budget where none is named and one is needed."""
-    check_lossless(settings)
-    check_labelled(settings.get("labels"), data)
-    default = {} if settings.get("lossless") else default_budget(settings, data)
-    run = open_run(model, data, make_settings({**settings, **default}), progress)
-    return with_provable_budget(run) if "max_drop" in default else run
-
-
 def _pruned(run: Run) -> tuple[Run, Pruned, Drop | None, tuple[Budget, ...]]:
     """Remove channels, in the form that low rank makes of the model if that is asked for."""
     low_rank = run.settings.low_rank is not None
@@ -114,7 +115,11 @@ def _pruned(run: Run) -> tuple[Run, Pruned, Drop | None, tuple[Budget, ...]]:
 
 
 def replay(
-    model: Source, plan: Plan | str | Path, *, progress: Progress | None = None, **settings: Any
+    model: Source,
+    plan: Plan | str | Path,
+    *,
+    progress: Progress | None = None,
+    **settings: Unpack[ReplayKeywords],
 ) -> Result:
     """Make the cut that a plan describes, without data and without a refit.
 
@@ -126,9 +131,8 @@ def replay(
     progress : Progress, optional
         Told how far each stage is.
     **settings
-        Fields of `Settings`, of which `input_shapes`, `provider` and `custom_op_library` mean
-        something here; sizes that neither the model nor `input_shapes` tells are those that the
-        plan was made at.
+        Those of `onnx_reap.options.ReplayKeywords`; sizes that neither the model nor `input_shapes`
+        tells are those that the plan was made at.
 
     Raises
     ------
@@ -199,8 +203,9 @@ def _planned(
     The samples only serve to run it.
     """
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    frozen_by = {name: plan.settings.get(name, ()) for name in ("include", "exclude")}
-    settings = make_settings({**given, **frozen_by, "refit": False})
+    frozen = Settings.make({name: plan.settings.get(name, ()) for name in ("include", "exclude")})
+    chosen = Settings.make(given, ReplayKeywords)
+    settings = replace(chosen, include=frozen.include, exclude=frozen.exclude, refit=False)
     run = open_run(model, None, settings, progress, plan.input_shapes)
     run = replace(run, samples=Samples(run.samples.every, None, None))
     return run, removed_by(plan, run.analysis)
@@ -213,7 +218,7 @@ def sweep(
     targets: Sequence[float] | None = None,
     labels: Any = None,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[SweepKeywords],
 ) -> list[Point]:
     """Prune a model to several sizes, calibrating once.
 
@@ -236,7 +241,7 @@ def sweep(
     progress : Progress, optional
         Told how far each stage is.
     **settings
-        Fields of `Settings`, of which those in `SWEPT` mean something here.
+        Those of `onnx_reap.options.SweepKeywords`.
 
     Returns
     -------
@@ -249,10 +254,11 @@ def sweep(
         If the request can't be honoured; a TargetError if a target that is named, or every default
         one, is out of reach.
     """
-    check_applicable(settings, SWEPT, "settings that don't go with a sweep")
-    check_labelled(labels, data)
+    check_labels(labels, data)
     wanted = DEFAULT_TARGETS if targets is None else checked_targets(targets)
-    run = open_run(model, data, make_settings(settings), progress or NoProgress())
+    chosen = Settings.make(settings, SweepKeywords)
+    check_contradictions(chosen)
+    run = open_run(model, data, chosen, progress or NoProgress())
     goals, notes = reachable_goals(run, wanted, named=targets is not None)
     accuracy = (lambda _: None) if labels is None else accuracy_of(run, labels)
     before = accuracy(run.analysis.proto)
@@ -269,7 +275,7 @@ def sweep(
     return points
 
 
-def inspect(model: Source, **settings: Any) -> Inspection:
+def inspect(model: Source, **settings: Unpack[InspectKeywords]) -> Inspection:
     """Tell what could be pruned of a model, what could not, and why; without data.
 
     Parameters
@@ -277,7 +283,7 @@ def inspect(model: Source, **settings: Any) -> Inspection:
     model : path or onnx.ModelProto
         Never modified.
     **settings
-        Fields of `Settings`, of which those in `INSPECTED` mean something here.
+        Those of `onnx_reap.options.InspectKeywords`.
 
     Returns
     -------
@@ -286,11 +292,10 @@ def inspect(model: Source, **settings: Any) -> Inspection:
     Raises
     ------
     ReapError
-        If a setting is of no use here, or onnxruntime can't run the model. That nothing can be
+        If a setting doesn't apply here, or onnxruntime can't run the model. That nothing can be
         pruned is no error.
     """
-    check_applicable(settings, INSPECTED, "settings that an inspection doesn't depend on")
-    chosen = make_settings({**settings, "samples": 4})  # which only serve to run it
+    chosen = replace(Settings.make(settings, InspectKeywords), samples=4)  # only to run it
     form = open_run(model, None, chosen, NoProgress()).form
     check_globs(form.analysis, chosen)
     widths = allowed(form, chosen, vanishing=True)

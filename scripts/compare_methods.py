@@ -23,14 +23,13 @@ import numpy as np
 from benchmark import CONSOLE, Task, all_tasks
 
 from onnx_reap.errors import TargetError
+from onnx_reap.fields import CRITERIA
 from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune.apply import apply_choice
 from onnx_reap.prune.context import Run, open_run
-from onnx_reap.prune.criteria.table import CRITERIA
 from onnx_reap.prune.decide import decide, estimate, narrowed
 from onnx_reap.prune.goal import Goal, read_goal
-from onnx_reap.validation import make_settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 REMOVED = (20, 40, 60)  # % of the multiply-accumulates
@@ -91,7 +90,7 @@ def cases(model: str, criterion: str) -> Iterator[Case]:
 
 def outcomes(task: Task, criterion: str, wanted: Sequence[Case]) -> Iterator[tuple[Case, Outcome]]:
     """Make models, all from the same observations."""
-    settings = make_settings({"criterion": criterion, "joint_refit": 0, **task.preprocess})
+    settings = Settings.make({"criterion": criterion, "joint_refit": 0, **task.preprocess})
     work = open_run(task.model, task.calibration, settings, NoProgress())
     ways = {
         case: replace(

@@ -13,6 +13,7 @@ from wild_models import Wild
 
 import onnx_reap
 from onnx_reap.onnxio.session import run, session
+from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune.apply import apply_choice
 from onnx_reap.prune.conclude import conclude
@@ -20,7 +21,6 @@ from onnx_reap.prune.context import Run, open_run
 from onnx_reap.prune.decide import decide, estimate, narrowed
 from onnx_reap.prune.goal import Goal, read_goal
 from onnx_reap.report.build import make_result
-from onnx_reap.validation import make_settings
 
 BUDGETS: tuple[dict[str, Any], ...] = ({"target_macs": 0.6}, {"ratio": 0.5})
 SAMPLES = 256  # to calibrate with
@@ -68,7 +68,7 @@ def prune(
     other = [wild.draw(rng) for _ in range(HELD_OUT)]
     every = stacked(wild.draw(rng) for _ in range(SAMPLES)) | wild.whole
     # What a joint refit adds takes long, and other pages tell.
-    work = open_run(model, every, make_settings({"joint_refit": 0}), NoProgress())
+    work = open_run(model, every, Settings.make({"joint_refit": 0}), NoProgress())
     works = [work.branch(**budget) for budget in budgets]
     goals = [_goal(each) for each in works]
     reachable = [goal for goal in goals if isinstance(goal, Goal)]

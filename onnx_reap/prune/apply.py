@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from onnx_reap import __version__
 from onnx_reap.data import Calibration
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis, count_parameters, macs_left
@@ -32,7 +33,6 @@ from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.refit.blockwise import join
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.walk import Fit
-from onnx_reap.version import __version__
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from onnx_reap.prune.budgets import read_budgets
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.form import Form
 from onnx_reap.solve.allocation import Budget, Choices, allowed_widths, check_reachable, uniform
-from onnx_reap.validation import flag
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def check_globs(analysis: Analysis, settings: Settings) -> None:
         for pattern in getattr(settings, name):
             if not fnmatch.filter(keys, pattern):
                 raise ReapError(
-                    f"{flag(name)}: matches no node",
+                    f"--{name}: matches no node",
                     got=pattern,
                     expected="globs on names such as "
                     + ", ".join(sorted(analysis.flow.makers)[:3]),

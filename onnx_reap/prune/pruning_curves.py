@@ -9,6 +9,7 @@ import numpy as np
 
 from onnx_reap.data import Calibration
 from onnx_reap.data.labels import read_labels
+from onnx_reap.fields import CRITERIA
 from onnx_reap.measure.activations.moments import LayerMoments, Tap, capture_moments
 from onnx_reap.measure.activations.pooled import Pooled, capture_pooled
 from onnx_reap.measure.sensitivity.estimate import divergence_choices
@@ -17,7 +18,7 @@ from onnx_reap.options import Settings
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.criteria.gather import Captured, axes_of, observe
 from onnx_reap.prune.criteria.ranking import Ranking
-from onnx_reap.prune.criteria.table import CRITERIA, ranking
+from onnx_reap.prune.criteria.table import ranking
 from onnx_reap.prune.form import Form
 from onnx_reap.prune.removal_paths import DAMPING, find_taps, group_path
 from onnx_reap.solve.allocation import Choices

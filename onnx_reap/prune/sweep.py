@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 
 from onnx_reap.data.labels import hits, read_labels
-from onnx_reap.errors import TargetError, UsageError
+from onnx_reap.errors import TargetError
 from onnx_reap.measure.accuracy_loss import held_out_for
+from onnx_reap.parsing import FRACTIONS
 from onnx_reap.prune.accuracy_search import most_removable
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.goal import Goal, read_goal
 from onnx_reap.solve.allocation import EASIER
-from onnx_reap.validation import is_fraction
 
 
 def reachable_goals(
@@ -81,13 +81,7 @@ def checked_targets(targets: Any) -> list[float]:
     UsageError
         If they are no fractions, or none.
     """
-    values = targets.tolist() if hasattr(targets, "tolist") else targets
-    if not (isinstance(values, (list, tuple)) and values and all(map(is_fraction, values))):
-        raise UsageError(
-            "--targets: no fractions of the MACs",
-            got=repr(targets),
-            expected="one or more between 0 and 1, such as 0.8, 0.6, 0.4",
-        )
+    values = FRACTIONS.accept("--targets", targets)
     return sorted({float(value) for value in values}, reverse=True)
 
 

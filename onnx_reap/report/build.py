@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import onnx
 
+from onnx_reap import __version__
 from onnx_reap.measure.latency.compare import Timing
 from onnx_reap.onnxio import aside
 from onnx_reap.prune.conclude import Outcome
@@ -19,7 +20,6 @@ from onnx_reap.report.records import (
     Report,
 )
 from onnx_reap.report.result import Result
-from onnx_reap.version import __version__
 
 
 def make_result(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnx_reap import __version__
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.branches import OTHER, find_holders
 from onnx_reap.graph.cost import layer_macs
@@ -24,7 +25,6 @@ from onnx_reap.report.inspection import (
     Sizes,
 )
 from onnx_reap.report.text import NORMAL_REASONS
-from onnx_reap.version import __version__
 
 Pair = npt.NDArray[np.float64]
 """Multiply-accumulates and parameters."""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import onnx_reap
+from onnx_reap.fields import CRITERIA
 from onnx_reap.options import Settings
-from onnx_reap.prune.criteria.table import CRITERIA
 from onnx_reap.solve.backend import Backend
 
 MODELS = Path(__file__).parents[2] / "models"

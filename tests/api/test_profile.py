@@ -100,7 +100,7 @@ def test_tables_that_do_not_fit_are_refused():
 
 
 def test_a_table_without_a_latency_is_refused():
-    with pytest.raises(UsageError, match="--latency-table is of no use alone"):
+    with pytest.raises(UsageError, match="--latency-table requires --target-latency"):
         onnx_reap.reap(chain(), latency_table="t.json")
     with pytest.raises(UsageError, match="--ratio and --target-latency"):
         onnx_reap.reap(chain(), ratio=0.5, target_latency="0.5x")

@@ -19,9 +19,9 @@ from onnx_reap.data import Calibration, synthetic_calibration
 from onnx_reap.errors import CheckError, TargetError, UsageError
 from onnx_reap.graph.analysis import Analysis, analyse, count_parameters
 from onnx_reap.graph.inputs import model_inputs
+from onnx_reap.options import BUDGETS
 from onnx_reap.prune.plan import Plan
 from onnx_reap.solve.backend import Backend
-from onnx_reap.validation import BUDGETS
 
 SHIPPED = Path(__file__).parent.parents[1] / "models"
 DATA = images(40)

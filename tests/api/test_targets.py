@@ -12,7 +12,7 @@ from onnx_reap.data.labels import read_labels
 from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.measure.latency.compare import Timing
 from onnx_reap.measure.latency.table import LatencyTable
-from onnx_reap.parsing import latency
+from onnx_reap.parsing import LATENCY
 from onnx_reap.prune import accuracy_search, latency_search
 from onnx_reap.prune.accuracy_search import _furthest
 from onnx_reap.solve.intervals import agresti_min, wilson
@@ -190,7 +190,7 @@ def test_damaged_labels(tmp_path, content):
 
 
 def test_labels_need_data():
-    with pytest.raises(UsageError, match="--labels: no samples"):
+    with pytest.raises(UsageError, match="--labels requires --data"):
         onnx_reap.reap(MODEL, max_drop=0.2, labels=[0] * 256)
 
 
@@ -202,8 +202,8 @@ def test_the_metric_tells_what_is_a_classifier():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"labels": [1], "target_macs": 0.5}, "--labels: nothing to measure for"),
-        ({"evaluate": "a:b", "ratio": 0.5}, "--evaluate: nothing to measure for"),
+        ({"labels": [1], "target_macs": 0.5}, "--labels requires --max-drop"),
+        ({"evaluate": "a:b", "ratio": 0.5}, "--evaluate requires --max-drop"),
         ({"evaluate": "a:b", "labels": [1], "max_drop": 0.1}, "one of them"),
         ({"max_drop": 1}, "--max-drop"),
         ({"target_latency": [5]}, "--target-latency"),
@@ -357,5 +357,5 @@ def test_the_file_is_as_small_as_was_asked_for(share: float):
     ("text", "value"), [("5ms", (5, "ms")), ("0.6x", (0.6, "x")), ("800us", (0.8, "ms"))]
 )
 def test_latencies_as_users_write_them(text: str, value: tuple[float, str]):
-    number, unit = latency(text)
+    number, unit = LATENCY.parse(text)
     assert (pytest.approx(number), unit) == value

@@ -10,10 +10,10 @@ from precision import converted
 from small_models import Net, images, run, weights_of
 
 import onnx_reap
+from onnx_reap.fields import CRITERIA
 from onnx_reap.graph.ir import probe
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.onnxio.float32 import in_float32, other_types
-from onnx_reap.prune.criteria.table import CRITERIA
 
 DATA = images(120)
 OPSETS = {"float16": 17, "bfloat16": 22, "float64": 17}  # the first that has such convolutions

@@ -20,10 +20,10 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.labels import FROZEN
 from onnx_reap.onnxio.session import run, session, with_outputs
 from onnx_reap.onnxio.weights import with_weights
+from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune import apply
 from onnx_reap.prune.context import Run, open_run
-from onnx_reap.validation import make_settings
 
 CPU = ["CPUExecutionProvider"]
 TOLERANCE = 2e-4  # relative to the largest entry: roundings of some ten layers in float32
@@ -76,7 +76,7 @@ def shapes_of(drawn: Drawn) -> dict[str, tuple[int, ...]]:
 
 def draw_trial(drawn: Drawn, pick: random.Random) -> Trial:
     """Analyse a model, and draw how many and which units go."""
-    settings = make_settings({"samples": 4, "input_shapes": shapes_of(drawn)})
+    settings = Settings.make({"samples": 4, "input_shapes": shapes_of(drawn)})
     work = open_run(drawn.model, None, settings, NoProgress())
     groups, branches = work.analysis.groups, work.analysis.branches
     vanished = [g for g in sorted(branches.vanishing) if pick.random() < 0.4]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -27,18 +27,23 @@ from onnx_reap.measure.latency.table import LatencyTable, LayerTimes, check_laye
 from onnx_reap.onnxio.load import load
 from onnx_reap.onnxio.providers import execution_providers
 from onnx_reap.onnxio.session import onnxruntime
-from onnx_reap.options import PROFILED, Settings
+from onnx_reap.options import ProfileKeywords, Settings
 from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.solve.allocation import Choices, allowed_widths, nearest
 from onnx_reap.solve.cost import Extent
-from onnx_reap.validation import check_applicable, make_settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 FRACTIONS = (0.25, 0.4375, 0.625, 0.8125, 1.0)
 """Of every axis, about where layers are measured."""
 
 
 def profile(
-    model: str | Path | onnx.ModelProto, *, progress: Progress | None = None, **settings: Any
+    model: str | Path | onnx.ModelProto,
+    *,
+    progress: Progress | None = None,
+    **settings: Unpack[ProfileKeywords],
 ) -> LatencyTable:
     """Measure a model's linear layers at several widths, on this machine.
 
@@ -49,7 +54,7 @@ def profile(
     progress : Progress, optional
         Told how far the measurement is.
     **settings
-        Fields of `Settings`, of which those in `PROFILED` mean something here.
+        Those of `onnx_reap.options.ProfileKeywords`.
 
     Returns
     -------
@@ -58,12 +63,11 @@ def profile(
     Raises
     ------
     ReapError
-        If a setting is of no use here, or onnxruntime can't run the model.
+        If a setting doesn't apply here, or onnxruntime can't run the model.
     """
-    check_applicable(settings, PROFILED, "settings that a profile doesn't depend on")
     progress = progress or NoProgress()
-    few = {"samples": 4, "criterion": "l1", "refit": False}  # they only serve to run the model
-    chosen = make_settings({**settings, **few})
+    chosen = Settings.make(settings, ProfileKeywords)
+    chosen = replace(chosen, samples=4, criterion="l1", refit=False)  # only to run the model
     proto = load(model)
     inputs = model_inputs(proto, chosen.input_shapes)
     samples = open_samples(inputs, None, chosen).every

@@ -13,10 +13,11 @@ import pytest
 from made_up import added, group
 
 from onnx_reap.errors import ReapError
+from onnx_reap.fields import CRITERIA
 from onnx_reap.prune.criteria.balance import balanced
 from onnx_reap.prune.criteria.observation import Observation, Reader
 from onnx_reap.prune.criteria.ranking import MergeTarget, Ranking
-from onnx_reap.prune.criteria.table import CRITERIA, check_packages, ranking
+from onnx_reap.prune.criteria.table import check_packages, ranking
 
 SEEDS = range(3)
 NAMES = [name for name, criterion in CRITERIA.items() if criterion.ranks]

@@ -17,11 +17,12 @@ import onnx_reap.prune.low_rank.streams
 import onnx_reap.prune.low_rank.timing
 from onnx_reap import ReapError
 from onnx_reap.api import replay
-from onnx_reap.cli.arguments import parse
+from onnx_reap.cli.run import parse_run
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.errors import CheckError, UsageError
 from onnx_reap.graph.analysis import analyse, count_parameters
 from onnx_reap.graph.inputs import model_inputs
+from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune.apply import apply_choice
 from onnx_reap.prune.context import open_run
@@ -33,7 +34,6 @@ from onnx_reap.prune.low_rank.rewrite import check_same, rewritten
 from onnx_reap.prune.plan import Plan
 from onnx_reap.solve.allocation import Budget, Choices
 from onnx_reap.solve.knapsack import knapsack
-from onnx_reap.validation import make_settings
 
 SHIPPED = Path(__file__).parent.parent.parents[1] / "models"
 DATA = images(160)
@@ -67,7 +67,7 @@ def macs_of(model: onnx.ModelProto) -> int:
 
 def work_on(model: onnx.ModelProto, **settings):
     given = {"low_rank": "also", "refit": False, "round_to": 2, **settings}
-    return in_low_rank(open_run(model, DATA, make_settings(given), NoProgress()))
+    return in_low_rank(open_run(model, DATA, Settings.make(given), NoProgress()))
 
 
 def choice_at(work, widths: dict[int, int]) -> Choice:
@@ -258,7 +258,7 @@ def test_only_the_ranks_that_are_faster_are_taken(monkeypatch: pytest.MonkeyPatc
 
 def test_a_basis_takes_more_samples_than_coordinates():
     names = [f.node for f in work_on(net()).form.bases.values()]
-    few = open_run(net(), images(20), make_settings({"low_rank": "also"}), NoProgress())
+    few = open_run(net(), images(20), Settings.make({"low_rank": "also"}), NoProgress())
     fewer = [f.node for f in in_low_rank(few).form.bases.values()]
     assert fewer and set(fewer) < set(names)
     assert [n for n in names if "gemm" in n.lower()]
@@ -364,7 +364,7 @@ def test_sweeps_and_replays_take_no_ranks():
     with pytest.raises(UsageError):
         onnx_reap.sweep(net(), DATA, low_rank="also")
     with pytest.raises(UsageError):
-        parse(["a.onnx", "b.onnx", "--from-plan", "p.json", "--low-rank"])
+        parse_run(["a.onnx", "b.onnx", "--from-plan", "p.json", "--low-rank"])
 
 
 @pytest.mark.parametrize(
@@ -374,11 +374,11 @@ def test_sweeps_and_replays_take_no_ranks():
 @pytest.mark.parametrize("first", [True, False])
 def test_the_flag(given: list[str], expected: str | None, first: bool):
     files = ["a.onnx", "b.onnx"]
-    arguments = parse([*given, *files] if first else [*files, *given])
+    arguments = parse_run([*given, *files] if first else [*files, *given])
     assert arguments.settings.get("low_rank") == expected
     assert (str(arguments.model), str(arguments.output)) == ("a.onnx", "b.onnx")
-    assert make_settings({"low_rank": True}).low_rank == "also"
-    assert make_settings({"low_rank": False}).low_rank is None
+    assert Settings.make({"low_rank": True}).low_rank == "also"
+    assert Settings.make({"low_rank": False}).low_rank is None
 
 
 def streams(seed: int = 0, rank: int = 8) -> onnx.ModelProto:

@@ -216,12 +216,12 @@ def test_tiles_that_come_to_fewer_zeros_are_told():
 @pytest.mark.parametrize(
     "given, says",
     [
-        ({"tile": "8x1"}, "--tile is of no use alone"),
-        ({"tile_sparsity": 0.5}, "--tile-sparsity is of no use alone"),
+        ({"tile": "8x1"}, "--tile requires --tile-sparsity"),
+        ({"tile_sparsity": 0.5}, "--tile-sparsity requires --tile"),
         (TILES | FOURS, "--tile and --pattern"),
-        ({"tile": "8", "tile_sparsity": 0.5}, "--tile: of no use"),
-        ({"tile": "8x1", "tile_sparsity": 1.5}, "--tile-sparsity: of no use"),
-        ({"pattern": "1:4"}, "--pattern: of no use"),
+        ({"tile": "8", "tile_sparsity": 0.5}, "--tile: invalid value"),
+        ({"tile": "8x1", "tile_sparsity": 1.5}, "--tile-sparsity: invalid value"),
+        ({"pattern": "1:4"}, "--pattern: invalid value"),
         ({"permutation": False}, "--no-permutation"),
         (FOURS | {"max_drop": 0.01}, "--max-drop"),
         (FOURS | {"lossless": True}, "--lossless"),
