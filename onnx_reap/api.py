@@ -11,12 +11,15 @@ import onnx
 
 from onnx_reap.data import Calibration
 from onnx_reap.data.split import HELD_OUT, Samples, divided, open_samples
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs, with_sizes
+from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.edit.mask import mask_graph
+from onnx_reap.graph.exclusion import exclusion
+from onnx_reap.graph.inputs import model_inputs, with_sizes
 from onnx_reap.measure.accuracy_loss import Drop, Judge, drop_judge, least_shown
 from onnx_reap.measure.quality import check_file
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.load import Source, load
+from onnx_reap.onnxio.providers import execution_providers
 from onnx_reap.onnxio.weights import with_weights
 from onnx_reap.options import DEFAULT_TARGET_MACS, Settings
 from onnx_reap.progress import NoProgress, Progress
@@ -256,5 +259,7 @@ def _planned(
     proto = load(model)
     inputs = with_sizes(model_inputs(proto, settings.input_shapes), plan.input_shapes)
     samples = open_samples(inputs, None, settings).every
-    analysis = analyse(proto, inputs, samples, settings)
+    providers = execution_providers(settings.provider, settings.custom_op_library)
+    why_not = exclusion(settings.include, settings.exclude)
+    analysis = analyse(proto, inputs, samples, providers, why_not)
     return settings, analysis, samples, removed_by(plan, analysis)

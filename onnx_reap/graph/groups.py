@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +89,44 @@ def find_groups(flow: Flow) -> tuple[Group, ...]:
         balanced = tuple(parts[unit] for unit in chosen if unit in parts)
         groups.append(Group(name, tuple(chosen), producers, consumers, balanced or None))
     return tuple(groups)
+
+
+def translate(
+    units: Collection[int], source: Sequence[Group], target: Sequence[Group]
+) -> tuple[int, ...]:
+    """Look units up in another form of the same model, by group name and place in the group.
+
+    Parameters
+    ----------
+    units : collection of int
+        Units of `source`, for instance those to be removed.
+    source, target : sequence of Group
+        Groups of the two forms. Units of groups that `target` lacks are left out.
+
+    Returns
+    -------
+    tuple of int
+        Units of `target`, in the order of the groups of `source`.
+    """
+    pairs, wanted = corresponding_units(source, target), set(units)
+    return tuple(other for unit, other in pairs.items() if unit in wanted)
+
+
+def corresponding_units(source: Sequence[Group], target: Sequence[Group]) -> dict[int, int]:
+    """Map the units of one form of a model to those of another, see `translate`.
+
+    Raises
+    ------
+    ValueError
+        If groups of the same name differ in width, so that the forms are not of the same model.
+    """
+    others = {group.name: group.units for group in target}
+    shared = (group for group in source if group.name in others)
+    return {
+        unit: other
+        for group in shared
+        for unit, other in zip(group.units, others[group.name], strict=True)
+    }
 
 
 def _nodes_of(

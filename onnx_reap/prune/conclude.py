@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from onnx_reap.data import RAW_PIXELS
-from onnx_reap.graph.analysis import normalises_itself
+from onnx_reap.graph.inputs import normalises_itself
 from onnx_reap.measure.accuracy_loss import Drop
 from onnx_reap.measure.quality import check_file
 from onnx_reap.onnxio import aside

@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnx_reap.data.split import Samples, open_samples
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
+from onnx_reap.graph.exclusion import exclusion
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.onnxio.load import Source, load
+from onnx_reap.onnxio.providers import execution_providers
 from onnx_reap.options import Settings
 from onnx_reap.progress import Progress
 from onnx_reap.prune.low_rank.factor import Factor
@@ -98,7 +101,9 @@ def open_work(model: Source, data: Any, settings: Settings, progress: Progress) 
         inputs = model_inputs(proto, settings.input_shapes)
         samples = open_samples(inputs, data, settings)
     with clock("analyse"):
-        analysis = analyse(proto, inputs, samples.every, settings)
+        providers = execution_providers(settings.provider, settings.custom_op_library)
+        why_not = exclusion(settings.include, settings.exclude)
+        analysis = analyse(proto, inputs, samples.every, providers, why_not)
     only_cpu = settings.provider is not None and analysis.providers == ["CPUExecutionProvider"]
     backend = Backend.pick("cpu" if only_cpu else "auto")
     return Work(analysis, samples, settings, backend, progress, clock)

@@ -17,8 +17,8 @@ from onnx_reap import ReapError, cut, mask
 from onnx_reap.api import replay
 from onnx_reap.data import Calibration, synthetic_calibration
 from onnx_reap.errors import CheckError, TargetError, UsageError
-from onnx_reap.graph.analysis import Analysis, analyse, count_parameters, model_inputs
-from onnx_reap.options import Settings
+from onnx_reap.graph.analysis import Analysis, analyse, count_parameters
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.prune.plan import Plan
 from onnx_reap.validation import BUDGETS
 
@@ -40,7 +40,7 @@ def reap(model, data=None, **settings):
 
 def analysed(model: onnx.ModelProto, shapes=None) -> Analysis:
     inputs = model_inputs(model, shapes)
-    return analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0), Settings())
+    return analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0))
 
 
 def figures(model: onnx.ModelProto) -> tuple[int, int, int]:

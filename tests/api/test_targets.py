@@ -238,7 +238,7 @@ def test_functions_that_do_not_exist_are_refused_before_calibration(
 
 def test_labels_in_an_archive(tmp_path):
     from onnx_reap.data import open_calibration
-    from onnx_reap.graph.analysis import model_inputs
+    from onnx_reap.graph.inputs import model_inputs
 
     np.savez(tmp_path / "l.npz", other=np.zeros(2), labels=np.arange(100))
     samples = open_calibration(DATA, model_inputs(MODEL))

@@ -14,8 +14,9 @@ import onnx_reap
 from onnx_reap import ReapError
 from onnx_reap.api import replay
 from onnx_reap.data import open_calibration, synthetic_calibration
-from onnx_reap.graph.analysis import analyse, count_parameters, model_inputs
+from onnx_reap.graph.analysis import analyse, count_parameters
 from onnx_reap.graph.edit.cut import cut_graph
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune.plan import Plan
@@ -73,9 +74,7 @@ def test_figures_are_those_of_the_file():
     result = shrunk(residual())
     assert vanished(result)
     inputs = model_inputs(result.model)
-    again = analyse(
-        result.model, inputs, synthetic_calibration(inputs, samples=4, seed=0), Settings()
-    )
+    again = analyse(result.model, inputs, synthetic_calibration(inputs, samples=4, seed=0))
     full = np.array([group.width for group in again.groups])
     assert result.report.after.macs == again.macs.at(full)
     assert result.report.after.params == again.params.at(full) == count_parameters(result.model)
@@ -144,7 +143,7 @@ def test_the_report_says_gone(capsys: pytest.CaptureFixture[str]):
 def refitted(model: onnx.ModelProto, *, relu: bool):
     """Let the first branch vanish; return outputs, the refitted model and what was fitted."""
     samples = open_calibration(DATA, model_inputs(model))
-    analysis = analyse(model, model_inputs(model), samples, Settings())
+    analysis = analyse(model, model_inputs(model), samples)
     branch = analysis.branches.every[0]
     removed = tuple(sorted(branch.units))
     pruned = analysis.copy()
@@ -204,7 +203,7 @@ def test_layers_are_refitted_past_what_only_the_original_still_needs(monkeypatch
     monkeypatch.setattr("onnx_reap.measure.activations.frontier.PATIENCE", 1)
     model = further_back()
     samples = open_calibration(DATA, model_inputs(model))
-    analysis = analyse(model, model_inputs(model), samples, Settings())
+    analysis = analyse(model, model_inputs(model), samples)
     (branch,) = analysis.branches.every
     others = [g for i, g in enumerate(analysis.groups) if i != branch.group]
     removed = sorted(branch.units) + [g.units[0] for g in others]

@@ -9,11 +9,11 @@ from small_models import Net, images, run, weights_of
 import onnx_reap.measure.activations.moments as moments
 import onnx_reap.prune.removal_paths as paths
 from onnx_reap.data import Calibration, open_calibration
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.moments import capture_moments
 from onnx_reap.measure.activations.rows import input_rows, weight_to_matrix
 from onnx_reap.onnxio.session import with_outputs
-from onnx_reap.options import Settings
 from onnx_reap.solve.backend import Backend, namespace
 
 BACKEND = Backend(*namespace("cpu"))
@@ -23,7 +23,7 @@ TINY = 1e-9  # damping so weak that plain least squares is the reference
 def analysed(model, data) -> tuple[Analysis, Calibration]:
     inputs = model_inputs(model)
     samples = open_calibration(data, inputs)
-    return analyse(model, inputs, samples, Settings()), samples
+    return analyse(model, inputs, samples), samples
 
 
 def path_of(

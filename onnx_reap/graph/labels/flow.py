@@ -14,7 +14,8 @@ from onnx_reap.graph.labels.labels import LabelArray, Reason, collapse, varying_
 from onnx_reap.graph.labels.records import Flow
 from onnx_reap.graph.labels.site import Findings, Site
 from onnx_reap.graph.labels.sizes import computed_from_sizes, flow_of_sizes
-from onnx_reap.graph.rules import RULES
+from onnx_reap.graph.rules.table import RULES
+from onnx_reap.graph.rules.traits import Trait, traits_of
 
 
 def flow(
@@ -66,7 +67,7 @@ def _visit(node: gs.Node, findings: Findings, read: set[str]) -> None:
         if not all(np.prod(site.shape(index)) == 1 for index in unseen):
             unseen = site.inputs()
         site.freeze_inputs(f"{node.op} takes a parameter that is computed", unseen)
-        if not rule.moves:
+        if Trait.MOVES not in traits_of(node.op):
             _freeze_lost(site, findings)
         for tensor in node.outputs:
             if tensor.name not in findings.labels and (tensor.outputs or tensor.name in read):

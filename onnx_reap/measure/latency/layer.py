@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_reap.graph.ir.recurrent import GATES
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.rules.recurrent import GATES
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,26 @@ import onnx
 
 from onnx_reap.data import Calibration
 from onnx_reap.data.split import open_samples
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.cost import count_entries, layer_extents
+from onnx_reap.graph.exclusion import exclusion
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.measure.latency.cost import Latency
 from onnx_reap.measure.latency.layer import Layer, Point, describe
 from onnx_reap.measure.latency.measure import ROUNDS, measure
 from onnx_reap.measure.latency.table import LatencyTable, LayerTimes, check_layers
 from onnx_reap.onnxio.load import load
+from onnx_reap.onnxio.providers import execution_providers
 from onnx_reap.onnxio.session import onnxruntime
 from onnx_reap.options import PROFILED, Settings
 from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.solve.allocation import Choices, allowed_widths, nearest
 from onnx_reap.solve.cost import Extent
 from onnx_reap.validation import check_applicable, make_settings
-
-ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "HardSigmoid", "Sigmoid", "Tanh")
-"""Operators that onnxruntime may make part of the layer before."""
 
 FRACTIONS = (0.25, 0.4375, 0.625, 0.8125, 1.0)
 """Of every axis, about where layers are measured."""
@@ -66,7 +67,10 @@ def profile(
     proto = load(model)
     inputs = model_inputs(proto, chosen.input_shapes)
     samples = open_samples(inputs, None, chosen).every
-    return measured_table(analyse(proto, inputs, samples, chosen), samples, chosen, progress)
+    providers = execution_providers(chosen.provider, chosen.custom_op_library)
+    why_not = exclusion(chosen.include, chosen.exclude)
+    analysis = analyse(proto, inputs, samples, providers, why_not)
+    return measured_table(analysis, samples, chosen, progress)
 
 
 def measured_table(
@@ -184,7 +188,7 @@ def _activation(model: Model, linear: Linear) -> tuple[onnx.NodeProto, dict[int,
     readers = [] if linear.recurrent else model.node(linear.node).outputs[0].outputs
     if len(readers) == 1 and readers[0].op == "BatchNormalization":
         readers = readers[0].outputs[0].outputs
-    if len(readers) != 1 or readers[0].op not in ACTIVATIONS:
+    if len(readers) != 1 or Trait.FUSES not in traits_of(readers[0].op):
         return None
     bounds = {}
     for place, tensor in enumerate(readers[0].inputs):

@@ -27,12 +27,11 @@ import onnx_graphsurgeon as gs
 
 from onnx_reap.data.spec import is_float
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.measure.autodiff.tape import Tape
 
 TEMPERATURE = 4.0  # of the distributions, see docs/experiments.md
 TINY = 1e-12  # of a probability
-
-_SAME_VALUES = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze"}
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,6 @@ def _has_classes(shape: tuple[int, ...]) -> bool:
 def _maker(tensor: gs.Tensor) -> gs.Node:
     """Return the node that computes a tensor's values, whatever its shape becomes."""
     maker = tensor.inputs[0]
-    while maker.op in _SAME_VALUES and maker.inputs and maker.inputs[0].inputs:
+    while Trait.SAME_ORDER in traits_of(maker.op) and maker.inputs and maker.inputs[0].inputs:
         maker = maker.inputs[0].inputs[0]
     return maker

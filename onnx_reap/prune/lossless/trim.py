@@ -8,8 +8,10 @@ from dataclasses import replace
 import onnx
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.edit.absorb import absorb
+from onnx_reap.graph.exclusion import exclusion
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.measure.compare import check_unchanged
 from onnx_reap.measure.trial_feeds import trial_feeds
@@ -78,4 +80,5 @@ def _made(work: Work, choice: Choice, found: list[Redundant]) -> Made:
 def analysed_again(work: Work, proto: onnx.ModelProto) -> Analysis:
     """Analyse a model whose weights changed."""
     inputs = model_inputs(proto, work.settings.input_shapes)
-    return analyse(proto, inputs, work.samples.every, work.settings)
+    why_not = exclusion(work.settings.include, work.settings.exclude)
+    return analyse(proto, inputs, work.samples.every, work.analysis.providers, why_not)

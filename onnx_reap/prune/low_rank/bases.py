@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.tails import find_tail
 from onnx_reap.measure.activations.moments import LayerMoments, Tap, capture_moments
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.options import Settings
 from onnx_reap.prune.context import Work
-from onnx_reap.prune.exclusion import exclusion
 from onnx_reap.prune.low_rank.factor import (
     CHANNEL,
     SPATIAL,
@@ -54,7 +54,7 @@ def gaining_ranks(
 def find_factors(work: Work) -> list[Factor]:
     """Find a basis for every layer that may be written as two."""
     analysis, settings = work.analysis, work.settings
-    why_not = exclusion(settings)
+    why_not = exclusion(settings.include, settings.exclude)
     schemes = {
         linear.node: found
         for linear in analysis.flow.linears

@@ -9,8 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_reap.errors import CheckError
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.cost import saved_whole
+from onnx_reap.graph.exclusion import exclusion
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.measure.compare import check_unchanged
 from onnx_reap.measure.trial_feeds import trial_feeds
@@ -63,7 +65,9 @@ def _analysed(work: Work, model: Model, keys: Collection[str]) -> Analysis:
     for node, written in zip(model.nodes, proto.graph.node[added:], strict=True):
         written.name = model.keys[id(node)]  # nodes without a name are called by their place
     inputs = model_inputs(proto, work.settings.input_shapes)
-    return analyse(proto, inputs, work.samples.every, work.settings, bases=keys)
+    why_not = exclusion(work.settings.include, work.settings.exclude)
+    providers = work.analysis.providers
+    return analyse(proto, inputs, work.samples.every, providers, why_not, bases=keys)
 
 
 def priced(

@@ -18,17 +18,12 @@ from onnx_reap.graph.edit.weights import has_plain_bias, layer_weights, set_laye
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model, is_floating
 from onnx_reap.graph.labels.records import Flow, Linear
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.graph.tails import affine_behind
 from onnx_reap.onnxio.dtypes import cast
 from onnx_reap.prune.low_rank.factor import factorable
 
 STREAM = "stream"
-SUMS = ("Add", "Sub", "Sum")
-ALIKE = (
-    *("Identity", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize"),
-    *("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"),
-)
-"""Operators that do the same, and something linear, to every channel of their first input."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,10 @@ def _linear(node: gs.Node, tensors: Container[str]) -> bool:
         return False
     if node.op == "Resize" and node.attrs.get("extrapolation_value"):
         return False
-    return all(held) if node.op in SUMS else node.op in ALIKE and held[0] and not any(held[1:])
+    traits = traits_of(node.op)
+    if traits & (Trait.ADDS | Trait.SUBTRACTS):
+        return all(held)
+    return bool(traits & (Trait.LINEAR | Trait.SAME_ENTRIES)) and held[0] and not any(held[1:])
 
 
 def turn(model: Model, ends: Ends, stream: Stream) -> None:

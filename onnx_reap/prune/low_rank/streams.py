@@ -9,13 +9,13 @@ import numpy as np
 
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.tails import find_tail
 from onnx_reap.measure.activations.moments import LayerMoments, Tap
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.prune.context import Work
-from onnx_reap.prune.exclusion import exclusion
 from onnx_reap.prune.low_rank.bases import FEWEST_ROWS, seen_by
 from onnx_reap.prune.low_rank.stream import Ends, Stream, stream_ends, turn
 from onnx_reap.solve.backend import Backend, to_host
@@ -25,7 +25,7 @@ from onnx_reap.solve.eigenbases import stream_basis
 def find_streams(work: Work) -> list[Stream]:
     """Find a basis for every group of channels that may be written in one."""
     analysis, settings = work.analysis, work.settings
-    why_not = exclusion(settings)
+    why_not = exclusion(settings.include, settings.exclude)
     ends = {
         group.name: stream_ends(analysis.model, analysis.flow, group, why_not)
         for index, group in enumerate(analysis.groups)

@@ -15,6 +15,7 @@ import numpy as np
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.analysis import count_parameters
 from onnx_reap.graph.edit.weights import set_weight
+from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.measure.activations.rows import matrix_to_weight
 from onnx_reap.measure.activations.variances import Asked, variances
@@ -22,7 +23,6 @@ from onnx_reap.options import Settings
 from onnx_reap.prune.apply import Made, finish, make
 from onnx_reap.prune.context import Work
 from onnx_reap.prune.decide import Choice
-from onnx_reap.prune.exclusion import exclusion
 from onnx_reap.prune.globs import check_globs
 from onnx_reap.prune.lossless.trim import analysed_again
 from onnx_reap.prune.planning import widths_left
@@ -137,7 +137,7 @@ def _no_layer(pattern: Pattern, left: Mapping[str, str]) -> ReapError:
 
 
 def _excluded(work: Work) -> frozenset[str]:
-    why_not = exclusion(work.settings)
+    why_not = exclusion(work.settings.include, work.settings.exclude)
     return frozenset(linear.node for linear in work.analysis.flow.linears if why_not(linear.node))
 
 

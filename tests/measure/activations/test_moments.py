@@ -7,10 +7,10 @@ import pytest
 from small_models import Net, run
 
 from onnx_reap.data import open_calibration
-from onnx_reap.graph.analysis import analyse, model_inputs
+from onnx_reap.graph.analysis import analyse
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.moments import LayerMoments, capture_moments
 from onnx_reap.onnxio.session import with_outputs
-from onnx_reap.options import Settings
 from onnx_reap.prune.removal_paths import find_taps
 
 WIDE = 40  # columns of the layer that is observed
@@ -29,7 +29,7 @@ def data(count: int, seed: int = 0) -> np.ndarray:
 def captured(values: np.ndarray) -> tuple[LayerMoments, str]:
     inputs = model_inputs(model())
     samples = open_calibration(values, inputs)
-    analysis = analyse(model(), inputs, samples, Settings())
+    analysis = analyse(model(), inputs, samples)
     (tap,) = find_taps(analysis.flow, analysis.groups)
     moments = capture_moments(
         analysis.model.to_proto(),

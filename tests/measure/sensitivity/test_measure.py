@@ -12,8 +12,9 @@ from small_models import Net, images, run
 
 import onnx_reap
 from onnx_reap.data import open_calibration
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.edit.weights import layer_weights, set_layer, set_weight
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.moments import capture_moments
@@ -95,10 +96,9 @@ MODELS = {
 
 
 def look(proto) -> tuple[Analysis, Observed]:
-    settings = Settings()
     inputs = model_inputs(proto)
     data = open_calibration(DATA, inputs)
-    analysis = analyse(proto, inputs, data, settings)
+    analysis = analyse(proto, inputs, data)
     taps = find_taps(analysis.flow, analysis.groups)
     moments = capture_moments(
         analysis.model.to_proto(),

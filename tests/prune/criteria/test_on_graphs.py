@@ -10,11 +10,11 @@ from small_models import Net, images, run, weights_of
 import onnx_reap.measure.activations.moments as moments_module
 from onnx_reap.data import Calibration, open_calibration
 from onnx_reap.errors import ReapError
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.moments import capture_moments
 from onnx_reap.measure.activations.pooled import capture_pooled
 from onnx_reap.onnxio.session import with_outputs
-from onnx_reap.options import Settings
 from onnx_reap.prune.criteria.gather import Captured, axes_of, see
 from onnx_reap.prune.criteria.observation import Seen
 from onnx_reap.prune.criteria.table import ranking as ranked
@@ -29,7 +29,7 @@ def ranking(name: str, seen: Seen) -> list[int]:
 def analysed(model) -> tuple[Analysis, Calibration]:
     inputs = model_inputs(model)
     samples = open_calibration(images(7, 6), inputs)
-    return analyse(model, inputs, samples, Settings()), samples
+    return analyse(model, inputs, samples), samples
 
 
 def seen_of(

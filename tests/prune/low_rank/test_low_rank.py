@@ -20,8 +20,8 @@ from onnx_reap.api import replay
 from onnx_reap.cli.arguments import parse
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.errors import CheckError, UsageError
-from onnx_reap.graph.analysis import analyse, count_parameters, model_inputs
-from onnx_reap.options import Settings
+from onnx_reap.graph.analysis import analyse, count_parameters
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune.apply import make
 from onnx_reap.prune.context import open_work
@@ -67,7 +67,7 @@ def net(seed: int = 0, dtype=np.float32, width: int = 16) -> onnx.ModelProto:
 
 def macs_of(model: onnx.ModelProto) -> int:
     inputs = model_inputs(model, None)
-    analysis = analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0), Settings())
+    analysis = analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0))
     return analysis.macs.at(np.array([group.width for group in analysis.groups]))
 
 

@@ -8,8 +8,8 @@ import pytest
 from small_models import Net, run, weights_of
 
 from onnx_reap.data import synthetic_calibration
-from onnx_reap.graph.analysis import Analysis, analyse, count_parameters, model_inputs
-from onnx_reap.options import Settings
+from onnx_reap.graph.analysis import Analysis, analyse, count_parameters
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune.context import open_work
 from onnx_reap.prune.low_rank.stream import Stream, stream_ends, taken_over, turn
@@ -20,7 +20,7 @@ from onnx_reap.validation import make_settings
 
 def analysed(model) -> Analysis:
     inputs = model_inputs(model, None)
-    return analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0), Settings())
+    return analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0))
 
 
 def residual(n: Net, between: str = "Identity", bias: bool = False) -> str:

@@ -10,8 +10,9 @@ import pytest
 from small_models import Net, images, run, weights_of
 
 from onnx_reap.data import open_calibration
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.edit.cut import cut_graph
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations import stream
 from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
@@ -96,7 +97,7 @@ NETS = {
 
 def analysed(model, data) -> Analysis:
     inputs = model_inputs(model)
-    return analyse(model, inputs, open_calibration(data, inputs), SETTINGS)
+    return analyse(model, inputs, open_calibration(data, inputs))
 
 
 def data_for(model: onnx.ModelProto) -> np.ndarray:

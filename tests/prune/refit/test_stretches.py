@@ -10,9 +10,9 @@ import onnx
 from small_models import Net, chain, images
 
 from onnx_reap.data import open_calibration
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.frontier import Frontier
-from onnx_reap.options import Settings
 from onnx_reap.prune.refit.blocks import FEWEST, MOST, Stretch, stretches
 
 DATA = images(8)
@@ -20,7 +20,7 @@ DATA = images(8)
 
 def analysed(model: onnx.ModelProto) -> Analysis:
     inputs = model_inputs(model)
-    return analyse(model, inputs, open_calibration(DATA, inputs), Settings())
+    return analyse(model, inputs, open_calibration(DATA, inputs))
 
 
 def divided(analysis: Analysis, unknown: tuple[str, ...] = ()) -> list[Stretch]:

@@ -7,9 +7,9 @@ import pytest
 from small_models import Net, images, run
 
 from onnx_reap.data import open_calibration
-from onnx_reap.graph.analysis import analyse, model_inputs
+from onnx_reap.graph.analysis import analyse
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.autodiff.backward import Facts, with_gradients
-from onnx_reap.options import Settings
 from onnx_reap.prune.refit.block_training import Lesson, Training
 
 CPU = ["CPUExecutionProvider"]
@@ -26,7 +26,7 @@ class Stretch:
         model = net.model(self.y)
         inputs = model_inputs(model)
         data = images(8 * batches, 6, seed)
-        analysis = analyse(model, inputs, open_calibration(data, inputs), Settings())
+        analysis = analyse(model, inputs, open_calibration(data, inputs))
         self.start = {name: net.weights[name] for name in (one, two)}
         fed = {"x": np.dtype(np.float32), **{n: w.dtype for n, w in self.start.items()}}
         self.part = analysis.model.part(fed, [self.y])
