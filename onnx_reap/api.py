@@ -15,7 +15,12 @@ from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.edit.mask import mask_graph
 from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.inputs import model_inputs, with_sizes
-from onnx_reap.measure.accuracy_loss import Drop, Judge, drop_judge, least_shown
+from onnx_reap.measure.accuracy_loss import (
+    EstimatedLoss,
+    LossEstimator,
+    least_provable_loss,
+    loss_estimator,
+)
 from onnx_reap.measure.quality import check_file
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.load import Source, load
@@ -94,9 +99,12 @@ def reap(
         return conclude(work, made, tiling=tiling)
     work = factored(work)
     goal = goal_of(work)
-    judge = None if goal.max_drop is None else drop_judge(work.original)
+    original = work.original.analysis
+    estimate = (
+        None if goal.max_drop is None else loss_estimator(original, work.samples, work.settings)
+    )
     work, goal, evidence = observed(work, goal)
-    made, drop, goal = _made(work, goal, evidence, judge)
+    made, drop, goal = _made(work, goal, evidence, estimate)
     if pattern is None:
         return conclude(work, made, budgets=goal.budgets, drop=drop)
     made, tiling = with_zeros(work, made, pattern)
@@ -106,7 +114,7 @@ def reap(
 def _with_provable_budget(work: Work) -> Work:
     """Bound the MACs instead of the loss where there are too few samples to show the default."""
     assert work.settings.max_drop is not None
-    least = least_shown(work)
+    least = least_provable_loss(work.analysis, work.samples, work.settings)
     if least <= work.settings.max_drop:
         return work
     settings = replace(work.settings, max_drop=None, target_macs=DEFAULT_TARGET_MACS)
@@ -120,13 +128,13 @@ def _with_provable_budget(work: Work) -> Work:
 
 
 def _made(
-    work: Work, goal: Goal, evidence: Evidence, judge: Judge | None
-) -> tuple[Made, Drop | None, Goal]:
+    work: Work, goal: Goal, evidence: Evidence, estimate: LossEstimator | None
+) -> tuple[Made, EstimatedLoss | None, Goal]:
     """Reach the goal; return the model, what it lost where that was bounded, and the budgets."""
     if goal.latency is not None:
         goal = with_latency(work, goal, evidence)
-    if judge is not None:
-        return *smallest_within_drop(work, goal, evidence, judge), goal
+    if estimate is not None:
+        return *smallest_within_drop(work, goal, evidence, estimate), goal
     return make(work, decide(work, goal, evidence)), None, goal
 
 

@@ -1,4 +1,4 @@
-"""The samples of one run: real or synthetic, and which of them judge the result."""
+"""The samples of one run: real or synthetic, and which of them are held out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from onnx_reap.data import (
 from onnx_reap.options import Settings
 
 SYNTHETIC = 256
-HELD_OUT = 0.1  # fraction of the samples kept aside to judge the result,
-DECIDING = 0.3  # or to decide on it
+HELD_OUT = 0.1  # fraction of the samples that is held out to evaluate the result,
+DECIDING = 0.3  # or to search by it
 FEWEST_TO_SPLIT = 20
 
-JUDGING = 0.2  # fraction of the fitted samples that judge what the others bring about
-FEWEST_TO_JUDGE = 5
+VALIDATION = 0.2  # fraction of the fitted samples that validate choices made on the others
+FEWEST_TO_VALIDATE = 5
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Samples:
     every : Calibration
         All samples; a few of them show shapes and time the models.
     fit, held_out : Calibration or None
-        Those that channels and weights are chosen on, and those that judge the result only.
+        Those that channels and weights are fitted to, and those that only evaluate the result.
     notes : tuple of str
         Warnings about what was estimated on them.
     """
@@ -47,7 +47,7 @@ class Samples:
 def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> Samples:
     """Open data, or make some up, and divide it as the settings need.
 
-    With nothing to estimate, data that is given judges the result, and none is run otherwise.
+    With nothing to estimate, data that is given evaluates the result; without any, nothing is run.
 
     Raises
     ------
@@ -69,25 +69,25 @@ def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> 
     if len(every) < FEWEST_TO_SPLIT:
         few = f"too few samples ({len(every)}) to hold some out: nothing tells how the result "
         return Samples(every, every, None, (*every.notes, few + "does on others"))
-    judged = HELD_OUT if settings.max_drop is None else DECIDING
-    fit, held_out = every.split(judged, settings.seed)
+    share = HELD_OUT if settings.max_drop is None else DECIDING
+    fit, held_out = every.split(share, settings.seed)
     return Samples(every, fit, held_out, every.notes)
 
 
-def divided(samples: Samples, judged: float, seed: int) -> Samples:
+def divided(samples: Samples, share: float, seed: int) -> Samples:
     """Hold out another fraction, where some are held out of those that are fitted."""
     if samples.fit is None or samples.held_out is None:
         return samples
-    fit, held_out = samples.every.split(judged, seed)
+    fit, held_out = samples.every.split(share, seed)
     return replace(samples, fit=fit, held_out=held_out)
 
 
-def teachers_and_judges(fitted: Calibration, seed: int) -> tuple[Calibration, Calibration] | None:
-    """Divide fitted samples where a choice is made on others than it was prepared on.
+def train_and_validation(fitted: Calibration, seed: int) -> tuple[Calibration, Calibration] | None:
+    """Split fitted samples, so that a choice is made on others than it was prepared on.
 
-    Every stage gets the same division; None where there are too few samples.
+    Every stage gets the same split; None where there are too few samples.
     """
-    return fitted.split(JUDGING, seed) if len(fitted) >= FEWEST_TO_JUDGE else None
+    return fitted.split(VALIDATION, seed) if len(fitted) >= FEWEST_TO_VALIDATE else None
 
 
 def _preprocess(settings: Settings) -> Preprocess:

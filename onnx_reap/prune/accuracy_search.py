@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from onnx_reap.errors import TargetError
-from onnx_reap.measure.accuracy_loss import Drop, Judge
+from onnx_reap.measure.accuracy_loss import EstimatedLoss, LossEstimator
 from onnx_reap.prune.apply import Made, make
 from onnx_reap.prune.context import Work
 from onnx_reap.prune.decide import decide
@@ -29,8 +29,8 @@ T = TypeVar("T")
 
 
 def smallest_within_drop(
-    work: Work, goal: Goal, evidence: Evidence, judge: Judge
-) -> tuple[Made, Drop]:
+    work: Work, goal: Goal, evidence: Evidence, estimate: LossEstimator
+) -> tuple[Made, EstimatedLoss]:
     """Find the smallest model whose loss stays within `goal.max_drop`, as far as it is known.
 
     Every try is made, refit included; moments, removal paths and sensitivities are those of the
@@ -44,14 +44,14 @@ def smallest_within_drop(
     """
     assert goal.max_drop is not None
     bound = goal.max_drop
-    worst: list[Drop] = []
+    worst: list[EstimatedLoss] = []
     asked = _removed_by(goal, work)
     reachable = most_removable([c.widths for c in evidence.choices], work)
 
-    def attempt(share: float) -> tuple[Made, Drop] | None:
+    def attempt(share: float) -> tuple[Made, EstimatedLoss] | None:
         made = make(work, decide(work, with_share(goal, work, share), evidence), joint=False)
         with work.clock("search"):
-            drop = judge(made.model)
+            drop = estimate(made.model)
         if drop.value <= bound:
             return made, drop
         worst.append(drop)
@@ -65,19 +65,19 @@ def smallest_within_drop(
             expected=f"at most {bound:.2%}",
             hint="allow more, bring more data, or name a budget such as --target-macs alone",
         )
-    return _with_blocks(work, *found, bound, judge)
+    return _with_blocks(work, *found, bound, estimate)
 
 
 def _with_blocks(
-    work: Work, tried: Made, drop: Drop, bound: float, judge: Judge
-) -> tuple[Made, Drop]:
+    work: Work, tried: Made, drop: EstimatedLoss, bound: float, estimate: LossEstimator
+) -> tuple[Made, EstimatedLoss]:
     """Refit the blocks of a model that was tried, unless more than the bound is lost then."""
     settings, samples = work.settings, work.samples.fit
     if not settings.refit or not samples or not passes_over(settings, tried.macs, samples):
         return tried, drop
     made = make(work, tried.choice)
     with work.clock("search"):
-        after = judge(made.model)
+        after = estimate(made.model)
     if after.value <= bound:
         return made, after
     note = "blocks were not refitted together: more would be lost than --max-drop allows"

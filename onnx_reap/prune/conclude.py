@@ -13,12 +13,12 @@ import onnx
 
 from onnx_reap.data import RAW_PIXELS
 from onnx_reap.graph.inputs import normalises_itself
-from onnx_reap.measure.accuracy_loss import Drop
-from onnx_reap.measure.quality import check_file
+from onnx_reap.measure.accuracy_loss import EstimatedLoss
+from onnx_reap.measure.quality import check_file, quality
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.files import Content, check_outputs, write_all
 from onnx_reap.onnxio.save import data_path, model_files
-from onnx_reap.prune.apply import Made, quality
+from onnx_reap.prune.apply import Made
 from onnx_reap.prune.context import Work
 from onnx_reap.prune.goal import RESERVE, check_met
 from onnx_reap.prune.low_rank.factoring import lowered, original_choice, ranks_left
@@ -104,7 +104,7 @@ def conclude(
     made: Made,
     *,
     budgets: Sequence[Budget] = (),
-    drop: Drop | None = None,
+    drop: EstimatedLoss | None = None,
     lossless: Lossless | None = None,
     tiling: Tiling | None = None,
     notes: Sequence[str] = (),
@@ -115,7 +115,7 @@ def conclude(
     ----------
     budgets : sequence of Budget
         What the model may cost.
-    drop : Drop, optional
+    drop : EstimatedLoss, optional
         What was lost, where that was bounded.
     lossless : Lossless, optional
         What went, where nothing was to be lost.

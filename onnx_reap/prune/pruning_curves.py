@@ -9,13 +9,13 @@ import numpy as np
 
 from onnx_reap.data import Calibration
 from onnx_reap.data.labels import read_labels
-from onnx_reap.data.split import teachers_and_judges
+from onnx_reap.data.split import train_and_validation
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.groups import Group
 from onnx_reap.measure.activations.moments import LayerMoments, Tap, capture_moments
 from onnx_reap.measure.activations.pooled import Pooled, capture_pooled
 from onnx_reap.measure.sensitivity.estimate import divergence_choices
-from onnx_reap.measure.sensitivity.trial import Observed
+from onnx_reap.measure.sensitivity.perturbation import ConsumerMoments
 from onnx_reap.options import Settings
 from onnx_reap.progress import Progress
 from onnx_reap.prune.criteria.gather import Captured, axes_of, see
@@ -87,7 +87,7 @@ def gather_evidence(
     """
     shrinking = [g for g, w in zip(analysis.groups, widths, strict=True) if len(w) > 1]
     taps = find_taps(analysis.flow, shrinking, settings.reap_space)
-    parts = (sense and teachers_and_judges(samples, settings.seed)) or (samples,)
+    parts = (sense and train_and_validation(samples, settings.seed)) or (samples,)
     with progress.stage("Capturing activations", len(samples)) as step:
         learned, *others = (
             _capture(analysis, taps, part, len(samples), settings, backend, step) for part in parts
@@ -105,12 +105,12 @@ def gather_evidence(
     ]
     notes: list[str] = []
     if sense:
-        observed = Observed(by_node, learned, DAMPING, backend)
+        known = ConsumerMoments(by_node, learned, DAMPING, backend)
         orders = [path.order for path in paths]
         judges = parts[-1].take(JUDGES, settings.seed)
         with progress.stage("Measuring sensitivities", len(judges)) as step:
             choices, notes = divergence_choices(
-                analysis, choices, orders, observed, judges, settings, step
+                analysis, choices, orders, known, judges, settings, step
             )
     return Evidence(tuple(paths), tuple(variances), tuple(choices), tuple(rankings), tuple(notes))
 
@@ -125,15 +125,11 @@ def _capture(
     step: Callable[[int], None],
 ) -> LayerMoments:
     return capture_moments(
-        analysis.model.to_run(),
+        analysis,
         taps,
         samples,
-        analysis.probe,
-        samples=total,
-        positions=settings.positions,
-        seed=settings.seed,
-        fixed_batch=analysis.fixed_batch,
-        providers=analysis.providers,
+        settings,
+        total=total,
         to_device=backend.to_device,
         on_batch=step,
     )
@@ -150,15 +146,7 @@ def _pooled(
     if not CRITERIA[settings.criterion].pools:
         return None
     with progress.stage("Pooling feature maps", len(samples)) as step:
-        pooled = capture_pooled(
-            analysis.model.to_run(),
-            axes_of(taps),
-            samples,
-            analysis.probe,
-            fixed_batch=analysis.fixed_batch,
-            providers=analysis.providers,
-            on_batch=step,
-        )
+        pooled = capture_pooled(analysis, axes_of(taps), samples, step)
     if settings.labels is None:
         return pooled
     classes = read_labels(settings.labels, samples)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_reap.data.labels import hits, read_labels
+from onnx_reap.data.labels import read_labels
 from onnx_reap.errors import TargetError, UsageError
+from onnx_reap.measure.accuracy import correct_on
 from onnx_reap.measure.accuracy_loss import held_out_for
 from onnx_reap.onnxio.load import Source
 from onnx_reap.options import DEFAULT_TARGETS, SWEPT
@@ -158,8 +159,9 @@ def _goal(work: Work, target: float) -> Goal | None:
 
 
 def _accuracy(work: Work, labels: Any) -> Accuracy:
-    right = hits(work, held_out_for("--labels", work), read_labels(labels, work.samples.every))
-    return lambda model: float(np.mean(right(model)))
+    held_out = held_out_for("--labels", work.samples)
+    correct = correct_on(work.analysis, held_out, read_labels(labels, work.samples.every))
+    return lambda model: float(np.mean(correct(model)))
 
 
 def _checked(targets: Any) -> list[float]:

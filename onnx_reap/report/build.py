@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import onnx
 
-from onnx_reap.measure.accuracy_loss import Drop
+from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.latency.compare import Timing, compare_latency
 from onnx_reap.onnxio import aside
 from onnx_reap.prune.apply import Made
@@ -38,7 +38,7 @@ def make_report(
     *,
     fitted: Quality | None = None,
     held_out: Quality | None = None,
-    drop: Drop | None = None,
+    drop: EstimatedLoss | None = None,
     lossless: Lossless | None = None,
     factors: Sequence[FactorResult] = (),
     tiling: Tiling | None = None,
@@ -49,7 +49,7 @@ def make_report(
     Parameters
     ----------
     fitted, held_out : Quality, optional
-    drop : Drop, optional
+    drop : EstimatedLoss, optional
         What was lost, where that was bounded.
     lossless : Lossless, optional
         What went, where nothing was to be lost.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from onnx_reap.measure.quality import Quality
 from onnx_reap.report.zeros import Tiling
 
 SCHEMA = 1
@@ -36,24 +37,6 @@ class Figures:
     bytes: int
     latency_ms: float
     latency_spread_ms: float
-
-
-@dataclass(frozen=True)
-class Quality:
-    """How close the pruned model is to the original on some samples.
-
-    Attributes
-    ----------
-    samples : int
-    output_error : mapping of str to float
-        By output: squared error over the variance of the original output.
-    top1_agreement : float, optional
-        Fraction of samples with the same largest entry, for outputs that look like class scores.
-    """
-
-    samples: int
-    output_error: Mapping[str, float]
-    top1_agreement: float | None
 
 
 @dataclass(frozen=True)

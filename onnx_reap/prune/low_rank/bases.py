@@ -77,15 +77,11 @@ def seen_by(work: Work, taps: Sequence[Tap]) -> LayerMoments:
     samples = work.samples.fit or work.samples.every
     with work.clock("factorise"), work.progress.stage("Finding bases", len(samples)) as step:
         return capture_moments(
-            analysis.model.to_run(),
+            analysis,
             taps,
             samples,
-            analysis.probe,
-            samples=len(samples),
-            positions=settings.positions,
-            seed=settings.seed,
-            fixed_batch=analysis.fixed_batch,
-            providers=analysis.providers,
+            settings,
+            total=len(samples),
             to_device=work.backend.to_device,
             on_batch=step,
         )

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_reap.data import Calibration
-from onnx_reap.data.split import teachers_and_judges
+from onnx_reap.data.split import train_and_validation
 from onnx_reap.errors import CheckError, TargetError
+from onnx_reap.measure.quality import quality
 from onnx_reap.prune.accuracy_search import scouted
-from onnx_reap.prune.apply import make, quality
+from onnx_reap.prune.apply import make
 from onnx_reap.prune.context import Work
 from onnx_reap.prune.decide import decide, observe
 from onnx_reap.prune.goal import Goal, read_goal
@@ -58,7 +59,7 @@ def observed(work: Work, goal: Goal) -> tuple[Work, Goal, Evidence]:
     """
     found = _without_idle(work, goal)
     other, fit = with_layers_whole(found[0]), work.samples.fit
-    parts = teachers_and_judges(fit, work.settings.seed) if fit else None
+    parts = train_and_validation(fit, work.settings.seed) if fit else None
     if other is None or parts is None or found[1].max_drop is not None:
         return found
     try:

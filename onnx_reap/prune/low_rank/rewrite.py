@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +13,7 @@ from onnx_reap.graph.cost import saved_whole
 from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.measure.compare import check_unchanged
-from onnx_reap.measure.trial_feeds import trial_feeds
+from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_sound
 from onnx_reap.prune.context import Basis, Work
 from onnx_reap.prune.low_rank.bases import gaining_ranks
 from onnx_reap.prune.low_rank.factor import Factor, insert
@@ -133,19 +131,8 @@ def _factors_of(by_group: Mapping[int, Basis]) -> dict[int, Factor]:
 
 def sound_ones(work: Work, bases: Sequence[Basis]) -> list[Basis]:
     """Leave out layers and streams that give something else then, all if they do so together."""
-    try:
-        check_same(work, bases)
-    except CheckError:
-        left = []
-        for basis in bases:
-            with suppress(CheckError):
-                check_same(work, [basis])
-                left.append(basis)
-        with suppress(CheckError):
-            check_same(work, left)
-            return left
-        return []
-    return list(bases)
+    kept, _, _ = keep_sound(bases, lambda some: check_same(work, some))
+    return kept
 
 
 def check_same(work: Work, bases: Sequence[Basis]) -> Analysis:
@@ -172,12 +159,12 @@ def check_same(work: Work, bases: Sequence[Basis]) -> Analysis:
         moved = flow.holders(units)
         seen = [basis.linear.y for basis in bases if isinstance(basis, Factor)]
         seen += [linear.y for linear in flow.linears if linear.x in moved]
-        check_unchanged(
+        compare(
             work.analysis.model.to_run(),
             changed.model.to_run(),
-            trial_feeds(work),
+            comparison_feeds(work.samples.every, work.analysis.fixed_batch, work.settings.seed),
             changed.providers,
-            half=False,
+            SAME,
             also=[tensor for tensor in dict.fromkeys(seen) if tensor not in moved],
         )
     return changed

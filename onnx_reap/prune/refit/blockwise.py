@@ -9,14 +9,14 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_reap.data import Calibration
-from onnx_reap.data.split import teachers_and_judges
+from onnx_reap.data.split import train_and_validation
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.edit.weights import has_plain_bias
 from onnx_reap.graph.ir.model import Model, captured_tensors
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.activations.moments import batch_size
 from onnx_reap.measure.autodiff.backward import OLDEST
+from onnx_reap.measure.runner import batch_size
 from onnx_reap.options import Settings
 from onnx_reap.progress import Progress
 from onnx_reap.prune.refit.block_walk import STEP, Course, Stretched, refit_together
@@ -40,7 +40,7 @@ def passes_over(settings: Settings, macs: int, calibration: Calibration) -> int:
     """
     if settings.joint_refit is not None:
         return settings.joint_refit
-    parts = teachers_and_judges(calibration, settings.seed)
+    parts = train_and_validation(calibration, settings.seed)
     teaching = 0 if parts is None else len(parts[0])
     return PASSES if PASSES * macs * teaching <= ARITHMETIC else 0
 
@@ -64,7 +64,7 @@ def join(
     macs : int
         Of the cut model.
     """
-    parts = teachers_and_judges(calibration, settings.seed)
+    parts = train_and_validation(calibration, settings.seed)
     passes = passes_over(settings, macs, calibration)
     if not passes:
         return [], []

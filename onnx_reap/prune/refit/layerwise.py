@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_reap.data import Calibration
-from onnx_reap.data.split import teachers_and_judges
+from onnx_reap.data.split import train_and_validation
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.constancy import Join
 from onnx_reap.graph.edit.weights import bias_behind, has_plain_bias, layer_weights
@@ -16,8 +16,8 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.tails import Tail, clipping, find_tail, only_reader
-from onnx_reap.measure.activations.moments import batch_size
 from onnx_reap.measure.activations.rows import weight_to_matrix
+from onnx_reap.measure.runner import batch_size
 from onnx_reap.options import Settings
 from onnx_reap.progress import Progress
 from onnx_reap.prune.refit.order import Job, Zeros, affected_tensors, own_output
@@ -54,7 +54,7 @@ def repair(
     names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
     learn = len(calibration)
-    if (parts := teachers_and_judges(calibration, settings.seed)) is not None:
+    if (parts := train_and_validation(calibration, settings.seed)) is not None:
         learning, judging = parts
         calibration, learn = learning.followed_by(judging), len(learning)
     walk = Walk(
