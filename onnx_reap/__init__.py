@@ -9,8 +9,7 @@ from onnx_reap.errors import ReapError
 from onnx_reap.version import __version__
 
 if TYPE_CHECKING:
-    from onnx_reap.api import cut, mask, reap
-    from onnx_reap.measure.latency.profile import profile
+    from onnx_reap.api import cut, mask, profile, reap
     from onnx_reap.measure.latency.table import LatencyTable
     from onnx_reap.prune.conclude import Result
     from onnx_reap.prune.plan import Plan
@@ -42,7 +41,6 @@ _HOMES = {
     "Result": "prune.conclude",
     "inspect": "report.inspect",
     "sweep": "prune.sweep",
-    "profile": "measure.latency.profile",
 }
 """Modules of the names that aren't in `api`."""
 

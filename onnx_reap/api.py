@@ -21,12 +21,14 @@ from onnx_reap.measure.accuracy_loss import (
     least_provable_loss,
     loss_estimator,
 )
+from onnx_reap.measure.latency.profile import measured_table
+from onnx_reap.measure.latency.table import LatencyTable
 from onnx_reap.measure.quality import check_file
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.load import Source, load
 from onnx_reap.onnxio.providers import execution_providers
 from onnx_reap.onnxio.weights import with_weights
-from onnx_reap.options import DEFAULT_TARGET_MACS, Settings
+from onnx_reap.options import DEFAULT_TARGET_MACS, PROFILED, Settings
 from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.prune.accuracy_search import smallest_within_drop
 from onnx_reap.prune.apply import Made, cut_and_compare, finish, make
@@ -44,6 +46,7 @@ from onnx_reap.prune.pruning_curves import Evidence
 from onnx_reap.prune.sparsity.tiling import read_pattern, untouched, with_zeros
 from onnx_reap.solve.backend import Backend
 from onnx_reap.validation import (
+    check_applicable,
     check_labelled,
     check_lossless,
     default_budget,
@@ -248,6 +251,42 @@ def mask(
     after = {name: constant.values for name, constant in masked.constants().items()}
     changed = {name: values for name, values in after.items() if values is not before[name]}
     return aside.whole(with_weights(analysis.proto, changed))
+
+
+def profile(
+    model: str | Path | onnx.ModelProto, *, progress: Progress | None = None, **settings: Any
+) -> LatencyTable:
+    """Measure a model's linear layers at several widths, on this machine.
+
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Never modified.
+    progress : Progress, optional
+        Told how far the measurement is.
+    **settings
+        Fields of `Settings`, of which those in `PROFILED` mean something here.
+
+    Returns
+    -------
+    LatencyTable
+
+    Raises
+    ------
+    ReapError
+        If a setting is of no use here, or onnxruntime can't run the model.
+    """
+    check_applicable(settings, PROFILED, "settings that a profile doesn't depend on")
+    progress = progress or NoProgress()
+    few = {"samples": 4, "criterion": "l1", "refit": False}  # they only serve to run the model
+    chosen = make_settings({**settings, **few})
+    proto = load(model)
+    inputs = model_inputs(proto, chosen.input_shapes)
+    samples = open_samples(inputs, None, chosen).every
+    providers = execution_providers(chosen.provider, chosen.custom_op_library)
+    why_not = exclusion(chosen.include, chosen.exclude)
+    analysis = analyse(proto, inputs, samples, providers, why_not)
+    return measured_table(analysis, samples, chosen, progress)
 
 
 def _planned(

@@ -25,7 +25,7 @@ def run_profile(argv: Sequence[str]) -> None:
         If the arguments can't be understood, or the model can't be measured; no file is written.
     """
     given, settings = split_settings(make_profile_parser().parse_args(argv))
-    from onnx_reap.measure.latency.profile import profile
+    from onnx_reap.api import profile
     from onnx_reap.onnxio.files import check_outputs, write_atomically
     from onnx_reap.progress import for_terminal
 

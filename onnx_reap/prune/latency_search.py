@@ -8,8 +8,9 @@ import numpy as np
 
 from onnx_reap.errors import TargetError
 from onnx_reap.measure.latency.compare import compare_latency
-from onnx_reap.measure.latency.cost import NANOSECONDS
-from onnx_reap.measure.latency.profile import measured_table, predicted_latency
+from onnx_reap.measure.latency.estimate import NANOSECONDS, predicted_latency
+from onnx_reap.measure.latency.profile import measured_table
+from onnx_reap.measure.runner import first_feed
 from onnx_reap.prune.apply import cut_and_compare, finish
 from onnx_reap.prune.context import Work
 from onnx_reap.prune.decide import Choice, chosen, decide
@@ -104,7 +105,7 @@ def _times_target(work: Work, goal: Goal, choice: Choice) -> tuple[float, float]
     assert goal.latency is not None
     value, unit = goal.latency
     analysis, samples = work.analysis, work.samples.every
-    feed = next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
+    feed = first_feed(analysis, samples)
     pruned, _ = cut_and_compare(analysis, choice.removed, samples)
     out = finish(pruned, work.settings)
     original, out = analysis.runnable(analysis.proto), analysis.runnable(out)

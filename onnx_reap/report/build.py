@@ -10,6 +10,8 @@ import onnx
 
 from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.latency.compare import Timing, compare_latency
+from onnx_reap.measure.quality import Quality
+from onnx_reap.measure.runner import first_feed
 from onnx_reap.onnxio import aside
 from onnx_reap.prune.apply import Made
 from onnx_reap.prune.context import Work
@@ -22,7 +24,6 @@ from onnx_reap.report.records import (
     LayerRefit,
     Loss,
     Lossless,
-    Quality,
     Report,
     Tiling,
 )
@@ -61,7 +62,7 @@ def make_report(
     """
     analysis, samples = work.analysis, work.samples.every
     # One sample, or one batch where the model's batch is fixed.
-    feed = next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
+    feed = first_feed(analysis, samples)
     before, after = compare_latency(
         analysis.runnable(analysis.proto),
         analysis.runnable(made.model),

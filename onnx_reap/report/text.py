@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_reap.errors import ReapError
+from onnx_reap.measure.quality import Quality
 from onnx_reap.report.records import (
     BlockRefit,
     Figures,
     FrozenResult,
     Loss,
     Lossless,
-    Quality,
     Report,
 )
 from onnx_reap.report.zeros import MaskLoss, Tiling

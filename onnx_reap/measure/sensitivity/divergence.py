@@ -52,7 +52,7 @@ class Metric:
     axis: int = -1
 
     def direction(self, tape: Tape, signs: str) -> str:
-        """Write a random direction: the divergence is its product with a change, squared, on average.
+        """Write a random direction: its product with a change, squared, averages the divergence.
 
         Parameters
         ----------
