@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from onnx_reap.data.split import Samples
-from onnx_reap.measure.accuracy_loss import Drop, drop_judge
+from onnx_reap.measure.accuracy_loss import EstimatedLoss, loss_estimator
+from onnx_reap.measure.latency.profile import measured_table
+from onnx_reap.measure.latency.table import LatencyTable
 from onnx_reap.measure.quality import check_file
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.load import Source
@@ -18,6 +20,7 @@ from onnx_reap.options import (
     DEFAULT_TARGETS,
     InspectKeywords,
     Paths,
+    ProfileKeywords,
     ReplayKeywords,
     RunKeywords,
     Settings,
@@ -102,15 +105,17 @@ def reap(
     return make_result(outcome, lossless=lossless, tiling=tiling)
 
 
-def _pruned(run: Run) -> tuple[Run, Pruned, Drop | None, tuple[Budget, ...]]:
+def _pruned(run: Run) -> tuple[Run, Pruned, EstimatedLoss | None, tuple[Budget, ...]]:
     """Remove channels, in the form that low rank makes of the model if that is asked for."""
     low_rank = run.settings.low_rank is not None
     if low_rank:
         run = in_low_rank(run)
     goal = read_goal(run)
-    loss_of = None if goal.max_drop is None else drop_judge(run.original)
+    estimator = None
+    if goal.max_drop is not None:
+        estimator = loss_estimator(run.original.analysis, run.samples, run.settings)
     goal, curves, run = best_form(run, goal) if low_rank else (*estimate_for(run, goal), run)
-    pruned, drop, goal = reach(run, goal, curves, loss_of)
+    pruned, drop, goal = reach(run, goal, curves, estimator)
     return run, pruned, drop, goal.budgets
 
 
@@ -273,6 +278,35 @@ def sweep(
             points.append(Point.of(result, target, before, accuracy(result.light)))
             step()
     return points
+
+
+def profile(
+    model: Source, *, progress: Progress | None = None, **settings: Unpack[ProfileKeywords]
+) -> LatencyTable:
+    """Measure a model's linear layers at several widths, on this machine.
+
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Never modified.
+    progress : Progress, optional
+        Told how far the measurement is.
+    **settings
+        Those of `onnx_reap.options.ProfileKeywords`.
+
+    Returns
+    -------
+    LatencyTable
+
+    Raises
+    ------
+    ReapError
+        If a setting doesn't apply here, or onnxruntime can't run the model.
+    """
+    chosen = Settings.make(settings, ProfileKeywords)
+    chosen = replace(chosen, samples=4, criterion="l1", refit=False)  # only to run the model
+    run = open_run(model, None, chosen, progress or NoProgress())
+    return measured_table(run.analysis, run.samples.every, chosen, run.progress)
 
 
 def inspect(model: Source, **settings: Unpack[InspectKeywords]) -> Inspection:

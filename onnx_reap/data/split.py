@@ -1,4 +1,4 @@
-"""The samples of one run: real or synthetic, and which of them judge the result."""
+"""The samples of one run: real or synthetic, and which of them are held out."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from onnx_reap.data import (
 from onnx_reap.options import Settings
 
 SYNTHETIC = 256
-HELD_OUT = 0.1  # fraction of the samples kept aside to judge the result,
-DECIDING = 0.3  # or to decide on it
+HELD_OUT = 0.1  # fraction of the samples that is held out to evaluate the result,
+DECIDING = 0.3  # or to search by it
 FEWEST_TO_SPLIT = 20
 
-VALIDATION = 0.2  # fraction of the fitted samples that are not trained on
-FEWEST_TO_DIVIDE = 5
+VALIDATION = 0.2  # fraction of the fitted samples that validate choices made on the others
+FEWEST_TO_VALIDATE = 5
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Samples:
     every : Calibration
         All samples; a few of them show shapes and time the models.
     fit, held_out : Calibration or None
-        Those that channels and weights are chosen on, and those that judge the result only.
+        Those that channels and weights are fitted to, and those that only evaluate the result.
     notes : tuple of str
         Warnings about what was estimated on them.
     seed : int
@@ -54,7 +54,7 @@ class Samples:
         Wherever a choice is made on other samples than it was prepared on, it is made on the second
         part, which is the same for all stages.
         """
-        if self.fit is None or len(self.fit) < FEWEST_TO_DIVIDE:
+        if self.fit is None or len(self.fit) < FEWEST_TO_VALIDATE:
             return None
         return self.fit.split(VALIDATION, self.seed)
 
@@ -62,7 +62,7 @@ class Samples:
 def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> Samples:
     """Open data, or make some up, and divide it as the settings need.
 
-    With nothing to estimate, data that is given judges the result, and none is run otherwise.
+    With nothing to estimate, data that is given evaluates the result; without any, nothing is run.
 
     Raises
     ------
@@ -82,16 +82,16 @@ def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> 
     if len(every) < FEWEST_TO_SPLIT:
         few = f"too few samples ({len(every)}) to hold some out: nothing tells how the result "
         return Samples(every, every, None, (*every.notes, few + "does on others"), seed)
-    judged = HELD_OUT if settings.max_drop is None else DECIDING
-    fit, held_out = every.split(judged, seed)
+    share = HELD_OUT if settings.max_drop is None else DECIDING
+    fit, held_out = every.split(share, seed)
     return Samples(every, fit, held_out, every.notes, seed)
 
 
-def divided(samples: Samples, judged: float) -> Samples:
+def divided(samples: Samples, share: float) -> Samples:
     """Hold out another fraction, where some are held out of those that are fitted."""
     if samples.fit is None or samples.held_out is None:
         return samples
-    fit, held_out = samples.every.split(judged, samples.seed)
+    fit, held_out = samples.every.split(share, samples.seed)
     return replace(samples, fit=fit, held_out=held_out)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from onnx_reap.data.split import HELD_OUT, divided
 from onnx_reap.errors import TargetError
 from onnx_reap.graph.analysis import Analysis
-from onnx_reap.measure.accuracy_loss import Drop, Judge, least_shown
+from onnx_reap.measure.accuracy_loss import EstimatedLoss, LossEstimator, least_provable_loss
 from onnx_reap.options import DEFAULT_TARGET_MACS
 from onnx_reap.prune.apply import Pruned, apply_choice
 from onnx_reap.prune.budgets import MACS
@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 
 def search_accuracy(
-    run: Run, goal: Goal, curves: PruningCurves, loss_of: Judge
-) -> tuple[Pruned, Drop]:
+    run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEstimator
+) -> tuple[Pruned, EstimatedLoss]:
     """Find the smallest model whose loss stays within `goal.max_drop`, as far as it is known.
 
     Every try is cut and refitted; moments, removal paths and sensitivities are those of the first.
@@ -49,11 +49,11 @@ def search_accuracy(
     """
     assert goal.max_drop is not None
     bound = goal.max_drop
-    worst: list[Drop] = []
+    worst: list[EstimatedLoss] = []
     asked = _removed_by(goal, run.analysis)
     reachable = most_removable([c.widths for c in curves.choices], run.analysis.macs)
 
-    def attempt(share: float) -> tuple[Pruned, Drop] | None:
+    def attempt(share: float) -> tuple[Pruned, EstimatedLoss] | None:
         smaller = with_share(goal, run.analysis, share)
         pruned = apply_choice(run, decide(run, smaller, curves), blocks=False)
         with run.clock("search"):
@@ -75,8 +75,8 @@ def search_accuracy(
 
 
 def _with_blocks(
-    run: Run, tried: Pruned, drop: Drop, bound: float, loss_of: Judge
-) -> tuple[Pruned, Drop]:
+    run: Run, tried: Pruned, drop: EstimatedLoss, bound: float, loss_of: LossEstimator
+) -> tuple[Pruned, EstimatedLoss]:
     """Refit the blocks of a model that was tried, unless more than the bound is lost then."""
     settings, samples = run.settings, run.samples
     if not settings.refit or not samples.fit or not passes_over(settings, tried.macs, samples):
@@ -93,7 +93,7 @@ def _with_blocks(
 def with_provable_budget(run: Run) -> Run:
     """Bound the MACs instead of the loss where there are too few samples to show the default."""
     settings, bound = run.settings, run.settings.max_drop
-    if bound is None or least_shown(run) <= bound:
+    if bound is None or least_provable_loss(run.analysis, run.samples, run.settings) <= bound:
         return run
     settings = replace(settings, max_drop=None, target_macs=DEFAULT_TARGET_MACS)
     note = (

@@ -21,9 +21,8 @@ from onnx_reap.graph.edit.merge import NOTHING, Merge, merge_units
 from onnx_reap.graph.edit.weights import remember
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import kept_positions
-from onnx_reap.measure.activations.moments import batch_size
-from onnx_reap.measure.compare import check_cut, check_loads
-from onnx_reap.measure.quality import Quality, measure_quality
+from onnx_reap.measure.compare import CUT, check_loads, compare
+from onnx_reap.measure.quality import measure_quality
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.weights import with_weights
 from onnx_reap.options import Settings
@@ -126,7 +125,9 @@ def _refit_blocks(
 def _distance(analysis: Analysis, pruned: Model, samples: Calibration) -> float:
     """Mean error of the outputs in float32, which tells more; infinite where they aren't finite."""
     try:
-        errors = _compared(analysis, analysis.model.to_run(), pruned.to_run(), samples).output_error
+        errors = measure_quality(
+            analysis, analysis.model.to_run(), pruned.to_run(), samples
+        ).output_error
     except CheckError:
         return math.inf
     return float(np.mean(list(errors.values()))) if errors else 0.0
@@ -181,7 +182,9 @@ def _verified(
     sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]
     feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
     kept = kept_positions(analysis.flow, removed)
-    notes = check_cut(masked.to_run(), pruned.to_run(), feeds, kept, analysis.providers)
+    _, notes = compare(
+        masked.to_run(), pruned.to_run(), feeds, analysis.providers, CUT, places=kept
+    )
     del masked
     if aside.any_aside(analysis.proto):
         gc.collect()  # nodes and tensors refer to each other, and the masked weights are large
@@ -212,23 +215,3 @@ def finish(pruned: Model, settings: Settings) -> onnx.ModelProto:
     out.metadata_props.extend(others)
     out.metadata_props.extend(onnx.StringStringEntryProto(key=k, value=v) for k, v in own.items())
     return out
-
-
-def quality(analysis: Analysis, out: onnx.ModelProto, samples: Calibration) -> Quality:
-    """Compare a model's outputs with the original's."""
-    original = analysis.runnable(analysis.proto)
-    return _compared(analysis, original, analysis.runnable(out), samples)
-
-
-def _compared(
-    analysis: Analysis, original: onnx.ModelProto, out: onnx.ModelProto, samples: Calibration
-) -> Quality:
-    names = [tensor.name for tensor in analysis.model.graph.outputs]
-    return measure_quality(
-        original,
-        out,
-        samples,
-        batch_size(analysis.probe, names, analysis.fixed_batch),
-        pad=analysis.fixed_batch is not None,
-        providers=analysis.providers,
-    )

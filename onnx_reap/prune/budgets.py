@@ -16,8 +16,7 @@ from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.ir.model import is_floating
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.latency.cost import NANOSECONDS
-from onnx_reap.measure.latency.profile import predicted_latency
+from onnx_reap.measure.latency.estimate import NANOSECONDS, predicted_latency
 from onnx_reap.measure.latency.table import LatencyTable
 from onnx_reap.onnxio import aside
 from onnx_reap.options import Settings

@@ -10,11 +10,12 @@ import onnx
 from onnx_reap.data import RAW_PIXELS, Calibration
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.inputs import normalises_itself
-from onnx_reap.measure.accuracy_loss import Drop
+from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.latency.compare import Timing, compare_latency
-from onnx_reap.measure.quality import Quality, check_file
+from onnx_reap.measure.quality import Quality, check_file, quality
+from onnx_reap.measure.runner import first_feed
 from onnx_reap.onnxio import aside
-from onnx_reap.prune.apply import Pruned, quality
+from onnx_reap.prune.apply import Pruned
 from onnx_reap.prune.budgets import MACS, PARAMS, RESERVE, SIZE, check_met
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.form import Factorised
@@ -47,7 +48,7 @@ class Outcome:
     plan : Plan
     fitted, held_out : Quality or None
         On the samples that weights were fitted to, and on samples that nothing was decided on.
-    drop : Drop or None
+    drop : EstimatedLoss or None
         What was lost, where that was bounded.
     factors : sequence of Factorised
     before, after : Timing
@@ -61,7 +62,7 @@ class Outcome:
     plan: Plan
     fitted: Quality | None
     held_out: Quality | None
-    drop: Drop | None
+    drop: EstimatedLoss | None
     factors: Sequence[Factorised]
     before: Timing
     after: Timing
@@ -73,7 +74,7 @@ def conclude(
     pruned: Pruned,
     *,
     budgets: Sequence[Budget] = (),
-    drop: Drop | None = None,
+    drop: EstimatedLoss | None = None,
     notes: Sequence[str] = (),
 ) -> Outcome:
     """Verify a pruned model, and measure it.
@@ -82,7 +83,7 @@ def conclude(
     ----------
     budgets : sequence of Budget
         What the model may cost.
-    drop : Drop, optional
+    drop : EstimatedLoss, optional
         What was lost, where that was bounded.
     notes : sequence of str
         Warnings besides those of the samples and of the model.
@@ -140,7 +141,7 @@ def _latencies(
     analysis: Analysis, samples: Calibration, out: onnx.ModelProto
 ) -> tuple[Timing, Timing]:
     """Time both models on one sample, or on one batch where the model's batch is fixed."""
-    feed = next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
+    feed = first_feed(analysis, samples)
     models = analysis.runnable(analysis.proto), analysis.runnable(out)
     return compare_latency(*models, feed, analysis.providers, seconds=LATENCY_SECONDS)
 

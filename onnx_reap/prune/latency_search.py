@@ -8,8 +8,9 @@ import numpy as np
 
 from onnx_reap.errors import TargetError
 from onnx_reap.measure.latency.compare import compare_latency
-from onnx_reap.measure.latency.cost import NANOSECONDS
-from onnx_reap.measure.latency.profile import measured_table, predicted_latency
+from onnx_reap.measure.latency.estimate import NANOSECONDS, predicted_latency
+from onnx_reap.measure.latency.profile import measured_table
+from onnx_reap.measure.runner import first_feed
 from onnx_reap.prune.apply import cut_model, finish
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.decide import chosen, decide
@@ -105,7 +106,7 @@ def _times_target(run: Run, goal: Goal, choice: Choice) -> tuple[float, float]:
     assert goal.latency is not None
     value, unit = goal.latency
     analysis, samples = run.analysis, run.samples.every
-    feed = next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
+    feed = first_feed(analysis, samples)
     pruned, _ = cut_model(analysis, choice.removed, samples, verify=False)
     out = finish(pruned, run.settings)
     original, out = analysis.runnable(analysis.proto), analysis.runnable(out)

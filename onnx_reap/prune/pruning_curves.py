@@ -13,7 +13,7 @@ from onnx_reap.fields import CRITERIA
 from onnx_reap.measure.activations.moments import LayerMoments, Tap, capture_moments
 from onnx_reap.measure.activations.pooled import Pooled, capture_pooled
 from onnx_reap.measure.sensitivity.estimate import divergence_choices
-from onnx_reap.measure.sensitivity.trial import Observed
+from onnx_reap.measure.sensitivity.perturbation import ConsumerMoments
 from onnx_reap.options import Settings
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.criteria.gather import Captured, axes_of, observe
@@ -97,7 +97,7 @@ def curves_from_samples(
     ]
     notes: list[str] = []
     if sensitivities:
-        observed = Observed(by_node, train, DAMPING, run.backend)
+        known = ConsumerMoments(by_node, train, DAMPING, run.backend)
         orders = [path.order for path in paths]
         validation = parts[-1].take(MEASURED, settings.seed)
         with run.progress.stage("Measuring sensitivities", len(validation)) as step:
@@ -105,7 +105,7 @@ def curves_from_samples(
                 analysis,
                 choices,
                 orders,
-                observed,
+                known,
                 validation,
                 settings,
                 step,
@@ -123,15 +123,11 @@ def _capture(
     analysis, settings, fit = run.analysis, run.settings, run.samples.fit
     assert fit is not None
     return capture_moments(
-        analysis.model.to_run(),
+        analysis,
         taps,
         samples,
-        analysis.probe,
-        samples=len(fit),
-        positions=settings.positions,
-        seed=settings.seed,
-        fixed_batch=analysis.fixed_batch,
-        providers=analysis.providers,
+        settings,
+        total=len(fit),
         to_device=run.backend.to_device,
         on_batch=step,
     )
@@ -142,15 +138,7 @@ def _pooled(run: Run, taps: Sequence[Tap]) -> Pooled:
     analysis, labels, samples = run.analysis, run.settings.labels, run.samples.fit
     assert samples is not None
     with run.progress.stage("Pooling feature maps", len(samples)) as step:
-        pooled = capture_pooled(
-            analysis.model.to_run(),
-            axes_of(taps),
-            samples,
-            analysis.probe,
-            fixed_batch=analysis.fixed_batch,
-            providers=analysis.providers,
-            on_batch=step,
-        )
+        pooled = capture_pooled(analysis, axes_of(taps), samples, step)
     if labels is None:
         return pooled
     classes = read_labels(labels, samples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_reap.measure.accuracy_loss import Drop, Judge
+from onnx_reap.measure.accuracy_loss import EstimatedLoss, LossEstimator
 from onnx_reap.prune.accuracy_search import deepest_goal, search_accuracy
 from onnx_reap.prune.apply import Pruned, apply_choice
 from onnx_reap.prune.context import Run
@@ -32,8 +32,8 @@ def estimate_for(run: Run, goal: Goal) -> tuple[Goal, PruningCurves]:
 
 
 def reach(
-    run: Run, goal: Goal, curves: PruningCurves, loss_of: Judge | None
-) -> tuple[Pruned, Drop | None, Goal]:
+    run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEstimator | None
+) -> tuple[Pruned, EstimatedLoss | None, Goal]:
     """Prune a model as far as a goal asks for.
 
     Parameters
@@ -44,7 +44,7 @@ def reach(
     Returns
     -------
     pruned : Pruned
-    drop : Drop or None
+    drop : EstimatedLoss or None
         What was lost, where that is bounded.
     goal : Goal
         With the budget that a latency search came to.

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_reap.data.labels import hits, read_labels
+from onnx_reap.data.labels import read_labels
 from onnx_reap.errors import TargetError
+from onnx_reap.measure.accuracy import correct_on
 from onnx_reap.measure.accuracy_loss import held_out_for
 from onnx_reap.parsing import FRACTIONS
 from onnx_reap.prune.accuracy_search import most_removable
@@ -87,5 +88,6 @@ def checked_targets(targets: Any) -> list[float]:
 
 def accuracy_of(run: Run, labels: Any) -> Callable[[onnx.ModelProto], float]:
     """Make the function that tells the share of held-out samples that a model classifies right."""
-    right = hits(run, held_out_for("--labels", run), read_labels(labels, run.samples.every))
-    return lambda model: float(np.mean(right(model)))
+    held_out = held_out_for("--labels", run.samples)
+    correct = correct_on(run.analysis, held_out, read_labels(labels, run.samples.every))
+    return lambda model: float(np.mean(correct(model)))

@@ -14,6 +14,7 @@ from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.moments import capture_moments
 from onnx_reap.measure.activations.rows import input_rows, weight_to_matrix
 from onnx_reap.onnxio.session import with_outputs
+from onnx_reap.options import Settings
 from onnx_reap.solve.backend import Backend, namespace
 
 BACKEND = Backend(*namespace("cpu"))
@@ -32,17 +33,12 @@ def path_of(
     group = analysis.groups[number]
     taps = paths.find_taps(analysis.flow, analysis.groups, space)
     moments = capture_moments(
-        analysis.model.to_proto(),
+        analysis,
         taps,
         samples,
-        analysis.probe,
-        samples=len(samples),
-        positions=10_000,
-        seed=0,
-        fixed_batch=None,
-        providers=analysis.providers,
+        Settings(positions=10_000),
+        total=len(samples),
         to_device=BACKEND.to_device,
-        on_batch=lambda n: None,
     )
     by_node = {tap.linear.node: tap for tap in taps}
     return paths.group_path(

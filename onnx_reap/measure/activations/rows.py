@@ -8,6 +8,8 @@ a transposed convolution reads zeros wherever no input meets a tap.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -61,21 +63,6 @@ def output_shape(
     return (x_shape[0], *y_shape[1:]) if linear.kernel else (*x_shape[:-1], y_shape[-1])
 
 
-def own_samples(x: np.ndarray, own: int, batch: int) -> np.ndarray:
-    """Leave out what fills up the last batch of a model with a fixed batch.
-
-    Parameters
-    ----------
-    x : array
-        Activations of a batch; the leading axis holds its samples, or a multiple of them.
-    own : int
-        Samples of the batch that are real.
-    batch : int
-    """
-    whole = own == batch or x.ndim == 0 or len(x) % batch
-    return x if whole else x[: len(x) // batch * own]
-
-
 def finite(linear: Linear, rows: Rows) -> Rows:
     """Return rows as float32 (float64 stays), refusing any that hold NaN or infinity.
 
@@ -120,6 +107,37 @@ def input_rows(linear: Linear, x: np.ndarray, y_shape: tuple[int, ...], at: np.n
     patches = patches.reshape(n, linear.group, channels // linear.group, at.shape[1], linear.taps)
     patches = patches.transpose(1, 0, 3, 2, 4)
     return patches.reshape(linear.group, n * at.shape[1], -1)
+
+
+def sampled_rows(
+    linear: Linear,
+    x: np.ndarray,
+    shapes: Mapping[str, tuple[int, ...]],
+    limit: int,
+    rng: np.random.Generator,
+) -> Rows:
+    """Sample output positions of a batch, and gather their input patches.
+
+    Parameters
+    ----------
+    x : array of the node's input shape
+    shapes : mapping of str to tuple of int
+        Of tensors, in some batch.
+    limit : int
+        Positions per sample at most.
+
+    Returns
+    -------
+    (g, n, D) array
+
+    Raises
+    ------
+    ReapError
+        If a value is NaN or infinite.
+    """
+    y_shape = output_shape(linear, x.shape, shapes[linear.y])
+    at = sample_positions(linear, y_shape, limit, rng)
+    return finite(linear, input_rows(linear, x, y_shape, at))
 
 
 def _patch_geometry(

@@ -9,8 +9,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from onnx_reap.graph.edit.absorb import absorb
 from onnx_reap.graph.labels.kept import kept_positions
-from onnx_reap.measure.compare import check_unchanged
-from onnx_reap.measure.trial_feeds import trial_feeds
+from onnx_reap.measure.compare import SAME, SAME_IN_HALF, compare, comparison_feeds
 from onnx_reap.onnxio.dtypes import is_half
 from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.prune.apply import Pruned, apply_choice
@@ -67,9 +66,9 @@ def without_redundant(run: Run) -> tuple[Pruned, Lossless]:
         before, after = (in_float32(model, types) for model in (analysis.proto, pruned.model))
         half = any(is_half(tensor_dtype_to_np_dtype(kind)) for kind in types)
         kept = kept_positions(analysis.flow, choice.removed)
-        difference, doubts = check_unchanged(
-            before, after, trial_feeds(run), analysis.providers, half=half, places=kept
-        )
+        claim = SAME_IN_HALF if half else SAME
+        feeds = comparison_feeds(run.samples.every, analysis.fixed_batch, run.settings.seed)
+        difference, doubts = compare(before, after, feeds, analysis.providers, claim, places=kept)
     kinds = Counter(each.kind for each in found)
     lossless = Lossless(kinds[DEAD], kinds[DUPLICATE], kinds[DEPENDENT], difference)
     return replace(pruned, notes=(*pruned.notes, *doubts)), lossless

@@ -77,15 +77,11 @@ def seen_by(run: Run, taps: Sequence[Tap]) -> LayerMoments:
     samples = run.samples.fit or run.samples.every
     with run.clock("factorise"), run.progress.stage("Finding bases", len(samples)) as step:
         return capture_moments(
-            analysis.model.to_run(),
+            analysis,
             taps,
             samples,
-            analysis.probe,
-            samples=len(samples),
-            positions=settings.positions,
-            seed=settings.seed,
-            fixed_batch=analysis.fixed_batch,
-            providers=analysis.providers,
+            settings,
+            total=len(samples),
             to_device=run.backend.to_device,
             on_batch=step,
         )

@@ -8,8 +8,9 @@ import numpy as np
 
 from onnx_reap.data import Calibration
 from onnx_reap.errors import CheckError, TargetError
+from onnx_reap.measure.quality import quality
 from onnx_reap.prune.accuracy_search import deepest_goal
-from onnx_reap.prune.apply import apply_choice, quality
+from onnx_reap.prune.apply import apply_choice
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.decide import decide
 from onnx_reap.prune.goal import Goal, read_goal

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,7 @@ import numpy as np
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.measure.compare import check_unchanged
-from onnx_reap.measure.trial_feeds import trial_feeds
+from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_sound
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.low_rank.bases import gaining_ranks
 from onnx_reap.prune.low_rank.factor import Factor, insert
@@ -77,17 +75,8 @@ def _analysed(run: Run, model: Model, keys: Collection[str]) -> Analysis:
 
 def sound_ones(run: Run, bases: Sequence[Basis]) -> Rewritten:
     """Leave out layers and streams that give something else then, all if they do so together."""
-    try:
-        return check_same(run, bases)
-    except CheckError:
-        left = []
-        for basis in bases:
-            with suppress(CheckError):
-                check_same(run, [basis])
-                left.append(basis)
-        with suppress(CheckError):
-            return check_same(run, left)
-        return check_same(run, [])
+    _, _, form = keep_sound(bases, lambda some: check_same(run, some))
+    return form or check_same(run, [])
 
 
 def check_same(run: Run, bases: Sequence[Basis]) -> Rewritten:
@@ -114,12 +103,12 @@ def check_same(run: Run, bases: Sequence[Basis]) -> Rewritten:
         moved = flow.holders(units)
         seen = [basis.linear.y for basis in bases if isinstance(basis, Factor)]
         seen += [linear.y for linear in flow.linears if linear.x in moved]
-        check_unchanged(
+        compare(
             run.analysis.model.to_run(),
             changed.model.to_run(),
-            trial_feeds(run),
+            comparison_feeds(run.samples.every, run.analysis.fixed_batch, run.settings.seed),
             changed.providers,
-            half=False,
+            SAME,
             also=[tensor for tensor in dict.fromkeys(seen) if tensor not in moved],
         )
     return form

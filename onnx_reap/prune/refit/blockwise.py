@@ -14,8 +14,8 @@ from onnx_reap.graph.edit.weights import has_plain_bias
 from onnx_reap.graph.ir.model import Model, captured_tensors
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.activations.moments import batch_size
 from onnx_reap.measure.autodiff.backward import OLDEST
+from onnx_reap.measure.runner import batch_size
 from onnx_reap.options import Settings
 from onnx_reap.progress import Progress
 from onnx_reap.prune.refit.block_walk import STEP, BlockFit, BlockSetup, refit_blocks

@@ -15,8 +15,8 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.tails import Tail, clipping, find_tail, only_reader
-from onnx_reap.measure.activations.moments import batch_size
 from onnx_reap.measure.activations.rows import weight_to_matrix
+from onnx_reap.measure.runner import batch_size
 from onnx_reap.options import Settings
 from onnx_reap.progress import Progress
 from onnx_reap.prune.refit.order import Job, Zeros, affected_tensors, own_output

@@ -15,9 +15,9 @@ from onnx_reap.measure.activations.rows import (
     input_rows,
     output_rows,
     output_shape,
-    own_samples,
     sample_positions,
 )
+from onnx_reap.measure.runner import own_samples
 from onnx_reap.prune.refit.layer import Rows
 from onnx_reap.prune.refit.order import Job
 from onnx_reap.solve.backend import Backend

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import Kept
-from onnx_reap.measure.compare import check_unchanged
-from onnx_reap.measure.trial_feeds import trial_feeds
+from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_sound
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.sparsity.arrange import arrange
 from onnx_reap.prune.sparsity.exchange import WIDEST
@@ -107,23 +105,14 @@ def _checked(
     """Leave out the groups with which the function changes, one by one if any does."""
     if not permutation:
         return permutation, {}, None, []
-    try:
-        return permutation, {}, *_difference(run, permutation)
-    except CheckError:
-        pass
-    right: dict[int, int] = {}
-    broken: dict[str, str] = {}
-    for group in groups:
-        own = {unit: permutation[unit] for unit in group.units if unit in permutation}
-        try:
-            _difference(run, own)
-            right |= own
-        except CheckError as error:
-            broken[group.name] = f"the function changed: {error}"
-    try:
-        return right, broken, *_difference(run, right)
-    except CheckError as error:  # each alone is right, and together they are not
-        return {}, {group.name: f"the function changed: {error}" for group in groups}, None, []
+
+    def of(some: Iterable[Group]) -> Permutation:
+        units = (unit for group in some for unit in group.units if unit in permutation)
+        return {unit: permutation[unit] for unit in units}
+
+    kept, refused, found = keep_sound(groups, lambda some: _difference(run, of(some)))
+    broken = {group.name: f"the function changed: {error}" for group, error in refused}
+    return of(kept), broken, *(found or (None, []))
 
 
 def _difference(run: Run, permutation: Permutation) -> tuple[float, list[str]]:
@@ -135,12 +124,12 @@ def _difference(run: Run, permutation: Permutation) -> tuple[float, list[str]]:
         If outputs, or what layers give, differ by more than rounding.
     """
     analysis = run.analysis
-    return check_unchanged(
+    return compare(
         analysis.model.to_run(),
         permuted(analysis, permutation).to_run(),
-        trial_feeds(run),
+        comparison_feeds(run.samples.every, analysis.fixed_batch, run.settings.seed),
         analysis.providers,
-        half=False,
+        SAME,
         places=_orders(analysis, permutation),
         also=[linear.y for linear in analysis.flow.linears],
     )

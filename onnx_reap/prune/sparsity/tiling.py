@@ -6,7 +6,7 @@ as the target.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,8 +17,9 @@ from onnx_reap.graph.analysis import Analysis, count_parameters
 from onnx_reap.graph.edit.weights import set_weight
 from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.rows import matrix_to_weight
-from onnx_reap.measure.activations.variances import Asked, variances
+from onnx_reap.measure.activations.variances import variances
 from onnx_reap.options import Settings
 from onnx_reap.prune.apply import Pruned, apply_choice, finish
 from onnx_reap.prune.context import Run
@@ -147,7 +148,7 @@ def _scores(run: Run, layers: Mapping[str, Layer]) -> dict[str, Scores]:
     weights = {node: weight_matrix(model, layer.linear) for node, layer in layers.items()}
     if run.samples.fit is None:
         return {node: score(layers[node].linear, w, None, None) for node, w in weights.items()}
-    asked = {node: Asked(layers[node].linear, [w]) for node, w in weights.items()}
+    asked = [(layers[node].linear, [w]) for node, w in weights.items()]
     seen = _observed(run, asked, "Looking at inputs")
     return {
         node: score(layers[node].linear, w, seen[node][0], seen[node][1][0])
@@ -156,22 +157,12 @@ def _scores(run: Run, layers: Mapping[str, Layer]) -> dict[str, Scores]:
 
 
 def _observed(
-    run: Run, asked: Mapping[str, Asked], stage: str
+    run: Run, asked: Sequence[tuple[Linear, Sequence[np.ndarray]]], stage: str
 ) -> dict[str, tuple[np.ndarray, list[float]]]:
     analysis, samples = run.analysis, run.samples.fit
     assert samples is not None
     with run.progress.stage(stage, len(samples)) as step:
-        return variances(
-            analysis.model.to_run(),
-            asked,
-            samples,
-            analysis.probe,
-            positions=run.settings.positions,
-            seed=run.settings.seed,
-            fixed_batch=analysis.fixed_batch,
-            providers=analysis.providers,
-            on_batch=step,
-        )
+        return variances(analysis, asked, samples, run.settings, step)
 
 
 def _errors(
@@ -180,12 +171,12 @@ def _errors(
     """Relative error of every layer by what its mask takes: in the new order, and in the old."""
     if run.samples.fit is None:
         return None
-    asked = {}
+    asked = []
     for node, layer in layers.items():
         weight = weight_matrix(run.analysis.model, layer.linear)
         now = moved_back(arranged.masks[node], *order_at(layer, arranged.permutation))
         lost = [weight * ~from_grid(mask) for mask in (now, arranged.before[node])]
-        asked[node] = Asked(layer.linear, [weight, *lost])
+        asked.append((layer.linear, [weight, *lost]))
     seen = _observed(run, asked, "Looking at masks")
     return {
         node: [error / total if total > 0 else 0.0 for error in errors]

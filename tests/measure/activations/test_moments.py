@@ -11,6 +11,7 @@ from onnx_reap.graph.analysis import analyse
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.moments import LayerMoments, capture_moments
 from onnx_reap.onnxio.session import with_outputs
+from onnx_reap.options import Settings
 from onnx_reap.prune.removal_paths import find_taps
 
 WIDE = 40  # columns of the layer that is observed
@@ -32,17 +33,12 @@ def captured(values: np.ndarray) -> tuple[LayerMoments, str]:
     analysis = analyse(model(), inputs, samples)
     (tap,) = find_taps(analysis.flow, analysis.groups)
     moments = capture_moments(
-        analysis.model.to_proto(),
+        analysis,
         [tap],
         samples,
-        analysis.probe,
-        samples=len(values),
-        positions=1,
-        seed=0,
-        fixed_batch=None,
-        providers=analysis.providers,
+        Settings(positions=1),
+        total=len(values),
         to_device=lambda x: x,
-        on_batch=lambda count: None,
     )
     return moments, tap.linear.node
 

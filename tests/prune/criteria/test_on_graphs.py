@@ -15,6 +15,7 @@ from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.moments import capture_moments
 from onnx_reap.measure.activations.pooled import capture_pooled
 from onnx_reap.onnxio.session import with_outputs
+from onnx_reap.options import Settings
 from onnx_reap.prune.criteria.gather import Captured, axes_of, observe
 from onnx_reap.prune.criteria.observation import Observation
 from onnx_reap.prune.criteria.table import ranking as ranked
@@ -39,13 +40,9 @@ def seen_of(
     taps = find_taps(analysis.flow, analysis.groups)
     captured = Captured()
     if moments:
-        how = {"providers": analysis.providers, "fixed_batch": None, "on_batch": lambda n: None}
-        arguments = (samples, analysis.probe)
-        proto = analysis.model.to_proto()
-        found = capture_moments(
-            proto, taps, *arguments, samples=7, positions=999, seed=0, to_device=to_device, **how
-        )
-        pooled = capture_pooled(proto, axes_of(taps), *arguments, **how)
+        settings = Settings(positions=999)
+        found = capture_moments(analysis, taps, samples, settings, total=7, to_device=to_device)
+        pooled = capture_pooled(analysis, axes_of(taps), samples)
         captured = Captured({tap.linear.node: tap for tap in taps}, found, pooled)
     group = analysis.groups[number]
     return observe(group, analysis.flow, analysis.model, captured, seed), analysis
