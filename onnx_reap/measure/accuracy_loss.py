@@ -230,4 +230,5 @@ def find_function(name: str) -> Evaluate:
         sys.path.pop(0)
     if not callable(found):
         raise ReapError("--evaluate: not a function", got=name, expected="module:function")
-    return found
+    result: Evaluate = found
+    return result

@@ -200,7 +200,10 @@ class _Sum:
         return moments
 
     def _are_many(self, least: int) -> bool:
-        return sum(rows.shape[1] for rows in self.waiting) >= max(least, self.waiting[0].shape[2])
+        result: bool = sum(rows.shape[1] for rows in self.waiting) >= max(
+            least, self.waiting[0].shape[2]
+        )
+        return result
 
     def _fold(self) -> None:
         self.folded.update(self._to_device(np.concatenate(self.waiting, axis=1)))
@@ -212,4 +215,5 @@ def _folded(tap: Tap, rows: np.ndarray) -> np.ndarray:
     if tap.fold is None:
         return rows
     folded = rows[0][:, tap.fold]  # (n, U, B)
-    return folded.transpose(0, 2, 1).reshape(1, -1, len(tap.fold))
+    result: np.ndarray = folded.transpose(0, 2, 1).reshape(1, -1, len(tap.fold))
+    return result

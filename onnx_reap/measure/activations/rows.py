@@ -95,7 +95,8 @@ def input_rows(linear: Linear, x: np.ndarray, y_shape: tuple[int, ...], at: np.n
     (g, N * P, D) array
     """
     if not linear.kernel:
-        return x.reshape(-1, x.shape[-1])[at[0]][None]
+        result: Rows = x.reshape(-1, x.shape[-1])[at[0]][None]
+        return result
     offsets, padded = _patch_geometry(linear, x, y_shape[2:])
     n, channels = padded.shape[:2]
     coordinates = np.unravel_index(at, y_shape[2:])
@@ -209,7 +210,8 @@ def output_rows(
     """
     if not linear.kernel:
         rows = y.reshape(-1, y.shape[-1])[at[0]]
-        return (rows if channels is None else rows[:, channels])[None]
+        result: Rows = (rows if channels is None else rows[:, channels])[None]
+        return result
     n = len(y)
     picked = _pick(y, at)
     if channels is not None:

@@ -131,7 +131,8 @@ def _mirrored(tape: Tape, layer: Linear, node: onnx.NodeProto) -> str:
             tape.ints([-1] * len(kernel)),
         )
     if layer.depthwise and _multiplier_is_one(tape, layer):
-        return weight
+        result: str = weight
+        return result
     if layer.group == 1:
         return tape.op("Transpose", weight, perm=[1, 0, *spatial])
     # (M, C / g, ...) -> (g, M / g, C / g, ...) -> (g, C / g, M / g, ...) -> (C, M / g, ...)

@@ -19,7 +19,8 @@ def same(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
 
 def gives_float32(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether a Cast changes nothing: what it takes is float32 too, if a gradient gets past it."""
-    return attributes(node)["to"] == onnx.TensorProto.FLOAT
+    result: bool = attributes(node)["to"] == onnx.TensorProto.FLOAT
+    return result
 
 
 def reshape(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
@@ -64,7 +65,8 @@ def pad(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
 
 def pads_with_a_constant(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether `pad` covers a node."""
-    return attributes(node).get("mode", "constant") == "constant"
+    result: bool = attributes(node).get("mode", "constant") == "constant"
+    return result
 
 
 def put_back(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:

@@ -49,7 +49,8 @@ def _crops(node: onnx.NodeProto) -> bool:
 
 
 def _input(node: onnx.NodeProto, place: int) -> str:
-    return [*node.input, "", "", ""][place]
+    result: str = [*node.input, "", "", ""][place]
+    return result
 
 
 def _matrix(tape: Tape, node: onnx.NodeProto, axis: int) -> str:

@@ -98,7 +98,8 @@ class LatencyEstimate:
     def at(self, widths: Widths) -> int:
         """Nanoseconds when group g keeps `widths[g]` units; widths has shape (groups,)."""
         layers = float(self._gates.there(widths) @ self._layers(self._lengths(widths)))
-        return round(layers + self._per_entry * self._entries.at(widths) + self._constant)
+        result: int = round(layers + self._per_entry * self._entries.at(widths) + self._constant)
+        return result
 
     def alone(self, widths: Widths, options: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Nanoseconds if one group alone changed, for each of its options; see `Cost.alone`."""
@@ -113,7 +114,10 @@ class LatencyEstimate:
                 for c, s, p in zip(change, slopes, present, strict=True)
             ]
         )
-        return layers + self._per_entry * self._entries.alone(widths, options) + self._constant
+        result: npt.NDArray[np.float64] = (
+            layers + self._per_entry * self._entries.alone(widths, options) + self._constant
+        )
+        return result
 
     def per_unit(self, widths: Widths) -> npt.NDArray[np.float64]:
         """Nanoseconds per unit of each group, shape (groups,).

@@ -170,7 +170,8 @@ def _points(choices: Choices, count: int) -> np.ndarray:
     worst = choices.errors[tried].max(initial=0.0)
     costly = np.flatnonzero(tried & (choices.errors > FLOOR * worst))  # the narrowest come first
     at = np.unique(((np.arange(count) + 0.5) * len(costly) / count).astype(int))
-    return costly[at[: len(costly)]]
+    result: np.ndarray = costly[at[: len(costly)]]
+    return result
 
 
 def _perturbation(

@@ -102,7 +102,8 @@ class Reader:
     @property
     def entries(self) -> int:
         """Numbers in the changes of the layers' weights."""
-        return len(self.layers) * self._model.constants()[self._linear.weight].values.size
+        result: int = len(self.layers) * self._model.constants()[self._linear.weight].values.size
+        return result
 
     def without(self, removed: Collection[int]) -> list[WeightChange]:
         """Return the change that refits what stays, for each layer of the weight."""

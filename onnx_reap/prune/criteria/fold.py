@@ -31,6 +31,7 @@ def rank(observed: Observation) -> Ranking:
     from scipy.cluster.hierarchy import linkage
 
     def link(units: Order) -> Matrix:
-        return linkage(observed.filters[units], "ward")
+        result: Matrix = linkage(observed.filters[units], "ward")
+        return result
 
     return replace(merging(observed, link, np.linalg.norm(observed.filters, axis=1)), averaged=True)

@@ -50,7 +50,8 @@ class _Pairs:
     def errors(self) -> Matrix:
         """Return, by unit j, the error once its best emulator has taken over, if there is any."""
         rest = np.take_along_axis(self._rest, self._best[None], axis=0)[0]
-        return self._norms * np.minimum(rest, self._power)
+        result: Matrix = self._norms * np.minimum(rest, self._power)
+        return result
 
     def unify(self, j: int) -> None:
         """Let the best emulator of j take over."""

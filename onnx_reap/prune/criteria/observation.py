@@ -38,7 +38,8 @@ class Reader:
     @property
     def reads(self) -> npt.NDArray[np.bool_]:
         """Whether each unit is read here: (U,) array."""
-        return np.any(self.columns >= 0, axis=1)
+        result: npt.NDArray[np.bool_] = np.any(self.columns >= 0, axis=1)
+        return result
 
     @property
     def squares(self) -> Matrix:

@@ -34,6 +34,7 @@ def order(observed: Observation) -> Order:
         m, v = mean[units], variance[units]
         squares = (m[:, None] - m) ** 2 + v[:, None] + v
         np.fill_diagonal(squares, 0.0)
-        return linkage(squareform(np.sqrt(squares), checks=False), "average")
+        result: Matrix = linkage(squareform(np.sqrt(squares), checks=False), "average")
+        return result
 
     return np.array(merging(observed, link, variance).order)

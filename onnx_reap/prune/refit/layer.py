@@ -204,7 +204,8 @@ class Clip:
         """Mean squared error behind the activation, relative to the variance there."""
         miss = self._apply(now) - self._behind
         error = float(np.einsum("gno,gno->", miss, miss, dtype=np.float64)) / miss.shape[1]
-        return error / self._variance if self._variance > 0 else error
+        result: float = error / self._variance if self._variance > 0 else error
+        return result
 
     def _apply(self, u: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return np.clip(u, self._low, self._high) if self.bites else u
