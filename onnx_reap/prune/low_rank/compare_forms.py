@@ -14,7 +14,7 @@ from onnx_reap.prune.apply import apply_choice
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.decide import decide
 from onnx_reap.prune.goal import Goal, read_goal
-from onnx_reap.prune.low_rank.form import with_layers_whole, without_idle
+from onnx_reap.prune.low_rank.form import low_rank_of, with_layers_whole, without_idle
 from onnx_reap.prune.pruning_curves import PruningCurves
 from onnx_reap.prune.search import estimate_for
 
@@ -47,7 +47,7 @@ def best_form(run: Run, goal: Goal) -> Candidate:
         If the goal is out of reach.
     """
     found = _without_idle(run, goal)
-    other, parts = with_layers_whole(found[2]), run.samples.train_validation
+    other, parts = with_layers_whole(low_rank_of(found[2])), run.samples.train_validation
     if other is None or parts is None or found[0].max_drop is not None:
         return found
     try:
@@ -63,8 +63,9 @@ def _without_idle(run: Run, goal: Goal) -> Candidate:
     if goal.max_drop is not None:  # a search removes less than was estimated for, and elsewhere
         return goal, curves, run
     with run.clock("choose"):
-        fewer = without_idle(run, decide(run, deepest_goal(goal, run.analysis), curves))
-    return (goal, curves, run) if fewer is run else _without_idle(fewer, read_goal(fewer))
+        choice = decide(run, deepest_goal(goal, run.analysis), curves)
+        fewer = without_idle(low_rank_of(run), choice)
+    return _without_idle(fewer, read_goal(fewer)) if fewer else (goal, curves, run)
 
 
 def _lost(found: Candidate, train: Calibration, validation: Calibration) -> float:

@@ -54,13 +54,13 @@ class LowRank(Form):
         On the model that was given.
     bases : mapping of str to Factor or Stream
         By name of the group of coordinates.
-    told : tuple of str
-        Notes on layers that were left whole.
+    left_whole : tuple of str
+        Warnings about layers that are not written as two.
     """
 
     given: Run
     bases: Mapping[str, Basis]
-    told: tuple[str, ...] = ()
+    left_whole: tuple[str, ...] = ()
 
     @property
     def original(self) -> Analysis:
@@ -93,9 +93,9 @@ class LowRank(Form):
 
     def notes(self, choice: Choice) -> list[str]:
         """Tell what was left whole, and if that is all."""
-        if self.lowered(choice) or any(note.startswith(NOTHING) for note in self.told):
-            return list(self.told)
-        return [*self.told, f"{NOTHING}: removing channels alone loses less"]
+        if self.lowered(choice) or any(note.startswith(NOTHING) for note in self.left_whole):
+            return list(self.left_whole)
+        return [*self.left_whole, f"{NOTHING}: removing channels alone loses less"]
 
     def lowered(self, choice: Choice) -> dict[str, int]:
         """Return the width of every group of coordinates that loses some, not all."""
@@ -150,31 +150,29 @@ def _unfactored(run: Run, why: str) -> Run:
             got=why,
             hint="remove channels too, or loosen --exclude, --include or --round-to",
         )
-    form = LowRank(run.analysis, given=run, bases={}, told=(f"{NOTHING}: {why}",))
+    form = LowRank(run.analysis, given=run, bases={}, left_whole=(f"{NOTHING}: {why}",))
     return replace(run, form=form)
 
 
-def without_idle(run: Run, choice: Choice) -> Run:
+def without_idle(form: LowRank, choice: Choice) -> Run | None:
     """Return the run on a form in which layers are one again that a choice leaves whole.
 
     Returns
     -------
-    Run
-        The same object if there are none, or nothing goes, or nothing could go any more.
+    Run or None
+        None if there are no such layers, or nothing is removed, or nothing could be any more.
     """
-    form = low_rank_of(run)
     if not choice.removed:
-        return run
+        return None
     lower = form.lowered(choice)
     left = {n: b for n, b in form.bases.items() if b.scheme == STREAM or n in lower}
     if len(left) == len(form.bases) or not _may_shrink(form, left):
-        return run
+        return None
     return _with_just(form, list(left.values()))
 
 
-def with_layers_whole(run: Run) -> Run | None:
+def with_layers_whole(form: LowRank) -> Run | None:
     """Return the run on a form in which no layer is two; None if none is, or nothing could go."""
-    form = low_rank_of(run)
     streams = {name: basis for name, basis in form.bases.items() if basis.scheme == STREAM}
     if len(streams) == len(form.bases) or not _may_shrink(form, streams):
         return None
@@ -199,7 +197,7 @@ def _with_just(form: LowRank, bases: Sequence[Basis]) -> Run:
         for index, widths in form.widths.items()
         if index in form.coordinates
     }
-    return _in_form(form.given, rewritten(form.given, bases), ranks, form.told)
+    return _in_form(form.given, rewritten(form.given, bases), ranks, form.left_whole)
 
 
 def _in_form(
@@ -217,7 +215,7 @@ def _in_form(
         added_in_form(given.analysis, changed),
         given=given,
         bases={groups[index].name: basis for index, basis in changed.by_group.items()},
-        told=notes,
+        left_whole=notes,
     )
     return replace(given, form=form)
 

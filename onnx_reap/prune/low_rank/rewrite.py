@@ -15,7 +15,7 @@ from onnx_reap.prune.context import Run
 from onnx_reap.prune.low_rank.bases import gaining_ranks
 from onnx_reap.prune.low_rank.factor import Factor, insert
 from onnx_reap.prune.low_rank.stream import Basis, Stream
-from onnx_reap.prune.low_rank.streams import turned
+from onnx_reap.prune.low_rank.streams import in_other_bases
 from onnx_reap.prune.low_rank.timing import faster_ranks
 
 
@@ -55,7 +55,7 @@ def rewritten(run: Run, bases: Sequence[Basis]) -> Rewritten:
         changed = _analysed(run, model, keys)
     streams = {basis.node: basis for basis in bases if isinstance(basis, Stream)}
     if streams:
-        changed = _analysed(run, turned(changed, streams.values()), keys)
+        changed = _analysed(run, in_other_bases(changed, streams.values()), keys)
     by_name = keys | streams
     by_group = {
         index: by_name[group.name]

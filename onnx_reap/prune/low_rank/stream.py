@@ -109,7 +109,7 @@ def _linear(node: gs.Node, tensors: Container[str]) -> bool:
     return bool(traits & (Trait.LINEAR | Trait.SAME_ENTRIES)) and held[0] and not any(held[1:])
 
 
-def turn(model: Model, ends: Ends, stream: Stream) -> None:
+def change_basis(model: Model, ends: Ends, stream: Stream) -> None:
     """Write a stream in its basis, in place: its layers take over what maps per channel do."""
     for linear in ends.readers:
         stored = model.node(linear.node).inputs[1].values
@@ -152,5 +152,5 @@ def _along(
 ) -> np.ndarray:
     """Multiply a weight along an axis, in float64: rows of `matrix`, or its columns, by entries."""
     matrix = matrix.T if transposed else matrix
-    turned = np.tensordot(matrix, stored.astype(np.float64), (1, axis))
-    return cast(np.ascontiguousarray(np.moveaxis(turned, 0, axis)), stored.dtype)
+    changed = np.tensordot(matrix, stored.astype(np.float64), (1, axis))
+    return cast(np.ascontiguousarray(np.moveaxis(changed, 0, axis)), stored.dtype)

@@ -17,7 +17,7 @@ from onnx_reap.measure.activations.moments import LayerMoments, Tap
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.low_rank.bases import FEWEST_ROWS, seen_by
-from onnx_reap.prune.low_rank.stream import Ends, Stream, stream_ends, turn
+from onnx_reap.prune.low_rank.stream import Ends, Stream, change_basis, stream_ends
 from onnx_reap.solve.backend import Backend, to_host
 from onnx_reap.solve.eigenbases import stream_basis
 
@@ -58,11 +58,11 @@ def ends_of(analysis: Analysis, stream: Stream) -> Ends:
     return ends
 
 
-def turned(analysis: Analysis, streams: Iterable[Stream]) -> Model:
+def in_other_bases(analysis: Analysis, streams: Iterable[Stream]) -> Model:
     """Copy a model with its streams written in other bases; layers may have become two before."""
     model = analysis.copy()
     for stream in streams:
-        turn(model, ends_of(analysis, stream), stream)
+        change_basis(model, ends_of(analysis, stream), stream)
     return model
 
 

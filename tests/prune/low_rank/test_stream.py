@@ -13,7 +13,7 @@ from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune.context import open_run
-from onnx_reap.prune.low_rank.stream import Stream, stream_ends, taken_over, turn
+from onnx_reap.prune.low_rank.stream import Stream, change_basis, stream_ends, taken_over
 from onnx_reap.prune.low_rank.streams import find_streams
 from onnx_reap.solve.eigenbases import stream_basis
 
@@ -72,7 +72,7 @@ def test_a_stream_in_another_basis_is_the_same_function(kind: str):
     for group, ends in found.items():
         into = rng.standard_normal((group.width, group.width))
         saved += sum(taken_over(before.model, x, group.width) for x in ends.makers)
-        turn(out, ends, Stream(group.name, into, np.linalg.inv(into)))
+        change_basis(out, ends, Stream(group.name, into, np.linalg.inv(into)))
     changed = out.to_proto()
     x = rng.standard_normal((3, 3, 8, 8)).astype(np.float32)
     (expected,), (got,) = run(model, {"x": x}), run(changed, {"x": x})
