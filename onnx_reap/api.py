@@ -13,8 +13,7 @@ from onnx_reap.data.split import Samples
 from onnx_reap.measure.accuracy_loss import EstimatedLoss, loss_estimator
 from onnx_reap.measure.latency.profile import measured_table
 from onnx_reap.measure.latency.table import LatencyTable
-from onnx_reap.measure.quality import check_file
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.check import check_file
 from onnx_reap.onnxio.load import Source
 from onnx_reap.options import (
     DEFAULT_TARGETS,
@@ -180,8 +179,8 @@ def cut(
     run, removed = _planned(model, plan, given, NoProgress())
     pruned, _ = cut_model(run.analysis, removed, run.samples.every)
     out = finish(pruned, run.settings)
-    check_file(run.analysis.proto, out)
-    return aside.whole(out)
+    check_file(run.analysis.light, out)
+    return out.whole()
 
 
 def mask(
@@ -266,7 +265,7 @@ def sweep(
     run = open_run(model, data, chosen, progress or NoProgress())
     goals, notes = reachable_goals(run, wanted, named=targets is not None)
     accuracy = (lambda _: None) if labels is None else accuracy_of(run, labels)
-    before = accuracy(run.analysis.proto)
+    before = accuracy(run.analysis.light)
     with run.clock("choose"):
         curves = estimate(run, list(goals.values()))
     points = []

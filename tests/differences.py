@@ -14,6 +14,7 @@ from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.measure.autodiff.backward import Facts, with_gradients
 from onnx_reap.measure.autodiff.tape import PREFIX
+from onnx_reap.onnxio.light_model import LightModel
 
 WEIGHT = 0.7  # of the one goal
 
@@ -32,7 +33,7 @@ def facts_of(analysis: Analysis, model: Model | None = None) -> Facts:
 
 
 def part_of(model: Model, fed: Mapping[str, np.ndarray], goals: Sequence[str]) -> onnx.ModelProto:
-    return model.part({name: array.dtype for name, array in fed.items()}, goals)
+    return model.part({name: array.dtype for name, array in fed.items()}, goals).whole()
 
 
 def gradients_of(
@@ -42,9 +43,9 @@ def gradients_of(
     goal = part.graph.output[0].name
     y = run(part, fed)[0]
     target = np.random.default_rng(7).standard_normal(y.shape).astype(np.float32)
-    trainer = with_gradients(part, facts, {goal: WEIGHT}, wanted)
-    check_nodes(trainer.model)
-    error, *found = run(trainer.model, {**fed, trainer.targets[goal]: target})
+    trainer = with_gradients(LightModel(part), facts, {goal: WEIGHT}, wanted)
+    check_nodes(trainer.model.proto)
+    error, *found = run(trainer.model.proto, {**fed, trainer.targets[goal]: target})
     gradients = dict(zip(wanted, found, strict=True))
     return gradients, differences(part, fed, target, wanted), float(error)
 

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_reap.onnxio.session import run, session, with_outputs
+from onnx_reap.onnxio.extract import with_outputs
+from onnx_reap.onnxio.session import run, session
 
 FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 NAMES = sorted(path.stem.removeprefix("light_") for path in FOLDER.glob("light_*.onnx"))

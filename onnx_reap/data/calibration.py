@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError
+from onnx_reap.onnxio.dtypes import is_float
 
 
 class Source(Protocol):

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnx_reap.data import Calibration
 from onnx_reap.errors import ReapError
+from onnx_reap.onnxio.dtypes import is_integer
 
 
 def read_labels(labels: Any, samples: Calibration) -> np.ndarray:
@@ -35,7 +36,7 @@ def read_labels(labels: Any, samples: Calibration) -> np.ndarray:
             expected=".npy, or .npz with an array `labels`",
         ) from error
     values = values.squeeze() if values.size > 1 else values.ravel()
-    if values.shape != (samples.total,) or values.dtype.kind not in "iu":
+    if values.shape != (samples.total,) or not is_integer(values.dtype):
         raise ReapError(
             "--labels: not one class per sample",
             got=f"{values.dtype} {values.shape}",

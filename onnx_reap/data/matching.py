@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from onnx_reap.data.recipe import Recipe
-from onnx_reap.data.spec import InputSpec, describe, is_float, without_batch
+from onnx_reap.data.spec import InputSpec, describe, without_batch
 from onnx_reap.errors import ReapError
+from onnx_reap.onnxio.dtypes import is_float, is_integer_or_bool
 
 _USUAL_NAMES = ("x", "images")
 
@@ -112,7 +113,7 @@ def _pick(
 
 
 def _check_dtype(array: np.ndarray, spec: InputSpec, label: str) -> None:
-    if array.dtype.kind not in "biu" and not (is_float(array.dtype) and spec.is_float):
+    if not is_integer_or_bool(array.dtype) and not (is_float(array.dtype) and spec.is_float):
         raise ReapError(
             f"{label} has the wrong dtype for the model's input {spec.name!r}",
             got=describe(array.dtype, array.shape),

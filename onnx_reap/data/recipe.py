@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnx_reap.data.geometry import Geometry
-from onnx_reap.data.spec import InputSpec, Size, describe, is_float
+from onnx_reap.data.spec import InputSpec, Size, describe
 from onnx_reap.errors import ReapError
+from onnx_reap.onnxio.dtypes import is_float
 
 
 @dataclass(frozen=True)

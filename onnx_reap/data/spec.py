@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from onnx_reap.onnxio.dtypes import is_float
+
 # A dimension, which may or may not be None where it is dynamic.
 Size = TypeVar("Size", bound="int | None")
 
@@ -76,11 +78,6 @@ def without_batch(inputs: Sequence[InputSpec]) -> set[str]:
     sizes = [spec.shape[0] for spec in inputs if spec.shape]
     batch = (None, 1) if None in sizes or 1 in sizes else (None, *sizes[:1])
     return {spec.name for spec in inputs if spec.shape and spec.shape[0] not in batch}
-
-
-def is_float(dtype: np.dtype) -> bool:
-    """Whether a dtype is a real floating one; NumPy itself doesn't know bfloat16."""
-    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def describe(dtype: np.dtype, shape: tuple[int | None, ...]) -> str:

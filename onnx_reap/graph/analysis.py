@@ -10,7 +10,6 @@ import numpy.typing as npt
 import onnx
 
 from onnx_reap.data import Calibration, InputSpec
-from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.bodies import find_in_bodies
 from onnx_reap.graph.branches import Branches, find_branches
@@ -20,7 +19,9 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe, fold_constants, probe
 from onnx_reap.graph.labels.flow import flow
 from onnx_reap.graph.labels.records import Flow
+from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.float32 import in_float32
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.providers import Providers, execution_providers
 from onnx_reap.onnxio.session import Feed, run, session
 from onnx_reap.solve.cost import Cost
@@ -32,7 +33,7 @@ class Analysis:
 
     Attributes
     ----------
-    proto : onnx.ModelProto
+    light : LightModel
         The model as given.
     model : Model
         Its graph with constants folded; not to be edited, see `copy`.
@@ -47,7 +48,7 @@ class Analysis:
     macs, params : Cost
     """
 
-    proto: onnx.ModelProto
+    light: LightModel
     model: Model
     probe: Probe
     flow: Flow
@@ -65,13 +66,13 @@ class Analysis:
         """Units of every group, (groups,)."""
         return np.array([group.width for group in self.groups], np.int64)
 
-    def runnable(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+    def runnable(self, model: LightModel) -> LightModel:
         """Return a model of the same nodes to judge it by: itself, or its float32 copy."""
-        return proto if self.runs_as_given else in_float32(proto, self.model.types)
+        return model if self.runs_as_given else in_float32(model, self.model.types)
 
     def copy(self) -> Model:
         """Return a graph of its own to edit, with the same node keys."""
-        fresh = Model(self.proto)
+        fresh = Model(self.light)
         fold_constants(fresh, self.providers)
         return fresh
 
@@ -99,14 +100,14 @@ def macs_left(analysis: Analysis, pruned: Model, widths: np.ndarray) -> int:
     return round(float(total)) + products.at(widths)
 
 
-def count_parameters(proto: onnx.ModelProto) -> int:
+def count_parameters(light: LightModel) -> int:
     """Count the elements of a model's floating-point constants, as `Analysis.params` does."""
-    constants = Model(proto).constants().values()
-    return sum(int(np.prod(c.shape)) for c in constants if is_float(np.dtype(c.dtype)))
+    constants = Model(light).constants().values()
+    return sum(int(np.prod(c.shape)) for c in constants if is_float(c.dtype))
 
 
 def analyse(
-    proto: onnx.ModelProto,
+    given: LightModel | onnx.ModelProto,
     inputs: Sequence[InputSpec],
     samples: Calibration,
     providers: Providers | None = None,
@@ -136,14 +137,15 @@ def analyse(
         If onnxruntime can't run the model.
     """
     providers = execution_providers(None) if providers is None else providers
-    model = Model(proto)
+    light = LightModel.of(given)
+    model = Model(light)
     fold_constants(model, providers)
     probed, fixed = _probe(model, inputs, samples, providers)
     found = flow(model, probed, lambda key: None if key in bases else why_not(key))
     groups = find_groups(found)
     branches = find_branches(model, probed, found, groups, bases)
     return Analysis(
-        proto,
+        light,
         model,
         probed,
         found,
@@ -154,7 +156,7 @@ def analyse(
         count_params(model, found, groups, branches),
         providers,
         fixed,
-        not model.types or _runs(proto, _feed(samples, fixed or 1), providers),
+        not model.types or _runs(light, _feed(samples, fixed or 1), providers),
     )
 
 
@@ -190,9 +192,9 @@ def _of_many_batches(inputs: Sequence[InputSpec]) -> ReapError:
     )
 
 
-def _runs(proto: onnx.ModelProto, feed: Feed, providers: Sequence[str]) -> bool:
+def _runs(model: LightModel, feed: Feed, providers: Sequence[str]) -> bool:
     try:
-        run(session(proto, providers), None, feed)
+        run(session(model, providers), None, feed)
     except ReapError:
         return False
     return True

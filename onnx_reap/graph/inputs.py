@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-import numpy as np
 import onnx
 
 from onnx_reap.data import InputSpec
 from onnx_reap.errors import ReapError, UsageError
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.onnxio.dtypes import to_numpy
 
 LARGEST_INPUT = 2**31
 """Bytes of one input in one run."""
@@ -50,9 +50,8 @@ def model_inputs(
         if tensor.elem_type == onnx.TensorProto.UNDEFINED:
             expected = "one of ONNX' tensor types"
             raise ReapError(f"input {value.name}: no element type", got="none", expected=expected)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        given = (shapes or {}).get(value.name)
-        specs.append(InputSpec(value.name, np.dtype(dtype), _filled(value.name, dims, given)))
+        sizes = _filled(value.name, dims, (shapes or {}).get(value.name))
+        specs.append(InputSpec(value.name, to_numpy(tensor.elem_type), sizes))
         _check_size(specs[-1])
     unknown = set(shapes or {}) - {spec.name for spec in specs}
     if unknown:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import onnx
 
 from onnx_reap.data import Calibration
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.measure.runner import run_batches
 from onnx_reap.measure.sensitivity.divergence import metrics
+from onnx_reap.onnxio.light_model import LightModel
 
 BATCH = 16
 """Samples per run, where the model leaves the choice."""
@@ -26,7 +26,7 @@ def class_outputs(analysis: Analysis, metric: str) -> list[str]:
 
 
 def outputs_on(
-    analysis: Analysis, samples: Calibration, model: onnx.ModelProto, names: Sequence[str]
+    analysis: Analysis, samples: Calibration, model: LightModel, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Run a model on all samples; return the named outputs, samples along the first axis."""
     runs = run_batches(
@@ -38,7 +38,7 @@ def outputs_on(
 
 
 def class_scores(
-    analysis: Analysis, samples: Calibration, model: onnx.ModelProto, names: Sequence[str]
+    analysis: Analysis, samples: Calibration, model: LightModel, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Run a model; return by name the class scores of some outputs, (samples, classes)."""
     scores = outputs_on(analysis, samples, model, names) if names else {}
@@ -47,7 +47,7 @@ def class_scores(
 
 def correct_on(
     analysis: Analysis, samples: Calibration, labels: np.ndarray
-) -> Callable[[onnx.ModelProto], np.ndarray]:
+) -> Callable[[LightModel], np.ndarray]:
     """Make the function that tells which samples a model puts into their class.
 
     Parameters
@@ -81,7 +81,7 @@ def _class_count(analysis: Analysis) -> int | None:
     return int(np.prod(shape[1:])) if len(shape) > 1 else None
 
 
-def _predicted(analysis: Analysis, samples: Calibration, model: onnx.ModelProto) -> np.ndarray:
+def _predicted(analysis: Analysis, samples: Calibration, model: LightModel) -> np.ndarray:
     """Return the predicted class of every sample, (samples,)."""
     name = model.graph.output[0].name
     scores = outputs_on(analysis, samples, model, [name])[name]

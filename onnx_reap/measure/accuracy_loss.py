@@ -26,7 +26,7 @@ from onnx_reap.errors import ReapError, TargetError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.measure.accuracy import class_outputs, class_scores, correct_on
 from onnx_reap.measure.quality import quality
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.options import Settings
 from onnx_reap.solve.disagreement import changed_share
 from onnx_reap.solve.intervals import LIKELY, agresti_min, wilson
@@ -61,7 +61,7 @@ class EstimatedLoss:
     samples: int
 
 
-LossEstimator = Callable[[onnx.ModelProto], EstimatedLoss]
+LossEstimator = Callable[[LightModel], EstimatedLoss]
 
 
 def loss_estimator(analysis: Analysis, samples: Samples, settings: Settings) -> LossEstimator:
@@ -125,13 +125,13 @@ def held_out_for(flag: str, samples: Samples) -> Calibration:
 def _by_first_choices(
     analysis: Analysis, held_out: Calibration, fit: Calibration | None, outputs: Sequence[str]
 ) -> LossEstimator:
-    n, before = len(held_out), class_scores(analysis, held_out, analysis.proto, outputs)
+    n, before = len(held_out), class_scores(analysis, held_out, analysis.light, outputs)
     known = before
     if fit is not None:
-        fitted = class_scores(analysis, fit, analysis.proto, outputs)
+        fitted = class_scores(analysis, fit, analysis.light, outputs)
         known = {name: np.concatenate([x, fitted[name]]) for name, x in before.items()}
 
-    def estimate(model: onnx.ModelProto) -> EstimatedLoss:
+    def estimate(model: LightModel) -> EstimatedLoss:
         after = class_scores(analysis, held_out, model, outputs)
         # Of several outputs, the one that changes most.
         share, error = max(
@@ -145,7 +145,7 @@ def _by_first_choices(
 
 
 def _by_output_error(analysis: Analysis, held_out: Calibration) -> LossEstimator:
-    def estimate(model: onnx.ModelProto) -> EstimatedLoss:
+    def estimate(model: LightModel) -> EstimatedLoss:
         errors = quality(analysis, model, held_out).output_error
         if not errors:
             raise ReapError(
@@ -163,9 +163,9 @@ def _by_output_error(analysis: Analysis, held_out: Calibration) -> LossEstimator
 
 def _by_labels(analysis: Analysis, held_out: Calibration, labels: np.ndarray) -> LossEstimator:
     correct = correct_on(analysis, held_out, labels)
-    before, n = correct(analysis.proto), len(held_out)
+    before, n = correct(analysis.light), len(held_out)
 
-    def estimate(model: onnx.ModelProto) -> EstimatedLoss:
+    def estimate(model: LightModel) -> EstimatedLoss:
         after = correct(model)
         lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
         likely = agresti_min(lost, gained, n, LIKELY)[1]
@@ -177,7 +177,7 @@ def _by_labels(analysis: Analysis, held_out: Calibration, labels: np.ndarray) ->
 
 def _by_function(analysis: Analysis, evaluate: str | Evaluate) -> LossEstimator:
     function = find_function(evaluate) if isinstance(evaluate, str) else evaluate
-    before = _evaluated(function, analysis.proto)
+    before = _evaluated(function, analysis.light)
     if before <= 0:
         raise ReapError(
             "--evaluate: the original's value is no measure of quality",
@@ -185,16 +185,16 @@ def _by_function(analysis: Analysis, evaluate: str | Evaluate) -> LossEstimator:
             expected="more than 0, and more for better models",
         )
 
-    def estimate(model: onnx.ModelProto) -> EstimatedLoss:
+    def estimate(model: LightModel) -> EstimatedLoss:
         value = 1 - _evaluated(function, model) / before
         return EstimatedLoss("evaluate", value, value, None, None, 0)
 
     return estimate
 
 
-def _evaluated(function: Evaluate, model: onnx.ModelProto) -> float:
+def _evaluated(function: Evaluate, model: LightModel) -> float:
     try:
-        value = float(function(aside.whole(model)))
+        value = float(function(model.whole()))
     except Exception as error:  # whatever a user's function raises, or returns instead of a number
         raise ReapError(
             "--evaluate: the function failed",

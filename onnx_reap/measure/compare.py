@@ -17,14 +17,14 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
-import onnx
 
 from onnx_reap.data import Calibration
-from onnx_reap.data.spec import is_float
 from onnx_reap.errors import CheckError, ReapError
 from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.measure.witnesses import find_jumps, find_saturated
-from onnx_reap.onnxio.session import Feed, heavy, run, session, with_outputs
+from onnx_reap.onnxio.dtypes import is_float
+from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.onnxio.session import Feed, heavy, run, session
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -75,8 +75,8 @@ SAME_IN_HALF = Claim(TOLERANCE, SAME.refusal, SAME.hint, SAME.doubt)
 
 
 def compare(
-    original: onnx.ModelProto,
-    changed: onnx.ModelProto,
+    original: LightModel,
+    changed: LightModel,
     feeds: Iterable[Feed],
     providers: Sequence[str],
     claim: Claim,
@@ -90,7 +90,7 @@ def compare(
 
     Parameters
     ----------
-    original, changed : onnx.ModelProto
+    original, changed : LightModel
         With tensors of the same names, in float32: half precision rounds too much to tell.
     places : mapping of str to (int, array)
         For inner tensors of which `changed` has less, or in another order, the axis and the
@@ -116,8 +116,8 @@ def compare(
     saturated, inputs = find_saturated(original.graph, [*outputs, *witnesses])
     smooth = [name for name in (*also, *inputs) if name not in causes]
     names = [*_inner([*witnesses, *smooth], changed, outputs), *outputs]
-    wanted = _results(lambda: session(with_outputs(original, names), providers), feeds)
-    found = _results(lambda: check_loads(with_outputs(changed, names), providers), feeds)
+    wanted = _results(lambda: session(original, providers, outputs=names), feeds)
+    found = _results(lambda: check_loads(changed, providers, names), feeds)
     if heavy(original):
         wanted, found = list(wanted), list(found)  # the weights of one at a time
     largest, doubts = 0.0, dict[str, str]()
@@ -186,7 +186,9 @@ def _failure(check: Callable[[list[Part]], object], part: Part) -> CheckError | 
     return None
 
 
-def check_loads(changed: onnx.ModelProto, providers: Sequence[str]) -> Any:
+def check_loads(
+    changed: LightModel, providers: Sequence[str], outputs: Iterable[str] | None = None
+) -> Any:
     """Return a session of the cut model; the original loads, so a refusal is a fault of the cut.
 
     Raises
@@ -194,7 +196,7 @@ def check_loads(changed: onnx.ModelProto, providers: Sequence[str]) -> Any:
     CheckError
     """
     try:
-        return session(changed, providers)
+        return session(changed, providers, outputs=outputs)
     except ReapError as error:
         raise CheckError(
             "onnxruntime can't load the cut model, though it loads the original",
@@ -203,7 +205,7 @@ def check_loads(changed: onnx.ModelProto, providers: Sequence[str]) -> Any:
         ) from error
 
 
-def _inner(names: Iterable[str], changed: onnx.ModelProto, outputs: Sequence[str]) -> list[str]:
+def _inner(names: Iterable[str], changed: LightModel, outputs: Sequence[str]) -> list[str]:
     """List tensors, each once, that a model still computes besides its outputs."""
     made = {name for node in changed.graph.node for name in node.output}
     return [name for name in dict.fromkeys(names) if name in made and name not in outputs]

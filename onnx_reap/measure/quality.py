@@ -1,19 +1,18 @@
-"""Last checks before a model is written: its file, and how close its outputs are."""
+"""How close the outputs of two models are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from onnx_reap.data import Calibration
-from onnx_reap.data.spec import is_float
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.measure.runner import run_batches
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.dtypes import is_float
+from onnx_reap.onnxio.light_model import LightModel
 
 
 @dataclass(frozen=True)
@@ -34,66 +33,14 @@ class Quality:
     top1_agreement: float | None
 
 
-def check_file(original: onnx.ModelProto, pruned: onnx.ModelProto) -> list[str]:
-    """Check a model against the ONNX standard, and its interface against the original's.
-
-    Returns
-    -------
-    list of str
-        What could not be checked.
-
-    Raises
-    ------
-    CheckError
-        If the interface changed, or the checker refuses the model though it accepts the original.
-    """
-    for kind in ("input", "output"):
-        before, after = (_declared(model, kind) for model in (original, pruned))
-        if before != after:
-            raise CheckError(
-                f"the model's {kind}s changed", got=_names(after), expected=_names(before)
-            )
-    if list(original.opset_import) != list(pruned.opset_import):
-        raise CheckError("the model's operator sets changed")
-    problem = _checker(pruned)
-    if problem is None:
-        return []
-    if _checker(original) is None:
-        raise CheckError(
-            "the pruned model is not valid ONNX",
-            got=problem,
-            expected="what onnx.checker accepts, as it does the original",
-            hint="report it as a bug; --exclude the node that is named",
-        )
-    return ["onnx.checker refuses the original model, so the result could not be checked by it"]
-
-
-def _declared(model: onnx.ModelProto, kind: str) -> list[onnx.ValueInfoProto]:
-    """List inputs or outputs; IR 3 lists initializers among the inputs, which may shrink."""
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in getattr(model.graph, kind) if value.name not in initializers]
-
-
-def _names(values: Sequence[onnx.ValueInfoProto]) -> str:
-    return ", ".join(value.name for value in values)
-
-
-def _checker(model: onnx.ModelProto) -> str | None:
-    try:
-        onnx.checker.check_model(aside.with_weights_as_inputs(model), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        return str(error)
-    return None
-
-
-def quality(analysis: Analysis, pruned: onnx.ModelProto, samples: Calibration) -> Quality:
+def quality(analysis: Analysis, pruned: LightModel, samples: Calibration) -> Quality:
     """Compare a pruned model's outputs with the original's; see `measure_quality`."""
-    original, pruned = analysis.runnable(analysis.proto), analysis.runnable(pruned)
+    original, pruned = analysis.runnable(analysis.light), analysis.runnable(pruned)
     return measure_quality(analysis, original, pruned, samples)
 
 
 def measure_quality(
-    analysis: Analysis, original: onnx.ModelProto, pruned: onnx.ModelProto, samples: Calibration
+    analysis: Analysis, original: LightModel, pruned: LightModel, samples: Calibration
 ) -> Quality:
     """Compare two models' outputs over samples.
 

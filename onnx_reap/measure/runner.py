@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 
 from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.ir.probe import Probe
-from onnx_reap.onnxio.session import Feed, run, session, with_outputs
+from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.onnxio.session import Feed, run, session
 
 BATCH_BYTES = 128 << 20
 """Bytes of activations that one batch may return."""
@@ -33,7 +33,7 @@ def batch_size(probe: Probe, tensors: Sequence[str], fixed: int | None) -> int:
 
 def run_batches(
     analysis: Analysis,
-    models: Sequence[onnx.ModelProto],
+    models: Sequence[LightModel],
     samples: Calibration,
     *,
     outputs: Sequence[str] | None = None,
@@ -47,7 +47,7 @@ def run_batches(
     ----------
     analysis : Analysis
         Of the original model: its batch size and providers are used.
-    models : sequence of onnx.ModelProto
+    models : sequence of LightModel
     outputs : sequence of str, optional
         Tensors to return instead of the models' own outputs.
     batch : int, optional
@@ -72,8 +72,7 @@ def run_batches(
     padded = analysis.fixed_batch is not None
     names = [t.name for t in analysis.model.graph.outputs] if outputs is None else outputs
     size = batch or batch_size(analysis.probe, names, analysis.fixed_batch)
-    parts = models if outputs is None else [with_outputs(model, outputs) for model in models]
-    sessions = [session(part, analysis.providers) for part in parts]
+    sessions = [session(model, analysis.providers, outputs=outputs) for model in models]
     left = len(samples)
     for feed in samples.batches(size, pad=padded):
         count = min(left, size)

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 import onnx
 
 from onnx_reap.graph.rules.traits import Trait, traits_of
-from onnx_reap.onnxio.session import names_in_subgraphs
-
-_FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
+from onnx_reap.onnxio.dtypes import FLOATS
+from onnx_reap.onnxio.extract import names_in_subgraphs
 
 
 def find_jumps(graph: onnx.GraphProto) -> tuple[dict[str, str], list[str]]:
@@ -46,7 +45,7 @@ def find_jumps(graph: onnx.GraphProto) -> tuple[dict[str, str], list[str]]:
 def _jumps(node: onnx.NodeProto) -> bool:
     if node.op_type == "Cast":
         to = next((a.i for a in node.attribute if a.name == "to"), onnx.TensorProto.FLOAT)
-        return onnx.TensorProto.DataType.Name(to) not in _FLOATS
+        return to not in FLOATS
     return bool(traits_of(node.op_type) & (Trait.JUMPS | Trait.RANDOM))
 
 

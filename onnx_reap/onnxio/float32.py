@@ -1,4 +1,4 @@
-"""The float32 twin of a model that computes in another type, to run and to measure it.
+"""The float32 copy of a model that computes in another type, to run and to measure it.
 
 Of float16, bfloat16 and float64 a runtime has kernels for some operators only, and products of
 their gradients leave the range of float16. So whatever is observed, is observed on a model of the
@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.dtypes import HALVES, WIDE
+from onnx_reap.onnxio.light_model import LightModel
 
 Places = Iterator[tuple[TensorProto | AttributeProto | onnx.TypeProto.Tensor, str]]
 
 LARGEST = 2**31 - 2**20
 """Bytes of weights that a protobuf message holds, besides nodes."""
 
-_HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _OF_TYPE = frozenset({"to", "dtype", "output_datatype", "output_dtype"})
 """Attributes of ONNX's own operators that name an element type."""
 _OWN = ("", "ai.onnx")
@@ -32,21 +34,21 @@ Handed = Mapping[tuple[str, str], frozenset[str]]
 
 
 def other_types(model: onnx.ModelProto) -> frozenset[int]:
-    """Return the floating-point types of a model that its twin has not.
+    """Return the floating-point types of a model that its float32 copy has not.
 
     A few numbers in float64, among sizes for instance, are left alone: such models run as they are,
     and float32 might round a size to another one.
     """
     graph = model.graph
-    found = _HALVES & {getattr(*place) for place in _places(model)}
-    doubles = [i.type.tensor_type.elem_type for i in graph.input]
-    doubles += [t.data_type for t in graph.initializer if len(t.dims) > 1]
+    found = HALVES & {getattr(*place) for place in _places(model)}
+    wide = [i.type.tensor_type.elem_type for i in graph.input]
+    wide += [t.data_type for t in graph.initializer if len(t.dims) > 1]
     nodes = (n for n in graph.node if n.op_type == "Constant")
-    doubles += [a.t.data_type for n in nodes for a in n.attribute if len(a.t.dims) > 1]
-    return frozenset(found | ({TensorProto.DOUBLE} & set(doubles)))
+    wide += [a.t.data_type for n in nodes for a in n.attribute if len(a.t.dims) > 1]
+    return frozenset(found | (WIDE & set(wide)))
 
 
-def in_float32(model: onnx.ModelProto, types: Set[int]) -> onnx.ModelProto:
+def in_float32(model: LightModel, types: Set[int]) -> LightModel:
     """Copy a model with float32 instead of some types; without any, return the model itself.
 
     Numbers that are too large for float32, as masks use them, become its largest.
@@ -66,16 +68,17 @@ def in_float32(model: onnx.ModelProto, types: Set[int]) -> onnx.ModelProto:
             expected="less than 2 GB",
             hint="prune the model in float32, and convert the result",
         )
-    twin = onnx.ModelProto()
-    twin.CopyFrom(model)
-    del twin.graph.value_info[:]
-    for holder, field in [p for p in _places(twin) if getattr(*p) in types]:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model.proto)
+    del copy.graph.value_info[:]
+    for holder, field in [p for p in _places(copy) if getattr(*p) in types]:
         if isinstance(holder, TensorProto):
-            values = to_float32(aside.to_array(holder))
-            holder.CopyFrom(numpy_helper.from_array(values, holder.name))
+            external = uses_external_data(holder)
+            values = model.weights[holder.name] if external else numpy_helper.to_array(holder)
+            holder.CopyFrom(numpy_helper.from_array(to_float32(values), holder.name))
         else:
             setattr(holder, field, TensorProto.FLOAT)
-    return twin
+    return replace(model, proto=copy)
 
 
 def to_float32(values: np.ndarray) -> np.ndarray:

@@ -9,9 +9,10 @@ import onnx
 from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio import aside
-from onnx_reap.onnxio.external import data_files, read_external
-from onnx_reap.onnxio.integrity import check_kind, check_parts
+from onnx_reap.onnxio.damage import check_kind, check_parts
+from onnx_reap.onnxio.dtypes import nbytes
+from onnx_reap.onnxio.external_data import data_files, read_external
+from onnx_reap.onnxio.light_model import LightModel, without_weights
 
 Source = str | os.PathLike[str] | onnx.ModelProto
 
@@ -19,10 +20,10 @@ LARGEST = 2**31 - 1
 """Bytes that fit one protobuf message, which is how models go to onnxruntime and to files."""
 
 
-def load(source: Source) -> onnx.ModelProto:
-    """Read a model; a proto is taken as it is, or without its weights if these exceed 2 GB.
+def load(source: Source) -> LightModel:
+    """Read a model; a proto is taken as it is, or copied without its weights if they exceed 2 GB.
 
-    Of a file whose weights lie in other files, the large ones are set aside.
+    Of a file whose weights lie in other files, the large ones are mapped.
 
     Raises
     ------
@@ -33,8 +34,8 @@ def load(source: Source) -> onnx.ModelProto:
     if isinstance(source, onnx.ModelProto):
         _check(source, "the model", held=True)
         check_parts(source, "the model")
-        heavy = sum(aside.nbytes(tensor) for tensor in source.graph.initializer) > LARGEST
-        return aside.without_weights(source) if heavy else source
+        heavy = sum(map(nbytes, source.graph.initializer)) > LARGEST
+        return without_weights(source) if heavy else LightModel(source)
     if not isinstance(source, (str, os.PathLike)):
         raise ReapError(
             "model is of an unknown kind",
@@ -45,11 +46,11 @@ def load(source: Source) -> onnx.ModelProto:
     label = f"model file {path}"
     proto = _parse(path, label)
     _check(proto, label, held=False)
-    read_external(proto, path, label)
+    model = read_external(proto, path, label)
     if (size := proto.ByteSize()) > LARGEST:
         raise _too_large(label, size)
-    check_parts(proto, label)
-    return proto
+    check_parts(proto, label, model.weights)
+    return model
 
 
 def files_of_data(path: Path) -> list[Path]:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
+from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.files import Content
+from onnx_reap.onnxio.light_model import LightModel, aligned
 from onnx_reap.onnxio.load import files_of_data
 
 
@@ -25,37 +26,34 @@ def named_data(model: Path) -> dict[str, Path]:
     return {f"the input's data {each.name}": each for each in files_of_data(model)}
 
 
-def model_files(path: Path, model: onnx.ModelProto) -> dict[Path, Content]:
+def model_files(path: Path, model: LightModel) -> dict[Path, Content]:
     """Return the files of a model, the same for the same model; the model's own is the last.
 
     Parameters
     ----------
     path : Path
         Of the model.
-    model : onnx.ModelProto
-        Weights that are set aside go into a file beside it.
+    model : LightModel
+        Weights that lie beside its proto go into a file beside it.
 
     Raises
     ------
     ReapError
         If what is in the model itself is larger than 2 GB.
     """
-    if not aside.any_aside(model):
-        return {path: _to_bytes(model)}
+    weights = model.external()
+    if not weights:
+        return {path: _to_bytes(model.proto)}
     out = onnx.ModelProto()
-    out.CopyFrom(model)
-    name, at, weights = data_path(path).name, 0, []
-    for tensor in out.graph.initializer:
-        if not aside.is_aside(tensor):
-            continue
-        array = aside.to_array(tensor)
-        weights.append(array)
-        entries = {"location": name, "offset": at, "length": array.nbytes}
+    out.CopyFrom(model.proto)
+    name, at = data_path(path).name, 0
+    for tensor in filter(uses_external_data, out.graph.initializer):
+        size = weights[tensor.name].nbytes
         del tensor.external_data[:]
-        for key, value in entries.items():
+        for key, value in {"location": name, "offset": at, "length": size}.items():
             tensor.external_data.add(key=key, value=str(value))
-        at = aside.aligned(at + array.nbytes)
-    return {data_path(path): _Weights(weights), path: _to_bytes(out)}
+        at = aligned(at + size)
+    return {data_path(path): _Weights([*weights.values()]), path: _to_bytes(out)}
 
 
 class _Weights:
@@ -68,7 +66,7 @@ class _Weights:
         for array in self._arrays:
             little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
             yield little.reshape(-1).view(np.uint8).data
-            yield bytes(aside.aligned(array.nbytes) - array.nbytes)
+            yield bytes(aligned(array.nbytes) - array.nbytes)
 
 
 def _to_bytes(model: onnx.ModelProto) -> bytes:

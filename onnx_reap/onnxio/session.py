@@ -1,4 +1,4 @@
-"""onnxruntime: sessions, and pieces of models to run."""
+"""onnxruntime: sessions that run models."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.dtypes import is_float
+from onnx_reap.onnxio.extract import with_outputs
+from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.onnxio.mapped_files import release_memory
 
 Feed = Mapping[str, np.ndarray]
 
@@ -42,9 +44,10 @@ def onnxruntime() -> Any:
 
 
 def session(
-    model: onnx.ModelProto,
+    model: LightModel | onnx.ModelProto,
     providers: Sequence[str],
     *,
+    outputs: Iterable[str] | None = None,
     optimize: bool = True,
     config: Mapping[str, str] = WORKING,
     profile: Path | None = None,
@@ -54,10 +57,12 @@ def session(
 
     Parameters
     ----------
-    model : onnx.ModelProto
+    model : LightModel or onnx.ModelProto
     providers : sequence of str
         Execution providers, best first; with libraries of operators if they are
         `providers.Providers`.
+    outputs : iterable of str, optional
+        Tensors that the session returns; the model's outputs by default.
     optimize : bool
         Whether onnxruntime may rewrite the graph.
     config : mapping of str to str
@@ -65,7 +70,7 @@ def session(
     profile : path, optional
         Where onnxruntime's profile goes, without the ending, once `end_profiling` is called.
     shares : bool, optional
-        Whether weights that are set aside are computed with as they lie, without optimizations that
+        Whether weights beside the proto are computed with as they lie, without optimizations that
         would copy them; by default where they are `heavy`.
 
     Raises
@@ -73,7 +78,8 @@ def session(
     ReapError
         If onnxruntime refuses the model.
     """
-    runtime = onnxruntime()
+    runtime, light = onnxruntime(), LightModel.of(model)
+    proto = light.proto if outputs is None else with_outputs(light.proto, outputs)
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     if not optimize:
@@ -85,19 +91,20 @@ def session(
         options.register_custom_ops_library(library)
     for key, value in config.items():
         options.add_session_config_entry(key, value)
-    weights = aside.arrays(model)
+    weights = light.external()
     values = _give(options, weights)
-    if (heavy(model) if shares is None else shares) and providers[0] == "CPUExecutionProvider":
+    if (heavy(light) if shares is None else shares) and providers[0] == "CPUExecutionProvider":
         _share(options, values)
+        release_memory(weights.values())
     try:
         active = runtime.InferenceSession(
-            model.SerializeToString(), options, providers=list(providers)
+            proto.SerializeToString(), options, providers=list(providers)
         )
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ReapError(
             "onnxruntime can't load the model",
             got=str(error),
-            hint=_way_out(model),
+            hint=_way_out(proto),
         ) from error
     active.weights = weights, values  # which onnxruntime reads, and doesn't keep alive
     return active
@@ -109,9 +116,9 @@ def _way_out(model: onnx.ModelProto) -> str:
     return f"run it in onnxruntime alone{more}"
 
 
-def heavy(model: onnx.ModelProto) -> bool:
-    """Whether so much is set aside that sessions should not copy it."""
-    return sum(array.nbytes for array in aside.arrays(model).values()) > HEAVY
+def heavy(model: LightModel) -> bool:
+    """Whether so many weights lie beside the proto that sessions should not copy them."""
+    return sum(array.nbytes for array in model.external().values()) > HEAVY
 
 
 def _give(options: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -133,7 +140,6 @@ def _share(options: Any, values: Mapping[str, Any]) -> None:
     options.add_session_config_entry("session.disable_prepacking", "1")
     for name, value in values.items():
         options.add_initializer(name, value)
-    aside.let_go()
 
 
 def run(active: Any, outputs: Sequence[str] | None, feed: Feed) -> dict[str, np.ndarray]:
@@ -165,71 +171,3 @@ def _as_taken(active: Any, feed: Feed) -> dict[str, np.ndarray]:
         else array
         for name, array in feed.items()
     }
-
-
-def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """Copy a model so that it returns exactly the named tensors."""
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    declared = {value.name: value for value in model.graph.output}
-    del out.graph.output[:]
-    out.graph.output.extend(declared.get(n) or onnx.ValueInfoProto(name=n) for n in names)
-    return out
-
-
-def extract(
-    model: onnx.ModelProto, inputs: Mapping[str, np.dtype], outputs: Sequence[str]
-) -> onnx.ModelProto:
-    """Cut out the part of a model that computes `outputs` from `inputs`.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        Its graph inputs that the part still needs stay inputs.
-    inputs : mapping of str to numpy.dtype
-        Tensors that will be fed, with their types.
-    outputs : sequence of str
-        Tensors to compute.
-    """
-    graph = model.graph
-    place = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    needed: set[str] = set()
-    todo = list(outputs)
-    wanted: set[int] = set()
-    while todo:
-        name = todo.pop()
-        if name in needed or name in inputs:
-            continue
-        needed.add(name)
-        if name in place and place[name] not in wanted:
-            wanted.add(place[name])
-            node = graph.node[place[name]]
-            todo += [n for n in node.input if n]
-            todo += names_in_subgraphs(node)
-    part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    part.functions.extend(model.functions)
-    part.graph.name = graph.name or "part"
-    part.graph.node.extend(graph.node[i] for i in sorted(wanted))
-    part.graph.initializer.extend(t for t in graph.initializer if t.name in needed)
-    constant = {t.name for t in part.graph.initializer} if model.ir_version >= 4 else set()
-    part.graph.input.extend(
-        onnx.helper.make_tensor_value_info(
-            name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None
-        )
-        for name, dtype in inputs.items()
-    )
-    part.graph.input.extend(i for i in graph.input if i.name in needed and i.name not in constant)
-    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    return part
-
-
-def names_in_subgraphs(node: onnx.NodeProto) -> list[str]:
-    """Return the tensors that the bodies of a node (If, Loop, Scan) read, at any depth."""
-    bodies = [a.g for a in node.attribute if a.HasField("g")]
-    bodies += [g for a in node.attribute for g in a.graphs]
-    names = []
-    for body in bodies:
-        for inner in body.node:
-            names += [n for n in inner.input if n] + names_in_subgraphs(inner)
-        names += [o.name for o in body.output]
-    return names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.measure.compare import CUT, check_loads, compare
 from onnx_reap.measure.quality import measure_quality
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.weights import with_weights
 from onnx_reap.options import Settings
 from onnx_reap.prune.context import Run
@@ -40,13 +39,11 @@ class Pruned:
 
     Attributes
     ----------
-    model : onnx.ModelProto
+    model : LightModel
     macs, params : int
         Counted on it.
     refits : dict of str to Fit
         By node; empty without a refit.
-    held : Model
-        Holds the model's weights that are set aside.
     blocks : tuple of BlockFit
         Blocks whose layers were then refitted together.
     notes : tuple of str
@@ -54,13 +51,12 @@ class Pruned:
     """
 
     choice: Choice
-    model: onnx.ModelProto
+    model: LightModel
     macs: int
     params: int
     refits: dict[str, Fit]
     blocks: tuple[BlockFit, ...]
     notes: tuple[str, ...]
-    held: Model
 
 
 def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:
@@ -95,7 +91,7 @@ def _applied(run: Run, choice: Choice, *, blocks: bool) -> Pruned:
         notes.append("--joint-refit changed nothing: no channel was removed")
     out = finish(pruned, run.settings)
     params = count_parameters(out)
-    return Pruned(choice, out, macs, params, refits, tuple(stretches), tuple(notes), pruned)
+    return Pruned(choice, out, macs, params, refits, tuple(stretches), tuple(notes))
 
 
 def _refit_blocks(
@@ -185,11 +181,9 @@ def _verified(
     _, notes = compare(
         masked.to_run(), pruned.to_run(), feeds, analysis.providers, CUT, places=kept
     )
-    del masked
-    if aside.any_aside(analysis.proto):
-        gc.collect()  # nodes and tensors refer to each other, and the masked weights are large
+    masked.free_weights()  # they may be large
     if analysis.model.types and analysis.runs_as_given:
-        check_loads(pruned.to_proto(), analysis.providers)
+        check_loads(pruned.to_light(), analysis.providers)
     return notes
 
 
@@ -200,18 +194,20 @@ def masked_model(analysis: Analysis, removed: tuple[int, ...]) -> onnx.ModelProt
     mask_graph(masked, analysis.flow, removed)
     after = {name: constant.values for name, constant in masked.constants().items()}
     changed = {name: values for name, values in after.items() if values is not before[name]}
-    return aside.whole(with_weights(analysis.proto, changed))
+    return replace(analysis.light, proto=with_weights(analysis.light.proto, changed)).whole()
 
 
-def finish(pruned: Model, settings: Settings) -> onnx.ModelProto:
+def finish(pruned: Model, settings: Settings) -> LightModel:
     """Write the model, with the tool's version and settings in its metadata."""
-    out = pruned.to_proto()
+    out = pruned.to_light()
     own = {
         "onnx_reap.version": __version__,
         "onnx_reap.settings": json.dumps(settings.chosen(), default=str, sort_keys=True),
     }
-    others = [entry for entry in out.metadata_props if entry.key not in own]
-    del out.metadata_props[:]
-    out.metadata_props.extend(others)
-    out.metadata_props.extend(onnx.StringStringEntryProto(key=k, value=v) for k, v in own.items())
+    others = [entry for entry in out.proto.metadata_props if entry.key not in own]
+    del out.proto.metadata_props[:]
+    out.proto.metadata_props.extend(others)
+    out.proto.metadata_props.extend(
+        onnx.StringStringEntryProto(key=k, value=v) for k, v in own.items()
+    )
     return out

@@ -18,7 +18,6 @@ from onnx_reap.graph.ir.model import is_floating
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.latency.estimate import NANOSECONDS, predicted_latency
 from onnx_reap.measure.latency.table import LatencyTable
-from onnx_reap.onnxio import aside
 from onnx_reap.options import Settings
 from onnx_reap.prune.form import Form
 from onnx_reap.prune.refit.layerwise import has_bias
@@ -53,7 +52,7 @@ def read_budgets(form: Form, settings: Settings) -> tuple[Budget, ...]:
             continue
         _check_unit(name, wish)
         cost = cost_of(form, analysis.params)
-        whole = aside.size_of(form.original.proto) if name == SIZE else cost.at(full)
+        whole = form.original.light.size if name == SIZE else cost.at(full)
         limit = wish * whole if wish <= 1 else wish  # 1 or less is a fraction
         if name == SIZE and limit >= whole:
             continue  # what a run adds to a file that loses nothing is no reason to cut it
@@ -78,12 +77,12 @@ def _check_unit(name: str, wish: float) -> None:
 
 def _file_size(form: Form, params: Cost) -> Cost:
     """Return the bytes of the file, all but the parameters as in the original, or its new form."""
-    analysis, original = form.analysis, form.original.proto
+    analysis, original = form.analysis, form.original.light
     held = analysis.model.constants().values()
     weights = sum(constant.values.nbytes for constant in held)
     each = float(weights / max(sum(np.prod(c.shape) for c in held if is_floating(c)), 1))
     whole = analysis.params.at(analysis.full_widths) * each
-    others = max(aside.size_of(analysis.proto) - weights, aside.size_of(original) - whole)
+    others = max(analysis.light.size - weights, original.size - whole)
     return params * each + Cost([Term(others + RESERVE, ())], len(analysis.groups))
 
 

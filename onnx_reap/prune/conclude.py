@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import onnx
-
 from onnx_reap.data import RAW_PIXELS, Calibration
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.inputs import normalises_itself
 from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.latency.compare import Timing, compare_latency
-from onnx_reap.measure.quality import Quality, check_file, quality
+from onnx_reap.measure.quality import Quality, quality
 from onnx_reap.measure.runner import first_feed
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.check import check_file
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.apply import Pruned
 from onnx_reap.prune.budgets import MACS, PARAMS, RESERVE, SIZE, check_met
 from onnx_reap.prune.context import Run
@@ -95,7 +94,7 @@ def conclude(
     CheckError
         If it is not valid, or has another interface than the original.
     """
-    figures = {MACS: pruned.macs, PARAMS: pruned.params, SIZE: aside.size_of(pruned.model)}
+    figures = {MACS: pruned.macs, PARAMS: pruned.params, SIZE: pruned.model.size}
     check_met(budgets, figures, pruned.choice.widths)
     choice = run.form.as_given(pruned.choice)
     factors, first = run.form.factors(pruned.choice), run.form.notes(pruned.choice)
@@ -103,7 +102,7 @@ def conclude(
     notes = [*first, *run.samples.notes, *notes, *choice.notes, *pruned.notes]
     notes = [*_of_the_file(run.analysis, pruned.model, notes)]
     with run.clock("verify"), run.progress.stage("Verifying") as step:
-        notes += check_file(run.analysis.proto, pruned.model)
+        notes += check_file(run.analysis.light, pruned.model)
         fitted, held_out = _qualities(run, pruned.model)
         step()
     before, after = _latencies(run.analysis, run.samples.every, pruned.model)
@@ -112,22 +111,22 @@ def conclude(
     notes += _unmeasured(pruned.model, held_out or fitted)
     if run.settings.target_latency is not None:
         notes += _unsteady(after)
-    aside.check_as_found(aside.files_behind(run.analysis.proto))
+    run.analysis.light.check_unchanged()
     return Outcome(run, pruned, plan, fitted, held_out, drop, factors, before, after, notes)
 
 
-def _of_the_file(analysis: Analysis, out: onnx.ModelProto, notes: Sequence[str]) -> list[str]:
+def _of_the_file(analysis: Analysis, out: LightModel, notes: Sequence[str]) -> list[str]:
     """Add warnings about types and size; leave out that on pixels where the model scales them."""
     own = normalises_itself(analysis.model)
     kept = [note for note in notes if not (own and note == RAW_PIXELS)]
     if not analysis.runs_as_given:
         kept.append(IN_FLOAT32)
-    if aside.size_of(out) > aside.size_of(analysis.proto) + RESERVE:
+    if out.size > analysis.light.size + RESERVE:
         kept.append(LARGER)
     return kept
 
 
-def _qualities(run: Run, out: onnx.ModelProto) -> tuple[Quality | None, Quality | None]:
+def _qualities(run: Run, out: LightModel) -> tuple[Quality | None, Quality | None]:
     """Compare outputs on some samples that were fitted, and on those that are held out."""
     samples = run.samples
     fitted = samples.fit and samples.fit.take(COMPARED, run.settings.seed)
@@ -137,16 +136,14 @@ def _qualities(run: Run, out: onnx.ModelProto) -> tuple[Quality | None, Quality 
     return first, second
 
 
-def _latencies(
-    analysis: Analysis, samples: Calibration, out: onnx.ModelProto
-) -> tuple[Timing, Timing]:
+def _latencies(analysis: Analysis, samples: Calibration, out: LightModel) -> tuple[Timing, Timing]:
     """Time both models on one sample, or on one batch where the model's batch is fixed."""
     feed = first_feed(analysis, samples)
-    models = analysis.runnable(analysis.proto), analysis.runnable(out)
+    models = analysis.runnable(analysis.light), analysis.runnable(out)
     return compare_latency(*models, feed, analysis.providers, seconds=LATENCY_SECONDS)
 
 
-def _unmeasured(out: onnx.ModelProto, quality: Quality | None) -> list[str]:
+def _unmeasured(out: LightModel, quality: Quality | None) -> list[str]:
     """Name the outputs that no error was measured of."""
     names = [v.name for v in out.graph.output if quality and v.name not in quality.output_error]
     if not names:

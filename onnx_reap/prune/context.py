@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import onnx
-
 from onnx_reap.data.split import Samples, open_samples
 from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.inputs import model_inputs, with_sizes
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.load import Source, load
 from onnx_reap.onnxio.providers import execution_providers
 from onnx_reap.options import Settings
@@ -61,12 +60,12 @@ class Run:
         """Return the same run on another model."""
         return replace(self, form=Form(analysis))
 
-    def analysed(self, proto: onnx.ModelProto, bases: Collection[str] = ()) -> Analysis:
+    def analysed(self, light: LightModel, bases: Collection[str] = ()) -> Analysis:
         """Analyse another model with the same inputs, see `analyse`."""
-        inputs = model_inputs(proto, self.settings.input_shapes)
+        inputs = model_inputs(light.proto, self.settings.input_shapes)
         why_not = exclusion(self.settings.include, self.settings.exclude)
         providers = self.analysis.providers
-        return analyse(proto, inputs, self.samples.every, providers, why_not, bases=bases)
+        return analyse(light, inputs, self.samples.every, providers, why_not, bases=bases)
 
     def branch(self, **settings: Any) -> Run:
         """Return a run that goes on from here by other settings, silently, with a clock of its own.
@@ -99,13 +98,13 @@ def open_run(
     """
     clock = Clock()
     with clock("load"):
-        proto = load(model)
-        inputs = with_sizes(model_inputs(proto, settings.input_shapes), sizes or {})
+        light = load(model)
+        inputs = with_sizes(model_inputs(light.proto, settings.input_shapes), sizes or {})
         samples = open_samples(inputs, data, settings)
     with clock("analyse"):
         providers = execution_providers(settings.provider, settings.custom_op_library)
         why_not = exclusion(settings.include, settings.exclude)
-        analysis = analyse(proto, inputs, samples.every, providers, why_not)
+        analysis = analyse(light, inputs, samples.every, providers, why_not)
     only_cpu = settings.provider is not None and analysis.providers == ["CPUExecutionProvider"]
     backend = Backend.pick("cpu" if only_cpu else "auto")
     return Run(Form(analysis), samples, settings, backend, progress, clock)

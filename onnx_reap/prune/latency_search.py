@@ -109,7 +109,7 @@ def _times_target(run: Run, goal: Goal, choice: Choice) -> tuple[float, float]:
     feed = first_feed(analysis, samples)
     pruned, _ = cut_model(analysis, choice.removed, samples, verify=False)
     out = finish(pruned, run.settings)
-    original, out = analysis.runnable(analysis.proto), analysis.runnable(out)
+    original, out = analysis.runnable(analysis.light), analysis.runnable(out)
     before, after = compare_latency(original, out, feed, analysis.providers, seconds=SECONDS)
     target = value * (before.median_ms if unit == "x" else 1.0)
     return before.median_ms / target, after.median_ms / target

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import onnx
 
 from onnx_reap.data.labels import read_labels
 from onnx_reap.errors import TargetError
 from onnx_reap.measure.accuracy import correct_on
 from onnx_reap.measure.accuracy_loss import held_out_for
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.parsing import FRACTIONS
 from onnx_reap.prune.accuracy_search import most_removable
 from onnx_reap.prune.context import Run
@@ -86,7 +86,7 @@ def checked_targets(targets: Any) -> list[float]:
     return sorted({float(value) for value in values}, reverse=True)
 
 
-def accuracy_of(run: Run, labels: Any) -> Callable[[onnx.ModelProto], float]:
+def accuracy_of(run: Run, labels: Any) -> Callable[[LightModel], float]:
     """Make the function that tells the share of held-out samples that a model classifies right."""
     held_out = held_out_for("--labels", run.samples)
     correct = correct_on(run.analysis, held_out, read_labels(labels, run.samples.every))

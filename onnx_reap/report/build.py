@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import onnx
-
 from onnx_reap import __version__
 from onnx_reap.measure.latency.compare import Timing
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.conclude import Outcome
 from onnx_reap.prune.lossless.trim import Lossless
 from onnx_reap.prune.sparsity.records import Tiling
@@ -34,14 +32,7 @@ def make_result(
     tiling : Tiling, optional
         What was zeroed in a pattern.
     """
-    model = outcome.pruned.model
-    return Result(
-        model,
-        make_report(outcome, lossless, tiling),
-        outcome.plan,
-        sources=aside.files_behind(outcome.run.analysis.proto),
-        held=aside.arrays(model),
-    )
+    return Result(outcome.pruned.model, make_report(outcome, lossless, tiling), outcome.plan)
 
 
 def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | None) -> Report:
@@ -56,7 +47,7 @@ def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | No
         settings=run.settings.chosen(),
         calibration=run.samples.every.origin,
         provider=outcome.before.provider,
-        before=_figures(macs, params, analysis.proto, outcome.before),
+        before=_figures(macs, params, analysis.light, outcome.before),
         after=_figures(pruned.macs, pruned.params, pruned.model, outcome.after),
         fitted=outcome.fitted,
         held_out=outcome.held_out,
@@ -79,5 +70,5 @@ def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | No
     )
 
 
-def _figures(macs: int, params: int, model: onnx.ModelProto, timing: Timing) -> Figures:
-    return Figures(macs, params, aside.size_of(model), timing.median_ms, timing.spread_ms)
+def _figures(macs: int, params: int, model: LightModel, timing: Timing) -> Figures:
+    return Figures(macs, params, model.size, timing.median_ms, timing.spread_ms)

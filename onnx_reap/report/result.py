@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import onnx
 
-from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.files import Content, check_outputs, write_all
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.save import data_path, model_files
 from onnx_reap.prune.plan import Plan
 from onnx_reap.report.records import Report
@@ -24,28 +22,22 @@ class Result:
 
     Attributes
     ----------
-    light : onnx.ModelProto
-        The model, without the weights that are set aside.
+    light : LightModel
+        The model. Files that weights of the original lie in have to stay as they are: weights that
+        did not change are read from there.
     report : Report
     plan : Plan
-    sources : frozenset of Source
-        Files that weights of the original lie in. They have to stay as they are: weights that did
-        not change are read from there.
-    held : mapping of str to array
-        Weights that are set aside, by name.
     """
 
-    light: onnx.ModelProto = field(repr=False)
+    light: LightModel = field(repr=False)
     report: Report
     plan: Plan
-    sources: frozenset[aside.Source] = field(default=frozenset(), repr=False, kw_only=True)
-    held: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, kw_only=True)
 
     @cached_property
     def model(self) -> onnx.ModelProto:
         """The model with all its weights; beyond 2 GB only `save` writes it."""
-        aside.check_as_found(self.sources)
-        return aside.whole(self.light)
+        self.light.check_unchanged()
+        return self.light.whole()
 
     def files(self, path: Path) -> dict[Path, Content]:
         """Return the files of the model, to be written to `path`; the model's own is the last.
@@ -55,7 +47,7 @@ class Result:
         ReapError
             If a file that weights of the original lie in changed meanwhile.
         """
-        aside.check_as_found(self.sources)
+        self.light.check_unchanged()
         return model_files(path, self.light)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -72,7 +64,9 @@ class Result:
         path = Path(path)
         files = self.files(path)
         names = {path: "the output model", data_path(path): "the data of the output model"}
-        inputs = {f"the input's data {source.path.name}": source.path for source in self.sources}
+        inputs = {
+            f"the input's data {source.path.name}": source.path for source in self.light.sources
+        }
         check_outputs({names[each]: each for each in files}, inputs)
         write_all(files)
 

@@ -14,6 +14,7 @@ from onnx_reap.fields import CRITERIA
 from onnx_reap.graph.ir import probe
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.onnxio.float32 import in_float32, other_types
+from onnx_reap.onnxio.light_model import LightModel
 
 DATA = images(120)
 OPSETS = {"float16": 17, "bfloat16": 22, "float64": 17}  # the first that has such convolutions
@@ -38,7 +39,7 @@ def built(name: str, **ends) -> onnx.ModelProto:
 
 
 def twin(model: onnx.ModelProto) -> onnx.ModelProto:
-    return in_float32(model, other_types(model))
+    return in_float32(LightModel(model), other_types(model)).proto
 
 
 def error(model: onnx.ModelProto, original: onnx.ModelProto) -> float:

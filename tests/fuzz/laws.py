@@ -18,7 +18,8 @@ from onnx_reap.graph.edit.cut import cut_graph
 from onnx_reap.graph.edit.mask import mask_graph
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.labels import FROZEN
-from onnx_reap.onnxio.session import run, session, with_outputs
+from onnx_reap.onnxio.extract import with_outputs
+from onnx_reap.onnxio.session import run, session
 from onnx_reap.onnxio.weights import with_weights
 from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
@@ -67,7 +68,7 @@ class Trial:
         for name, values in changed.items():
             same = (values == before[name]) | (values == 0)
             assert same.all(), "the mask does more than write zeros"
-        return with_weights(self.analysis.proto, changed)
+        return with_weights(self.analysis.light.proto, changed)
 
 
 def shapes_of(drawn: Drawn) -> dict[str, tuple[int, ...]]:

@@ -14,7 +14,7 @@ from small_models import Net, chain, images, weights_of
 import onnx_reap
 from onnx_reap.cli.main import main
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio import light_model
 from onnx_reap.onnxio import load as loading
 from onnx_reap.onnxio import session as runtime
 
@@ -81,7 +81,7 @@ def test_what_comes_in_two_files_goes_out_in_two(ir, settings):
     assert {e.value for t in outside for e in t.external_data if e.key == "location"} == {
         "out.onnx.data"
     }
-    assert max(len(t.raw_data) for t in light.graph.initializer) < aside.SMALLEST
+    assert max(len(t.raw_data) for t in light.graph.initializer) < light_model.SMALLEST
     onnx.checker.check_model("out.onnx", full_check=True)
     _same_weights(onnx.load("out.onnx"), onnx.load("single.onnx"))
     assert main(["in.onnx", "out.onnx", *settings.split()]) == 0
@@ -254,7 +254,7 @@ def test_weights_that_a_message_can_not_hold(settings, monkeypatch):
     given = model.SerializeToString()
     result = onnx_reap.reap(model, data, **settings)
     assert model.SerializeToString() == given
-    assert aside.any_aside(result.light)
+    assert result.light.external()
     assert [(g.before, g.after) for g in result.report.groups] == [
         (g.before, g.after) for g in expected.report.groups
     ]

@@ -1,4 +1,4 @@
-"""The float32 twin: nothing of the other types is left, and it computes the same."""
+"""The float32 copy: nothing of the other types is left, and it computes the same."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from onnx import TensorProto, numpy_helper
 from small_models import Net, chain, run
 
 from onnx_reap.onnxio.float32 import in_float32, other_types
+from onnx_reap.onnxio.light_model import LightModel
 
 HALF = TensorProto.FLOAT16
 
 
-def test_a_model_in_float32_is_its_own_twin():
+def converted(model: onnx.ModelProto, types=None) -> onnx.ModelProto:
+    return in_float32(LightModel(model), other_types(model) if types is None else types).proto
+
+
+def test_a_model_in_float32_is_its_own_copy():
     model = chain()
     assert other_types(model) == frozenset()
-    assert in_float32(model, other_types(model)) is model
+    assert converted(model) is model
 
 
 def test_a_few_numbers_in_float64_are_left_alone():
@@ -50,12 +55,12 @@ def test_all_places_are_converted(dtype):
     h = n.node("Sum", ones, cast, chosen, eye)
     model = n.model(n.node("MatMul", h, n.random(4, 3)))
     assert other_types(model) == {kind}
-    twin = in_float32(model, other_types(model))
-    assert other_types(twin) == frozenset()
-    onnx.checker.check_model(twin, full_check=True)
-    assert twin.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    copy = converted(model)
+    assert other_types(copy) == frozenset()
+    onnx.checker.check_model(copy, full_check=True)
+    assert copy.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
     x = np.random.default_rng(0).standard_normal((2, 4)).astype(dtype)
-    got, want = run(twin, {"x": x.astype(np.float32)})[0], _by_hand(x, model)
+    got, want = run(copy, {"x": x.astype(np.float32)})[0], _by_hand(x, model)
     np.testing.assert_allclose(got, want, rtol=1e-3)
     assert numpy_helper.to_array(model.graph.initializer[-1]).dtype == dtype  # not modified
 
@@ -73,8 +78,8 @@ def test_numbers_too_large_for_float32_stay_finite():
     n = Net({"x": ("N", 4)}, dtype=np.float64)
     values = [-np.inf, np.inf, np.finfo(np.float64).min, 1e300]
     model = n.model(n.node("Add", n.gemm("x", 4, 4), n.constant(np.array(values), "mask")))
-    twin = in_float32(model, other_types(model))
-    mask = next(numpy_helper.to_array(t) for t in twin.graph.initializer if t.name == "mask")
+    copy = converted(model)
+    mask = next(numpy_helper.to_array(t) for t in copy.graph.initializer if t.name == "mask")
     limit = np.finfo(np.float32).max
     assert mask.tolist() == [-np.inf, np.inf, -limit, limit]
 
@@ -90,10 +95,10 @@ def test_sequences_and_functions_are_converted():
     graph = oh.make_graph([to_half, listed], "net", [x], [value])
     opsets = [oh.make_opsetid("", 17), oh.make_opsetid("own", 1)]
     model = oh.make_model(graph, opset_imports=opsets, functions=[function], ir_version=8)
-    twin = in_float32(model, other_types(model))
+    copy = converted(model)
     assert other_types(model) == {HALF}
-    assert other_types(twin) == frozenset()
-    assert run(twin, {"x": np.ones((2, 4), np.float32)})[0][0].dtype == np.float32
+    assert other_types(copy) == frozenset()
+    assert run(copy, {"x": np.ones((2, 4), np.float32)})[0][0].dtype == np.float32
 
 
 def _with_function(inner: list[onnx.NodeProto], dtype, **attributes) -> onnx.ModelProto:
@@ -113,14 +118,14 @@ def test_attributes_of_other_domains_name_no_types():
     inner = [oh.make_node("Relu", ["a"], ["b"])]
     assert other_types(_with_function(inner, np.float32, to=HALF)) == frozenset()
     model = _with_function(inner, np.float16, to=HALF)
-    assert in_float32(model, {HALF}).graph.node[-1].attribute[0].i == HALF
+    assert converted(model, {HALF}).graph.node[-1].attribute[0].i == HALF
 
 
 def test_types_that_functions_are_told_are_converted():
     cast = oh.make_node("Cast", ["a"], ["b"])
     cast.attribute.add(name="to", type=onnx.AttributeProto.INT, ref_attr_name="kind")
     model = _with_function([cast], np.float16, kind=HALF)
-    twin = in_float32(model, {HALF})
-    assert twin.graph.node[-1].attribute[0].i == TensorProto.FLOAT
+    copy = converted(model, {HALF})
+    assert copy.graph.node[-1].attribute[0].i == TensorProto.FLOAT
     x = np.ones((2, 4), np.float32)
-    assert run(twin, {"x": x})[0].dtype == np.float32
+    assert run(copy, {"x": x})[0].dtype == np.float32

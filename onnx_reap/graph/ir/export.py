@@ -10,7 +10,13 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.dtypes import to_onnx
+from onnx_reap.onnxio.light_model import (
+    LightModel,
+    copy_fields,
+    external_initializer,
+    lies_beside,
+)
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,7 @@ def without_content(proto: onnx.ModelProto) -> onnx.ModelProto:
     Left out are also shape annotations and training information, which describe the old sizes.
     """
     shell = onnx.ModelProto()
-    for field, value in proto.ListFields():
-        if field.name in ("graph", "training_info"):
-            continue
-        if field.is_repeated:
-            getattr(shell, field.name).extend(value)
-        else:
-            setattr(shell, field.name, value)
+    copy_fields(proto, shell, ("graph", "training_info"))
     graph = proto.graph
     shell.graph.name = graph.name
     shell.graph.doc_string = graph.doc_string
@@ -78,31 +78,32 @@ def without_content(proto: onnx.ModelProto) -> onnx.ModelProto:
     return shell
 
 
-def _initializer(constant: gs.Constant, *, light: bool) -> onnx.TensorProto:
-    """Write a constant; a large one is set aside, and lives as long as `constant` holds it."""
-    values = constant.values if light else None
-    if values is None or values.dtype != constant.export_dtype:
-        return tensor_proto(constant)
-    if not aside.fits(values.dtype, values.nbytes):
-        return tensor_proto(constant)
-    constant.values = np.require(values, requirements=["C", "A"])
-    return aside.in_memory(constant.name, constant.values)
-
-
-def write_constants(
-    out: onnx.ModelProto, constants: Iterable[gs.Constant], original: onnx.ModelProto
-) -> None:
+def with_constants(
+    out: onnx.ModelProto, constants: Iterable[gs.Constant], original: LightModel
+) -> LightModel:
     """Add constants as initializers, with their new shapes where they are listed as inputs.
 
     Up to IR version 3 every initializer is an input, so new constants become nodes: the interface
-    stays as it is. Large ones are set aside where those of the original are.
+    stays as it is. Large ones lie beside the proto where those of the original do.
+
+    Parameters
+    ----------
+    out : onnx.ModelProto
+        Changed in place.
     """
-    light = aside.any_aside(original)
     known = {tensor.name for tensor in original.graph.initializer}
+    weights: dict[str, np.ndarray] = {}
     made = []
     for constant in constants:
-        if constant.name in known or original.ir_version >= 4:
-            out.graph.initializer.append(_initializer(constant, light=light))
+        if constant.name in known or original.proto.ir_version >= 4:
+            if original.weights and _lies_beside(constant):
+                constant.values = np.require(constant.values, requirements=["C", "A"])
+                weights[constant.name] = constant.values
+                kind, shape = to_onnx(constant.values.dtype), constant.values.shape
+                tensor = external_initializer(constant.name, kind, shape)
+            else:
+                tensor = tensor_proto(constant)
+            out.graph.initializer.append(tensor)
         else:
             value = tensor_proto(constant)
             made.append(onnx.helper.make_node("Constant", [], [constant.name], value=value))
@@ -119,3 +120,9 @@ def write_constants(
     ]
     del out.graph.input[:]
     out.graph.input.extend(declared)
+    return LightModel(out, weights, original.sources)
+
+
+def _lies_beside(constant: gs.Constant) -> bool:
+    values = constant.values
+    return values.dtype == constant.export_dtype and lies_beside(values.dtype, values.nbytes)

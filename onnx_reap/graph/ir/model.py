@@ -10,16 +10,15 @@ from itertools import chain, count
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import numpy_helper
-from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnx_reap.errors import ReapError
-from onnx_reap.graph.ir.export import Source, node_proto, without_content, write_constants
-from onnx_reap.graph.ir.reading import read_graph
+from onnx_reap.graph.ir.export import Source, node_proto, with_constants, without_content
+from onnx_reap.graph.ir.reading import constant_values, dense, read_graph
 from onnx_reap.graph.rules.traits import Trait, traits_of
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.dtypes import is_any_float
+from onnx_reap.onnxio.extract import extract, names_in_subgraphs
 from onnx_reap.onnxio.float32 import in_float32, other_types
-from onnx_reap.onnxio.session import extract, names_in_subgraphs
+from onnx_reap.onnxio.light_model import LightModel
 
 STANDARD_DOMAINS = ("", "ai.onnx", None)
 
@@ -35,31 +34,32 @@ class Model:
 
     Attributes
     ----------
-    proto : onnx.ModelProto
+    light : LightModel
         The model as given. Never modified.
     graph : onnx_graphsurgeon.Graph
         Nodes in topological order.
     keys : dict[int, str]
         A unique name for each node, by `id(node)`.
     types : frozenset of int
-        Types that become float32 where the model is run, see `twin`.
+        Types that become float32 where the model is run, see `onnxio.float32`.
     """
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self.proto = proto
+    def __init__(self, model: LightModel | onnx.ModelProto) -> None:
+        self.light = LightModel.of(model)
+        proto = self.light.proto
         self.types = other_types(proto)
         self.graph = read_graph(proto)
         # Nodes are kept alive here, since their ids are keys.
         pairs = zip(self.graph.nodes, proto.graph.node, strict=True)
         self._source = {id(node): Source(node, dict(node.attrs), given) for node, given in pairs}
         self._given = _constants_of(proto.graph)
-        self._weights = aside.claim(proto)  # also those that no constant stands for any more
+        external = self.light.external()
         for name, constant in self.constants().items():
-            if name in self._weights:
-                constant.values, constant.data_location = self._weights[name], None
+            if name in external:
+                constant.values, constant.data_location = external[name], None
         self._absorb_constant_nodes()
         for sparse in proto.graph.sparse_initializer:
-            self.constants()[sparse.values.name].values = _dense(sparse)
+            self.constants()[sparse.values.name].values = dense(sparse)
         self.graph.nodes = _in_order(self.graph.nodes)
         self.keys = _unique_keys(self.graph.nodes)
         self._names: set[str] = set()
@@ -100,7 +100,8 @@ class Model:
     def unused(self, name: str) -> str:
         """Return a name for a new tensor, `name` if it is free; it counts as taken from now on."""
         if not self._names:
-            self._names = {n for node in self.proto.graph.node for n in (*node.input, *node.output)}
+            given = self.light.graph.node
+            self._names = {n for node in given for n in (*node.input, *node.output)}
             self._names |= set(self.graph.tensors()) | set(captured_tensors(self.graph.nodes))
         free = _free_name(name, self._names)
         self._names.add(free)
@@ -108,7 +109,7 @@ class Model:
 
     def insert(self, node: gs.Node, place: gs.Node, *, behind: bool = False) -> None:
         """Put a node in front of another one, or behind it."""
-        # Nodes compare by content, so list.index would be slow, and could find a twin.
+        # Nodes compare by content, so list.index would be slow, and could find an equal one.
         at = next(i for i, other in enumerate(self.graph.nodes) if other is place)
         self.graph.nodes.insert(at + behind, node)
         node.name = _free_name(node.name, set(self.keys.values()))
@@ -137,7 +138,7 @@ class Model:
         for node in self.graph.nodes:
             if node.op != "Constant" or node.domain not in STANDARD_DOMAINS or not node.outputs:
                 continue
-            values, name = _constant_values(node), node.outputs[0].name
+            values, name = constant_values(node), node.outputs[0].name
             if values is not None and name not in captured and name not in outputs:
                 absorbed[name] = values
         self.set_constants(absorbed)
@@ -159,19 +160,33 @@ class Model:
                 taken.add(shared.name)
                 node.inputs[index] = copies.setdefault(use, shared)
 
-    def to_run(self) -> onnx.ModelProto:
+    def to_run(self) -> LightModel:
         """Write the graph as a model in float32, to run it."""
-        return in_float32(self.to_proto(), self.types)
+        return in_float32(self.to_light(), self.types)
+
+    def to_light(self) -> LightModel:
+        """Write the graph as a model with the interface and metadata of the original.
+
+        Large weights lie beside the proto where those of the original do.
+        """
+        out = without_content(self.light.proto)
+        out.graph.node.extend(self.node_proto(node) for node in self.graph.nodes)
+        return with_constants(out, self.constants().values(), self.light)
 
     def to_proto(self) -> onnx.ModelProto:
-        """Write the graph as a model with the interface and metadata of the original."""
-        out = without_content(self.proto)
-        out.graph.node.extend(self.node_proto(node) for node in self.graph.nodes)
-        write_constants(out, self.constants().values(), self.proto)
-        return out
+        """Write the graph as `to_light` does, with all weights in the proto."""
+        return self.to_light().whole()
 
-    def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> onnx.ModelProto:
-        """Write the part that computes tensors from others, in float32; see `runtime.extract`.
+    def free_weights(self) -> None:
+        """Let go of the weights of a graph that is used no more.
+
+        Nodes and tensors refer to each other, so the graph itself stays for a while.
+        """
+        for constant in self.constants().values():
+            constant.values = np.empty(0)
+
+    def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
+        """Write the part that computes tensors from others, in float32; see `onnxio.extract`.
 
         Parameters
         ----------
@@ -179,7 +194,7 @@ class Model:
             Tensors that will be fed, with their types.
         outputs : sequence of str
         """
-        shell = without_content(self.proto)
+        shell = without_content(self.light.proto)
         shell.graph.node.extend(self.node_proto(node) for node in self.graph.nodes)
         out = extract(shell, inputs, outputs)
         nodes = out.graph.node
@@ -187,10 +202,10 @@ class Model:
         read = (read | set(outputs)) - inputs.keys()
         constants = [c for name, c in self.constants().items() if name in read]
         fed = [value for value in out.graph.input if value.name in inputs]
-        write_constants(out, constants, self.proto)
+        light = with_constants(out, constants, self.light)
         listed = {value.name for value in out.graph.input}
         out.graph.input.extend(value for value in fed if value.name not in listed)
-        return in_float32(out, self.types)
+        return in_float32(light, self.types)
 
     def node_proto(self, node: gs.Node) -> onnx.NodeProto:
         """Write a node; what nobody touched is as it was, byte for byte."""
@@ -200,10 +215,7 @@ class Model:
 
 def is_floating(constant: gs.Constant) -> bool:
     """Whether a constant holds floating-point numbers, of any width."""
-    if isinstance(constant.dtype, int):  # types that NumPy lacks are given as in onnx
-        return "FLOAT" in onnx.TensorProto.DataType.Name(constant.dtype)
-    dtype = np.dtype(constant.dtype)
-    return dtype.kind == "f" or "float" in dtype.name
+    return is_any_float(constant.dtype)
 
 
 def _constants_of(graph: onnx.GraphProto) -> set[str]:
@@ -250,27 +262,6 @@ def _cycle(nodes: Sequence[gs.Node]) -> ReapError:
 def _makers(node: gs.Node) -> list[gs.Node]:
     tensors = [*node.inputs, *captured_tensors([node]).values()]
     return [maker for tensor in tensors for maker in tensor.inputs]
-
-
-def _constant_values(node: gs.Node) -> np.ndarray | None:
-    if isinstance(tensor := node.attrs.get("value"), gs.Constant):
-        return None if isinstance(tensor._values, SparseValues) else tensor.values
-    for name, dtype in (("value_float", np.float32), ("value_int", np.int64)):
-        for key in (name, name + "s"):
-            if key in node.attrs:
-                return np.asarray(node.attrs[key], dtype)
-    return None
-
-
-def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
-    """Return a sparse tensor's values; its indices are flat, or one per axis."""
-    values, indices = (numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
-    dense = np.zeros(list(sparse.dims), values.dtype)
-    if indices.ndim == 1:
-        dense.reshape(-1)[indices] = values
-    else:
-        dense[tuple(indices.T)] = values
-    return dense
 
 
 def _unique_keys(nodes: Iterable[gs.Node]) -> dict[int, str]:

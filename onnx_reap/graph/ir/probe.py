@@ -7,20 +7,21 @@ run at two batch sizes, which tells the dimensions that depend on it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model, captured_tensors
 from onnx_reap.graph.ir.recurrent import add_projections
 from onnx_reap.graph.rules.traits import NO_TRAITS, Trait, traits_of
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.dtypes import is_float, is_integer_or_bool, to_numpy
+from onnx_reap.onnxio.extract import extract
 from onnx_reap.onnxio.float32 import in_float32
-from onnx_reap.onnxio.session import Feed, extract, run, session, with_outputs
+from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.onnxio.session import Feed, run, session
 
 SMALL = 4096  # values of tensors up to this many elements are kept: shapes, indices, scales
 
@@ -71,10 +72,10 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
     sizes = {name: constant.values.nbytes for name, constant in model.constants().items()}
     layers = Trait.WEIGHTED | Trait.RECURRENT
     weights = {t.name for node in model.nodes if _traits(node) & layers for t in node.inputs}
-    proto = model.to_proto()
+    light = model.to_light()
     values: dict[str, np.ndarray] = {}
     while new := [name for name in _read(model, behind) if name not in values]:
-        part = extract(proto, types, new)
+        part = replace(light, proto=extract(light.proto, types, new))
         read = {value.name for value in part.graph.input}
         feed = {name: like for name, like in likes.items() if name in read}
         found = _folded(part, new, feed, model, providers)
@@ -90,7 +91,7 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
 
 
 def _folded(
-    part: onnx.ModelProto, names: Sequence[str], feed: Feed, model: Model, providers: Sequence[str]
+    part: LightModel, names: Sequence[str], feed: Feed, model: Model, providers: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Compute tensors in their own types, or in float32 where onnxruntime can't.
 
@@ -101,17 +102,17 @@ def _folded(
     except ReapError:
         if not model.types:
             raise
-    twin = in_float32(part, model.types)
-    values = run(session(twin, providers, optimize=False), names, feed)
+    part32 = in_float32(part, model.types)
+    values = run(session(part32, providers, optimize=False), names, feed)
     types = _inferred_types(part)
     return {n: v.astype(types[n]) for n, v in values.items() if n in types}
 
 
-def _inferred_types(proto: onnx.ModelProto) -> dict[str, np.dtype]:
+def _inferred_types(model: LightModel) -> dict[str, np.dtype]:
     """Return the types of tensors, as far as onnx knows them."""
-    graph = onnx.shape_inference.infer_shapes(aside.with_weights_as_inputs(proto)).graph
+    graph = onnx.shape_inference.infer_shapes(model.with_weights_as_inputs()).graph
     return {
-        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        value.name: to_numpy(value.type.tensor_type.elem_type)
         for value in (*graph.input, *graph.value_info, *graph.output)
         if value.type.tensor_type.elem_type
     }
@@ -123,8 +124,8 @@ def _types_cast_to(model: Model) -> dict[str, np.dtype]:
     names = {t.name for t in likes if not isinstance(t, gs.Constant)}
     if not names:
         return {}
-    known = _inferred_types(model.to_proto())
-    return {n: t for n, t in known.items() if n in names and (t.kind in "biu" or is_float(t))}
+    known = _inferred_types(model.to_light())
+    return {n: t for n, t in known.items() if n in names and (is_integer_or_bool(t) or is_float(t))}
 
 
 def _is_cast_like(node: gs.Node) -> bool:
@@ -159,7 +160,7 @@ def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Prob
     """
     names = [t.name for node in model.nodes for t in node.outputs if t.name]
     names += [t.name for t in model.graph.inputs]
-    active = session(with_outputs(model.to_run(), names), providers, optimize=False)
+    active = session(model.to_run(), providers, outputs=names, optimize=False)
     first, *others = (_shapes_and_values(active, names, feed) for feed in feeds)
     shapes, dtypes, values = first
     dynamic = {
@@ -170,7 +171,7 @@ def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Prob
     }
     for name, constant in model.constants().items():
         shapes[name] = tuple(int(size) for size in constant.shape)
-    written = _inferred_types(model.to_proto()) if model.types else {}
+    written = _inferred_types(model.to_light()) if model.types else {}
     add_projections(model, shapes, dtypes, dynamic)
     samples = _samples(model, feeds[0], shapes, dynamic)
     return Probe(shapes, dtypes, values, samples, dynamic, written)

@@ -16,6 +16,7 @@ from onnx_reap.graph.labels.labels import LabelArray, varying_axes
 from onnx_reap.graph.labels.site import Findings, SizeSite
 from onnx_reap.graph.rules.rule import Rule
 from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.session import run, session
 
 
@@ -24,7 +25,7 @@ def computed_from_sizes(node: gs.Node, probe: Probe, of_sizes: Set[str]) -> bool
     traits = traits_of(node.op)
     if node.domain not in STANDARD_DOMAINS or Trait.RANDOM in traits:
         return False
-    if Trait.FILLS in traits and probe.dtypes[node.outputs[0].name].kind == "f":
+    if Trait.FILLS in traits and is_float(probe.dtypes[node.outputs[0].name]):
         return False
     if any(t.name not in probe.values for t in node.outputs if t.name):
         return False
@@ -82,7 +83,8 @@ def sizes_after(
     if not new or not nodes:
         return new
     wanted = [t.name for node in nodes for t in node.outputs if t.name]
-    part = onnx.ModelProto(ir_version=model.proto.ir_version, opset_import=model.proto.opset_import)
+    proto = model.light.proto
+    part = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
     part.graph.name = "sizes"
     part.graph.node.extend(model.node_proto(node) for node in nodes)
     constants = {t.name: t for n in nodes for t in n.inputs if isinstance(t, gs.Constant)}

@@ -9,7 +9,6 @@ import onnx
 
 from onnx_reap.measure.autodiff.gradient import EVERY, Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape
-from onnx_reap.onnxio import aside
 
 
 def add(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
@@ -47,7 +46,7 @@ def power(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
 
 def has_no_zero(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether the exponents of a Pow can be lowered by one at zero."""
-    return bool(aside.to_array(constants[node.input[1]]).all())
+    return bool(constants[node.input[1]].all())
 
 
 def extreme(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -12,8 +12,8 @@ from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.rules.traits import Trait, operators
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Constants, Shapes, Tape
-from onnx_reap.onnxio import aside
-from onnx_reap.onnxio.session import names_in_subgraphs
+from onnx_reap.onnxio.extract import names_in_subgraphs
+from onnx_reap.onnxio.light_model import LightModel
 
 OLDEST = 11  # operator set in which all nodes that rules write exist
 SIZES = frozenset(operators(Trait.MEASURES))  # what they give doesn't change with values
@@ -41,7 +41,7 @@ class Trainer:
 
     Attributes
     ----------
-    model : onnx.ModelProto
+    model : LightModel
     targets : mapping of str to str
         Inputs to feed what tensors are wanted to be.
     error : str
@@ -50,24 +50,24 @@ class Trainer:
         Outputs, by what the gradient is of.
     """
 
-    model: onnx.ModelProto
+    model: LightModel
     targets: Mapping[str, str]
     error: str
     gradients: Mapping[str, str]
 
 
-def reached(part: onnx.ModelProto, facts: Facts, wanted: Collection[str]) -> set[str]:
+def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]:
     """Tell which tensors of a part get their whole gradient from its outputs.
 
     Parameters
     ----------
-    part : onnx.ModelProto
+    part : LightModel
     wanted : collection of str
         Tensors in question.
     """
     if opset(part) < OLDEST:
         return set()
-    constants = {tensor.name: tensor for tensor in part.graph.initializer}
+    constants = part.constants
     leading = {value.name for value in part.graph.output}
     blocked: set[str] = set()
     for node in reversed(part.graph.node):
@@ -83,13 +83,15 @@ def reached(part: onnx.ModelProto, facts: Facts, wanted: Collection[str]) -> set
     return (set(wanted) & leading) - blocked
 
 
-def opset(part: onnx.ModelProto) -> int:
+def opset(part: LightModel) -> int:
     """Return the version of the standard operator set."""
-    return max((o.version for o in part.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    return max(
+        (o.version for o in part.proto.opset_import if o.domain in ("", "ai.onnx")), default=0
+    )
 
 
 def with_gradients(
-    part: onnx.ModelProto,
+    part: LightModel,
     facts: Facts,
     goals: Mapping[str, float],
     wanted: Sequence[str],
@@ -98,7 +100,7 @@ def with_gradients(
 
     Parameters
     ----------
-    part : onnx.ModelProto
+    part : LightModel
         Its inputs and outputs stay.
     goals : mapping of str to float
         Tensors whose squared distance from a target counts, with a weight each.
@@ -106,8 +108,8 @@ def with_gradients(
         Inputs to differentiate by, all `reached`.
     """
     out = onnx.ModelProto()
-    out.CopyFrom(part)
-    tape = Tape(out, facts.shapes, facts.layers)
+    out.CopyFrom(part.proto)
+    tape = Tape(replace(part, proto=out), facts.shapes, facts.layers)
     starts, targets, errors = {}, {}, []
     for name, weight in goals.items():
         targets[name] = f"{PREFIX}target/{name}"
@@ -123,7 +125,7 @@ def with_gradients(
     )
     del out.graph.output[:]
     out.graph.output.extend(onnx.ValueInfoProto(name=n) for n in (error, *given.values()))
-    return Trainer(out, targets, error, given)
+    return Trainer(replace(part, proto=out), targets, error, given)
 
 
 def backpropagate(
@@ -193,5 +195,5 @@ def _is_training(node: onnx.NodeProto, constants: Constants) -> bool:
     """Whether a node may use statistics of the batch, or drop values."""
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
         mode = constants.get(node.input[2])
-        return mode is None or bool(aside.to_array(mode).any())
+        return mode is None or bool(mode.any())
     return any(a.name == "training_mode" and a.i for a in node.attribute)

@@ -9,7 +9,6 @@ import onnx
 
 from onnx_reap.measure.autodiff.gradient import EVERY, Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
-from onnx_reap.onnxio import aside
 
 
 def same(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
@@ -82,7 +81,7 @@ def put_back(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
 
 def takes_nothing_twice(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether the constant index of a Gather has no entry twice, counted from one end."""
-    index = aside.to_array(constants[node.input[1]])
+    index = constants[node.input[1]]
     return len(np.unique(index)) == index.size and len(np.unique(index < 0)) <= 1
 
 

@@ -9,7 +9,6 @@ import onnx
 
 from onnx_reap.measure.autodiff.gradient import Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
-from onnx_reap.onnxio import aside
 
 
 def global_average(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
@@ -52,7 +51,7 @@ def has_constant_axes(node: onnx.NodeProto, constants: Constants, shapes: Shapes
     given = [name for name in node.input[1:] if name]
     if any(name not in constants for name in given):
         return False
-    values = [int(axis) for name in given for axis in aside.to_array(constants[name])]
+    values = [int(axis) for name in given for axis in constants[name]]
     reduces = bool(values or attributes(node).get("axes"))
     return reduces or not attributes(node).get("noop_with_empty_axes")
 

@@ -12,7 +12,6 @@ import onnx
 
 from onnx_reap.measure.autodiff.gradient import Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
-from onnx_reap.onnxio import aside
 
 ROI, SCALES, SIZES = 1, 2, 3  # inputs
 
@@ -37,7 +36,7 @@ def resizes_the_last_two_of_four(
     names = [name for name in node.input[1:] if name]
     if len(before) != 4 or before[:2] != after[:2] or any(n not in constants for n in names):
         return False
-    values = {name: aside.to_array(constants[name]) for name in names}
+    values = {name: constants[name] for name in names}
     scales, roi = (values.get(_input(node, at), np.ones(0)) for at in (SCALES, ROI))
     cropped = _crops(node) and not ((roi[:2] == 0).all() and (roi[4:6] == 1).all())
     return bool((scales[:2] == 1).all()) and not cropped

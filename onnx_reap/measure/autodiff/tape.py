@@ -10,11 +10,11 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.light_model import LightModel
 
 PREFIX = "onnx_reap.gradient/"
 
-Constants = Mapping[str, onnx.TensorProto]
+Constants = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -29,8 +29,8 @@ class Tape:
 
     Parameters
     ----------
-    part : onnx.ModelProto
-        Appended to.
+    part : LightModel
+        Its proto is appended to.
     shapes : mapping of str to tuple of int
         Of tensors, as they were before channels were cut: ranks, spatial sizes and ones are right.
     layers : mapping of str to Linear
@@ -39,14 +39,14 @@ class Tape:
 
     def __init__(
         self,
-        part: onnx.ModelProto,
+        part: LightModel,
         shapes: Shapes,
         layers: Mapping[str, Linear],
     ) -> None:
         self.shapes, self.layers = shapes, layers
-        self.opset = next(o.version for o in part.opset_import if o.domain in ("", "ai.onnx"))
+        self.opset = next(o.version for o in part.proto.opset_import if o.domain in ("", "ai.onnx"))
         self._graph = part.graph
-        self._constants = {tensor.name: tensor for tensor in part.graph.initializer}
+        self._constants: Constants = part.constants
         self._count = 0
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
@@ -66,7 +66,7 @@ class Tape:
 
     def values(self, name: str) -> np.ndarray:
         """Return a constant of the part."""
-        return aside.to_array(self._constants[name])
+        return self._constants[name]
 
     def where(self, condition: str, gradient: str) -> str:
         """Let a gradient through where a condition holds."""

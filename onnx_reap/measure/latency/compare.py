@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 
 from onnx_reap.errors import ReapError
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.session import Feed, heavy, run, session
 
 # A session's threads spin for a while after a run, which would slow the other session down: 1.5
@@ -39,8 +39,8 @@ class Timing:
 
 
 def compare_latency(
-    before: onnx.ModelProto,
-    after: onnx.ModelProto,
+    before: LightModel,
+    after: LightModel,
     feed: Feed,
     providers: Sequence[str],
     *,
@@ -51,7 +51,7 @@ def compare_latency(
 
     Parameters
     ----------
-    before, after : onnx.ModelProto
+    before, after : LightModel
     feed : mapping of str to numpy.ndarray
         Inputs by name, in the shapes to measure at.
     providers : sequence of str

@@ -15,6 +15,7 @@ from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.rules.recurrent import GATES
 from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.onnxio.dtypes import to_onnx
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def layer_model(point: SizedLayer) -> tuple[onnx.ModelProto, dict[str, np.ndarra
             numpy_helper.from_array(np.array(value, layer.dtype), name)
             for name, value in zip(names, layer.bounds, strict=True)
         ]
-    kind = onnx.helper.np_dtype_to_tensor_dtype(layer.dtype)
+    kind = to_onnx(layer.dtype)
     graph = onnx.helper.make_graph(
         nodes,
         "layer",

@@ -24,6 +24,7 @@ import numpy as np
 import onnx
 
 from onnx_reap.measure.latency.layer import SizedLayer, layer_model
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.session import Feed, run, session
 
 ROUNDS = 5  # visits to every layer
@@ -49,7 +50,7 @@ BETWEEN = Kernel("", "", "")
 
 def measure(
     points: Iterable[SizedLayer],
-    whole: onnx.ModelProto,
+    whole: LightModel,
     feed: Feed,
     providers: Sequence[str],
     on_point: Callable[[], None],
@@ -60,7 +61,7 @@ def measure(
     ----------
     points : iterable of SizedLayer
         Equal ones are measured once.
-    whole : onnx.ModelProto
+    whole : LightModel
     feed : mapping of str to numpy.ndarray
         Inputs of the whole model.
     providers : sequence of str
@@ -126,7 +127,7 @@ def _keep_least(parts: dict[Kernel, float], taken: Mapping[Kernel, float]) -> No
 
 
 def _visit(
-    model: onnx.ModelProto, feed: Feed, providers: Sequence[str], seconds: float
+    model: LightModel | onnx.ModelProto, feed: Feed, providers: Sequence[str], seconds: float
 ) -> dict[Kernel, float]:
     """Run a model for some time; milliseconds of its kernels, and of all else in a run."""
     if providers[0] != CPU:
@@ -148,7 +149,7 @@ def _visit(
 
 
 def _run_time(
-    model: onnx.ModelProto, feed: Feed, providers: Sequence[str], seconds: float
+    model: LightModel | onnx.ModelProto, feed: Feed, providers: Sequence[str], seconds: float
 ) -> float:
     """Run a model for some time; milliseconds of a run."""
     return _middle(_runs(session(model, providers, config={}), feed, seconds))

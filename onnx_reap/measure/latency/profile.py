@@ -47,7 +47,7 @@ def measured_table(
         for linear, grid in zip(linears, grids, strict=True)
     ]
     every = list(dict.fromkeys(point for rows in layers for row in rows for point in row))
-    whole, feed = analysis.runnable(analysis.proto), first_feed(analysis, samples)
+    whole, feed = analysis.runnable(analysis.light), first_feed(analysis, samples)
     with progress.stage("Measuring layers", total=ROUNDS * len(every)) as step:
         times, whole_ms = measure(every, whole, feed, analysis.providers, step)
     measured = [

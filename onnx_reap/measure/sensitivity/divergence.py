@@ -25,10 +25,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reap.data.spec import is_float
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.measure.autodiff.tape import Tape
+from onnx_reap.onnxio.dtypes import is_float
 
 TEMPERATURE = 4.0  # of the distributions, see docs/experiments.md
 TINY = 1e-12  # of a probability

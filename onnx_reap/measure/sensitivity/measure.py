@@ -8,7 +8,7 @@ squared and on average, how far the outputs move, see `divergence`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ from onnx_reap.measure.autodiff.tape import PREFIX, Tape, attributes
 from onnx_reap.measure.runner import batch_size, run_batches
 from onnx_reap.measure.sensitivity.divergence import Metric
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.solve.chunks import in_chunks
 
 SAMPLES = f"{PREFIX}samples"
@@ -114,7 +115,7 @@ def obstacles(evaluation: Evaluation) -> str:
     return ", ".join(sorted(ops)) or "some operators with their attributes"
 
 
-def _part(evaluation: Evaluation) -> onnx.ModelProto:
+def _part(evaluation: Evaluation) -> LightModel:
     """Cut out what computes the outputs that are compared."""
     model, dtypes = evaluation.analysis.model, evaluation.analysis.probe.dtypes
     fed = {t.name: dtypes[t.name] for t in model.graph.inputs}
@@ -135,13 +136,13 @@ def _probed_batch(analysis: Analysis) -> int:
     return analysis.fixed_batch or analysis.probe.batch
 
 
-def _activations(part: onnx.ModelProto, analysis: Analysis) -> list[str]:
+def _activations(part: LightModel, analysis: Analysis) -> list[str]:
     """List the tensors that a backward pass needs of a forward pass: all, to be safe."""
     made = (name for node in part.graph.node for name in node.output)
     return [name for name in made if name in analysis.probe.shapes]
 
 
-def _weights(evaluation: Evaluation, part: onnx.ModelProto, batch: int) -> dict[str, float]:
+def _weights(evaluation: Evaluation, part: LightModel, batch: int) -> dict[str, float]:
     """Return factors of the directions of each output with which squares sum to a mean."""
     scales, shapes = _variances(evaluation, part, batch), evaluation.analysis.probe.shapes
     for metric in evaluation.metrics:
@@ -153,7 +154,7 @@ def _weights(evaluation: Evaluation, part: onnx.ModelProto, batch: int) -> dict[
     return {name: float(1 / np.sqrt(scale)) for name, scale in scales.items()}
 
 
-def _variances(evaluation: Evaluation, part: onnx.ModelProto, batch: int) -> dict[str, float]:
+def _variances(evaluation: Evaluation, part: LightModel, batch: int) -> dict[str, float]:
     """Return summed variances of outputs that are compared by values; 1 where nothing varies."""
     names = [metric.output for metric in evaluation.metrics if metric.kind == "values"]
     if not names:
@@ -169,15 +170,15 @@ def _variances(evaluation: Evaluation, part: onnx.ModelProto, batch: int) -> dic
 
 def _instrumented(
     evaluation: Evaluation,
-    part: onnx.ModelProto,
+    part: LightModel,
     facts: Facts,
     perturbations: Sequence[Perturbation],
     weights: Mapping[str, float],
-) -> tuple[onnx.ModelProto, list[str]]:
+) -> tuple[LightModel, list[str]]:
     """Append directions, a backward pass, and each perturbation's effect, a number per sample."""
     out = onnx.ModelProto()
-    out.CopyFrom(part)
-    tape = Tape(out, facts.shapes, facts.layers)
+    out.CopyFrom(part.proto)
+    tape = Tape(replace(part, proto=out), facts.shapes, facts.layers)
     starts = {}
     for index, metric in enumerate(evaluation.metrics):
         signs = _signs(tape, metric.output, _noise_seed(evaluation.seed, index))
@@ -199,7 +200,7 @@ def _instrumented(
     out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in effects)
     counts = onnx.helper.make_tensor_value_info(SAMPLES, onnx.TensorProto.INT64, [1])
     out.graph.input.append(counts)
-    return out, effects
+    return replace(part, proto=out), effects
 
 
 def _signs(tape: Tape, x: str, seed: int) -> str:

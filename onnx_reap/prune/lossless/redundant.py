@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_reap.data.spec import is_float
 from onnx_reap.graph.branches import NONE, Branches
 from onnx_reap.graph.edit.absorb import Absorbed, Read
 from onnx_reap.graph.edit.weights import has_plain_bias
@@ -16,6 +15,7 @@ from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Flow, Linear
+from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.prune.lossless.follow import Follower
 from onnx_reap.prune.lossless.mixing import keeps_constants
 from onnx_reap.prune.lossless.rows import SAME
@@ -122,7 +122,7 @@ class _Study:
             if linear.node in group.consumers and not linear.depthwise
         ]
         weights = [self._model.constants()[linear.weight] for linear, _ in readers]
-        if not all(is_float(np.dtype(weight.dtype)) for weight in weights):
+        if not all(is_float(weight.dtype) for weight in weights):
             return []
         classes: dict[tuple[tuple[str, int], ...], list[int]] = {}
         for unit in group.units:

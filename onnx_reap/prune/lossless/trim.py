@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from onnx.helper import tensor_dtype_to_np_dtype
-
 from onnx_reap.graph.edit.absorb import absorb
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.measure.compare import SAME, SAME_IN_HALF, compare, comparison_feeds
-from onnx_reap.onnxio.dtypes import is_half
+from onnx_reap.onnxio.dtypes import is_half, to_numpy
 from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.prune.apply import Pruned, apply_choice
 from onnx_reap.prune.context import Run
@@ -63,8 +61,8 @@ def without_redundant(run: Run) -> tuple[Pruned, Lossless]:
     pruned = apply_choice(run, choice) if not found else _applied(run, choice, found)
     with run.clock("verify"):
         types = analysis.model.types
-        before, after = (in_float32(model, types) for model in (analysis.proto, pruned.model))
-        half = any(is_half(tensor_dtype_to_np_dtype(kind)) for kind in types)
+        before, after = (in_float32(model, types) for model in (analysis.light, pruned.model))
+        half = any(is_half(to_numpy(kind)) for kind in types)
         kept = kept_positions(analysis.flow, choice.removed)
         claim = SAME_IN_HALF if half else SAME
         feeds = comparison_feeds(run.samples.every, analysis.fixed_batch, run.settings.seed)
@@ -77,6 +75,6 @@ def without_redundant(run: Run) -> tuple[Pruned, Lossless]:
 def _applied(run: Run, choice: Choice, found: list[Redundant]) -> Pruned:
     changed = run.analysis.copy()
     absorb(changed, (each for unit in found for each in unit.absorbed))
-    new = run.analysed(changed.to_proto())
+    new = run.analysed(changed.to_light())
     removed = removed_in(choice.removed, run.analysis, new)
     return replace(apply_choice(run.on(new), replace(choice, removed=removed)), choice=choice)

@@ -66,11 +66,11 @@ def rewritten(run: Run, bases: Sequence[Basis]) -> Rewritten:
 
 
 def _analysed(run: Run, model: Model, keys: Collection[str]) -> Analysis:
-    proto = model.to_proto()
-    added = len(proto.graph.node) - len(model.nodes)  # constants of old formats, which come first
-    for node, written in zip(model.nodes, proto.graph.node[added:], strict=True):
+    light = model.to_light()
+    added = len(light.graph.node) - len(model.nodes)  # constants of old formats, which come first
+    for node, written in zip(model.nodes, light.graph.node[added:], strict=True):
         written.name = model.keys[id(node)]  # nodes without a name are called by their place
-    return run.analysed(proto, keys)
+    return run.analysed(light, keys)
 
 
 def sound_ones(run: Run, bases: Sequence[Basis]) -> Rewritten:

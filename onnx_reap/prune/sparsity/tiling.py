@@ -109,7 +109,6 @@ def with_zeros(run: Run, pruned: Pruned, pattern: Pattern) -> tuple[Pruned, Tili
         params=count_parameters(out),
         refits={**pruned.refits, **fitted},
         notes=tuple(notes),
-        held=sparse,
     )
     return pruned, tiling
 

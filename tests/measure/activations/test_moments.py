@@ -10,7 +10,7 @@ from onnx_reap.data import open_calibration
 from onnx_reap.graph.analysis import analyse
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.moments import LayerMoments, capture_moments
-from onnx_reap.onnxio.session import with_outputs
+from onnx_reap.onnxio.extract import with_outputs
 from onnx_reap.options import Settings
 from onnx_reap.prune.removal_paths import find_taps
 

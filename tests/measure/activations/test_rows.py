@@ -15,7 +15,8 @@ from onnx_reap.measure.activations.rows import (
     sample_positions,
     weight_to_matrix,
 )
-from onnx_reap.onnxio.session import run, session, with_outputs
+from onnx_reap.onnxio.extract import with_outputs
+from onnx_reap.onnxio.session import run, session
 
 CPU = ["CPUExecutionProvider"]
 

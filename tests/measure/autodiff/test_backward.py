@@ -12,6 +12,7 @@ from small_models import Net, run
 from onnx_reap.graph.edit.cut import cut_graph, kept_positions
 from onnx_reap.measure.autodiff.backward import Facts, reached, with_gradients
 from onnx_reap.measure.autodiff.tape import PREFIX
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.refit.layerwise import as_cut
 
 
@@ -48,7 +49,7 @@ def test_operators_without_a_rule_let_nothing_through(op, attributes):
     behind = net.random(4, 1, 1, 1)
     last = net.node("Conv", y, behind, group=4)
     part, facts, _ = prepared(net, last, wanted=[weight, behind])
-    assert reached(part, facts, [weight, behind]) == {behind}
+    assert reached(LightModel(part), facts, [weight, behind]) == {behind}
 
 
 def test_both_ways_must_be_open():
@@ -57,21 +58,21 @@ def test_both_ways_must_be_open():
     h = net.node("Conv", "x", weight)
     y = net.node("Add", h, net.node("Hardmax", h, axis=1))
     part, facts, _ = prepared(net, y, wanted=[weight])
-    assert reached(part, facts, [weight]) == set()
+    assert reached(LightModel(part), facts, [weight]) == set()
 
 
 @pytest.mark.parametrize(("opset", "open_"), [(10, False), (11, True), (12, True), (21, True)])
 def test_old_operator_sets_are_refused(opset, open_):
     net, weight, y = layer_and("Relu")
     part, facts, _ = prepared(net, y, wanted=[weight], opset=opset)
-    assert reached(part, facts, [weight]) == ({weight} if open_ else set())
+    assert reached(LightModel(part), facts, [weight]) == ({weight} if open_ else set())
 
 
 def test_operators_of_other_domains_are_refused():
     net, weight, y = layer_and("Relu")
     part, facts, _ = prepared(net, y, wanted=[weight])
     part.graph.node[-1].domain = "com.microsoft"
-    assert reached(part, facts, [weight]) == set()
+    assert reached(LightModel(part), facts, [weight]) == set()
 
 
 @pytest.mark.parametrize("op", ["PRelu", "Clip", "BatchNormalization"])
@@ -91,7 +92,7 @@ def test_places_that_a_rule_does_not_cover_are_refused(op):
         ones = [net.constant(np.ones(4)) for _ in range(3)]
         y = net.node("BatchNormalization", "x", scale, *ones)
     part, facts, _ = prepared(net, y, wanted=[weight])
-    assert reached(part, facts, [weight]) == set()
+    assert reached(LightModel(part), facts, [weight]) == set()
 
 
 def test_a_normalization_whose_scale_is_computed_lets_nothing_through():
@@ -100,14 +101,14 @@ def test_a_normalization_whose_scale_is_computed_lets_nothing_through():
     ones = [net.constant(np.ones(4)) for _ in range(3)]
     y = net.node("BatchNormalization", net.node("Conv", "x", weight), "scale", *ones)
     part, facts, _ = prepared(net, y, wanted=[weight])
-    assert reached(part, facts, [weight]) == set()
+    assert reached(LightModel(part), facts, [weight]) == set()
 
 
 def test_dropout_that_is_told_not_to_train_lets_gradients_through():
     net, weight, y = layer_and("Relu")
     y = net.node("Dropout", y, net.constant(np.array(0.5)), net.constant(np.array(False)))
     part, facts, _ = prepared(net, y, wanted=[weight])
-    assert reached(part, facts, [weight]) == {weight}
+    assert reached(LightModel(part), facts, [weight]) == {weight}
 
 
 @pytest.mark.parametrize("how", ["normalization", "dropout"])
@@ -119,9 +120,9 @@ def test_operators_that_train_are_refused(how):
         y = net.node("Dropout", y, net.constant(np.array(0.5)), net.constant(np.array(True)))
     part, facts, _ = prepared(net, y, wanted=[weight])
     if how == "normalization":
-        assert reached(part, facts, [weight]) == {weight}
+        assert reached(LightModel(part), facts, [weight]) == {weight}
         part.graph.node[-1].attribute.append(oh.make_attribute("training_mode", 1))
-    assert reached(part, facts, [weight]) == set()
+    assert reached(LightModel(part), facts, [weight]) == set()
 
 
 def test_gemms_of_two_activations_are_refused():
@@ -130,7 +131,7 @@ def test_gemms_of_two_activations_are_refused():
     h = net.node("MatMul", "x", weight)
     y = net.node("Gemm", h, h, transB=1)
     part, facts, _ = prepared(net, y, wanted=[weight])
-    assert reached(part, facts, [weight]) == set()
+    assert reached(LightModel(part), facts, [weight]) == set()
 
 
 def test_what_a_body_reads_is_refused():
@@ -150,7 +151,7 @@ def test_what_a_body_reads_is_refused():
     yes = net.node("Greater", net.node("ReduceSum", "x", keepdims=0), net.constant(np.array(0.0)))
     chosen = net.node("If", yes, then_branch=bodies[0], else_branch=bodies[1])
     part, facts, _ = prepared(net, net.node("Add", h, chosen), wanted=[weight])
-    assert reached(part, facts, [weight]) == set()
+    assert reached(LightModel(part), facts, [weight]) == set()
 
 
 def test_sizes_do_not_pass_gradients():
@@ -160,7 +161,7 @@ def test_sizes_do_not_pass_gradients():
     size = net.node("Shape", net.node("Conv", "x", one))
     y = net.node("Reshape", net.node("Conv", "x", two), size)
     part, facts, fed = prepared(net, y, wanted=[one, two])
-    assert reached(part, facts, [one, two]) == {two}
+    assert reached(LightModel(part), facts, [one, two]) == {two}
     gradients, slopes, _ = gradients_of(part, facts, fed, [two])
     assert_close(gradients[two], slopes[two], 2e-3)  # float32 outputs, steps of 1/64
 
@@ -173,7 +174,7 @@ def test_inputs_that_are_left_out_block_nothing():
     net.nodes[-1].output.append("")
     y = net.node("Clip", h, "", net.constant(np.array(1.0)))
     part, facts, _ = prepared(net, y, wanted=[weight])
-    assert reached(part, facts, [weight]) == {weight}
+    assert reached(LightModel(part), facts, [weight]) == {weight}
 
 
 def test_several_goals_add_up():
@@ -189,16 +190,16 @@ def test_several_goals_add_up():
         name: rng.standard_normal(y.shape).astype(np.float32)
         for name, y in zip(goals, run(part, fed), strict=True)
     }
-    both = with_gradients(part, facts, goals, [one, two])
+    both = with_gradients(LightModel(part), facts, goals, [one, two])
     fed_both = fed | {both.targets[name]: target for name, target in targets.items()}
-    error, of_one, of_two = run(both.model, fed_both)
+    error, of_one, of_two = run(both.model.proto, fed_both)
     parts = []
     for name, weight in goals.items():
         alone = part if name == end else part_without(part, end, two)
         wanted = [one, two] if name == end else [one]
-        trainer = with_gradients(alone, facts, {name: weight}, wanted)
+        trainer = with_gradients(LightModel(alone), facts, {name: weight}, wanted)
         fed_alone = {n: x for n, x in fed.items() if n != two or name == end}
-        parts.append(run(trainer.model, fed_alone | {trainer.targets[name]: targets[name]}))
+        parts.append(run(trainer.model.proto, fed_alone | {trainer.targets[name]: targets[name]}))
     close = {"rtol": 1e-4, "atol": 1e-4}  # float32 sums in another order
     np.testing.assert_allclose(error, parts[0][0] + parts[1][0], **close)
     np.testing.assert_allclose(of_one, parts[0][1] + parts[1][1], **close)
@@ -265,7 +266,7 @@ def cut(net: Net, y: str):
     fed = data | weights
     part = part_of(pruned, fed, [y])
     wanted = sorted(weights)
-    assert reached(part, facts, wanted) == set(wanted)
+    assert reached(LightModel(part), facts, wanted) == set(wanted)
     return part, facts, fed, wanted, facts_of(analysed(pruned.to_proto(), data))
 
 
@@ -289,11 +290,11 @@ def test_the_part_is_left_as_it_was():
     net, weight, y = layer_and("Relu")
     part, facts, _ = prepared(net, y, wanted=[weight])
     before = part.SerializeToString()
-    trainer = with_gradients(part, facts, {y: 1.0}, [weight])
+    trainer = with_gradients(LightModel(part), facts, {y: 1.0}, [weight])
     assert part.SerializeToString() == before
     forward = len(part.graph.node)
-    assert list(trainer.model.graph.node[:forward]) == list(part.graph.node)
-    assert all(n.output[0].startswith(PREFIX) for n in trainer.model.graph.node[forward:])
+    assert list(trainer.model.proto.graph.node[:forward]) == list(part.graph.node)
+    assert all(n.output[0].startswith(PREFIX) for n in trainer.model.proto.graph.node[forward:])
 
 
 def test_a_matmul_behind_a_cut():
@@ -382,9 +383,9 @@ def test_facts_before_a_cut_are_as_good_as_those_behind_it(case):
     y = run(part, fed)[0]
     found = []
     for facts in (stale, fresh):
-        trainer = with_gradients(part, facts, {part.graph.output[0].name: 1.0}, wanted)
+        trainer = with_gradients(LightModel(part), facts, {part.graph.output[0].name: 1.0}, wanted)
         (target,) = trainer.targets.values()
-        found.append(run(trainer.model, {**fed, target: np.zeros_like(y)})[1:])
+        found.append(run(trainer.model.proto, {**fed, target: np.zeros_like(y)})[1:])
     assert len(wanted) == 4
     for one, other in zip(*found, strict=True):
         assert np.abs(one).max() > 1e-3

@@ -15,6 +15,7 @@ from small_models import Net, run
 
 from onnx_reap.measure.autodiff.backward import reached, with_gradients
 from onnx_reap.measure.autodiff.table import GRADIENTS
+from onnx_reap.onnxio.light_model import LightModel
 
 # Errors are quadratic in each entry, or nearly so; what is left is float32 rounding of outputs of
 # about 10, relative to steps of 1/64.
@@ -47,7 +48,7 @@ def check(net: Net, y: str, wanted, *, opset=17, tolerance=ROUNDING, draw=grid) 
     weights = {name: net.weights[name] for name in wanted if name in net.weights}
     fed = {**data, **weights}
     part, facts = part_of(analysis.model, fed, [y]), facts_of(analysis)
-    assert reached(part, facts, wanted) == set(wanted)
+    assert reached(LightModel(part), facts, wanted) == set(wanted)
     gradients, slopes, error = gradients_of(part, facts, fed, wanted)
     assert error > 0
     for name in wanted:
@@ -474,9 +475,9 @@ def test_equal_entries_of_a_window_share_its_gradient(low):
     fed = {"x": np.full((2, 3, 5, 5), low, np.float32)}
     analysis = analysed(net.model(y), fed)
     part, facts = part_of(analysis.model, fed, [y]), facts_of(analysis)
-    trainer = with_gradients(part, facts, {y: 0.5}, ["x"])
+    trainer = with_gradients(LightModel(part), facts, {y: 0.5}, ["x"])
     target = np.random.default_rng(0).standard_normal((2, 3, 3, 3)).astype(np.float32)
-    _, gradient = run(trainer.model, {**fed, trainer.targets[y]: target})
+    _, gradient = run(trainer.model.proto, {**fed, trainer.targets[y]: target})
     expected = np.zeros(gradient.shape)
     for i, j in np.ndindex(3, 3):
         rows, columns = (slice(max(2 * k - 1, 0), 2 * k + 2) for k in (i, j))
@@ -845,7 +846,7 @@ def refuses(build: Callable, opset: int) -> bool:
     fed = inputs_of(net)
     analysis = analysed(net.model(y, opset=opset), fed)
     part, facts = part_of(analysis.model, fed, [y]), facts_of(analysis)
-    return not reached(part, facts, ["x"])
+    return not reached(LightModel(part), facts, ["x"])
 
 
 def test_an_old_way_to_resize_is_refused():

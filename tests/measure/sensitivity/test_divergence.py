@@ -13,6 +13,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.measure.autodiff.tape import Tape
 from onnx_reap.measure.sensitivity import divergence
 from onnx_reap.measure.sensitivity.divergence import Metric, metrics
+from onnx_reap.onnxio.light_model import LightModel
 
 RNG = np.random.default_rng(0)
 CLASSES = 4
@@ -26,7 +27,7 @@ def directions(metric: Metric, y: np.ndarray, signs: np.ndarray) -> np.ndarray:
     graph = onnx.helper.make_graph([], "directions", inputs, [])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
     model.ir_version = 8
-    found = metric.direction(Tape(model, {"y": y.shape}, {}), "signs")
+    found = metric.direction(Tape(LightModel(model), {"y": y.shape}, {}), "signs")
     model.graph.output.append(onnx.helper.make_tensor_value_info(found, 1, shape))
     return run(model, {"y": y.astype(np.float32), "signs": signs})[0].astype(np.float64)
 

@@ -35,7 +35,7 @@ from onnx_reap.measure.sensitivity.perturbation import (
     WeightChange,
     readers_of,
 )
-from onnx_reap.onnxio.session import with_outputs
+from onnx_reap.onnxio.extract import with_outputs
 from onnx_reap.options import Settings
 from onnx_reap.prune.removal_paths import find_taps
 from onnx_reap.solve.allocation import Choices
@@ -143,7 +143,9 @@ def outputs_of_all(proto: onnx.ModelProto, data: np.ndarray = DATA) -> np.ndarra
 
 def evaluation_of(analysis: Analysis, metric: str = "auto", data: np.ndarray = DATA) -> Evaluation:
     kinds = metrics(analysis.model, analysis.probe.shapes, analysis.probe.dtypes, metric)
-    return Evaluation(analysis, kinds, open_calibration(data, model_inputs(analysis.proto)), 0)
+    return Evaluation(
+        analysis, kinds, open_calibration(data, model_inputs(analysis.light.proto)), 0
+    )
 
 
 class Fixed(Perturbation):
@@ -408,7 +410,7 @@ def test_a_groups_error_is_what_is_felt_without_the_first_units_of_its_order(
     local = [Choices(w, ((w[-1] - w) ** 1.5).astype(float)) for w in widths]
     rng = np.random.default_rng(0)
     orders = [rng.permutation(group.width) for group in analysis.groups]
-    data = open_calibration(DATA, model_inputs(analysis.proto))
+    data = open_calibration(DATA, model_inputs(analysis.light.proto))
     found, notes = estimate.divergence_choices(
         analysis, local, orders, observed, data, Settings(), lambda count: None
     )

@@ -10,7 +10,7 @@ from small_models import Net, chain, images, run, weights_of
 import onnx_reap
 from onnx_reap.errors import ReapError, UsageError
 from onnx_reap.fields import CRITERIA
-from onnx_reap.onnxio.session import with_outputs
+from onnx_reap.onnxio.extract import with_outputs
 from onnx_reap.prune.criteria import table
 
 DATA = images(24)

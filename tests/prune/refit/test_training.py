@@ -10,6 +10,7 @@ from onnx_reap.data import open_calibration
 from onnx_reap.graph.analysis import analyse
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.autodiff.backward import Facts, with_gradients
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.refit.block_training import BlockProblem, Training
 
 CPU = ["CPUExecutionProvider"]
@@ -29,7 +30,7 @@ class Block:
         analysis = analyse(model, inputs, open_calibration(data, inputs))
         self.start = {name: net.weights[name] for name in (one, two)}
         fed = {"x": np.dtype(np.float32), **{n: w.dtype for n, w in self.start.items()}}
-        self.part = analysis.model.part(fed, [self.y])
+        self.part = analysis.model.part(fed, [self.y]).whole()
         layers = {linear.y: linear for linear in analysis.flow.linears}
         self.facts = Facts(analysis.probe.shapes, layers)
         self.given = [{"x": data[i : i + 8]} for i in range(0, len(data), 8)]
@@ -40,7 +41,9 @@ class Block:
 
     def improve(self, wanted, *, fitting=4, passes=15, together=1):
         size = wanted[0].size
-        trainer = with_gradients(self.part, self.facts, {self.y: 1 / size}, list(self.start))
+        trainer = with_gradients(
+            LightModel(self.part), self.facts, {self.y: 1 / size}, list(self.start)
+        )
         targets = [{self.y: y.astype(np.float32), "nobody's": y} for y in wanted]
         problem = BlockProblem(self.given, targets, fitting, passes, together)
         training = Training(trainer, {}, problem, CPU)
@@ -62,7 +65,7 @@ def test_a_short_last_batch_weighs_as_much_as_its_samples():
     wanted = [y + rng.normal(size=y.shape) * (i + 1) for i, y in enumerate(block.outputs())]
     block.given[-1] = {"x": block.given[-1]["x"][:3]}
     wanted[-1] = wanted[-1][:3]
-    trainer = with_gradients(block.part, block.facts, {block.y: 1 / wanted[0].size}, [])
+    trainer = with_gradients(LightModel(block.part), block.facts, {block.y: 1 / wanted[0].size}, [])
     targets = [{block.y: y.astype(np.float32)} for y in wanted]
     training = Training(trainer, block.start, BlockProblem(block.given, targets, 4, 0), CPU)
     _, before, _ = training.improve({}, {}, rng)
@@ -144,7 +147,7 @@ def test_no_infinite_result_is_taken():
 
 
 def improved_quietly(block: Block, wanted):
-    trainer = with_gradients(block.part, block.facts, {block.y: 1.0}, list(block.start))
+    trainer = with_gradients(LightModel(block.part), block.facts, {block.y: 1.0}, list(block.start))
     problem = BlockProblem(block.given, [{block.y: y} for y in wanted], 4, 2)
     training = Training(trainer, {}, problem, CPU)
     return training.improve(block.start, block.scales, np.random.default_rng(0))

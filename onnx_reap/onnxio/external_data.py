@@ -15,8 +15,10 @@ from onnx import TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio import aside
-from onnx_reap.onnxio.integrity import check_kind, graphs, tensors
+from onnx_reap.onnxio.damage import check_kind, graphs, tensors
+from onnx_reap.onnxio.dtypes import nbytes, to_numpy
+from onnx_reap.onnxio.light_model import LightModel, external_initializer, lies_beside
+from onnx_reap.onnxio.mapped_files import MappedFile
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,13 @@ def data_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     return [path.parent / name for name in dict.fromkeys(outside) if name]
 
 
-def read_external(model: onnx.ModelProto, path: Path, label: str) -> None:
-    """Find the data of all tensors of a model, in place; large initializers are set aside.
+def read_external(model: onnx.ModelProto, path: Path, label: str) -> LightModel:
+    """Find the data of all tensors of a model; large initializers are mapped.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        As it was parsed.
+        As it was parsed; changed in place.
     path : Path
         Of its file.
     label : str
@@ -51,24 +53,32 @@ def read_external(model: onnx.ModelProto, path: Path, label: str) -> None:
     ReapError
         If a file is missing, too short, or not in the model's folder.
     """
+    weights: dict[str, np.ndarray] = {}
+    files: dict[Path, MappedFile] = {}
+    initializers = sum(map(uses_external_data, model.graph.initializer))  # which come first
     what = f"{label}: its external data can't be read"
-    for tensor in model.graph.initializer:
-        if not uses_external_data(tensor):
-            continue
+    for place, tensor in enumerate(_outside(model)):
         data = _find(tensor, path.parent, label, what)
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        if aside.fits(dtype, data.length):
-            tensor.CopyFrom(aside.in_file(tensor, data.path, data.offset))
-    for tensor in _outside(model):
-        if aside.is_aside(tensor):
-            continue
-        data = _find(tensor, path.parent, label, what)
-        with data.path.open("rb") as file:
-            file.seek(data.offset)
-            raw = file.read(data.length)
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
-        tensor.raw_data = raw
+        new = place < initializers and tensor.name not in weights
+        if new and lies_beside(to_numpy(tensor.data_type), data.length):
+            if data.path not in files:
+                files[data.path] = MappedFile.open(data.path)
+            weights[tensor.name] = files[data.path].array(tensor, data.offset)
+            text = tensor.doc_string
+            tensor.CopyFrom(external_initializer(tensor.name, tensor.data_type, tensor.dims))
+            tensor.doc_string = text
+        else:
+            _fill(tensor, data)
+    return LightModel(model, weights, tuple(file.source for file in files.values()))
+
+
+def _fill(tensor: TensorProto, data: _Data) -> None:
+    with data.path.open("rb") as file:
+        file.seek(data.offset)
+        raw = file.read(data.length)
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    tensor.raw_data = raw
 
 
 def _outside(model: onnx.ModelProto) -> Iterator[TensorProto]:
@@ -110,9 +120,8 @@ def _find(tensor: TensorProto, folder: Path, label: str, what: str) -> _Data:
             got=f"{path} of {size:,} bytes, tensor {tensor.name} from {offset:,} on: {length:,}",
             expected="a file that holds them, as it was written",
         )
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    wanted = aside.nbytes(tensor)
-    if aside.fits(dtype, length) and length != wanted:
+    dtype, wanted = to_numpy(tensor.data_type), nbytes(tensor)
+    if lies_beside(dtype, length) and length != wanted:
         raise ReapError(
             f"{what}: tensor {tensor.name}'s doesn't fill its shape",
             got=f"{length:,} bytes for {dtype.name} {list(tensor.dims)}",

@@ -6,8 +6,7 @@ text, and what reads these later fails where a user can't tell why.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from math import prod
 
 import onnx
@@ -15,21 +14,20 @@ from onnx import AttributeProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio import aside
-
-_BITS = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8}
-"""Of an element, where the type's name doesn't tell, as in UINT8, BFLOAT16 and FLOAT4E2M1."""
+from onnx_reap.onnxio.dtypes import bits, exists
 
 
-def check_parts(model: onnx.ModelProto, label: str) -> None:
+def check_parts(model: onnx.ModelProto, label: str, beside: Container[str] = ()) -> None:
     """Refuse tensors that are broken, types that don't exist and names that are no text.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        With its external data, or what of it is set aside.
+        With its external data.
     label : str
         What the user calls it.
+    beside : container of str
+        Initializers whose values lie beside the proto, and were measured when they were found.
 
     Raises
     ------
@@ -45,7 +43,8 @@ def check_parts(model: onnx.ModelProto, label: str) -> None:
             _check_attributes(node, label)
         for tensor in tensors(graph):
             _check_name(tensor.name, f"{label}: a tensor's name")
-            _check_tensor(tensor, label)
+            if not (uses_external_data(tensor) and tensor.name in beside):
+                _check_tensor(tensor, label)
 
 
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -102,7 +101,7 @@ def _check_type(value: onnx.ValueInfoProto, label: str) -> None:
     of = value.type
     tensors = (of.tensor_type, of.sparse_tensor_type, of.sequence_type.elem_type.tensor_type)
     for kind in (tensor.elem_type for tensor in tensors):
-        if kind not in TensorProto.DataType.values():
+        if not exists(kind):
             raise _unknown(f"{label}: tensor {value.name}", kind)
 
 
@@ -112,8 +111,6 @@ def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
     if any(size < 0 for size in tensor.dims):
         got = f"shape {list(tensor.dims)}"
         raise ReapError(f"{what} has a negative size", got=got, expected="an undamaged file")
-    if aside.is_aside(tensor):
-        return  # it was measured when it was found
     if uses_external_data(tensor):
         raise ReapError(
             f"{what}: its data lies in another file",
@@ -123,7 +120,7 @@ def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
         name, count = TensorProto.DataType.Name(kind), prod(tensor.dims)
         if kind == TensorProto.STRING:
             raise ReapError(f"{what} holds text as bytes", got="raw_data", expected="string_data")
-        held, wanted = len(tensor.raw_data), -(-count * _bits(name) // 8)
+        held, wanted = len(tensor.raw_data), -(-count * bits(kind) // 8)
         if held != wanted:
             raise ReapError(
                 f"{what}: its data doesn't fill its shape",
@@ -139,10 +136,6 @@ def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
         ) from None
 
 
-def _bits(kind: str) -> int:
-    return _BITS[kind] if kind in _BITS else int(re.findall(r"\d+", kind)[0])
-
-
 def check_kind(tensor: onnx.TensorProto, label: str) -> None:
     """Refuse a tensor of a type that doesn't exist.
 
@@ -150,8 +143,7 @@ def check_kind(tensor: onnx.TensorProto, label: str) -> None:
     ------
     ReapError
     """
-    known = tensor.data_type in TensorProto.DataType.values()
-    if not known or tensor.data_type == TensorProto.UNDEFINED:
+    if not exists(tensor.data_type) or tensor.data_type == TensorProto.UNDEFINED:
         raise _unknown(f"{label}: tensor {tensor.name or 'of an attribute'}", tensor.data_type)
 
 

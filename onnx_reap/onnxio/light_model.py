@@ -1,0 +1,189 @@
+"""Models whose large weights lie beside the proto, as arrays in memory or mapped from files.
+
+A protobuf message holds 2 GB, and whatever copies a message copies the weights in it. Here a large
+initializer has no data in the proto: it is marked as external, and `LightModel.weights` has its
+values by name. So protos are copied, cut and serialized for next to nothing, and weights exist
+once, for as long as a model or a graph holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from google.protobuf.message import Message
+from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import uses_external_data
+
+from onnx_reap.onnxio.dtypes import is_native, nbytes, to_numpy
+from onnx_reap.onnxio.mapped_files import Source
+
+SMALLEST = 1024
+"""Bytes from which on a weight lies beside the proto; shapes and scalars stay in it."""
+
+ALIGNMENT = 64
+"""Bytes; in a file weights begin at multiples, where vector units like them."""
+
+ENTRIES = 64
+"""Bytes that it takes at most to say where a weight begins and how long it is."""
+
+_LOCATION = "LightModel.weights, by its name"
+"""What the proto gives as the file of a weight, which nobody reads."""
+
+
+@dataclass(frozen=True)
+class LightModel:
+    """A model, and those of its weights that its proto only names.
+
+    Attributes
+    ----------
+    proto : onnx.ModelProto
+        Initializers that are marked as external data have their values in `weights`.
+    weights : mapping of str to array
+        C-contiguous arrays by name of the initializer, not to be changed in place. There may be
+        some that the proto doesn't name.
+    sources : tuple of Source
+        Files that weights are mapped from; they have to stay as they are.
+    """
+
+    proto: onnx.ModelProto = field(repr=False)
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    sources: tuple[Source, ...] = ()
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto | LightModel) -> LightModel:
+        """Return a model as it is, or one whose proto holds all."""
+        return model if isinstance(model, LightModel) else cls(model)
+
+    @property
+    def graph(self) -> onnx.GraphProto:
+        """The graph of the proto."""
+        return self.proto.graph
+
+    @property
+    def constants(self) -> Mapping[str, np.ndarray]:
+        """The values of all initializers, each read when it is asked for."""
+        return _Constants(self)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the model's file, or at most of both files if it is written as two."""
+        own = [aligned(nbytes(tensor)) for tensor in self._external()]
+        return int(self.proto.ByteSize()) + sum(own) + len(own) * ENTRIES
+
+    def external(self) -> dict[str, np.ndarray]:
+        """Return the values of the initializers that lie beside the proto, in its order."""
+        return {tensor.name: self.weights[tensor.name] for tensor in self._external()}
+
+    def whole(self) -> onnx.ModelProto:
+        """Return a proto that holds all weights: the model's own if it does, or a copy."""
+        if not self._external():
+            return self.proto
+        out = onnx.ModelProto()
+        out.CopyFrom(self.proto)
+        for tensor in filter(uses_external_data, out.graph.initializer):
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            tensor.raw_data = self.weights[tensor.name].tobytes()
+        return out
+
+    def with_weights_as_inputs(self) -> onnx.ModelProto:
+        """Return a proto whose external weights are inputs, for what reads shapes alone."""
+        external = self._external()
+        if not external:
+            return self.proto
+        out = onnx.ModelProto()
+        out.CopyFrom(self.proto)
+        listed = {value.name for value in out.graph.input}
+        del out.graph.initializer[:]
+        out.graph.initializer.extend(
+            tensor for tensor in self.graph.initializer if not uses_external_data(tensor)
+        )
+        out.graph.input.extend(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            for tensor in external
+            if tensor.name not in listed
+        )
+        return out
+
+    def check_unchanged(self) -> None:
+        """Refuse a model if files that its weights are mapped from changed.
+
+        Raises
+        ------
+        ReapError
+        """
+        for source in self.sources:
+            source.check_unchanged()
+
+    def _external(self) -> list[TensorProto]:
+        return [tensor for tensor in self.graph.initializer if uses_external_data(tensor)]
+
+
+class _Constants(Mapping[str, np.ndarray]):
+    def __init__(self, model: LightModel) -> None:
+        self._weights = model.weights
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        tensor = self._tensors[name]
+        return self._weights[name] if uses_external_data(tensor) else numpy_helper.to_array(tensor)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def lies_beside(dtype: np.dtype, size: int) -> bool:
+    """Whether a weight of so many bytes may lie beside the proto: large, of NumPy's own numbers."""
+    return is_native(dtype) and size >= SMALLEST
+
+
+def external_initializer(name: str, kind: int, shape: Collection[int]) -> TensorProto:
+    """Return an initializer whose values lie beside the proto.
+
+    Parameters
+    ----------
+    kind : int
+        Its ONNX type.
+    """
+    tensor = TensorProto(name=name, data_type=kind, dims=shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=_LOCATION)
+    return tensor
+
+
+def without_weights(proto: onnx.ModelProto) -> LightModel:
+    """Copy a model, with its large initializers beside the proto."""
+    light, weights = onnx.ModelProto(), {}
+    copy_fields(proto, light, ("graph",))
+    copy_fields(proto.graph, light.graph, ("initializer",))
+    for tensor in proto.graph.initializer:
+        if lies_beside(to_numpy(tensor.data_type), nbytes(tensor)):
+            weights[tensor.name] = np.ascontiguousarray(numpy_helper.to_array(tensor))
+            tensor = external_initializer(tensor.name, tensor.data_type, tensor.dims)
+        light.graph.initializer.append(tensor)
+    return LightModel(light, weights)
+
+
+def copy_fields(source: Message, target: Message, without: Collection[str]) -> None:
+    """Copy all fields of a message that are set, but for some."""
+    for described, value in source.ListFields():
+        name = described.name
+        if name in without:
+            continue
+        if described.is_repeated:
+            getattr(target, name).extend(value)
+        elif described.message_type is not None:
+            getattr(target, name).CopyFrom(value)
+        else:
+            setattr(target, name, value)
+
+
+def aligned(at: int) -> int:
+    """Return the next place in a file where a weight may begin."""
+    return -(-at // ALIGNMENT) * ALIGNMENT
