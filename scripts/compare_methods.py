@@ -117,7 +117,7 @@ def outcomes(task: Task, criterion: str, wanted: Sequence[Case]) -> Iterator[tup
         made = apply_choice(own, decide(own, goal, known))
         making = time.process_time() - start
         gone = int(np.sum(made.choice.widths == 0))
-        yield case, Outcome(task.accuracy(made.model), gone, choosing, making)
+        yield case, Outcome(task.accuracy(made.model.whole()), gone, choosing, making)
 
 
 def _goal(work: Run, settings: Settings) -> Goal | None:
