@@ -9,25 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from onnx_reap.data.split import Samples
-from onnx_reap.measure.accuracy_loss import EstimatedLoss, loss_estimator
+from onnx_reap import options
+from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.latency.profile import measured_table
 from onnx_reap.measure.latency.table import LatencyTable
-from onnx_reap.onnxio.check import check_file
 from onnx_reap.onnxio.load import Source
-from onnx_reap.options import (
-    DEFAULT_TARGETS,
-    InspectKeywords,
-    Paths,
-    ProfileKeywords,
-    ReplayKeywords,
-    RunKeywords,
-    Settings,
-    SweepKeywords,
-)
+from onnx_reap.options import DEFAULT_TARGETS, Paths, Settings
 from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.prune.accuracy_search import with_provable_budget
-from onnx_reap.prune.apply import Pruned, apply_choice, cut_model, finish, masked_model
+from onnx_reap.prune.apply import Pruned, apply_choice, masked_model, sliced_model
 from onnx_reap.prune.conclude import conclude
 from onnx_reap.prune.context import Run, open_run
 from onnx_reap.prune.contradictions import check_contradictions, check_labels, run_settings
@@ -37,8 +27,9 @@ from onnx_reap.prune.goal import allowed, check_globs, read_goal
 from onnx_reap.prune.lossless.trim import without_redundant
 from onnx_reap.prune.low_rank.compare_forms import best_form
 from onnx_reap.prune.low_rank.form import in_low_rank
-from onnx_reap.prune.plan import Plan, removed_by
-from onnx_reap.prune.search import estimate_for, reach
+from onnx_reap.prune.plan import Plan
+from onnx_reap.prune.replay import open_planned
+from onnx_reap.prune.search import estimate_for, estimator_for, reach
 from onnx_reap.prune.sparsity.tiling import read_pattern, untouched, with_zeros
 from onnx_reap.prune.sweep import accuracy_of, checked_targets, reachable_goals
 from onnx_reap.report.build import make_result
@@ -58,7 +49,7 @@ def reap(
     data: Any = None,
     *,
     progress: Progress | None = None,
-    **settings: Unpack[RunKeywords],
+    **settings: Unpack[options.RunKeywords],
 ) -> Result:
     """Prune a model and refit what stays.
 
@@ -110,9 +101,7 @@ def _pruned(run: Run) -> tuple[Run, Pruned, EstimatedLoss | None, tuple[Budget, 
     if low_rank:
         run = in_low_rank(run)
     goal = read_goal(run)
-    estimator = None
-    if goal.max_drop is not None:
-        estimator = loss_estimator(run.original.analysis, run.samples, run.settings)
+    estimator = estimator_for(goal, run)
     goal, curves, run = best_form(run, goal) if low_rank else (*estimate_for(run, goal), run)
     pruned, drop, goal = reach(run, goal, curves, estimator)
     return run, pruned, drop, goal.budgets
@@ -123,7 +112,7 @@ def replay(
     plan: Plan | str | Path,
     *,
     progress: Progress | None = None,
-    **settings: Unpack[ReplayKeywords],
+    **settings: Unpack[options.ReplayKeywords],
 ) -> Result:
     """Make the cut that a plan describes, without data and without a refit.
 
@@ -145,7 +134,7 @@ def replay(
     """
     progress = progress or NoProgress()
     with progress.stage("Cutting") as step:
-        run, removed = _planned(model, plan, settings, progress)
+        run, removed = open_planned(model, plan, settings, progress)
         pruned = apply_choice(run, choice_of(run.analysis, removed))
         step()
     return make_result(conclude(run, pruned))
@@ -176,11 +165,8 @@ def cut(
         If the plan doesn't fit the model.
     """
     given = {"input_shapes": input_shapes, "custom_op_library": custom_op_library}
-    run, removed = _planned(model, plan, given, NoProgress())
-    pruned, _ = cut_model(run.analysis, removed, run.samples.every)
-    out = finish(pruned, run.settings)
-    check_file(run.analysis.light, out)
-    return out.whole()
+    run, removed = open_planned(model, plan, given, NoProgress())
+    return sliced_model(run, removed)
 
 
 def mask(
@@ -195,24 +181,8 @@ def mask(
     All nodes and shapes stay; the function is that of `cut`, and so are the parameters.
     """
     given = {"input_shapes": input_shapes, "custom_op_library": custom_op_library}
-    run, removed = _planned(model, plan, given, NoProgress())
+    run, removed = open_planned(model, plan, given, NoProgress())
     return masked_model(run.analysis, removed)
-
-
-def _planned(
-    model: Source, plan: Plan | str | Path, given: Mapping[str, Any], progress: Progress
-) -> tuple[Run, tuple[int, ...]]:
-    """Open a model as it was when a plan was made; return the units that the plan removes, too.
-
-    The samples only serve to run it.
-    """
-    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    frozen = Settings.make({name: plan.settings.get(name, ()) for name in ("include", "exclude")})
-    chosen = Settings.make(given, ReplayKeywords)
-    settings = replace(chosen, include=frozen.include, exclude=frozen.exclude, refit=False)
-    run = open_run(model, None, settings, progress, plan.input_shapes)
-    run = replace(run, samples=Samples(run.samples.every, None, None))
-    return run, removed_by(plan, run.analysis)
 
 
 def sweep(
@@ -222,7 +192,7 @@ def sweep(
     targets: Sequence[float] | None = None,
     labels: Any = None,
     progress: Progress | None = None,
-    **settings: Unpack[SweepKeywords],
+    **settings: Unpack[options.SweepKeywords],
 ) -> list[Point]:
     """Prune a model to several sizes, calibrating once.
 
@@ -260,7 +230,7 @@ def sweep(
     """
     check_labels(labels, data)
     wanted = DEFAULT_TARGETS if targets is None else checked_targets(targets)
-    chosen = Settings.make(settings, SweepKeywords)
+    chosen = Settings.make(settings, options.SweepKeywords)
     check_contradictions(chosen)
     run = open_run(model, data, chosen, progress or NoProgress())
     goals, notes = reachable_goals(run, wanted, named=targets is not None)
@@ -280,7 +250,7 @@ def sweep(
 
 
 def profile(
-    model: Source, *, progress: Progress | None = None, **settings: Unpack[ProfileKeywords]
+    model: Source, *, progress: Progress | None = None, **settings: Unpack[options.ProfileKeywords]
 ) -> LatencyTable:
     """Measure a model's linear layers at several widths, on this machine.
 
@@ -293,22 +263,18 @@ def profile(
     **settings
         Those of `onnx_reap.options.ProfileKeywords`.
 
-    Returns
-    -------
-    LatencyTable
-
     Raises
     ------
     ReapError
         If a setting doesn't apply here, or onnxruntime can't run the model.
     """
-    chosen = Settings.make(settings, ProfileKeywords)
+    chosen = Settings.make(settings, options.ProfileKeywords)
     chosen = replace(chosen, samples=4, criterion="l1", refit=False)  # only to run the model
     run = open_run(model, None, chosen, progress or NoProgress())
     return measured_table(run.analysis, run.samples.every, chosen, run.progress)
 
 
-def inspect(model: Source, **settings: Unpack[InspectKeywords]) -> Inspection:
+def inspect(model: Source, **settings: Unpack[options.InspectKeywords]) -> Inspection:
     """Tell what could be pruned of a model, what could not, and why; without data.
 
     Parameters
@@ -318,17 +284,13 @@ def inspect(model: Source, **settings: Unpack[InspectKeywords]) -> Inspection:
     **settings
         Those of `onnx_reap.options.InspectKeywords`.
 
-    Returns
-    -------
-    Inspection
-
     Raises
     ------
     ReapError
         If a setting doesn't apply here, or onnxruntime can't run the model. That nothing can be
         pruned is no error.
     """
-    chosen = replace(Settings.make(settings, InspectKeywords), samples=4)  # only to run it
+    chosen = replace(Settings.make(settings, options.InspectKeywords), samples=4)  # only to run it
     form = open_run(model, None, chosen, NoProgress()).form
     check_globs(form.analysis, chosen)
     widths = allowed(form, chosen, vanishing=True)

@@ -22,6 +22,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.measure.compare import CUT, check_loads, compare
 from onnx_reap.measure.quality import measure_quality
+from onnx_reap.onnxio.check import check_file
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.weights import with_weights
 from onnx_reap.options import Settings
@@ -185,6 +186,14 @@ def _verified(
     if analysis.model.types and analysis.runs_as_given:
         check_loads(pruned.to_light(), analysis.providers)
     return notes
+
+
+def sliced_model(run: Run, removed: tuple[int, ...]) -> onnx.ModelProto:
+    """Return the verified model without some units, and nothing refitted."""
+    pruned, _ = cut_model(run.analysis, removed, run.samples.every)
+    out = finish(pruned, run.settings)
+    check_file(run.analysis.light, out)
+    return out.whole()
 
 
 def masked_model(analysis: Analysis, removed: tuple[int, ...]) -> onnx.ModelProto:

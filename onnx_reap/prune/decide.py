@@ -88,7 +88,7 @@ def chosen(analysis: Analysis, curves: PruningCurves, widths: np.ndarray) -> Cho
     widths = np.array([0 if g in along else w for g, w in enumerate(widths.tolist())], np.int64)
     removed: list[int] = []
     errors: list[float | None] = []
-    heirs: dict[int, tuple[int, float]] = {}
+    targets: dict[int, tuple[int, float]] = {}
     averaged: set[int] = set()
     for group, path, width, variance, ranking in zip(
         analysis.groups,
@@ -98,15 +98,15 @@ def chosen(analysis: Analysis, curves: PruningCurves, widths: np.ndarray) -> Cho
         curves.rankings,
         strict=True,
     ):
-        gone = group.width - width
-        removed += [group.units[int(u)] for u in path.order[:gone]] if width else group.units
-        error = float(path.errors[gone - 1]) / variance if width and gone and variance else 0.0
+        count = group.width - width
+        removed += [group.units[int(u)] for u in path.order[:count]] if width else group.units
+        error = float(path.errors[count - 1]) / variance if width and count and variance else 0.0
         errors.append(None if not variance else error if width else 1.0)
         if ranking is not None and width:
-            left = ranking.merged(gone)
-            heirs |= {group.units[u]: (group.units[h.unit], h.share) for u, h in left.items()}
-            averaged |= {group.units[h.unit] for h in left.values() if ranking.averaged}
-    merge = Merge(heirs, frozenset(averaged))
+            merged = ranking.merged(count)
+            targets |= {group.units[u]: (group.units[h.unit], h.share) for u, h in merged.items()}
+            averaged |= {group.units[h.unit] for h in merged.values() if ranking.averaged}
+    merge = Merge(targets, frozenset(averaged))
     return Choice(widths, tuple(removed), tuple(errors), merge=merge)
 
 

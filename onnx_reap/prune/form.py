@@ -115,8 +115,8 @@ def choice_of(analysis: Analysis, removed: Sequence[int], notes: tuple[str, ...]
 
 def widths_left(analysis: Analysis, removed: Collection[int]) -> np.ndarray:
     """Count the units that stay, (groups,) int array."""
-    gone = set(removed)
-    return np.array([sum(u not in gone for u in group.units) for group in analysis.groups])
+    out = set(removed)
+    return np.array([sum(u not in out for u in group.units) for group in analysis.groups])
 
 
 def removed_in(removed: Collection[int], source: Analysis, target: Analysis) -> tuple[int, ...]:
@@ -129,5 +129,5 @@ def with_dependents(analysis: Analysis, removed: Iterable[int]) -> tuple[int, ..
     removed = tuple(removed)
     empty = np.flatnonzero(widths_left(analysis, removed) == 0).tolist()
     along = sorted(analysis.branches.taken_along(empty))
-    gone = [unit for index in along for unit in analysis.groups[index].units]
-    return tuple(dict.fromkeys([*removed, *gone]))
+    dependent = [unit for index in along for unit in analysis.groups[index].units]
+    return tuple(dict.fromkeys([*removed, *dependent]))

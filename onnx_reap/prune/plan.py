@@ -233,10 +233,10 @@ def _check_empty(analysis: Analysis, removed: Sequence[int]) -> None:
 
 def _described(group: Group | GroupPlan, entry: GroupPlan) -> str:
     """Tell a group by what an entry of a plan tells: its width at least, and its nodes."""
-    told = [f"{group.width} channels"]
-    told += ["from " + ", ".join(group.producers)] if entry.producers else []
-    told += ["to " + ", ".join(group.consumers)] if entry.consumers else []
-    return " ".join(told)
+    parts = [f"{group.width} channels"]
+    parts += ["from " + ", ".join(group.producers)] if entry.producers else []
+    parts += ["to " + ", ".join(group.consumers)] if entry.consumers else []
+    return " ".join(parts)
 
 
 def _check_kept(group: Group, kept: tuple[int, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_reap.measure.accuracy_loss import EstimatedLoss, LossEstimator
+from onnx_reap.measure.accuracy_loss import EstimatedLoss, LossEstimator, loss_estimator
 from onnx_reap.prune.accuracy_search import deepest_goal, search_accuracy
 from onnx_reap.prune.apply import Pruned, apply_choice
 from onnx_reap.prune.context import Run
@@ -29,6 +29,19 @@ def estimate_for(run: Run, goal: Goal) -> tuple[Goal, PruningCurves]:
     goal = check_latency(run, goal)
     with run.clock("choose"):
         return goal, estimate(run, [deepest_goal(goal, run.analysis)])
+
+
+def estimator_for(goal: Goal, run: Run) -> LossEstimator | None:
+    """Make the function that tells what a model lost, if the goal bounds that; else None.
+
+    Raises
+    ------
+    ReapError
+        If nothing can tell it, or not so small a loss.
+    """
+    if goal.max_drop is None:
+        return None
+    return loss_estimator(run.form.original, run.samples, run.settings)
 
 
 def reach(

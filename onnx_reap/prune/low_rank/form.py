@@ -245,9 +245,9 @@ def _in_terms_of(
 
 def _merge_in(target: Analysis, merge: Merge, source: Analysis) -> Merge:
     units = corresponding_units(source.groups, target.groups)
-    heirs = {
-        units[unit]: (units[heir], share)
-        for unit, (heir, share) in merge.targets.items()
+    targets = {
+        units[unit]: (units[other], share)
+        for unit, (other, share) in merge.targets.items()
         if unit in units
     }
-    return Merge(heirs, frozenset(units[unit] for unit in merge.averaged if unit in units))
+    return Merge(targets, frozenset(units[unit] for unit in merge.averaged if unit in units))

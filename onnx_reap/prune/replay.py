@@ -1,0 +1,45 @@
+"""The start of a run that repeats a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onnx_reap.data.split import Samples
+from onnx_reap.onnxio.load import Source
+from onnx_reap.options import ReplayKeywords, Settings
+from onnx_reap.progress import Progress
+from onnx_reap.prune.context import Run, open_run
+from onnx_reap.prune.plan import Plan, removed_by
+
+
+def open_planned(
+    model: Source, plan: Plan | str | Path, given: Mapping[str, Any], progress: Progress
+) -> tuple[Run, tuple[int, ...]]:
+    """Open a model as it was when a plan was made, on samples that only serve to run it.
+
+    Parameters
+    ----------
+    given : mapping of str to object
+        Settings by name, of `ReplayKeywords`.
+
+    Returns
+    -------
+    run : Run
+    removed : tuple of int
+        Units that the plan removes.
+
+    Raises
+    ------
+    ReapError
+        If the plan doesn't fit the model.
+    """
+    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+    frozen = Settings.make({name: plan.settings.get(name, ()) for name in ("include", "exclude")})
+    chosen = Settings.make(given, ReplayKeywords)
+    settings = replace(chosen, include=frozen.include, exclude=frozen.exclude, refit=False)
+    run = open_run(model, None, settings, progress, plan.input_shapes)
+    run = replace(run, samples=Samples(run.samples.every, None, None))
+    return run, removed_by(plan, run.analysis)
