@@ -3,7 +3,7 @@
 #
 # One would guess: fewer channels, less time, or at worst as much, since 26 is padded to 32.
 # What happens: convolutions run in a blocked layout where channels are a multiple of 4. All others
-# take a generic path, which for depthwise layers costs more than twice the time, here four to five
+# take a generic path, which for depthwise layers costs more than twice the time, here five to six
 # times; so 28 channels are about as fast as 32, and 26 and 30 are far slower.
 #
 # Versions: onnxruntime 1.32.0, onnx 1.23.2, numpy 2.4.6; CPU, x86-64, one thread.

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# On the CPU onnxruntime computes float16 models in float32 between nodes, so overflows go unnoticed.
+# onnxruntime computes float16 models on the CPU in float32 between nodes, which hides overflows.
 #
-# One would guess: in a float16 model every tensor is rounded to float16, so that a product of 1e6 is
-# inf (as in onnx's reference evaluator), and so is all that follows from it.
+# One would guess: in a float16 model every tensor is rounded to float16, so that a product of 1e6
+# is inf (as in onnx's reference evaluator), and so is all that follows from it.
 # What happens: most operators have no float16 kernel for the CPU. Casts to float32 are put around
 # nodes, and those between two such nodes are taken out again, with all optimisations switched off
-# too. The output is finite, even in a run that also returns the tensor inside, which is inf. A model
-# that passed on the CPU may still overflow where float16 is computed in float16.
+# too. The output is finite, even in a run that also returns the tensor inside, which is inf. A
+# model that passed on the CPU may still overflow where float16 is computed in float16.
 #
 # Versions: onnxruntime 1.32.0, onnx 1.23.2, numpy 2.4.6; CPU, x86-64.
 # Output seen:

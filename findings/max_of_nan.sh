@@ -2,10 +2,10 @@
 # In onnxruntime it depends on where a NaN stands whether a maximum is NaN.
 #
 # One would guess: NaN propagates as in NumPy, or is skipped as in fmax, one of both everywhere.
-# What happens: Relu propagates it and TopK ranks it highest, but ReduceMax along the last axis gives
-# NaN only where NaN is the first entry, MaxPool for some windows that hold it and not for others,
-# GlobalMaxPool not at all. So a NaN in an activation may vanish on its way, and finite outputs don't
-# prove that nothing went wrong inside.
+# What happens: Relu propagates it and TopK ranks it highest, but ReduceMax along the last axis
+# gives NaN only where NaN is the first entry, MaxPool for some windows that hold it and not for
+# others, GlobalMaxPool not at all. So a NaN in an activation may vanish on its way, and finite
+# outputs don't prove that nothing went wrong inside.
 #
 # Versions: onnxruntime 1.32.0, onnx 1.23.2, numpy 2.4.6; CPU, x86-64.
 # Output seen:

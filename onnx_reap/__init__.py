@@ -10,8 +10,7 @@ from onnx_reap.errors import ReapError
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from onnx_reap.api import cut, inspect, mask, reap, sweep
-    from onnx_reap.measure.latency.profile import profile
+    from onnx_reap.api import cut, inspect, mask, profile, reap, sweep
     from onnx_reap.measure.latency.table import LatencyTable
     from onnx_reap.prune.plan import Plan
     from onnx_reap.report.inspection import Inspection
@@ -39,7 +38,6 @@ _HOMES = {
     "Plan": "prune.plan",
     "Point": "report.result",
     "Result": "report.result",
-    "profile": "measure.latency.profile",
 }
 """Modules of the names that aren't in `api`."""
 

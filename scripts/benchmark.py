@@ -68,7 +68,8 @@ class Task:
         name = session.get_inputs()[0].name
         batches = (self.images[at : at + 50] for at in range(0, len(self.images), 50))
         scores = [session.run(None, {name: self.prepared(batch)})[0] for batch in batches]
-        return np.concatenate(scores).argmax(1)
+        result: np.ndarray = np.concatenate(scores).argmax(1)
+        return result
 
     def prepared(self, images: np.ndarray) -> np.ndarray:
         """Apply the preprocessing, written out once more and apart from the tool's."""

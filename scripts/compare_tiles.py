@@ -96,7 +96,8 @@ def measured(task: Task, before: np.ndarray, pattern: str, *, permuted: bool) ->
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
     x = x.astype(np.float64) - x.max(1, keepdims=True)
-    return x - np.log(np.exp(x).sum(1, keepdims=True))
+    result: np.ndarray = x - np.log(np.exp(x).sum(1, keepdims=True))
+    return result
 
 
 def read(path: Path) -> list[Row]:

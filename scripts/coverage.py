@@ -111,7 +111,8 @@ def materialized(path: Path) -> onnx.ModelProto:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.materialize(str(path))
+    result: onnx.ModelProto = module.materialize(str(path))
+    return result
 
 
 def _figures(report: Report) -> tuple[str, str, str]:

@@ -9,18 +9,18 @@ import onnx
 from small_models import run
 
 from onnx_reap.data import open_calibration
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.measure.autodiff.backward import Facts, with_gradients
 from onnx_reap.measure.autodiff.tape import PREFIX
-from onnx_reap.options import Settings
 
 WEIGHT = 0.7  # of the one goal
 
 
 def analysed(model: onnx.ModelProto, data: Mapping[str, np.ndarray]) -> Analysis:
     inputs = model_inputs(model)
-    return analyse(model, inputs, open_calibration(dict(data), inputs), Settings())
+    return analyse(model, inputs, open_calibration(dict(data), inputs))
 
 
 def facts_of(analysis: Analysis, model: Model | None = None) -> Facts:

@@ -32,7 +32,7 @@ def run_profile(argv: Sequence[str]) -> None:
         If the arguments can't be understood, or the model can't be measured; no file is written.
     """
     arguments = parse(PROFILE, argv)
-    from onnx_reap.measure.latency.profile import profile
+    from onnx_reap.api import profile
     from onnx_reap.onnxio.files import check_outputs, write_atomically
 
     check_outputs(arguments.outputs(), arguments.inputs())

@@ -131,7 +131,8 @@ def _check_alike(name: str, first: tuple[int, ...], now: tuple[int, ...], label:
 
 def _gather(column: np.ndarray | Sequence[np.ndarray], indices: np.ndarray) -> np.ndarray:
     if isinstance(column, np.ndarray):
-        return column[indices]
+        result: np.ndarray = column[indices]
+        return result
     return np.stack([column[index] for index in indices])
 
 

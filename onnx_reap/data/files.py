@@ -78,7 +78,8 @@ class _Npz(Mapping[str, np.ndarray]):
 
     def _load(self, name: str) -> np.ndarray:
         with np.load(self._path, allow_pickle=False) as arrays:
-            return arrays[name]
+            result: np.ndarray = arrays[name]
+            return result
 
     def _map(self, entry: int) -> np.ndarray:
         """Map an uncompressed array: after the entry's header lies a whole ``.npy`` file."""

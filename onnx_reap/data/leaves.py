@@ -45,7 +45,8 @@ def dead_leaves(rng: np.random.Generator, height: int, width: int, channels: int
     # Variance 1/4 of brightness and mean square 3/4 of contrast add up to 1.
     brightness = 0.5 * rng.standard_normal()
     contrast = np.sqrt(0.75) * np.exp(0.3 * rng.standard_normal() - 0.09)
-    return brightness + contrast * image
+    result: np.ndarray = brightness + contrast * image
+    return result
 
 
 def _topmost(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

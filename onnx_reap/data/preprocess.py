@@ -140,7 +140,8 @@ def _along_channels(flag: str, value: float | tuple[float, ...], spec: InputSpec
     """Shape one number a channel so that it broadcasts against a batch of `spec`."""
     numbers = np.ravel(np.asarray(value, np.float64))
     if numbers.size == 1:
-        return numbers[0]
+        result: np.ndarray = numbers[0]
+        return result
     axes = [spec.channel_axis] if spec.channel_axis else [1, len(spec.shape) - 1]
     for axis in axes:
         if 0 < axis < len(spec.shape) and spec.shape[axis] in (numbers.size, None):

@@ -1,9 +1,10 @@
-"""The samples of one run: real or synthetic, and which of them judge the result."""
+"""The samples of one run: real or synthetic, and which of them are held out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from onnx_reap.data import (
@@ -16,12 +17,12 @@ from onnx_reap.data import (
 from onnx_reap.options import Settings
 
 SYNTHETIC = 256
-HELD_OUT = 0.1  # fraction of the samples kept aside to judge the result,
-DECIDING = 0.3  # or to decide on it
+HELD_OUT = 0.1  # fraction of the samples that is held out to evaluate the result,
+DECIDING = 0.3  # or to search by it
 FEWEST_TO_SPLIT = 20
 
-JUDGING = 0.2  # fraction of the fitted samples that judge what the others bring about
-FEWEST_TO_JUDGE = 5
+VALIDATION = 0.2  # fraction of the fitted samples that validate choices made on the others
+FEWEST_TO_VALIDATE = 5
 
 
 @dataclass(frozen=True)
@@ -33,61 +34,65 @@ class Samples:
     every : Calibration
         All samples; a few of them show shapes and time the models.
     fit, held_out : Calibration or None
-        Those that channels and weights are chosen on, and those that judge the result only.
+        Those that channels and weights are fitted to, and those that only evaluate the result.
     notes : tuple of str
         Warnings about what was estimated on them.
+    seed : int
+        Of the training and validation split.
     """
 
     every: Calibration
     fit: Calibration | None
     held_out: Calibration | None
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    seed: int = 0
+
+    @cached_property
+    def train_validation(self) -> tuple[Calibration, Calibration] | None:
+        """The samples of `fit` in two parts, None where there are too few.
+
+        Wherever a choice is made on other samples than it was prepared on, it is made on the second
+        part, which is the same for all stages.
+        """
+        if self.fit is None or len(self.fit) < FEWEST_TO_VALIDATE:
+            return None
+        return self.fit.split(VALIDATION, self.seed)
 
 
 def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> Samples:
     """Open data, or make some up, and divide it as the settings need.
 
-    With nothing to estimate, data that is given judges the result, and none is run otherwise.
+    With nothing to estimate, data that is given evaluates the result; without any, nothing is run.
 
     Raises
     ------
     ReapError
         If the data can't be read or doesn't fit the model.
     """
-    preprocess = _preprocess(settings)
+    preprocess, seed = _preprocess(settings), settings.seed
     if data is None:
         count = settings.samples or SYNTHETIC
-        every = synthetic_calibration(inputs, preprocess, samples=count, seed=settings.seed)
+        every = synthetic_calibration(inputs, preprocess, samples=count, seed=seed)
         if not settings.estimates:
-            return Samples(every, None, None, ())
+            return Samples(every, None, None, seed=seed)
     else:
-        every = open_calibration(
-            data, inputs, preprocess, samples=settings.samples, seed=settings.seed
-        )
+        every = open_calibration(data, inputs, preprocess, samples=settings.samples, seed=seed)
         if not settings.estimates:
-            return Samples(every, None, every, every.notes)
+            return Samples(every, None, every, every.notes, seed)
     if len(every) < FEWEST_TO_SPLIT:
         few = f"too few samples ({len(every)}) to hold some out: nothing tells how the result "
-        return Samples(every, every, None, (*every.notes, few + "does on others"))
-    judged = HELD_OUT if settings.max_drop is None else DECIDING
-    fit, held_out = every.split(judged, settings.seed)
-    return Samples(every, fit, held_out, every.notes)
+        return Samples(every, every, None, (*every.notes, few + "does on others"), seed)
+    share = HELD_OUT if settings.max_drop is None else DECIDING
+    fit, held_out = every.split(share, seed)
+    return Samples(every, fit, held_out, every.notes, seed)
 
 
-def divided(samples: Samples, judged: float, seed: int) -> Samples:
+def divided(samples: Samples, share: float) -> Samples:
     """Hold out another fraction, where some are held out of those that are fitted."""
     if samples.fit is None or samples.held_out is None:
         return samples
-    fit, held_out = samples.every.split(judged, seed)
+    fit, held_out = samples.every.split(share, samples.seed)
     return replace(samples, fit=fit, held_out=held_out)
-
-
-def teachers_and_judges(fitted: Calibration, seed: int) -> tuple[Calibration, Calibration] | None:
-    """Divide fitted samples where a choice is made on others than it was prepared on.
-
-    Every stage gets the same division; None where there are too few samples.
-    """
-    return fitted.split(JUDGING, seed) if len(fitted) >= FEWEST_TO_JUDGE else None
 
 
 def _preprocess(settings: Settings) -> Preprocess:

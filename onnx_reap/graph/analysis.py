@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import prod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from onnx_reap.data import Calibration, InputSpec
 from onnx_reap.data.spec import is_float
-from onnx_reap.errors import ReapError, UsageError
+from onnx_reap.errors import ReapError
 from onnx_reap.graph.bodies import find_in_bodies
 from onnx_reap.graph.branches import Branches, find_branches
 from onnx_reap.graph.cost import count_macs, count_params
@@ -23,12 +23,7 @@ from onnx_reap.graph.labels.records import Flow
 from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.onnxio.providers import Providers, execution_providers
 from onnx_reap.onnxio.session import Feed, run, session
-from onnx_reap.options import Settings
-from onnx_reap.prune.exclusion import exclusion
 from onnx_reap.solve.cost import Cost
-
-LARGEST_INPUT = 2**31
-"""Bytes of one input in one run."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +45,6 @@ class Analysis:
         Those that vanish with all of a group.
     frozen : tuple of FrozenChannels
     macs, params : Cost
-    ranks : mapping of int to int array
-        By group that is the basis of a layer written as two, the widths that it may take: few
-        enough to gain anything, and all, at which the layer is left as it was.
-    coordinates : frozenset of int
-        These groups, and streams that were written in another basis: none is channels as given.
-    unbiased : mapping of str to int
-        By node, the stream at whose full width the layer has no bias, as it was given.
     """
 
     proto: onnx.ModelProto
@@ -71,12 +59,14 @@ class Analysis:
     providers: Providers
     fixed_batch: int | None
     runs_as_given: bool
-    ranks: Mapping[int, np.ndarray] = field(default_factory=dict)
-    coordinates: frozenset[int] = frozenset()
-    unbiased: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def full_widths(self) -> npt.NDArray[np.int64]:
+        """Units of every group, (groups,)."""
+        return np.array([group.width for group in self.groups], np.int64)
 
     def runnable(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """Return a model of the same nodes to judge it by: itself, or its twin in float32."""
+        """Return a model of the same nodes to judge it by: itself, or its float32 copy."""
         return proto if self.runs_as_given else in_float32(proto, self.model.types)
 
     def copy(self) -> Model:
@@ -115,106 +105,12 @@ def count_parameters(proto: onnx.ModelProto) -> int:
     return sum(int(np.prod(c.shape)) for c in constants if is_float(np.dtype(c.dtype)))
 
 
-def model_inputs(
-    proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None
-) -> list[InputSpec]:
-    """Describe the inputs that must be fed, dynamic dimensions filled in from `shapes`.
-
-    The batch axis stays dynamic if the model leaves it open.
-
-    Parameters
-    ----------
-    shapes : mapping of str to sequence of int, optional
-        What the user says, by input.
-
-    Raises
-    ------
-    UsageError
-        If `shapes` names an unknown input or contradicts the model.
-    """
-    initializers = {tensor.name for tensor in proto.graph.initializer}
-    specs = []
-    for value in proto.graph.input:
-        if value.name in initializers:
-            continue
-        if not value.type.HasField("tensor_type"):
-            raise ReapError(f"input {value.name}: not a tensor", expected="tensor inputs only")
-        tensor = value.type.tensor_type
-        dims: list[int | None] = [
-            dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
-            for dim in tensor.shape.dim
-        ]
-        if tensor.elem_type == onnx.TensorProto.UNDEFINED:
-            expected = "one of ONNX' tensor types"
-            raise ReapError(f"input {value.name}: no element type", got="none", expected=expected)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        given = (shapes or {}).get(value.name)
-        specs.append(InputSpec(value.name, np.dtype(dtype), _filled(value.name, dims, given)))
-        _check_size(specs[-1])
-    unknown = set(shapes or {}) - {spec.name for spec in specs}
-    if unknown:
-        raise UsageError(
-            "--input-shapes: no such input",
-            got=", ".join(sorted(unknown)),
-            expected=", ".join(spec.name for spec in specs),
-        )
-    return specs
-
-
-def _check_size(spec: InputSpec) -> None:
-    """Refuse sizes that no sample has: they are a slip or damage, and would fill the memory."""
-    size = prod(size or 1 for size in spec.shape) * spec.dtype.itemsize
-    if size > LARGEST_INPUT:
-        raise ReapError(
-            f"input {spec.name}: too large",
-            got=f"{spec}, {size / 1e9:,.1f} GB",
-            expected=f"at most {LARGEST_INPUT / 1e9:.1f} GB a run",
-        )
-
-
-def with_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]]) -> list[InputSpec]:
-    """Fill in dimensions that are still dynamic, where `shapes` knows them; the batch stays."""
-    filled = []
-    for spec in inputs:
-        known = shapes.get(spec.name, ())
-        open_ = spec.shape or (None,) * len(known)
-        if len(known) == len(open_):
-            pairs = zip(open_[1:], known[1:], strict=True)
-            sizes = (*open_[:1], *(size if want is None else want for want, size in pairs))
-            spec = replace(spec, shape=sizes)
-        filled.append(spec)
-    return filled
-
-
-def _filled(
-    name: str, dims: Sequence[int | None], given: Sequence[int] | None
-) -> tuple[int | None, ...]:
-    if given is None:
-        return tuple(dims)
-    fits = not dims or len(given) == len(dims)
-    if not fits or any(d is not None and d != g for d, g in zip(dims, given, strict=False)):
-        raise UsageError(
-            f"--input-shapes: contradicts input {name}",
-            got=",".join(map(str, given)),
-            expected=",".join("?" if d is None else str(d) for d in dims),
-        )
-    return (dims[0] if dims else None, *given[1:]) if given else ()  # a scalar
-
-
-def normalises_itself(model: Model) -> bool:
-    """Whether a model begins by shifting or scaling its inputs, and so takes them as they are."""
-    shifts = {"Sub", "Div", "Mul", "BatchNormalization"}
-    readers = [node for tensor in model.graph.inputs for node in tensor.outputs]
-    casts = [node for node in readers if node.op == "Cast"]
-    readers += [reader for node in casts for reader in node.outputs[0].outputs]
-    return all(node.op in shifts for node in readers if node.op != "Cast")
-
-
 def analyse(
     proto: onnx.ModelProto,
     inputs: Sequence[InputSpec],
     samples: Calibration,
-    settings: Settings,
+    providers: Providers | None = None,
+    why_not: Callable[[str], str | None] = lambda key: None,
     *,
     bases: Collection[str] = (),
 ) -> Analysis:
@@ -222,6 +118,14 @@ def analyse(
 
     Parameters
     ----------
+    inputs : sequence of InputSpec
+        See `onnx_reap.graph.inputs.model_inputs`.
+    samples : Calibration
+        Of which as few are used as the model can be run on.
+    providers : Providers, optional
+        By default the best that onnxruntime offers.
+    why_not : callable, optional
+        Takes a node's key; returns why the channels that it makes must stay, or None.
     bases : collection of str
         Nodes that make channels between the two that a layer was written as: whatever the user
         excludes, these may go, though not all of them.
@@ -231,23 +135,22 @@ def analyse(
     ReapError
         If onnxruntime can't run the model.
     """
-    providers = execution_providers(settings.provider, settings.custom_op_library)
+    providers = execution_providers(None) if providers is None else providers
     model = Model(proto)
     fold_constants(model, providers)
-    seen, fixed = _probe(model, inputs, samples, providers)
-    why_not = exclusion(settings)
-    found = flow(model, seen, lambda key: None if key in bases else why_not(key))
+    probed, fixed = _probe(model, inputs, samples, providers)
+    found = flow(model, probed, lambda key: None if key in bases else why_not(key))
     groups = find_groups(found)
-    branches = find_branches(model, seen, found, groups, bases)
+    branches = find_branches(model, probed, found, groups, bases)
     return Analysis(
         proto,
         model,
-        seen,
+        probed,
         found,
         groups,
         branches,
         find_frozen(found) + find_in_bodies(model),
-        count_macs(model, seen, found, groups, branches),
+        count_macs(model, probed, found, groups, branches),
         count_params(model, found, groups, branches),
         providers,
         fixed,

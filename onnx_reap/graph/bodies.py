@@ -1,4 +1,4 @@
-"""Layers inside the bodies of If, Loop and Scan: they stay as they are, and are told of."""
+"""Layers inside the bodies of If, Loop and Scan: they stay as they are, and are reported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
-from onnx_reap.graph.ir.recurrent import GATES
+from onnx_reap.graph.rules.traits import Trait, traits_of
 
 
 def find_in_bodies(model: Model) -> tuple[FrozenChannels, ...]:
@@ -37,7 +37,7 @@ def _channels(node: gs.Node) -> int:
     """Count the channels that a layer makes; 0 if it is none, or its weight is computed."""
     if node.domain not in STANDARD_DOMAINS:
         return 0
-    if node.op in GATES:
+    if Trait.RECURRENT in traits_of(node.op):
         directions = 2 if node.attrs.get("direction") == "bidirectional" else 1
         return directions * int(node.attrs.get("hidden_size", 0))
     shape = _weight_shape(node)

@@ -13,20 +13,10 @@ from onnx_reap.graph.edit.weights import has_plain_bias, layer_weights
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model, captured_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Flow, Linear
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.session import run, session
 
-# What these make of constants depends on nothing else, neither on data nor on how large it is.
-CARRIERS = frozenset((
-    "Abs", "Add", "BatchNormalization", "Cast", "Celu", "Clip", "Conv", "Div", "Dropout", "Elu",
-    "Erf", "Exp",
-    "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish",
-    "Identity", "LayerNormalization", "LeakyRelu", "Log", "MatMul", "Max", "Min", "Mish", "Mul",
-    "Neg", "PRelu", "Pow", "Reciprocal", "ReduceMax", "ReduceMean", "Relu", "Reshape", "Selu",
-    "Sigmoid", "Softplus", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "ThresholdedRelu",
-    "Transpose", "Unsqueeze",
-))  # fmt: skip
 CPU = ("CPUExecutionProvider",)  # a handful of numbers
-ADDITIONS = ("Add", "Sum")
 ROUNDING = 1e-5  # relative: a reduction over equal numbers need not give exactly this number
 
 Edge = tuple[str, int]
@@ -78,7 +68,7 @@ def find_joins(
         if not moving:
             if _carries(node, linears.get(model.keys[id(node)]), zeros):
                 constant.update({t.name for t in node.outputs if t.name} - vanishing)
-        elif node.op in ADDITIONS and node.domain in STANDARD_DOMAINS:
+        elif Trait.ADDS in traits_of(node.op) and node.domain in STANDARD_DOMAINS:
             joins += _joins(model, probe, flow, node, constant, vanishing)
     return joins
 
@@ -88,9 +78,12 @@ def _carries(node: gs.Node, linear: Linear | None, zeros: Set[str]) -> bool:
 
     Padding is zero, so that a constant which is not ends at the borders.
     """
-    if node.domain not in STANDARD_DOMAINS or node.op not in CARRIERS or captured_tensors([node]):
+    traits = traits_of(node.op)
+    if node.domain not in STANDARD_DOMAINS or Trait.KEEPS_CONSTANTS not in traits:
         return False
-    if linear is None and node.op in ("Conv", "Gemm", "MatMul"):
+    if captured_tensors([node]):
+        return False
+    if linear is None and Trait.WEIGHTED in traits:
         return False  # a sum over as many activations as the model is fed
     return linear is None or not any(linear.pads) or linear.x in zeros
 

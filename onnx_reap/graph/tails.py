@@ -1,6 +1,6 @@
 """What happens to a layer's output: a per-channel affine map, a shortcut, a clipping activation.
 
-A layer's error is felt behind these. BatchNormalization scales it, an addition lets the layer make
+A layer's error matters behind these. BatchNormalization scales it, an addition lets the layer make
 up for errors of the shortcut, and a clipping activation forgives errors where it clips anyway.
 """
 
@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.rules.traits import Trait, traits_of
 
 Vector = npt.NDArray[np.float64]
 
@@ -57,13 +58,13 @@ def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
     rank = linear.y_axis + 1 + len(linear.kernel)
     reader = only_reader(model, tensor)
     addend = None
-    if reader is not None and reader.op in ("Add", "Sum") and tensor.name != linear.x:
+    if reader is not None and Trait.ADDS in traits_of(reader.op) and tensor.name != linear.x:
         other = [t for t in reader.inputs if t is not tensor]
         if len(other) == 1 and not isinstance(other[0], gs.Constant):
             addend, tensor = other[0].name, reader.outputs[0]
             reader = only_reader(model, tensor)
             # Constants that are added behind, where branches were, shift the sum.
-            while reader is not None and reader.op in ("Add", "Sub"):
+            while reader is not None and traits_of(reader.op) & (Trait.ADDS | Trait.SUBTRACTS):
                 affine = affine_map(reader, tensor, linear.y_axis, rank, outputs)
                 if affine is None:
                     break
@@ -128,16 +129,28 @@ def affine_map(
         gamma, beta, mean, var = (t.values.astype(np.float64) for t in node.inputs[1:5])
         scale = gamma / np.sqrt(var + node.attrs.get("epsilon", 1e-5))
         return scale, beta - mean * scale
-    if node.op in ("Add", "Sub", "Mul", "Div") and len(node.inputs) == 2:
-        constant = next((t for t in node.inputs if isinstance(t, gs.Constant)), None)
-        if constant is None or (node.op in ("Sub", "Div") and constant is node.inputs[0]):
-            return None
-        values = _per_channel(constant.values, axis, rank, outputs)
-        if values is None or (node.op == "Div" and not values.all()):
-            return None
-        zeros, ones = np.zeros(outputs), np.ones(outputs)
-        by_op = {"Add": (ones, values), "Sub": (ones, -values), "Mul": (values, zeros)}
-        return by_op[node.op] if node.op != "Div" else (1 / values, zeros)
+    arithmetic = traits_of(node.op) & (Trait.ADDS | Trait.SUBTRACTS | Trait.SCALES)
+    constant = next((t for t in node.inputs if isinstance(t, gs.Constant)), None)
+    if constant is None or len(node.inputs) != 2 or not arithmetic:
+        return None
+    values = _per_channel(constant.values, axis, rank, outputs)
+    return None if values is None else _with_constant(node, constant, values)
+
+
+def _with_constant(
+    node: gs.Node, constant: gs.Constant, values: Vector
+) -> tuple[Vector, Vector] | None:
+    """Return what a binary node does to its other operand, from the constant one by channel."""
+    zeros, ones, first = np.zeros_like(values), np.ones_like(values), constant is node.inputs[0]
+    match node.op:
+        case "Add":
+            return ones, values
+        case "Mul":
+            return values, zeros
+        case "Sub" if not first:
+            return ones, -values
+        case "Div" if not first and values.all():
+            return 1 / values, zeros
     return None
 
 

@@ -1,4 +1,4 @@
-"""How much worse a model is, on samples that it was not made from, and how sure that is.
+"""How much worse a model is, on samples that it was not fitted to, and how sure that is.
 
 Without labels a classifier's loss is the share of samples on which its first choice is another than
 the original's, see `disagreement`: its accuracy can't have dropped by more. Other models' loss is
@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,23 @@ import numpy as np
 import onnx
 
 from onnx_reap.data import Calibration
-from onnx_reap.data.labels import hits, read_labels
+from onnx_reap.data.labels import read_labels
+from onnx_reap.data.split import Samples
 from onnx_reap.errors import ReapError, TargetError
-from onnx_reap.measure.scores import class_outputs, class_scores
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.measure.accuracy import class_outputs, class_scores, correct_on
+from onnx_reap.measure.quality import quality
 from onnx_reap.onnxio import aside
-from onnx_reap.prune.apply import quality
-from onnx_reap.prune.context import Work
+from onnx_reap.options import Settings
 from onnx_reap.solve.disagreement import changed_share
 from onnx_reap.solve.intervals import LIKELY, agresti_min, wilson
 
-Judge = Callable[[onnx.ModelProto], "Drop"]
 Evaluate = Callable[[onnx.ModelProto], float]
 
 
 @dataclass(frozen=True)
-class Drop:
-    """What was lost.
+class EstimatedLoss:
+    """What a model loses against the original.
 
     Attributes
     ----------
@@ -60,7 +61,10 @@ class Drop:
     samples: int
 
 
-def drop_judge(work: Work) -> Judge:
+LossEstimator = Callable[[onnx.ModelProto], EstimatedLoss]
+
+
+def loss_estimator(analysis: Analysis, samples: Samples, settings: Settings) -> LossEstimator:
     """Make the function that tells how much worse a model is than the original.
 
     Raises
@@ -70,11 +74,10 @@ def drop_judge(work: Work) -> Judge:
     ReapError
         If there are none, or labels or the function can't be used.
     """
-    settings = work.settings
     if settings.evaluate is not None:
-        return _by_function(work, settings.evaluate)
-    held_out = held_out_for("--max-drop", work)
-    least = least_shown(work)
+        return _by_function(analysis, settings.evaluate)
+    held_out = held_out_for("--max-drop", samples)
+    least = least_provable_loss(analysis, samples, settings)
     if settings.max_drop is not None and settings.max_drop < least:
         raise TargetError(
             "--max-drop: too few samples to show so small a loss",
@@ -83,98 +86,98 @@ def drop_judge(work: Work) -> Judge:
             hint="bring more data, allow more, or name a budget such as --target-macs alone",
         )
     if settings.labels is not None:
-        return _by_labels(work, held_out, read_labels(settings.labels, work.samples.every))
-    return _against_original(work, held_out)
+        return _by_labels(analysis, held_out, read_labels(settings.labels, samples.every))
+    if outputs := class_outputs(analysis, settings.metric):
+        return _by_first_choices(analysis, held_out, samples.fit, outputs)
+    return _by_output_error(analysis, held_out)
 
 
-def least_shown(work: Work) -> float:
-    """Return the loss that is likely not exceeded where no sample that is held out shows any."""
-    n = 0 if work.samples.held_out is None else len(work.samples.held_out)
-    if work.settings.evaluate is not None:
+def least_provable_loss(analysis: Analysis, samples: Samples, settings: Settings) -> float:
+    """Return the loss that is likely not exceeded where no held-out sample shows any."""
+    n = 0 if samples.held_out is None else len(samples.held_out)
+    if settings.evaluate is not None:
         return 0.0
     if n == 0:
         return math.inf
-    if work.settings.labels is not None:
+    if settings.labels is not None:
         return agresti_min(0, 0, n, LIKELY)[1]
-    return wilson(0, n, LIKELY)[1] if class_outputs(work) else 0.0
+    return wilson(0, n, LIKELY)[1] if class_outputs(analysis, settings.metric) else 0.0
 
 
-def held_out_for(purpose: str, work: Work) -> Calibration:
-    """Return the samples that judge.
-
-    Parameters
-    ----------
-    purpose : str
-        The flag that needs them.
+def held_out_for(flag: str, samples: Samples) -> Calibration:
+    """Return the samples that are held out, which a flag needs.
 
     Raises
     ------
     ReapError
         If there are none.
     """
-    if work.samples.held_out is None:
+    if samples.held_out is None:
         raise ReapError(
-            f"{purpose}: no samples to judge the result on",
-            got=work.samples.every.origin,
+            f"{flag}: no samples to judge the result on",
+            got=samples.every.origin,
             expected="20 samples or more",
             hint="give --data",
         )
-    return work.samples.held_out
+    return samples.held_out
 
 
-def _against_original(work: Work, samples: Calibration) -> Judge:
-    n, before = len(samples), class_scores(work, samples, work.analysis.proto)
+def _by_first_choices(
+    analysis: Analysis, held_out: Calibration, fit: Calibration | None, outputs: Sequence[str]
+) -> LossEstimator:
+    n, before = len(held_out), class_scores(analysis, held_out, analysis.proto, outputs)
     known = before
-    if work.samples.fit is not None:
-        fitted = class_scores(work, work.samples.fit, work.analysis.proto)
+    if fit is not None:
+        fitted = class_scores(analysis, fit, analysis.proto, outputs)
         known = {name: np.concatenate([x, fitted[name]]) for name, x in before.items()}
 
-    def judge(model: onnx.ModelProto) -> Drop:
-        if not before:
-            value = max(_output_errors(work, samples, model))
-            return Drop("output error", value, value, None, None, n)
-        after = class_scores(work, samples, model)
+    def estimate(model: onnx.ModelProto) -> EstimatedLoss:
+        after = class_scores(analysis, held_out, model, outputs)
         # Of several outputs, the one that changes most.
         share, error = max(
             changed_share(scores, after[name], known[name]) for name, scores in before.items()
         )
         worth = share * (1 - share) / error**2 if error > 0 and share < 1 else n  # counted samples
         likely = wilson(share, worth, LIKELY)[1]
-        return Drop("top-1 disagreement", share, likely, *wilson(share, worth), n)
+        return EstimatedLoss("top-1 disagreement", share, likely, *wilson(share, worth), n)
 
-    return judge
-
-
-def _output_errors(work: Work, samples: Calibration, model: onnx.ModelProto) -> list[float]:
-    errors = [*quality(work.analysis, model, samples).output_error.values()]
-    if not errors:
-        raise ReapError(
-            "--max-drop: no output tells what is lost",
-            got=", ".join(output.name for output in model.graph.output),
-            expected="an output of real numbers, of the same shape for both models",
-            hint="measure it by --evaluate module:function, or name a budget such as --target-macs",
-        )
-    return errors
+    return estimate
 
 
-def _by_labels(
-    work: Work, samples: Calibration, labels: np.ndarray
-) -> Callable[[onnx.ModelProto], Drop]:
-    right = hits(work, samples, labels)
-    before, n = right(work.analysis.proto), len(samples)
+def _by_output_error(analysis: Analysis, held_out: Calibration) -> LossEstimator:
+    def estimate(model: onnx.ModelProto) -> EstimatedLoss:
+        errors = quality(analysis, model, held_out).output_error
+        if not errors:
+            raise ReapError(
+                "--max-drop: no output tells what is lost",
+                got=", ".join(output.name for output in model.graph.output),
+                expected="an output of real numbers, of the same shape for both models",
+                hint="measure it by --evaluate module:function, or name a budget such as "
+                "--target-macs",
+            )
+        value = max(errors.values())
+        return EstimatedLoss("output error", value, value, None, None, len(held_out))
 
-    def judge(model: onnx.ModelProto) -> Drop:
-        after = right(model)
+    return estimate
+
+
+def _by_labels(analysis: Analysis, held_out: Calibration, labels: np.ndarray) -> LossEstimator:
+    correct = correct_on(analysis, held_out, labels)
+    before, n = correct(analysis.proto), len(held_out)
+
+    def estimate(model: onnx.ModelProto) -> EstimatedLoss:
+        after = correct(model)
         lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
         likely = agresti_min(lost, gained, n, LIKELY)[1]
-        return Drop("accuracy", (lost - gained) / n, likely, *agresti_min(lost, gained, n), n)
+        interval = agresti_min(lost, gained, n)
+        return EstimatedLoss("accuracy", (lost - gained) / n, likely, *interval, n)
 
-    return judge
+    return estimate
 
 
-def _by_function(work: Work, evaluate: str | Evaluate) -> Callable[[onnx.ModelProto], Drop]:
+def _by_function(analysis: Analysis, evaluate: str | Evaluate) -> LossEstimator:
     function = find_function(evaluate) if isinstance(evaluate, str) else evaluate
-    before = _evaluated(function, work.analysis.proto)
+    before = _evaluated(function, analysis.proto)
     if before <= 0:
         raise ReapError(
             "--evaluate: the original's value is no measure of quality",
@@ -182,11 +185,11 @@ def _by_function(work: Work, evaluate: str | Evaluate) -> Callable[[onnx.ModelPr
             expected="more than 0, and more for better models",
         )
 
-    def judge(model: onnx.ModelProto) -> Drop:
+    def estimate(model: onnx.ModelProto) -> EstimatedLoss:
         value = 1 - _evaluated(function, model) / before
-        return Drop("evaluate", value, value, None, None, 0)
+        return EstimatedLoss("evaluate", value, value, None, None, 0)
 
-    return judge
+    return estimate
 
 
 def _evaluated(function: Evaluate, model: onnx.ModelProto) -> float:
@@ -227,4 +230,5 @@ def find_function(name: str) -> Evaluate:
         sys.path.pop(0)
     if not callable(found):
         raise ReapError("--evaluate: not a function", got=name, expected="module:function")
-    return found
+    result: Evaluate = found
+    return result

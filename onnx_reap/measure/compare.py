@@ -1,199 +1,192 @@
-"""Is the cut model the masked one? Before any refit the two are the same function.
+"""Whether two models are the same function, up to rounding.
 
 Some operators jump: ArgMax, TopK, NonMaxSuppression or a comparison turn a difference of rounding
 into another result, or into another number of results. What lies behind such a jump may differ, but
-then what goes into the jumps must agree, and the difference is told.
+then what goes into the jumps must agree, and the difference is reported.
 
 Others saturate: a Sigmoid's result near 0 is off by the rounding of numbers near 1, and near 1 it
-says little of what went in. So where an output or what goes into a jump holds such results, what
-these are made of is compared as well.
+says little of its input. So where an output or the input of a jump holds such results, what these
+are computed from is compared as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 
+from onnx_reap.data import Calibration
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import CheckError, ReapError
 from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.measure.witnesses import find_jumps, find_saturated
 from onnx_reap.onnxio.session import Feed, heavy, run, session, with_outputs
 
-TOLERANCE = 2e-3  # relative to the largest entry
-ROUNDING = 8 * float(np.finfo(np.float32).eps)  # of a few operations on numbers near 1
-UNCHANGED = 1e-3  # of models that must agree; rounding leaves 5e-5 behind the 80 layers of a B0
-EVERYWHERE: Kept = MappingProxyType({})  # all is where it was
-HALF_UNCHANGED = 5e-2  # of those whose weights, added up, are rounded to 16 bits
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+TOLERANCE = 2e-3
+"""Largest difference of the cut from the masked model, relative to a tensor's largest entry."""
+
+UNCHANGED = 1e-3
+"""The same for models that must agree; rounding leaves 5e-5 behind the 80 layers of a B0."""
+
+ROUNDING = 8 * float(np.finfo(np.float32).eps)
+"""Absolute difference that a few operations on numbers near 1 leave."""
+
+LEAST = 1e-12
+"""Absolute difference that is always allowed."""
+
+SCALES = (1.0, 0.01, 100.0)
+"""Factors on random inputs, so that activations are compared on both sides of where they bend."""
+
+EVERYWHERE: Kept = MappingProxyType({})
+"""Positions of tensors that are whole and in the same order in both models."""
 
 
-def check_cut(
-    masked: onnx.ModelProto,
-    cut: onnx.ModelProto,
-    feeds: Sequence[Feed],
-    kept: Mapping[str, tuple[int, np.ndarray]],
-    providers: Sequence[str],
-) -> list[str]:
-    """Compare a cut model with the original whose removed channels are zeroed in their consumers.
+@dataclass(frozen=True)
+class Claim:
+    """That two models agree: how closely, and what to say if they don't or if it can't be told."""
 
-    Parameters
-    ----------
-    masked, cut : onnx.ModelProto
-        With tensors of the same names, in float32: half precision rounds too much to tell.
-    feeds : sequence of feeds
-        What both are run on.
-    kept : mapping of str to (int, array)
-        For every tensor that was cut, its axis and the positions that stay.
-
-    Returns
-    -------
-    list of str
-        Outputs that differ behind a jump though all that goes into jumps agrees.
-
-    Raises
-    ------
-    CheckError
-        If an output, or what goes into a jump or an output's Sigmoid, differs by more than
-        rounding.
-    """
-    outputs = [value.name for value in masked.graph.output]
-    causes, witnesses = find_jumps(masked.graph)
-    saturated, inputs = find_saturated(masked.graph, [*outputs, *witnesses])
-    inner = _inner([*witnesses, *(n for n in inputs if n not in causes)], cut, outputs)
-    names = [*inner, *outputs]
-    wanted = _outputs(lambda: session(with_outputs(masked, names), providers), names, feeds)
-    found = _outputs(lambda: check_loads(with_outputs(cut, names), providers), names, feeds)
-    if heavy(masked):
-        wanted, found = list(wanted), list(found)  # the weights of one at a time
-    doubts: dict[str, str] = {}
-    for expected, got in zip(wanted, found, strict=True):
-        for name in names:
-            want = expected[name]
-            if name in inner and not _is_floating(want):
-                continue  # numbers that count channels differ by right
-            if name in inner and name in kept:
-                want = np.take(want, kept[name][1], kept[name][0])
-            floor = ROUNDING if name in saturated else 0.0
-            problem = _difference(name, want, got[name], floor)
-            if problem is not None and name not in causes:
-                raise problem
-            if problem is not None:
-                doubts[name] = causes[name]
-    return [
-        f"output {name} could not be verified: {cause} turns differences of rounding into others; "
-        "all that goes into such choices agrees"
-        for name, cause in doubts.items()
-    ]
+    tolerance: float
+    refusal: str
+    hint: str
+    doubt: str
 
 
-def check_unchanged(
+CUT = Claim(
+    TOLERANCE,
+    "tensor {name}: the cut model is not the masked model",
+    "report the model's structure as a bug; --exclude the layers before that tensor",
+    "output {name} could not be verified: {cause} turns differences of rounding into others; "
+    "all that goes into such choices agrees",
+)
+SAME = Claim(
+    UNCHANGED,
+    "{kind} {name} changed, though nothing was to be lost",
+    "report the model's structure as a bug",
+    "output {name} could not be compared: {cause} turns differences of rounding into others",
+)
+SAME_IN_HALF = Claim(TOLERANCE, SAME.refusal, SAME.hint, SAME.doubt)
+
+
+def compare(
     original: onnx.ModelProto,
     changed: onnx.ModelProto,
     feeds: Iterable[Feed],
     providers: Sequence[str],
+    claim: Claim,
     *,
-    half: bool,
     places: Kept = EVERYWHERE,
     also: Iterable[str] = (),
 ) -> tuple[float, list[str]]:
-    """Compare the outputs of two models that must be the same function.
+    """Compare two models that must be the same function.
 
-    What goes into jumps and into outputs that saturate is compared, too.
+    Outputs are compared, and what goes into jumps and into activations that saturate.
 
     Parameters
     ----------
     original, changed : onnx.ModelProto
-        In float32.
-    half : bool
-        Whether weights are stored in 16 bits.
+        With tensors of the same names, in float32: half precision rounds too much to tell.
     places : mapping of str to (int, array)
-        For tensors of which `changed` has less, or in another order, the axis and the positions in
-        the original.
+        For inner tensors of which `changed` has less, or in another order, the axis and the
+        positions in the original.
     also : iterable of str
         Further tensors to compare, of both models.
 
     Returns
     -------
     difference : float
-        Largest difference of an output, relative to its largest entry in the original.
-    notes : list of str
-        Outputs that could not be compared.
+        Largest difference, relative to the largest entry of the tensor.
+    doubts : list of str
+        A note for each output that differs behind a jump though all that goes into jumps agrees.
 
     Raises
     ------
     CheckError
-        If an output differs by more than rounding.
+        If a tensor differs by more than rounding.
     """
-    allowed = HALF_UNCHANGED if half else UNCHANGED
+    feeds = list(feeds)
     outputs = [value.name for value in original.graph.output]
     causes, witnesses = find_jumps(original.graph)
     saturated, inputs = find_saturated(original.graph, [*outputs, *witnesses])
-    inner = [name for name in (*also, *inputs) if name not in causes]
-    names = [*_inner([*witnesses, *inner], changed, outputs), *outputs]
-    sessions = [session(with_outputs(each, names), providers) for each in (original, changed)]
+    smooth = [name for name in (*also, *inputs) if name not in causes]
+    names = [*_inner([*witnesses, *smooth], changed, outputs), *outputs]
+    wanted = _results(lambda: session(with_outputs(original, names), providers), feeds)
+    found = _results(lambda: check_loads(with_outputs(changed, names), providers), feeds)
+    if heavy(original):
+        wanted, found = list(wanted), list(found)  # the weights of one at a time
     largest, doubts = 0.0, dict[str, str]()
-    for feed in feeds:
-        expected, got = (run(active, names, feed) for active in sessions)
+    for expected, got in zip(wanted, found, strict=True):
         for name, want in expected.items():
-            if name not in outputs and not _is_floating(want):
+            kind = "output" if name in outputs else "tensor"
+            if kind == "tensor" and not _is_floating(want):
                 continue  # numbers that count channels differ by right
-            if name in places:
+            if kind == "tensor" and name in places:
                 want = np.take(want, places[name][1], places[name][0])
             floor = ROUNDING if name in saturated else 0.0
-            problem = _difference(name, want, got[name], floor)
-            if name in causes:
-                doubts |= {name: causes[name]} if problem is not None else {}
-                continue
-            error = _relative(want, got[name], floor) if problem is None else np.inf
-            if error > allowed:
-                kind = "output" if name in outputs else "tensor"
-                raise CheckError(
-                    f"{kind} {name} changed, though nothing was to be lost",
-                    got=f"{error:.2g} of the largest entry",
-                    expected=f"at most {allowed:g}",
-                    hint="report the model's structure as a bug",
-                )
-            largest = max(largest, error)
-    return largest, [
-        f"output {name} could not be compared: {cause} turns differences of rounding into others"
-        for name, cause in doubts.items()
-    ]
+            tolerance = TOLERANCE if name in causes else claim.tolerance
+            problem = _difference(want, got[name], tolerance, floor)
+            if problem is None and name not in causes:
+                largest = max(largest, _relative(want, got[name], floor))
+            elif problem is not None and name in causes:
+                doubts[name] = claim.doubt.format(name=name, cause=causes[name])
+            elif problem is not None:
+                refusal = claim.refusal.format(kind=kind, name=name)
+                raise CheckError(refusal, got=problem[0], expected=problem[1], hint=claim.hint)
+    return largest, list(doubts.values())
 
 
-def _is_floating(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and is_float(value.dtype)
+def comparison_feeds(samples: Calibration, fixed_batch: int | None, seed: int) -> Iterator[Feed]:
+    """Yield a batch of samples, and random feeds at several scales; integers are the samples'."""
+    feed = next(iter(samples.batches(fixed_batch or 2, pad=True)))
+    rng = np.random.default_rng(seed)
+    yield feed
+    for scale in SCALES:
+        yield {
+            name: (scale * rng.standard_normal(x.shape)).astype(x.dtype) if is_float(x.dtype) else x
+            for name, x in feed.items()
+        }
 
 
-def _inner(names: Iterable[str], cut: onnx.ModelProto, outputs: Sequence[str]) -> list[str]:
-    """List tensors, each once, that a model still computes besides its outputs."""
-    made = {name for node in cut.graph.node for name in node.output}
-    return [name for name in dict.fromkeys(names) if name in made and name not in outputs]
+def keep_sound(
+    parts: Sequence[Part], check: Callable[[list[Part]], Result]
+) -> tuple[list[Part], list[tuple[Part, CheckError]], Result | None]:
+    """Find the parts of a change with which a check passes.
+
+    Returns
+    -------
+    kept : list
+        All parts; where they fail together, those that pass alone; none where these fail together.
+    refused : list of (part, CheckError)
+    result : optional
+        What the check returned for the parts that are kept; None where none passes.
+    """
+    try:
+        return list(parts), [], check(list(parts))
+    except CheckError:
+        tried = [(part, _failure(check, part)) for part in parts]
+    kept = [part for part, error in tried if error is None]
+    refused = [(part, error) for part, error in tried if error is not None]
+    try:
+        return kept, refused, check(kept)
+    except CheckError as error:  # each alone is right, and together they are not
+        return [], [(part, error) for part in parts], None
 
 
-def _relative(want: Any, got: Any, floor: float) -> float:
-    """Largest difference of finite entries past a floor, relative to the largest of them."""
-    if not _is_floating(want):
-        return 0.0
-    finite = np.isfinite(want)
-    a, b = want[finite].astype(np.float64), got[finite].astype(np.float64)
-    error = max(np.abs(a - b).max(initial=0.0) - floor, 0.0)
-    return float(error / max(np.abs(a).max(initial=0.0), 1e-12))
+def _failure(check: Callable[[list[Part]], object], part: Part) -> CheckError | None:
+    try:
+        check([part])
+    except CheckError as error:
+        return error
+    return None
 
 
-def _outputs(
-    load: Callable[[], Any], names: Sequence[str], feeds: Sequence[Feed]
-) -> Iterable[dict[str, np.ndarray]]:
-    """Load a model, and yield the outputs for each feed."""
-    active = load()
-    for feed in feeds:
-        yield run(active, names, feed)
-
-
-def check_loads(cut: onnx.ModelProto, providers: Sequence[str]) -> Any:
+def check_loads(changed: onnx.ModelProto, providers: Sequence[str]) -> Any:
     """Return a session of the cut model; the original loads, so a refusal is a fault of the cut.
 
     Raises
@@ -201,7 +194,7 @@ def check_loads(cut: onnx.ModelProto, providers: Sequence[str]) -> Any:
     CheckError
     """
     try:
-        return session(cut, providers)
+        return session(changed, providers)
     except ReapError as error:
         raise CheckError(
             "onnxruntime can't load the cut model, though it loads the original",
@@ -210,34 +203,64 @@ def check_loads(cut: onnx.ModelProto, providers: Sequence[str]) -> Any:
         ) from error
 
 
-def _difference(name: str, want: Any, got: Any, floor: float = 0.0) -> CheckError | None:
-    """Return what is wrong with a value, None if nothing is; a floor is added to what it may be."""
+def _inner(names: Iterable[str], changed: onnx.ModelProto, outputs: Sequence[str]) -> list[str]:
+    """List tensors, each once, that a model still computes besides its outputs."""
+    made = {name for node in changed.graph.node for name in node.output}
+    return [name for name in dict.fromkeys(names) if name in made and name not in outputs]
+
+
+def _results(load: Callable[[], Any], feeds: Sequence[Feed]) -> Iterable[dict[str, Any]]:
+    """Load a model when it is first needed, and yield its outputs for each feed."""
+    active = load()
+    for feed in feeds:
+        yield run(active, None, feed)
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and is_float(value.dtype)
+
+
+def _relative(want: Any, got: Any, floor: float) -> float:
+    """Largest difference of finite entries past a floor, relative to the largest of them."""
+    if not _is_floating(want):
+        return 0.0
+    error, scale = _error_and_scale(want, got)
+    return float(max(error - floor, 0.0) / max(scale, LEAST))
+
+
+def _error_and_scale(want: np.ndarray, got: np.ndarray) -> tuple[float, float]:
+    """Return the largest difference of entries that are finite, and the largest of these."""
+    finite = np.isfinite(want)
+    a, b = want[finite].astype(np.float64), got[finite].astype(np.float64)
+    return np.abs(a - b).max(initial=0.0), np.abs(a).max(initial=0.0)
+
+
+def _difference(want: Any, got: Any, tolerance: float, floor: float) -> tuple[str, str] | None:
+    """Return what was got and expected where two values differ; None where they don't.
+
+    Parameters
+    ----------
+    tolerance : float
+        Relative to the largest entry.
+    floor : float
+        Absolute difference that is allowed besides.
+    """
     if isinstance(want, (list, tuple)) and isinstance(got, (list, tuple)):  # a sequence
         if len(want) != len(got):
-            return _unequal(name, f"{len(got)} elements", f"{len(want)} elements")
+            return f"{len(got)} elements", f"{len(want)} elements"
         pairs = zip(want, got, strict=True)
-        return next((d for a, b in pairs if (d := _difference(name, a, b)) is not None), None)
+        found = (_difference(a, b, tolerance, floor) for a, b in pairs)
+        return next((each for each in found if each is not None), None)
     if not isinstance(want, np.ndarray):
-        return None if want == got else _unequal(name, str(got)[:80], str(want)[:80])
+        return None if want == got else (str(got)[:80], str(want)[:80])
     if want.shape != got.shape:
-        return _unequal(name, f"shape {got.shape}", f"shape {want.shape}")
+        return f"shape {got.shape}", f"shape {want.shape}"
     if not is_float(want.dtype):
-        same = np.array_equal(want, got)
-        return None if same else _unequal(name, "other integers or texts", "the same")
+        return None if np.array_equal(want, got) else ("other integers or texts", "the same")
     finite = np.isfinite(want)
-    a, b = want.astype(np.float64), got.astype(np.float64)
-    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
-        return _unequal(name, "NaN or infinity in other places", "in the same places")
-    scale = np.abs(a[finite]).max(initial=0.0)
-    bound = TOLERANCE * scale + max(floor, 1e-12)
-    error = np.abs(a[finite] - b[finite]).max(initial=0.0)
-    return None if error <= bound else _unequal(name, f"{error:.3g} apart", f"at most {bound:.3g}")
-
-
-def _unequal(name: str, got: str, expected: str) -> CheckError:
-    return CheckError(
-        f"tensor {name}: the cut model is not the masked model",
-        got=got,
-        expected=expected,
-        hint="report the model's structure as a bug; --exclude the layers before that tensor",
-    )
+    a, b = (x[~finite].astype(np.float64) for x in (want, got))
+    if not np.array_equal(a, b, equal_nan=True):
+        return "NaN or infinity in other places", "in the same places"
+    error, scale = _error_and_scale(want, got)
+    bound = tolerance * scale + max(floor, LEAST)
+    return None if error <= bound else (f"{error:.3g} apart", f"at most {bound:.3g}")

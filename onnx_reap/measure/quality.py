@@ -1,4 +1,4 @@
-"""Verification: the last word before a model is written."""
+"""Last checks before a model is written: its file, and how close its outputs are."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import onnx
 from onnx_reap.data import Calibration
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import CheckError
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.measure.runner import run_batches
 from onnx_reap.onnxio import aside
-from onnx_reap.onnxio.session import run, session
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,14 @@ def _checker(model: onnx.ModelProto) -> str | None:
     return None
 
 
+def quality(analysis: Analysis, pruned: onnx.ModelProto, samples: Calibration) -> Quality:
+    """Compare a pruned model's outputs with the original's; see `measure_quality`."""
+    original, pruned = analysis.runnable(analysis.proto), analysis.runnable(pruned)
+    return measure_quality(analysis, original, pruned, samples)
+
+
 def measure_quality(
-    original: onnx.ModelProto,
-    pruned: onnx.ModelProto,
-    samples: Calibration,
-    batch: int,
-    *,
-    pad: bool,
-    providers: Sequence[str],
+    analysis: Analysis, original: onnx.ModelProto, pruned: onnx.ModelProto, samples: Calibration
 ) -> Quality:
     """Compare two models' outputs over samples.
 
@@ -101,19 +102,13 @@ def measure_quality(
     CheckError
         If the pruned model gives NaN or infinity where the original does not.
     """
-    sessions = session(original, providers), session(pruned, providers)
     sums: dict[str, np.ndarray] = {}
     same: list[np.ndarray] = []
-    left = len(samples)
-    for feed in samples.batches(batch, pad=pad):
-        own, left = min(left, batch), left - batch
-        want, got = (run(active, None, feed) for active in sessions)
+    for _, (want, got) in run_batches(analysis, [original, pruned], samples):
         for name, a in want.items():
             b = got[name]
             if not isinstance(a, np.ndarray) or not is_float(a.dtype) or a.shape != b.shape:
                 continue
-            if a.ndim and a.shape[0] == batch:  # a batch that was filled up
-                a, b = a[:own], b[:own]
             a, b = a.astype(np.float64), b.astype(np.float64)
             sums[name] = sums.get(name, np.zeros(4)) + _terms(name, a, b)
             if a.ndim == 2 and a.shape[1] > 1:

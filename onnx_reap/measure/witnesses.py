@@ -6,18 +6,9 @@ from collections.abc import Iterable
 
 import onnx
 
-from onnx_reap.graph.ir.probe import JUMPS, RANDOM
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.session import names_in_subgraphs
 
-SATURATES = frozenset(("HardSigmoid", "Sigmoid", "Softmax", "Tanh"))
-"""Activations whose results lie within 1 of 0, and hardly change where inputs are large."""
-
-_MOVES = frozenset(
-    (
-        *("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"),
-        *("Gather", "MaxPool", "ReduceMax", "ReduceMin", "Slice", "Split"),
-    )
-)
 _FLOATS = {"FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16"}
 
 
@@ -56,7 +47,7 @@ def _jumps(node: onnx.NodeProto) -> bool:
     if node.op_type == "Cast":
         to = next((a.i for a in node.attribute if a.name == "to"), onnx.TensorProto.FLOAT)
         return onnx.TensorProto.DataType.Name(to) not in _FLOATS
-    return node.op_type in JUMPS | RANDOM
+    return bool(traits_of(node.op_type) & (Trait.JUMPS | Trait.RANDOM))
 
 
 def find_saturated(graph: onnx.GraphProto, names: Iterable[str]) -> tuple[set[str], list[str]]:
@@ -94,9 +85,10 @@ def _parts(name: str, makers: dict[str, onnx.NodeProto]) -> tuple[list[str], lis
         node = makers.get(part)
         if node is None:
             continue
-        if node.op_type in SATURATES:
+        traits = traits_of(node.op_type)
+        if Trait.SATURATES in traits:
             inputs.append(node.input[0])
-        elif node.op_type in _MOVES:
+        elif traits & (Trait.SAME_ENTRIES | Trait.SELECTS):
             todo.append(node.input[0])
         elif node.op_type == "Concat":
             todo.extend(node.input)

@@ -73,7 +73,8 @@ class _Weights:
 
 def _to_bytes(model: onnx.ModelProto) -> bytes:
     try:
-        return model.SerializeToString(deterministic=True)
+        result: bytes = model.SerializeToString(deterministic=True)
+        return result
     except (EncodeError, ValueError) as error:
         raise ReapError(
             "the pruned model doesn't fit a file", got=str(error), expected="less than 2 GB"

@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from onnx_reap.data import RAW_PIXELS
-from onnx_reap.graph.analysis import normalises_itself
-from onnx_reap.measure.accuracy_loss import Drop
+from onnx_reap.data import RAW_PIXELS, Calibration
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.inputs import normalises_itself
+from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.latency.compare import Timing, compare_latency
-from onnx_reap.measure.quality import Quality, check_file
+from onnx_reap.measure.quality import Quality, check_file, quality
+from onnx_reap.measure.runner import first_feed
 from onnx_reap.onnxio import aside
-from onnx_reap.prune.apply import Made, quality
-from onnx_reap.prune.context import Work
-from onnx_reap.prune.goal import RESERVE, check_met
-from onnx_reap.prune.low_rank.factoring import lowered, original_choice, ranks_left
-from onnx_reap.prune.plan import Factorised, FactorPlan, Plan
-from onnx_reap.prune.planning import make_plan
+from onnx_reap.prune.apply import Pruned
+from onnx_reap.prune.budgets import MACS, PARAMS, RESERVE, SIZE, check_met
+from onnx_reap.prune.context import Run
+from onnx_reap.prune.form import Factorised
+from onnx_reap.prune.plan import FactorPlan, Plan, make_plan
 from onnx_reap.solve.allocation import Budget
 
 LARGER = (
@@ -40,14 +41,14 @@ class Outcome:
 
     Attributes
     ----------
-    work : Work
-        On the model that was given.
-    made : Made
+    run : Run
+        On the given model.
+    pruned : Pruned
         The pruned model; its choice is one of channels of the given model.
     plan : Plan
     fitted, held_out : Quality or None
         On the samples that weights were fitted to, and on samples that nothing was decided on.
-    drop : Drop or None
+    drop : EstimatedLoss or None
         What was lost, where that was bounded.
     factors : sequence of Factorised
     before, after : Timing
@@ -56,12 +57,12 @@ class Outcome:
         Warnings.
     """
 
-    work: Work
-    made: Made
+    run: Run
+    pruned: Pruned
     plan: Plan
     fitted: Quality | None
     held_out: Quality | None
-    drop: Drop | None
+    drop: EstimatedLoss | None
     factors: Sequence[Factorised]
     before: Timing
     after: Timing
@@ -69,11 +70,11 @@ class Outcome:
 
 
 def conclude(
-    work: Work,
-    made: Made,
+    run: Run,
+    pruned: Pruned,
     *,
     budgets: Sequence[Budget] = (),
-    drop: Drop | None = None,
+    drop: EstimatedLoss | None = None,
     notes: Sequence[str] = (),
 ) -> Outcome:
     """Verify a pruned model, and measure it.
@@ -82,7 +83,7 @@ def conclude(
     ----------
     budgets : sequence of Budget
         What the model may cost.
-    drop : Drop, optional
+    drop : EstimatedLoss, optional
         What was lost, where that was bounded.
     notes : sequence of str
         Warnings besides those of the samples and of the model.
@@ -94,34 +95,29 @@ def conclude(
     CheckError
         If it is not valid, or has another interface than the original.
     """
-    check_met(
-        budgets,
-        macs=made.macs,
-        params=made.params,
-        size=aside.size_of(made.model),
-        widths=made.choice.widths,
-    )
-    factors = ranks_left(work, made.choice)
-    first = [] if work.factored is None else lowered(work.factored, factors)
-    made = replace(made, choice=original_choice(work, made.choice))
-    work = work.original
-    notes = [*first, *work.samples.notes, *notes, *made.choice.notes, *made.notes]
-    notes = [*_of_the_file(work, made.model, notes)]
-    with work.clock("verify"), work.progress.stage("Verifying") as step:
-        notes += check_file(work.analysis.proto, made.model)
-        fitted, held_out = _qualities(work, made.model)
+    figures = {MACS: pruned.macs, PARAMS: pruned.params, SIZE: aside.size_of(pruned.model)}
+    check_met(budgets, figures, pruned.choice.widths)
+    choice = run.form.as_given(pruned.choice)
+    factors, first = run.form.factors(pruned.choice), run.form.notes(pruned.choice)
+    run, pruned = run.original, replace(pruned, choice=choice)
+    notes = [*first, *run.samples.notes, *notes, *choice.notes, *pruned.notes]
+    notes = [*_of_the_file(run.analysis, pruned.model, notes)]
+    with run.clock("verify"), run.progress.stage("Verifying") as step:
+        notes += check_file(run.analysis.proto, pruned.model)
+        fitted, held_out = _qualities(run, pruned.model)
         step()
-    before, after = _latencies(work, made.model)
-    plan = make_plan(work.analysis, made.choice.removed, work.settings)
+    before, after = _latencies(run.analysis, run.samples.every, pruned.model)
+    plan = make_plan(run.analysis, pruned.choice.removed, run.settings)
     plan = replace(plan, factors=tuple(FactorPlan(f.node, f.scheme, f.rank) for f in factors))
-    notes += [*_unmeasured(made.model, held_out or fitted), *_unsteady(work, after)]
-    aside.check_as_found(aside.files_behind(work.analysis.proto))
-    return Outcome(work, made, plan, fitted, held_out, drop, factors, before, after, notes)
+    notes += _unmeasured(pruned.model, held_out or fitted)
+    if run.settings.target_latency is not None:
+        notes += _unsteady(after)
+    aside.check_as_found(aside.files_behind(run.analysis.proto))
+    return Outcome(run, pruned, plan, fitted, held_out, drop, factors, before, after, notes)
 
 
-def _of_the_file(work: Work, out: onnx.ModelProto, notes: Sequence[str]) -> list[str]:
+def _of_the_file(analysis: Analysis, out: onnx.ModelProto, notes: Sequence[str]) -> list[str]:
     """Add warnings about types and size; leave out that on pixels where the model scales them."""
-    analysis = work.analysis
     own = normalises_itself(analysis.model)
     kept = [note for note in notes if not (own and note == RAW_PIXELS)]
     if not analysis.runs_as_given:
@@ -131,20 +127,21 @@ def _of_the_file(work: Work, out: onnx.ModelProto, notes: Sequence[str]) -> list
     return kept
 
 
-def _qualities(work: Work, out: onnx.ModelProto) -> tuple[Quality | None, Quality | None]:
+def _qualities(run: Run, out: onnx.ModelProto) -> tuple[Quality | None, Quality | None]:
     """Compare outputs on some samples that were fitted, and on those that are held out."""
-    samples = work.samples
-    fitted = samples.fit and samples.fit.take(COMPARED, work.settings.seed)
+    samples = run.samples
+    fitted = samples.fit and samples.fit.take(COMPARED, run.settings.seed)
     first, second = (
-        None if s is None else quality(work.analysis, out, s) for s in (fitted, samples.held_out)
+        None if s is None else quality(run.analysis, out, s) for s in (fitted, samples.held_out)
     )
     return first, second
 
 
-def _latencies(work: Work, out: onnx.ModelProto) -> tuple[Timing, Timing]:
+def _latencies(
+    analysis: Analysis, samples: Calibration, out: onnx.ModelProto
+) -> tuple[Timing, Timing]:
     """Time both models on one sample, or on one batch where the model's batch is fixed."""
-    analysis = work.analysis
-    feed = next(iter(work.samples.every.batches(analysis.fixed_batch or 1, pad=True)))
+    feed = first_feed(analysis, samples)
     models = analysis.runnable(analysis.proto), analysis.runnable(out)
     return compare_latency(*models, feed, analysis.providers, seconds=LATENCY_SECONDS)
 
@@ -157,9 +154,9 @@ def _unmeasured(out: onnx.ModelProto, quality: Quality | None) -> list[str]:
     return [f"no output error of {', '.join(names)}: only real numbers of equal shape are compared"]
 
 
-def _unsteady(work: Work, timing: Timing) -> list[str]:
-    """Tell if a latency was asked for where none can be measured."""
-    if work.settings.target_latency is None or timing.spread_ms <= UNSTEADY * timing.median_ms:
+def _unsteady(timing: Timing) -> list[str]:
+    """Tell if a latency can't be measured."""
+    if timing.spread_ms <= UNSTEADY * timing.median_ms:
         return []
     return [
         f"the machine was busy: half of the runs took {timing.median_ms:.3g} ms give or take "

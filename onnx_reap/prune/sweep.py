@@ -1,34 +1,57 @@
-"""Goals of a sweep: several budgets on the multiply-accumulates of one model."""
+"""What a sweep takes: several budgets on one model's multiply-accumulates, and accuracies."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import onnx
+
+from onnx_reap.data.labels import read_labels
 from onnx_reap.errors import TargetError
+from onnx_reap.measure.accuracy import correct_on
+from onnx_reap.measure.accuracy_loss import held_out_for
 from onnx_reap.parsing import FRACTIONS
 from onnx_reap.prune.accuracy_search import most_removable
-from onnx_reap.prune.context import Work
+from onnx_reap.prune.context import Run
 from onnx_reap.prune.goal import Goal, read_goal
 from onnx_reap.solve.allocation import EASIER
 
 
 def reachable_goals(
-    work: Work, targets: Sequence[float], *, named: bool
+    run: Run, targets: Sequence[float], *, named: bool
 ) -> tuple[dict[float, Goal], list[str]]:
-    """Work out the goals; refuse targets out of reach, or leave out those that nobody named."""
+    """Work out the goals; refuse targets out of reach, or leave out those that nobody named.
+
+    Parameters
+    ----------
+    targets : sequence of float
+        Fractions of the multiply-accumulates.
+    named : bool
+        Whether the user named them.
+
+    Returns
+    -------
+    goals : dict of float to Goal
+        By target.
+    notes : list of str
+        Warnings.
+
+    Raises
+    ------
+    TargetError
+    """
     # The whole model is a goal that fails only where nothing may go.
-    widths = read_goal(
-        work.analysis, replace(work.settings, target_macs=1.0), work.analysis.proto
-    ).widths
-    found = {target: _goal(work, target) for target in targets}
+    widths = _goal(run, 1.0).widths
+    found = {target: _goal_in_reach(run, target) for target in targets}
     goals = {target: goal for target, goal in found.items() if goal is not None}
     missed = [target for target in targets if target not in goals]
     if not missed:
         return goals, []
-    least = math.ceil(1000 * (1 - most_removable(widths, work))) / 1000
+    least = math.ceil(1000 * (1 - most_removable(widths, run.analysis.macs))) / 1000
     texts = ", ".join(f"{target:g}" for target in missed)
     if named or not goals:
         raise TargetError(
@@ -40,11 +63,13 @@ def reachable_goals(
     return goals, [f"targets left out: {texts}; the least that can be reached is {least:g}"]
 
 
-def _goal(work: Work, target: float) -> Goal | None:
+def _goal(run: Run, target: float) -> Goal:
+    return read_goal(replace(run, settings=replace(run.settings, target_macs=target)))
+
+
+def _goal_in_reach(run: Run, target: float) -> Goal | None:
     try:
-        return read_goal(
-            work.analysis, replace(work.settings, target_macs=target), work.analysis.proto
-        )
+        return _goal(run, target)
     except TargetError:
         return None
 
@@ -59,3 +84,10 @@ def checked_targets(targets: Any) -> list[float]:
     """
     values = FRACTIONS.accept("--targets", targets)
     return sorted({float(value) for value in values}, reverse=True)
+
+
+def accuracy_of(run: Run, labels: Any) -> Callable[[onnx.ModelProto], float]:
+    """Make the function that tells the share of held-out samples that a model classifies right."""
+    held_out = held_out_for("--labels", run.samples)
+    correct = correct_on(run.analysis, held_out, read_labels(labels, run.samples.every))
+    return lambda model: float(np.mean(correct(model)))

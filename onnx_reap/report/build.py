@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import numpy as np
 import onnx
 
 from onnx_reap import __version__
@@ -14,9 +13,7 @@ from onnx_reap.prune.conclude import Outcome
 from onnx_reap.prune.lossless.trim import Lossless
 from onnx_reap.prune.sparsity.records import Tiling
 from onnx_reap.report.records import (
-    BlockRefit,
     Figures,
-    FrozenResult,
     GroupResult,
     LayerRefit,
     Loss,
@@ -37,46 +34,47 @@ def make_result(
     tiling : Tiling, optional
         What was zeroed in a pattern.
     """
-    model = outcome.made.model
+    model = outcome.pruned.model
     return Result(
         model,
         make_report(outcome, lossless, tiling),
         outcome.plan,
-        sources=aside.files_behind(outcome.work.analysis.proto),
+        sources=aside.files_behind(outcome.run.analysis.proto),
         held=aside.arrays(model),
     )
 
 
 def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | None) -> Report:
     """Tell what was done, and what it came to; see `make_result`."""
-    work, made = outcome.work, outcome.made
-    analysis, drop = work.analysis, outcome.drop
-    full = np.array([group.width for group in analysis.groups])
+    run, pruned = outcome.run, outcome.pruned
+    analysis, drop = run.analysis, outcome.drop
+    choice = pruned.choice
+    full = analysis.full_widths
     macs, params = analysis.macs.at(full), analysis.params.at(full)
     return Report(
         version=__version__,
-        settings=work.settings.chosen(),
-        calibration=work.samples.every.origin,
+        settings=run.settings.chosen(),
+        calibration=run.samples.every.origin,
         provider=outcome.before.provider,
         before=_figures(macs, params, analysis.proto, outcome.before),
-        after=_figures(made.macs, made.params, made.model, outcome.after),
+        after=_figures(pruned.macs, pruned.params, pruned.model, outcome.after),
         fitted=outcome.fitted,
         held_out=outcome.held_out,
-        loss=None if drop is None else Loss(**asdict(drop), limit=work.settings.max_drop or 0.0),
+        loss=None if drop is None else Loss(**asdict(drop), limit=run.settings.max_drop or 0.0),
         lossless=lossless,
         groups=tuple(
             GroupResult(g.name, g.width, int(w), g.producers, g.consumers, e)
-            for g, w, e in zip(analysis.groups, made.choice.widths, made.choice.errors, strict=True)
+            for g, w, e in zip(analysis.groups, choice.widths, choice.errors, strict=True)
         ),
-        frozen=tuple(FrozenResult(f.node, f.channels, f.reason, f.cause) for f in analysis.frozen),
+        frozen=analysis.frozen,
         refits=tuple(
             LayerRefit(node, f.damping, f.error_before, f.error_after)
-            for node, f in made.refits.items()
+            for node, f in pruned.refits.items()
         ),
         factors=tuple(outcome.factors),
-        blocks=tuple(BlockRefit(**asdict(block)) for block in made.blocks),
+        blocks=pruned.blocks,
         tiling=tiling,
-        seconds=work.clock.seconds,
+        seconds=run.clock.seconds,
         notes=tuple(outcome.notes),
     )
 

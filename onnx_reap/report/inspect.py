@@ -24,7 +24,6 @@ from onnx_reap.report.inspection import (
     Inspection,
     Sizes,
 )
-from onnx_reap.report.records import FrozenResult
 from onnx_reap.report.text import NORMAL_REASONS
 
 Pair = npt.NDArray[np.float64]
@@ -45,7 +44,7 @@ def make_inspection(
     """
     narrowest = np.array([choices[0] for choices in widths], np.int64)
     by_group, by_frozen = _shares(analysis)
-    total = _at(analysis, _full(analysis))
+    total = _at(analysis, analysis.full_widths)
     others = np.array([total.macs, total.params]) - by_group.sum(axis=0)
     others -= np.sum([np.zeros(2), *by_frozen.values()], axis=0)
     return Inspection(
@@ -61,10 +60,6 @@ def make_inspection(
     )
 
 
-def _full(analysis: Analysis) -> npt.NDArray[np.int64]:
-    return np.array([group.width for group in analysis.groups], np.int64)
-
-
 def _at(analysis: Analysis, widths: npt.NDArray[np.int64]) -> Sizes:
     return Sizes(analysis.macs.at(widths), analysis.params.at(widths))
 
@@ -75,7 +70,7 @@ def _rounded(pair: Pair) -> Sizes:
 
 def _without(analysis: Analysis, widths: npt.NDArray[np.int64]) -> Sizes:
     """Return what is saved at widths of shape (groups,)."""
-    before, after = _at(analysis, _full(analysis)), _at(analysis, widths)
+    before, after = _at(analysis, analysis.full_widths), _at(analysis, widths)
     return Sizes(before.macs - after.macs, before.params - after.params)
 
 
@@ -139,7 +134,7 @@ def _frozen_behind(analysis: Analysis, linear: Linear) -> Iterator[FrozenChannel
 def _groups(
     analysis: Analysis, widths: Sequence[npt.NDArray[np.int64]], shares: Pair
 ) -> tuple[InspectedGroup, ...]:
-    full, ties = _full(analysis), _ties(analysis)
+    full, ties = analysis.full_widths, _ties(analysis)
     groups = []
     for index, (group, choices) in enumerate(zip(analysis.groups, widths, strict=True)):
         alone = full.copy()
@@ -183,7 +178,7 @@ def _branches(analysis: Analysis, narrowest: npt.NDArray[np.int64]) -> tuple[Ins
     for branch in analysis.branches.every:
         if narrowest[branch.group] == 0:
             gone = sorted(analysis.branches.taken_along([branch.group]))
-            widths = _full(analysis)
+            widths = analysis.full_widths
             widths[gone] = 0
             along = tuple(analysis.groups[g].name for g in gone if g != branch.group)
             joins = tuple(dict.fromkeys(join.edge[0] for join in branch.joins))
@@ -208,7 +203,7 @@ def _frozen(
                 reason in NORMAL_REASONS,
                 sum(row.channels for row in rows),
                 _rounded(np.sum([shares.get(row, np.zeros(2)) for row in rows], axis=0)),
-                tuple(FrozenResult(f.node, f.channels, f.reason, f.cause) for f in rows),
+                tuple(rows),
             )
         )
     return tuple(sorted(reasons, key=lambda each: -each.share.macs))

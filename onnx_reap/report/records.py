@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.measure.quality import Quality
+from onnx_reap.prune.form import Factorised
 from onnx_reap.prune.lossless.trim import Lossless
-from onnx_reap.prune.plan import Factorised
+from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.sparsity.records import Tiling
 
 SCHEMA = 1
@@ -87,30 +89,11 @@ class GroupResult:
 
 
 @dataclass(frozen=True)
-class FrozenResult:
-    """Channels that had to stay: node that makes them, number, reason, and node that causes it."""
-
-    node: str
-    channels: int
-    reason: str
-    cause: str
-
-
-@dataclass(frozen=True)
 class LayerRefit:
     """Refit of one layer: relative output error before and after, on fitted samples."""
 
     node: str
     damping: float
-    error_before: float
-    error_after: float
-
-
-@dataclass(frozen=True)
-class BlockRefit:
-    """Joint refit of a block's layers: relative error behind it, on samples that did not teach."""
-
-    nodes: tuple[str, ...]
     error_before: float
     error_after: float
 
@@ -154,9 +137,9 @@ class Report:
     loss: Loss | None
     lossless: Lossless | None
     groups: tuple[GroupResult, ...]
-    frozen: tuple[FrozenResult, ...]
+    frozen: tuple[FrozenChannels, ...]
     refits: tuple[LayerRefit, ...]
-    blocks: tuple[BlockRefit, ...]
+    blocks: tuple[BlockFit, ...]
     tiling: Tiling | None
     seconds: Mapping[str, float]
     notes: tuple[str, ...]

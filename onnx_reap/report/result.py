@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -93,3 +93,9 @@ class Point(Result):
     target: float
     accuracy_before: float | None = None
     accuracy_after: float | None = None
+
+    @staticmethod
+    def of(result: Result, target: float, before: float | None, after: float | None) -> Point:
+        """Make a point of a result; `before` and `after` are accuracies."""
+        own = {each.name: getattr(result, each.name) for each in fields(result)}
+        return Point(**own, target=target, accuracy_before=before, accuracy_after=after)

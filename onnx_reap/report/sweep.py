@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onnx_reap.report.records import Quality, Report
+from onnx_reap.measure.quality import Quality
+from onnx_reap.report.records import Report
 from onnx_reap.report.text import new_table, quantity
 
 

@@ -261,7 +261,8 @@ def cheapest(choices_widths: Sequence[Widths], budgets: Sequence[Budget]) -> Wid
     costs = np.zeros(options.shape)
     for budget in budgets:
         costs += budget.cost.alone(options[:, 0], options) / max(budget.limit, 1)
-    return options[np.arange(len(options)), np.argmin(costs, axis=1)]
+    result: Widths = options[np.arange(len(options)), np.argmin(costs, axis=1)]
+    return result
 
 
 def check_reachable(

@@ -42,4 +42,5 @@ def divergence_curve(errors: Vector, points: Vector, measured: Vector) -> Vector
         e = np.log(errors)
     inside = np.exp(np.interp(e, x, y))
     below, above = np.exp(e - x[0] + y[0]), np.exp(e - x[-1] + y[-1])
-    return np.where(e < x[0], below, np.where(e > x[-1], above, inside))
+    result: Vector | None = np.where(e < x[0], below, np.where(e > x[-1], above, inside))
+    return result

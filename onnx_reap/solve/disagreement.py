@@ -68,4 +68,5 @@ def _margins(scores: Scores, first: npt.NDArray[np.int64]) -> npt.NDArray[np.flo
     chosen = others[rows, first]
     others[rows, first] = -np.inf
     with np.errstate(invalid="ignore"):  # both may be infinite
-        return chosen - others.max(1)
+        result: npt.NDArray[np.float64] = chosen - others.max(1)
+        return result

@@ -98,8 +98,7 @@ def factor(weight: Array, moment: Array, scale: Array) -> Product:
     ratio = xp.linalg.trace(moment) / xp.linalg.trace(own) if float(xp.max(own)) > 0 else 1.0
     # A moment that was measured has rounding outside of what the weight can make at all.
     within, _ = xp.linalg.qr(xp.matrix_transpose(scaled))
-    values, vectors = eigenvectors(output_moment(moment + FLOOR * ratio * own, within))
-    vectors = within @ vectors
+    values, vectors = eigenvectors(moment + FLOOR * ratio * own, within)
     explained = xp.maximum(values, xp.zeros_like(values))
     return Product(scaled @ vectors, xp.matrix_transpose(vectors) / scale, explained)
 

@@ -100,7 +100,8 @@ class _Problem:
         """List the places at most `reach` away, (groups, k); near an end more, and repeatedly."""
         first = np.maximum(places - reach, 0)[:, None]
         last = self.options.shape[1] - 1
-        return np.minimum(first + np.arange(min(2 * reach, last) + 1), last)
+        result: Ints = np.minimum(first + np.arange(min(2 * reach, last) + 1), last)
+        return result
 
     def descend(self, places: Ints) -> Ints:
         """Solve for costs separated around the best widths so far, while these get better."""

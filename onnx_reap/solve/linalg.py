@@ -24,6 +24,10 @@ _LEAF = 128
 """Up to this size, halving costs more than multiplying by zeros."""
 
 
+_TIED = 1e-6
+"""Relative difference of entries that are the same but for rounding."""
+
+
 def mean_diagonal(A: Array) -> Array:
     """Return the mean diagonal of (..., D, D) matrices, or 1 where it is zero: a scale to damp by.
 
@@ -59,29 +63,38 @@ def damped(A: Array, damping: float) -> Array:
     return A + (damping * mean_diagonal(A))[..., None, None] * identity
 
 
-def eigenvectors(A: Array) -> tuple[Array, Array]:
+def eigenvectors(A: Array, within: Array | None = None) -> tuple[Array, Array]:
     """Return eigenvalues and eigenvectors of a symmetric matrix, the largest first.
 
-    An eigenvector's sign is a matter of the library: here its largest entry is positive.
+    An eigenvector's sign is a matter of the library: here its largest entry in magnitude is
+    positive, the first of several.
 
     Parameters
     ----------
     A : array, shape (D, D), float64
+    within : array, shape (D, K), float64, optional
+        Orthonormal columns: eigenvectors are sought in their span only.
 
     Returns
     -------
-    values : array, shape (D,), float64
-        Descending.
-    vectors : array, shape (D, D), float64
-        In columns.
+    values : array, shape (K,), float64
+        Descending; K is D without `within`.
+    vectors : array, shape (D, K), float64
+        Orthonormal columns.
     """
     xp = compat.array_namespace(A)
-    values, vectors = xp.linalg.eigh(A)
+    if within is None:
+        values, vectors = xp.linalg.eigh(A)
+    else:
+        values, vectors = xp.linalg.eigh(xp.matrix_transpose(within) @ (A @ within))
+        vectors = within @ vectors
     values, vectors = xp.flip(values), xp.flip(vectors, axis=1)
+    sizes = xp.abs(vectors)
+    largest = sizes >= (1 - _TIED) * xp.max(sizes, axis=0)
+    first = xp.argmax(xp.astype(largest, xp.int64), axis=0)
     rows = xp.arange(A.shape[0], device=compat.device(A))[:, None]
-    largest = rows == xp.argmax(xp.abs(vectors), axis=0)[None, :]
-    entry = xp.sum(xp.where(largest, vectors, xp.zeros_like(vectors)), axis=0)
-    return values, xp.where(entry < 0, -vectors, vectors)
+    entries = xp.sum(xp.where(rows == first, vectors, xp.zeros_like(vectors)), axis=0)
+    return values, xp.where(entries < 0, -vectors, vectors)
 
 
 def spd_inverse(A: Array) -> Array:

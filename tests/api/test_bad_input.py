@@ -396,7 +396,7 @@ def test_a_disk_that_is_full_at_the_end(refused, monkeypatch):
     [
         "prune.pruning_curves.capture_moments",
         "prune.refit.layerwise.refit_model",
-        "prune.apply.cut_and_compare",
+        "prune.apply.cut_model",
     ],
 )
 def test_an_interrupted_run_leaves_nothing(stage, monkeypatch, workplace, capsys):

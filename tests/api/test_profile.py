@@ -57,11 +57,12 @@ def test_a_table_is_measured_and_a_plan_meets_it(capsys: pytest.CaptureFixture[s
 def predicted(model: Path | onnx.ModelProto, table: LatencyTable, plan: str) -> float:
     """Milliseconds that a table holds for the widths of a plan."""
     from onnx_reap.api import _planned
-    from onnx_reap.prune.planning import widths_left
+    from onnx_reap.progress import NoProgress
+    from onnx_reap.prune.form import widths_left
 
-    _, analysis, _, removed = _planned(model, plan, {})
-    cost = profiling.predicted_latency(analysis, table)
-    return cost.at(widths_left(analysis, removed)) / 1e6
+    run, removed = _planned(model, plan, {}, NoProgress())
+    cost = profiling.predicted_latency(run.analysis, table)
+    return cost.at(widths_left(run.analysis, removed)) / 1e6
 
 
 def test_the_budget_is_met_in_milliseconds_and_next_to_another():

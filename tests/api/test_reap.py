@@ -17,9 +17,11 @@ from onnx_reap import ReapError, cut, mask
 from onnx_reap.api import replay
 from onnx_reap.data import Calibration, synthetic_calibration
 from onnx_reap.errors import CheckError, TargetError, UsageError
-from onnx_reap.graph.analysis import Analysis, analyse, count_parameters, model_inputs
-from onnx_reap.options import BUDGETS, Settings
+from onnx_reap.graph.analysis import Analysis, analyse, count_parameters
+from onnx_reap.graph.inputs import model_inputs
+from onnx_reap.options import BUDGETS
 from onnx_reap.prune.plan import Plan
+from onnx_reap.solve.backend import Backend
 
 SHIPPED = Path(__file__).parent.parents[1] / "models"
 DATA = images(40)
@@ -34,7 +36,7 @@ def reap(model, data=None, **settings):
 
 def analysed(model: onnx.ModelProto, shapes=None) -> Analysis:
     inputs = model_inputs(model, shapes)
-    return analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0), Settings())
+    return analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0))
 
 
 def figures(model: onnx.ModelProto) -> tuple[int, int, int]:
@@ -708,11 +710,13 @@ def test_the_provider_says_where_the_solver_computes(
 ):
     asked = []
 
-    def namespace(device):
-        asked.append(device)
-        return np, "cpu"
+    pick = Backend.pick
 
-    monkeypatch.setattr("onnx_reap.prune.context.namespace", namespace)
+    def picked(device):
+        asked.append(device)
+        return pick("cpu")
+
+    monkeypatch.setattr(Backend, "pick", picked)
     reap(chain(), provider=provider, **BASELINE)
     assert asked == [device]
 

@@ -88,7 +88,7 @@ def test_figures_are_those_of_the_held_out_samples():
     labels = run(MODEL, {"x": DATA})[0].argmax(1)
     labels[::3] = (labels[::3] + 1) % 5
     (point,) = onnx_reap.sweep(MODEL, DATA, targets=[0.3], labels=labels)
-    work = api.open_work(MODEL, DATA, onnx_reap.options.Settings(), api.NoProgress())
+    work = api.open_run(MODEL, DATA, onnx_reap.options.Settings(), api.NoProgress())
     at = work.samples.held_out.indices
     before, after = (run(m, {"x": DATA[at]})[0].argmax(1) for m in (MODEL, point.model))
     assert len(at) == point.report.held_out.samples == 6
@@ -331,7 +331,7 @@ def test_a_missing_matplotlib_is_told_before_anything_is_run(
 def test_a_run_that_stops_half_way_leaves_nothing(
     stop: BaseException | type, monkeypatch: pytest.MonkeyPatch
 ):
-    made = api.make
+    made = api.apply_choice
     done = []
 
     def stopping(*arguments):
@@ -340,7 +340,7 @@ def test_a_run_that_stops_half_way_leaves_nothing(
         done.append(made(*arguments))
         return done[0]
 
-    monkeypatch.setattr(api, "make", stopping)
+    monkeypatch.setattr(api, "apply_choice", stopping)
     assert main(f"sweep in.onnx -o s {BLIND}".split()) in (130, 1)
     assert done and not Path("s").exists()
 

@@ -13,8 +13,7 @@ from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.measure.latency.compare import Timing
 from onnx_reap.measure.latency.table import LatencyTable
 from onnx_reap.parsing import LATENCY
-from onnx_reap.prune import accuracy_search as searching
-from onnx_reap.prune import latency_search as hurrying
+from onnx_reap.prune import accuracy_search, latency_search
 from onnx_reap.prune.accuracy_search import _furthest
 from onnx_reap.solve.intervals import agresti_min, wilson
 
@@ -238,7 +237,7 @@ def test_functions_that_do_not_exist_are_refused_before_calibration(
 
 def test_labels_in_an_archive(tmp_path):
     from onnx_reap.data import open_calibration
-    from onnx_reap.graph.analysis import model_inputs
+    from onnx_reap.graph.inputs import model_inputs
 
     np.savez(tmp_path / "l.npz", other=np.zeros(2), labels=np.arange(100))
     samples = open_calibration(DATA, model_inputs(MODEL))
@@ -263,9 +262,9 @@ def timed(monkeypatch) -> None:
         return tuple(Timing(time_of(m), 0.0, 1, "CPUExecutionProvider") for m in (before, after))
 
     table = LatencyTable("CPUExecutionProvider", "1", None, time_of(MODEL), ())
-    monkeypatch.setattr(hurrying, "measured_table", lambda *_: table)
-    monkeypatch.setattr(hurrying, "predicted_latency", lambda analysis, _: analysis.params)
-    monkeypatch.setattr(hurrying, "compare_latency", compare)
+    monkeypatch.setattr(latency_search, "measured_table", lambda *_: table)
+    monkeypatch.setattr(latency_search, "predicted_latency", lambda analysis, _: analysis.params)
+    monkeypatch.setattr(latency_search, "compare_latency", compare)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -273,15 +272,17 @@ def timed(monkeypatch) -> None:
 def test_a_latency_is_reached_but_not_overdone(target, known, monkeypatch):
     timed(monkeypatch)
     if not known:  # too small a model to time its layers
-        monkeypatch.setattr(hurrying, "predicted_latency", lambda analysis, _: analysis.params * 0)
+        monkeypatch.setattr(
+            latency_search, "predicted_latency", lambda analysis, _: analysis.params * 0
+        )
     planned = []
-    decide = hurrying.decide
+    decide = latency_search.decide
 
     def spied(work, goal, evidence):
         planned.append(goal.budgets[-1])
         return decide(work, goal, evidence)
 
-    monkeypatch.setattr(hurrying, "decide", spied)
+    monkeypatch.setattr(latency_search, "decide", spied)
     result = onnx_reap.reap(MODEL, DATA, target_latency=target, criterion="l1", refit=False)
     wanted = 0.6 * time_of(MODEL) if target == "0.6x" else 12
     assert 0.8 * wanted <= time_of(result.model) <= wanted  # widths are few
@@ -328,13 +329,13 @@ def test_a_latency_out_of_reach_is_refused_before_calibration(monkeypatch):
 
 def test_a_latency_that_no_try_reached_is_refused(monkeypatch):
     timed(monkeypatch)
-    monkeypatch.setattr(searching, "DEEPEST", 0.3)  # so that narrow widths are not looked at
+    monkeypatch.setattr(accuracy_search, "DEEPEST", 0.3)  # so that narrow widths are not looked at
     with pytest.raises(TargetError, match="--target-latency: can't be reached"):
         onnx_reap.reap(MODEL, DATA, target_latency="0.2x", criterion="l1", refit=False)
 
 
 def test_a_file_that_is_larger_than_planned_is_refused(monkeypatch):
-    monkeypatch.setattr("onnx_reap.prune.goal.RESERVE", -3000)
+    monkeypatch.setattr("onnx_reap.prune.budgets.RESERVE", -3000)
     with pytest.raises(TargetError, match="--target-size: not met by the result"):
         onnx_reap.reap(chain(48), DATA, target_size=0.5, criterion="l1", refit=False)
 

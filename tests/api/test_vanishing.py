@@ -14,8 +14,10 @@ import onnx_reap
 from onnx_reap import ReapError
 from onnx_reap.api import replay
 from onnx_reap.data import open_calibration, synthetic_calibration
-from onnx_reap.graph.analysis import analyse, count_parameters, model_inputs
+from onnx_reap.data.split import Samples
+from onnx_reap.graph.analysis import analyse, count_parameters
 from onnx_reap.graph.edit.cut import cut_graph
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune.plan import Plan
@@ -68,9 +70,7 @@ def test_figures_are_those_of_the_file():
     result = shrunk(residual())
     assert vanished(result)
     inputs = model_inputs(result.model)
-    again = analyse(
-        result.model, inputs, synthetic_calibration(inputs, samples=4, seed=0), Settings()
-    )
+    again = analyse(result.model, inputs, synthetic_calibration(inputs, samples=4, seed=0))
     full = np.array([group.width for group in again.groups])
     assert result.report.after.macs == again.macs.at(full)
     assert result.report.after.params == again.params.at(full) == count_parameters(result.model)
@@ -139,14 +139,22 @@ def test_the_report_says_gone(capsys: pytest.CaptureFixture[str]):
 def refitted(model: onnx.ModelProto, *, relu: bool):
     """Let the first branch vanish; return outputs, the refitted model and what was fitted."""
     samples = open_calibration(DATA, model_inputs(model))
-    analysis = analyse(model, model_inputs(model), samples, Settings())
+    analysis = analyse(model, model_inputs(model), samples)
     branch = analysis.branches.every[0]
     removed = tuple(sorted(branch.units))
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     before = pruned.to_proto()
-    backend = Backend(*namespace("cpu"))
-    fitted, notes = repair(analysis, pruned, removed, Settings(), samples, backend, NoProgress())
+    fit, backend = Samples(samples, samples, None), Backend(*namespace("cpu"))
+    fitted, notes = repair(
+        analysis,
+        pruned,
+        removed,
+        Settings(),
+        fit,
+        backend,
+        NoProgress(),
+    )
     assert not notes
     return branch, before, pruned.to_proto(), fitted
 
@@ -199,12 +207,20 @@ def test_layers_are_refitted_past_what_only_the_original_still_needs(monkeypatch
     monkeypatch.setattr("onnx_reap.measure.activations.frontier.PATIENCE", 1)
     model = further_back()
     samples = open_calibration(DATA, model_inputs(model))
-    analysis = analyse(model, model_inputs(model), samples, Settings())
+    analysis = analyse(model, model_inputs(model), samples)
     (branch,) = analysis.branches.every
     others = [g for i, g in enumerate(analysis.groups) if i != branch.group]
     removed = sorted(branch.units) + [g.units[0] for g in others]
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
-    backend = Backend(*namespace("cpu"))
-    fitted, _ = repair(analysis, pruned, removed, Settings(), samples, backend, NoProgress())
+    fit, backend = Samples(samples, samples, None), Backend(*namespace("cpu"))
+    fitted, _ = repair(
+        analysis,
+        pruned,
+        removed,
+        Settings(),
+        fit,
+        backend,
+        NoProgress(),
+    )
     assert branch.joins[0].edge[0] in fitted

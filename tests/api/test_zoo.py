@@ -19,7 +19,7 @@ from oracle import (
     widths_left,
 )
 
-from onnx_reap.graph.ir.recurrent import GATES
+from onnx_reap.graph.rules.recurrent import GATES
 
 pytestmark = pytest.mark.zoo
 

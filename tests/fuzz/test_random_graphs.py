@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_models import Net, images
 
-from onnx_reap.graph.rules import RULES
+from onnx_reap.graph.rules.table import RULES
 
 quick = partial(
     settings,

@@ -6,7 +6,7 @@ import pytest
 from net import Net
 from oracle import assert_slice_is_mask, study
 
-from onnx_reap.graph.ir.recurrent import GATES
+from onnx_reap.graph.rules.recurrent import GATES
 
 HIDDEN = 6
 

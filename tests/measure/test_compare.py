@@ -10,7 +10,7 @@ import pytest
 from small_models import Net
 
 from onnx_reap.errors import CheckError
-from onnx_reap.measure.compare import check_cut, check_unchanged
+from onnx_reap.measure.compare import CUT, SAME, compare
 from onnx_reap.measure.witnesses import find_jumps
 
 X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
@@ -31,7 +31,7 @@ def pair(tail, difference: float = 0.0, kind: int | None = None):
 
 
 def check(models, kept=None) -> list[str]:
-    return check_cut(*models, FEEDS, kept or {}, CPU)
+    return compare(*models, FEEDS, CPU, CUT, places=kept or {})[1]
 
 
 def test_the_same_is_the_same():
@@ -61,7 +61,7 @@ def saturated(shift: float, *behind: str):
 def test_a_saturated_output_may_be_off_by_the_rounding_of_numbers_near_one(shift, behind):
     models = pair(saturated(shift, *behind), 2e-6)
     assert check(models) == []
-    assert check_unchanged(*models, FEEDS, CPU, half=False)[1] == []
+    assert compare(*models, FEEDS, CPU, SAME)[1] == []
 
 
 @pytest.mark.parametrize("behind", [(), ("Transpose", "Concat")])
@@ -71,7 +71,7 @@ def test_a_saturated_output_hides_no_wrong_cut(shift, behind):
     with pytest.raises(CheckError, match="tensor scores_y"):
         check(wrong)
     with pytest.raises(CheckError, match="tensor scores_y"):
-        check_unchanged(*wrong, FEEDS, CPU, half=False)
+        compare(*wrong, FEEDS, CPU, SAME)
 
 
 def choosing(n: Net, h: str) -> str:
@@ -230,7 +230,7 @@ def top(factor: float, inner: float = 1.0):
 def test_models_that_must_agree_do_so_in_front_of_jumps():
     feeds = [{"x": np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)}]
     (model, hidden), (other, _), (rescaled, _) = top(1.0), top(-7.0), top(1.0, inner=2.0)
-    check = partial(check_unchanged, feeds=feeds, providers=CPU, half=False)
+    check = partial(compare, feeds=feeds, providers=CPU, claim=SAME)
     assert check(model, model) == (0.0, [])
     with pytest.raises(CheckError, match="changed"):
         check(model, other)

@@ -9,7 +9,8 @@ from small_models import Net, images, run, weights_of
 import onnx_reap.measure.activations.moments as moments
 import onnx_reap.prune.removal_paths as paths
 from onnx_reap.data import Calibration, open_calibration
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.moments import capture_moments
 from onnx_reap.measure.activations.rows import input_rows, weight_to_matrix
 from onnx_reap.onnxio.session import with_outputs
@@ -23,7 +24,7 @@ TINY = 1e-9  # damping so weak that plain least squares is the reference
 def analysed(model, data) -> tuple[Analysis, Calibration]:
     inputs = model_inputs(model)
     samples = open_calibration(data, inputs)
-    return analyse(model, inputs, samples, Settings()), samples
+    return analyse(model, inputs, samples), samples
 
 
 def path_of(
@@ -32,17 +33,12 @@ def path_of(
     group = analysis.groups[number]
     taps = paths.find_taps(analysis.flow, analysis.groups, space)
     moments = capture_moments(
-        analysis.model.to_proto(),
+        analysis,
         taps,
         samples,
-        analysis.probe,
-        samples=len(samples),
-        positions=10_000,
-        seed=0,
-        fixed_batch=None,
-        providers=analysis.providers,
+        Settings(positions=10_000),
+        total=len(samples),
         to_device=BACKEND.to_device,
-        on_batch=lambda n: None,
     )
     by_node = {tap.linear.node: tap for tap in taps}
     return paths.group_path(

@@ -20,8 +20,8 @@ from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.kept import Kept, kept_positions
 from onnx_reap.graph.labels.records import Binding, Flow, Linear
 from onnx_reap.graph.labels.sizes import corrections_needed, sizes_after
-from onnx_reap.graph.rules import RULES
 from onnx_reap.graph.rules.correction import Correction
+from onnx_reap.graph.rules.table import RULES
 
 
 def cut_graph(

@@ -45,14 +45,16 @@ class Source:
 
 def node_proto(node: gs.Node) -> onnx.NodeProto:
     """Write a new node."""
-    return OnnxExporter.export_node(node)
+    result: onnx.NodeProto = OnnxExporter.export_node(node)
+    return result
 
 
 def tensor_proto(tensor: gs.Constant) -> onnx.TensorProto:
     """Write a constant: its name, type, shape and values; documentation is left out."""
     if tensor.dtype == object:  # texts
         return onnx.numpy_helper.from_array(tensor.values, tensor.name)
-    return OnnxExporter.export_tensor_proto(tensor)
+    result: onnx.TensorProto = OnnxExporter.export_tensor_proto(tensor)
+    return result
 
 
 def without_content(proto: onnx.ModelProto) -> onnx.ModelProto:

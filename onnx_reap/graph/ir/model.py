@@ -16,19 +16,12 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.ir.export import Source, node_proto, without_content, write_constants
 from onnx_reap.graph.ir.reading import read_graph
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.float32 import in_float32, other_types
 from onnx_reap.onnxio.session import extract, names_in_subgraphs
 
 STANDARD_DOMAINS = ("", "ai.onnx", None)
-
-# Inputs that are vectors with an entry per channel.
-_PARAMETERS = {
-    "Conv": (2,),
-    "ConvTranspose": (2,),
-    "Gemm": (2,),
-    "BatchNormalization": (1, 2, 3, 4),
-}
 
 
 class Model:
@@ -154,7 +147,7 @@ class Model:
         taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
         copies: dict[tuple[str, ...], gs.Constant] = {}
         for node in self.graph.nodes:
-            places = _PARAMETERS.get(node.op, ()) if node.domain in STANDARD_DOMAINS else ()
+            places = _parameters(node) if node.domain in STANDARD_DOMAINS else ()
             layer = tuple(tensor.name for tensor in node.inputs[1:])
             for index in (place for place in places if place < len(node.inputs)):
                 shared = node.inputs[index]
@@ -294,3 +287,10 @@ def _unique_keys(nodes: Iterable[gs.Node]) -> dict[int, str]:
 def _free_name(name: str, taken: Set[str]) -> str:
     numbered = (f"{name}_{number}" for number in count(2))
     return next(n for n in chain([name], numbered) if n not in taken)
+
+
+def _parameters(node: gs.Node) -> tuple[int, ...]:
+    """Return the inputs that are vectors with an entry per channel, if the node has so many."""
+    if node.op == "BatchNormalization":
+        return 1, 2, 3, 4
+    return (2,) if Trait.WEIGHTED in traits_of(node.op) else ()

@@ -16,32 +16,13 @@ import onnx_graphsurgeon as gs
 from onnx_reap.data.spec import is_float
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model, captured_tensors
-from onnx_reap.graph.ir.recurrent import GATES, add_projections
+from onnx_reap.graph.ir.recurrent import add_projections
+from onnx_reap.graph.rules.traits import NO_TRAITS, Trait, traits_of
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.onnxio.session import Feed, extract, run, session, with_outputs
 
 SMALL = 4096  # values of tensors up to this many elements are kept: shapes, indices, scales
-
-# Operators whose result on constants is not the same every time, or must stay visible.
-RANDOM = frozenset(
-    (
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Multinomial",
-        "Bernoulli",
-    )
-)
-# Operators that turn a difference of rounding into another result.
-JUMPS = frozenset((
-    "ArgMax", "ArgMin", "Ceil", "Compress", "DynamicQuantizeLinear", "Equal", "Floor", "Greater",
-    "GreaterOrEqual", "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual", "Mod",
-    "NonMaxSuppression", "NonZero", "QuantizeLinear", "Round", "Sign", "TopK", "Unique",
-))  # fmt: skip
-_WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
-_NEVER_FOLDED = RANDOM | {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"}
 
 
 @dataclass(frozen=True)
@@ -88,8 +69,8 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
     types = {name: dtype for name, dtype in types.items() if name not in behind}
     likes = {name: np.zeros(1, dtype) for name, dtype in types.items()}
     sizes = {name: constant.values.nbytes for name, constant in model.constants().items()}
-    layers = _WEIGHTED | GATES.keys()
-    weights = {t.name for node in model.nodes if _is_one_of(node, layers) for t in node.inputs}
+    layers = Trait.WEIGHTED | Trait.RECURRENT
+    weights = {t.name for node in model.nodes if _traits(node) & layers for t in node.inputs}
     proto = model.to_proto()
     values: dict[str, np.ndarray] = {}
     while new := [name for name in _read(model, behind) if name not in values]:
@@ -138,7 +119,7 @@ def _inferred_types(proto: onnx.ModelProto) -> dict[str, np.dtype]:
 
 def _types_cast_to(model: Model) -> dict[str, np.dtype]:
     """Return the types of tensors that are no constants and whose type a CastLike reads."""
-    likes = [node.inputs[1] for node in model.nodes if _is_one_of(node, ("CastLike",))]
+    likes = [node.inputs[1] for node in model.nodes if _is_cast_like(node)]
     names = {t.name for t in likes if not isinstance(t, gs.Constant)}
     if not names:
         return {}
@@ -146,9 +127,13 @@ def _types_cast_to(model: Model) -> dict[str, np.dtype]:
     return {n: t for n, t in known.items() if n in names and (t.kind in "biu" or is_float(t))}
 
 
-def _is_one_of(node: gs.Node, ops: Collection[str]) -> bool:
-    """Whether a node is one of ONNX's own operators, not one of another domain by that name."""
-    return node.op in ops and node.domain in STANDARD_DOMAINS
+def _is_cast_like(node: gs.Node) -> bool:
+    return node.op == "CastLike" and node.domain in STANDARD_DOMAINS
+
+
+def _traits(node: gs.Node) -> Trait:
+    """Return a node's traits: none if it is of another domain, by whatever name."""
+    return traits_of(node.op) if node.domain in STANDARD_DOMAINS else NO_TRAITS
 
 
 def _read(model: Model, computed: Collection[str]) -> list[str]:
@@ -205,8 +190,9 @@ def _samples(
     lead = next((array.shape[0] for array in feed.values() if array.ndim), 1)
     names = [tensor.name for tensor in model.graph.outputs]
     grows = any(dynamic.get(name) for name in names)
-    layers = (t.name for node in model.nodes if _is_one_of(node, _WEIGHTED) for t in node.outputs)
-    batched = any(0 in dynamic.get(name, ()) for name in layers)  # of which no output need tell
+    layers = (node for node in model.nodes if Trait.WEIGHTED in _traits(node))
+    # Of which no output need tell.
+    batched = any(0 in dynamic.get(t.name, ()) for layer in layers for t in layer.outputs)
     kept = any(shapes.get(name, ())[:1] == (lead,) for name in names)
     return int(lead) if grows or batched or kept else 1
 
@@ -233,16 +219,16 @@ def _constants_behind(model: Model, types: Mapping[str, np.dtype]) -> dict[str, 
     given = set(behind)
     for node in model.nodes:
         inputs = [t.name for t in node.inputs if t.name]
-        if _is_one_of(node, ("CastLike",)) and inputs[1] in types.keys() - behind.keys():
+        if _is_cast_like(node) and inputs[1] in types.keys() - behind.keys():
             del inputs[1]
         foldable = (
             node.domain in STANDARD_DOMAINS
-            and node.op not in _NEVER_FOLDED
+            and not traits_of(node.op) & (Trait.RANDOM | Trait.QUANTISES)
             and not captured_tensors([node])
             and not any(hasattr(value, "nodes") for value in node.attrs.values())
         )
         if foldable and all(name in behind for name in inputs):
-            read = [] if node.op in ("Shape", "Size") else inputs
+            read = [] if Trait.MEASURES in traits_of(node.op) else inputs
             sources = frozenset[str]().union(*(behind[name] for name in read))
             behind.update((t.name, sources) for t in node.outputs if t.name)
     return {name: sources for name, sources in behind.items() if name not in given}

@@ -11,9 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
-
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-"""Results of the projection by entry of the hidden state."""
+from onnx_reap.graph.rules.traits import Trait, traits_of
 
 
 def projection(key: str) -> str:
@@ -36,7 +34,7 @@ def add_projections(
         results), or batch first where the input is.
     """
     for node in model.nodes:
-        standard = node.op in GATES and node.domain in STANDARD_DOMAINS
+        standard = Trait.RECURRENT in traits_of(node.op) and node.domain in STANDARD_DOMAINS
         x, weight = [t.name for t in node.inputs[:2]] if standard else ("", "")
         if x not in shapes or len(shapes.get(weight, ())) != 3:
             continue

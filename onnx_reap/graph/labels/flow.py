@@ -14,7 +14,8 @@ from onnx_reap.graph.labels.labels import LabelArray, Reason, collapse, varying_
 from onnx_reap.graph.labels.records import Flow
 from onnx_reap.graph.labels.site import Findings, Site
 from onnx_reap.graph.labels.sizes import computed_from_sizes, flow_of_sizes
-from onnx_reap.graph.rules import RULES
+from onnx_reap.graph.rules.table import RULES
+from onnx_reap.graph.rules.traits import Trait, traits_of
 
 
 def flow(
@@ -62,11 +63,11 @@ def _visit(node: gs.Node, findings: Findings, read: set[str]) -> None:
     shapes = findings.probe.shapes
     if rule is not None and all(t.name in shapes for t in (*node.inputs, *node.outputs) if t.name):
         rule.flow(site)
-        unseen = [index for index in site.inputs() if index not in site.seen]
-        if not all(np.prod(site.shape(index)) == 1 for index in unseen):
-            unseen = site.inputs()
-        site.freeze_inputs(f"{node.op} takes a parameter that is computed", unseen)
-        if not rule.moves:
+        unused = [index for index in site.inputs() if index not in site.used]
+        if not all(np.prod(site.shape(index)) == 1 for index in unused):
+            unused = site.inputs()
+        site.freeze_inputs(f"{node.op} takes a parameter that is computed", unused)
+        if Trait.MOVES not in traits_of(node.op):
             _freeze_lost(site, findings)
         for tensor in node.outputs:
             if tensor.name not in findings.labels and (tensor.outputs or tensor.name in read):
@@ -92,8 +93,8 @@ def _freeze_lost(site: Site, findings: Findings) -> None:
     mixed = {(each.x, each.x_axis) for each in findings.linears[-1:] if each.node == site.key}
     lost = [x for name, x in arriving.items() if {(name, a) for a in varying_axes(x)} - mixed]
     if lost:
-        gone = np.setdiff1d(_distinct(lost), _distinct(leaving.values()))
-        site.freeze(gone, f"{site.op} neither mixes nor passes channels along this axis")
+        ended = np.setdiff1d(_distinct(lost), _distinct(leaving.values()))
+        site.freeze(ended, f"{site.op} neither mixes nor passes channels along this axis")
 
 
 def _distinct(arrays: Iterable[LabelArray]) -> LabelArray:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_reap.graph.ir.recurrent import GATES
 from onnx_reap.graph.labels.labels import LabelArray, Reason, vector_along
+from onnx_reap.graph.rules.traits import Trait, traits_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Linear:
     @property
     def recurrent(self) -> bool:
         """Whether this is the projection of a recurrent layer."""
-        return self.op in GATES
+        return Trait.RECURRENT in traits_of(self.op)
 
     @property
     def taps(self) -> int:

@@ -10,27 +10,25 @@ import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.ir.export import tensor_proto
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
-from onnx_reap.graph.ir.probe import RANDOM, Probe
+from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.graph.labels.labels import LabelArray, varying_axes
 from onnx_reap.graph.labels.site import Findings, SizeSite
 from onnx_reap.graph.rules.rule import Rule
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.session import run, session
-
-SOURCES = ("Shape", "Size")
-# What these make of sizes are features, such as the first state of an unrolled recurrent layer.
-FILLS = ("ConstantOfShape", "Expand")
 
 
 def computed_from_sizes(node: gs.Node, probe: Probe, of_sizes: Set[str]) -> bool:
     """Whether a node's (small) outputs follow from the shapes of tensors alone."""
-    if node.domain not in STANDARD_DOMAINS or node.op in RANDOM:
+    traits = traits_of(node.op)
+    if node.domain not in STANDARD_DOMAINS or Trait.RANDOM in traits:
         return False
-    if node.op in FILLS and probe.dtypes[node.outputs[0].name].kind == "f":
+    if Trait.FILLS in traits and probe.dtypes[node.outputs[0].name].kind == "f":
         return False
     if any(t.name not in probe.values for t in node.outputs if t.name):
         return False
-    if node.op in SOURCES:
+    if Trait.MEASURES in traits:
         return True
     names = [t.name for t in node.inputs if t.name and not isinstance(t, gs.Constant)]
     bodies = any(isinstance(value, gs.Graph) for value in node.attrs.values())
@@ -43,9 +41,9 @@ def flow_of_sizes(node: gs.Node, rule: Rule | None, findings: Findings) -> None:
     Labels of such tensors are negative; `findings.sizes` tells the axes that each stands for.
     """
     site = SizeSite(node, findings)
-    if node.op in SOURCES:
+    if Trait.MEASURES in traits_of(node.op):
         site.set_labels(_counts(site, findings))
-    elif rule is not None and rule.moves:
+    elif rule is not None and Trait.MOVES in traits_of(node.op):
         rule.flow(site)
     else:
         arriving = [findings.measured(site.labels(index)) for index in site.inputs()]
@@ -76,7 +74,7 @@ def sizes_after(
     for node in model.nodes:
         if not any(t.name in of_sizes for t in node.outputs):
             continue
-        if node.op in SOURCES:
+        if Trait.MEASURES in traits_of(node.op):
             given[node.outputs[0].name] = _measure(node, probe, kept)
         else:
             nodes.append(node)

@@ -188,7 +188,7 @@ def _cast_like(site: Site) -> None:
 MOVEMENT: dict[str, Rule] = {
     "Identity": movement(_identity),
     "Cast": movement(_identity),
-    "CastLike": Rule(_cast_like, moves=True),
+    "CastLike": Rule(_cast_like),
     "Reshape": movement(_to_output_shape, _correct_reshape),
     "Flatten": movement(_to_output_shape),
     "Squeeze": movement(_to_output_shape, _correct_squeeze),
@@ -196,8 +196,8 @@ MOVEMENT: dict[str, Rule] = {
     "Transpose": movement(_transpose),
     "DepthToSpace": movement(_depth_to_space),
     "SpaceToDepth": movement(_space_to_depth),
-    "Expand": Rule(_expand_or_fill, correct_sizes(1), moves=True),
+    "Expand": Rule(_expand_or_fill, correct_sizes(1)),
     "Tile": movement(_tile),
-    "Concat": Rule(_concat, moves=True),
+    "Concat": Rule(_concat),
     "ConstantOfShape": Rule(_fill(0), _correct_filled),
 }

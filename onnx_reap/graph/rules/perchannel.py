@@ -11,6 +11,7 @@ from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.correction import Correction
 from onnx_reap.graph.rules.movement import correct_sizes
 from onnx_reap.graph.rules.rule import Rule
+from onnx_reap.graph.rules.traits import Trait, operators
 
 
 def _windowed(site: Site) -> None:
@@ -118,17 +119,9 @@ def _cumsum_axes(site: Site) -> Sequence[int]:
     return range(len(site.shape(0))) if axis is None else [int(np.ravel(axis)[0])]
 
 
-_POOLS = (
-    "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool",
-)  # fmt: skip
-_REDUCTIONS = (
-    "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
-    "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp",
-)  # fmt: skip
-
 PER_CHANNEL: dict[str, Rule] = {
-    **dict.fromkeys(_POOLS, Rule(_windowed)),
-    **dict.fromkeys(_REDUCTIONS, Rule(_coupled(_reduced_axes, keeps_shape=False))),
+    **dict.fromkeys(operators(Trait.POOLS), Rule(_windowed)),
+    **dict.fromkeys(operators(Trait.REDUCES), Rule(_coupled(_reduced_axes, keeps_shape=False))),
     **dict.fromkeys(
         ("Softmax", "LogSoftmax", "Hardmax"), Rule(_coupled(_softmax_axes, keeps_shape=True))
     ),

@@ -9,6 +9,7 @@ import numpy as np
 from onnx_reap.graph.labels.labels import LabelArray, raise_rank
 from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.rule import Rule
+from onnx_reap.graph.rules.traits import Trait, operators
 
 
 def _pointwise(site: Site) -> None:
@@ -58,22 +59,8 @@ def _unary(site: Site) -> None:
         site.set_labels(site.labels(), index)
 
 
-_UNARY = (
-    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Ceil", "Celu", "Clip",
-    "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
-    "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round",
-    "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish",
-    "Tan", "Tanh", "ThresholdedRelu",
-)  # fmt: skip
-
-_MANY = (
-    "Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater",
-    "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub",
-    "Sum", "Where", "Xor",
-)  # fmt: skip
-
 POINTWISE: dict[str, Rule] = {
-    **dict.fromkeys(_UNARY, Rule(_unary)),
-    **dict.fromkeys(_MANY, Rule(_pointwise)),
+    **dict.fromkeys(operators(Trait.POINTWISE), Rule(_unary)),
+    **dict.fromkeys(operators(Trait.BROADCASTS), Rule(_pointwise)),
     "PRelu": Rule(_prelu),
 }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.graph.ir.recurrent import GATES, projection
+from onnx_reap.graph.ir.recurrent import projection
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.rule import Rule
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+"""Results of the projection by entry of the hidden state."""
 
 
 def _recurrent(site: Site) -> None:

@@ -23,13 +23,10 @@ class Rule:
         of the outputs. Inputs that it leaves unread and outputs that it leaves unset are frozen.
     correct : callable, optional
         Corrects the node's own numbers (shapes, bounds, group counts) after a cut.
-    moves : bool
-        Whether the node only moves data, so that it can be executed on labels themselves.
     """
 
     flow: Callable[[Site], None]
     correct: Correct | None = None
-    moves: bool = False
 
 
 def movement(
@@ -49,4 +46,4 @@ def movement(
             labels = move(site, labels)
         site.set_labels(labels)
 
-    return Rule(flow, correct, moves=True)
+    return Rule(flow, correct)

@@ -218,7 +218,7 @@ def _correct_pad(node: Correction) -> None:
 
 SELECTION: dict[str, Rule] = {
     "Slice": movement(_slice, _correct_slice),
-    "Split": Rule(_split, _correct_split, moves=True),
-    "Gather": Rule(_gather_or_embed, _correct_gather, moves=True),
+    "Split": Rule(_split, _correct_split),
+    "Gather": Rule(_gather_or_embed, _correct_gather),
     "Pad": Rule(_pad, _correct_pad),
 }

@@ -7,22 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 
 from onnx_reap.data import Calibration
-from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.activations.rows import (
-    finite,
-    input_rows,
-    output_shape,
-    own_samples,
-    sample_positions,
-)
-from onnx_reap.onnxio.session import run, session, with_outputs
+from onnx_reap.measure.activations.rows import sampled_rows
+from onnx_reap.measure.runner import run_batches
+from onnx_reap.options import Settings
 from onnx_reap.solve.moments import Moments
 
-BATCH_BYTES = 128 << 20  # activations that a batch may hand out
 BLOCK = 1024  # rows of a layer folded in at once
 ENTRIES = 2**22  # of a layer's rows, past which fewer positions are taken
 FEWEST_ROWS = 8  # by unknown, before rows are saved
@@ -42,7 +35,7 @@ class Tap:
         Columns that share one coefficient each: the rows become B times as many and as much
         narrower, (n * B, U). For layers too wide for a matrix of all pairs of columns.
     others : tuple of Linear
-        Layers with the same weight: what is removed from it, all of them feel.
+        Layers with the same weight: what is removed from it is removed from all of them.
     """
 
     linear: Linear
@@ -74,15 +67,6 @@ def first_of_each(nodes: Iterable[str], taps: Mapping[str, Tap]) -> list[str]:
     return [node for node in nodes if node not in shared]
 
 
-def batch_size(probe: Probe, tensors: Sequence[str], fixed: int | None) -> int:
-    """Choose samples per run, so that the named tensors fit the memory for a batch."""
-    if fixed is not None:
-        return fixed
-    shapes = [probe.shapes[name] for name in tensors if name in probe.shapes]  # of tensors
-    each = sum(np.prod(shape) * 4 / probe.batch for shape in shapes)
-    return int(np.clip(BATCH_BYTES // max(each, 1), 1, 64))
-
-
 def positions_for(
     columns: int, per_row: int, samples: int, limit: int, entries: int = ENTRIES
 ) -> int:
@@ -107,36 +91,27 @@ def positions_for(
 
 
 def capture_moments(
-    model: onnx.ModelProto,
+    analysis: Analysis,
     taps: Sequence[Tap],
-    calibration: Calibration,
-    probe: Probe,
+    samples: Calibration,
+    settings: Settings,
     *,
-    samples: int,
-    positions: int,
-    seed: int,
-    fixed_batch: int | None,
-    providers: Sequence[str],
+    total: int,
     to_device: Callable[[np.ndarray], Any],
-    on_batch: Callable[[int], None],
+    on_batch: Callable[[int], object] | None = None,
 ) -> LayerMoments:
     """Observe the inputs of layers over all samples.
 
     Parameters
     ----------
-    model : onnx.ModelProto
-    taps : sequence of Tap
-    calibration : Calibration
-    samples : int
+    settings : Settings
+        Of which `positions` and `seed` are read.
+    total : int
         Samples in all, those that are captured apart included.
-    positions : int
-        Output positions sampled per sample and layer.
-    fixed_batch : int or None
-        The batch that the model insists on.
     to_device : callable
         Puts a NumPy array where the solver computes.
-    on_batch : callable
-        Told the number of samples after every batch.
+    on_batch : callable, optional
+        Called with the number of samples after every batch.
 
     Returns
     -------
@@ -147,31 +122,25 @@ def capture_moments(
     names = list(dict.fromkeys(linear.x for tap in taps for linear in tap.layers))
     if not names:
         return LayerMoments({})
-    active = session(with_outputs(model, names), providers)
-    size = batch_size(probe, names, fixed_batch)
-    rng = np.random.default_rng(seed)
-    seen = 0
-    for feed in calibration.batches(size, pad=fixed_batch is not None):
-        own = min(size, len(calibration) - seen)
-        values = run(active, names, feed)
+    rng = np.random.default_rng(settings.seed)
+    model = analysis.model.to_run()
+    for _, (values,) in run_batches(analysis, [model], samples, outputs=names, on_batch=on_batch):
         for tap in taps:
             for linear in tap.layers:
-                x = values[linear.x]
-                x = x if fixed_batch is None else own_samples(x, own, size)
-                rows = _rows(tap, linear, x, probe, positions, samples, rng)
-                sums[tap.linear.node].add(rows)
-        seen += own
-        on_batch(own)
-    for each in sums.values():
-        each.close()
-    return LayerMoments({node: (each,) for node, each in sums.items()})
+                each = tap.width * linear.group
+                limit = positions_for(tap.width, each, total * len(tap.layers), settings.positions)
+                rows = sampled_rows(linear, values[linear.x], analysis.probe.shapes, limit, rng)
+                sums[tap.linear.node].add(_folded(tap, rows))
+    for moments in sums.values():
+        moments.close()
+    return LayerMoments({node: (moments,) for node, moments in sums.items()})
 
 
 class LayerMoments(Mapping[str, Moments]):
     """Moments by node.
 
-    Of layers with fewer rows than columns the rows are kept, which are smaller than the moments,
-    and multiplied whenever the moments are asked for.
+    Where a layer has fewer rows than columns the rows are kept, which are smaller than the moments,
+    and multiplied whenever the moments are read.
     """
 
     def __init__(self, sums: Mapping[str, tuple[_Sum, ...]]) -> None:
@@ -231,28 +200,20 @@ class _Sum:
         return moments
 
     def _are_many(self, least: int) -> bool:
-        return sum(rows.shape[1] for rows in self.waiting) >= max(least, self.waiting[0].shape[2])
+        result: bool = sum(rows.shape[1] for rows in self.waiting) >= max(
+            least, self.waiting[0].shape[2]
+        )
+        return result
 
     def _fold(self) -> None:
         self.folded.update(self._to_device(np.concatenate(self.waiting, axis=1)))
         self.waiting.clear()
 
 
-def _rows(
-    tap: Tap,
-    linear: Linear,
-    x: np.ndarray,
-    probe: Probe,
-    positions: int,
-    samples: int,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    y_shape = output_shape(linear, x.shape, probe.shapes[linear.y])
-    each = tap.width * linear.group
-    limit = positions_for(tap.width, each, samples * len(tap.layers), positions)
-    at = sample_positions(linear, y_shape, limit, rng)
-    rows = finite(linear, input_rows(linear, x, y_shape, at))
+def _folded(tap: Tap, rows: np.ndarray) -> np.ndarray:
+    """Make columns that share a coefficient rows of their own."""
     if tap.fold is None:
         return rows
     folded = rows[0][:, tap.fold]  # (n, U, B)
-    return folded.transpose(0, 2, 1).reshape(1, -1, len(tap.fold))
+    result: np.ndarray = folded.transpose(0, 2, 1).reshape(1, -1, len(tap.fold))
+    return result

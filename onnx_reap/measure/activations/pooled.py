@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
 from onnx_reap.data import Calibration
 from onnx_reap.errors import ReapError
-from onnx_reap.graph.ir.probe import Probe
-from onnx_reap.measure.activations.moments import batch_size
-from onnx_reap.measure.activations.rows import own_samples
-from onnx_reap.onnxio.session import run, session, with_outputs
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.measure.runner import run_batches
+
+HINT = "another criterion, such as reap"
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """What each sample gives.
+    """Pooled values of every sample.
 
     Attributes
     ----------
@@ -33,14 +32,10 @@ class Pooled:
 
 
 def capture_pooled(
-    model: onnx.ModelProto,
+    analysis: Analysis,
     axes: Mapping[str, int],
-    calibration: Calibration,
-    probe: Probe,
-    *,
-    fixed_batch: int | None,
-    providers: Sequence[str],
-    on_batch: Callable[[int], None],
+    samples: Calibration,
+    on_batch: Callable[[int], object] | None = None,
 ) -> Pooled:
     """Run all samples and pool.
 
@@ -48,43 +43,40 @@ def capture_pooled(
     ----------
     axes : mapping of str to int
         Tensors, and the axis of each that holds its channels.
-    fixed_batch, providers, on_batch
-        See `capture_moments`.
+    on_batch : callable, optional
+        Called with the number of samples after every batch.
 
     Raises
     ------
     ReapError
         If a tensor has no part of its own for every sample, or the model no such output.
     """
+    model = analysis.model.to_run()
     ends = [output.name for output in model.graph.output]
     names = list(dict.fromkeys([*axes, *ends]))
-    active = session(with_outputs(model, names), providers)
-    size = batch_size(probe, names, fixed_batch)
     maps: dict[str, list[np.ndarray]] = {name: [] for name in axes}
     outputs: list[np.ndarray] = []
-    seen = 0
-    for feed in calibration.batches(size, pad=fixed_batch is not None):
-        own = min(size, len(calibration) - seen)
-        values = run(active, names, feed)
-        if fixed_batch is not None:
-            values = {name: own_samples(x, own, size) for name, x in values.items()}
+    runs = run_batches(analysis, [model], samples, outputs=names, on_batch=on_batch)
+    for count, (values,) in runs:
         for name, axis in axes.items():
-            maps[name].append(_by_sample(name, np.moveaxis(values[name], axis, -1), own).max(1))
-        rows = [
-            _by_sample(name, np.moveaxis(values[name], min(1, values[name].ndim - 1), -1), own)
-            for name in ends
-            if values[name].dtype.kind == "f" and values[name].ndim and len(values[name]) == own
-        ]
-        if not rows:
-            raise ReapError(
-                "--criterion pls: no output of the model that has a row for every sample",
-                hint="another criterion, such as reap",
-            )
-        outputs.append(np.concatenate([r.mean(axis=1, dtype=np.float64) for r in rows], axis=1))
-        seen += own
-        on_batch(own)
+            maps[name].append(_by_sample(name, np.moveaxis(values[name], axis, -1), count).max(1))
+        outputs.append(_pooled_outputs({name: values[name] for name in ends}, count))
     joined = {name: np.concatenate(blocks).astype(np.float64) for name, blocks in maps.items()}
     return Pooled(joined, np.concatenate(outputs))
+
+
+def _pooled_outputs(values: Mapping[str, np.ndarray], samples: int) -> np.ndarray:
+    """Average every channel of the outputs that have a row for each sample, (samples, K)."""
+    rows = [
+        _by_sample(name, np.moveaxis(x, min(1, x.ndim - 1), -1), samples)
+        for name, x in values.items()
+        if x.dtype.kind == "f" and x.ndim and len(x) == samples
+    ]
+    if not rows:
+        raise ReapError(
+            "--criterion pls: no output of the model that has a row for every sample", hint=HINT
+        )
+    return np.concatenate([r.mean(axis=1, dtype=np.float64) for r in rows], axis=1)
 
 
 def _by_sample(name: str, x: np.ndarray, samples: int) -> np.ndarray:
@@ -93,6 +85,6 @@ def _by_sample(name: str, x: np.ndarray, samples: int) -> np.ndarray:
         raise ReapError(
             f"--criterion pls: {name} doesn't tell samples apart",
             got=f"shape {x.shape} from {samples} samples",
-            hint="another criterion, such as reap",
+            hint=HINT,
         )
     return x.reshape(samples, -1, x.shape[-1])

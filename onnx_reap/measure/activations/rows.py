@@ -8,6 +8,8 @@ a transposed convolution reads zeros wherever no input meets a tap.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -61,21 +63,6 @@ def output_shape(
     return (x_shape[0], *y_shape[1:]) if linear.kernel else (*x_shape[:-1], y_shape[-1])
 
 
-def own_samples(x: np.ndarray, own: int, batch: int) -> np.ndarray:
-    """Leave out what fills up the last batch of a model with a fixed batch.
-
-    Parameters
-    ----------
-    x : array
-        Activations of a batch; the leading axis holds its samples, or a multiple of them.
-    own : int
-        Samples of the batch that are real.
-    batch : int
-    """
-    whole = own == batch or x.ndim == 0 or len(x) % batch
-    return x if whole else x[: len(x) // batch * own]
-
-
 def finite(linear: Linear, rows: Rows) -> Rows:
     """Return rows as float32 (float64 stays), refusing any that hold NaN or infinity.
 
@@ -108,7 +95,8 @@ def input_rows(linear: Linear, x: np.ndarray, y_shape: tuple[int, ...], at: np.n
     (g, N * P, D) array
     """
     if not linear.kernel:
-        return x.reshape(-1, x.shape[-1])[at[0]][None]
+        result: Rows = x.reshape(-1, x.shape[-1])[at[0]][None]
+        return result
     offsets, padded = _patch_geometry(linear, x, y_shape[2:])
     n, channels = padded.shape[:2]
     coordinates = np.unravel_index(at, y_shape[2:])
@@ -120,6 +108,37 @@ def input_rows(linear: Linear, x: np.ndarray, y_shape: tuple[int, ...], at: np.n
     patches = patches.reshape(n, linear.group, channels // linear.group, at.shape[1], linear.taps)
     patches = patches.transpose(1, 0, 3, 2, 4)
     return patches.reshape(linear.group, n * at.shape[1], -1)
+
+
+def sampled_rows(
+    linear: Linear,
+    x: np.ndarray,
+    shapes: Mapping[str, tuple[int, ...]],
+    limit: int,
+    rng: np.random.Generator,
+) -> Rows:
+    """Sample output positions of a batch, and gather their input patches.
+
+    Parameters
+    ----------
+    x : array of the node's input shape
+    shapes : mapping of str to tuple of int
+        Of tensors, in some batch.
+    limit : int
+        Positions per sample at most.
+
+    Returns
+    -------
+    (g, n, D) array
+
+    Raises
+    ------
+    ReapError
+        If a value is NaN or infinite.
+    """
+    y_shape = output_shape(linear, x.shape, shapes[linear.y])
+    at = sample_positions(linear, y_shape, limit, rng)
+    return finite(linear, input_rows(linear, x, y_shape, at))
 
 
 def _patch_geometry(
@@ -191,7 +210,8 @@ def output_rows(
     """
     if not linear.kernel:
         rows = y.reshape(-1, y.shape[-1])[at[0]]
-        return (rows if channels is None else rows[:, channels])[None]
+        result: Rows = (rows if channels is None else rows[:, channels])[None]
+        return result
     n = len(y)
     picked = _pick(y, at)
     if channels is not None:

@@ -1,40 +1,26 @@
-"""Variances at layers: of what they read, and of what a weight makes of it, streamed."""
+"""Variances of layers' inputs, and of their products with weights, streamed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from onnx_reap.data import Calibration
-from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.activations.moments import batch_size, positions_for
-from onnx_reap.measure.activations.rows import (
-    finite,
-    input_rows,
-    output_shape,
-    own_samples,
-    sample_positions,
-)
-from onnx_reap.onnxio.session import run, session, with_outputs
+from onnx_reap.measure.activations.moments import positions_for
+from onnx_reap.measure.activations.rows import sampled_rows
+from onnx_reap.measure.runner import run_batches
+from onnx_reap.options import Settings
 
 Vector = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A layer, and weights (g, D, O) to try on its input."""
-
-    linear: Linear
-    weights: Sequence[np.ndarray]
-
-
 @dataclass
-class Spread:
+class RunningVariance:
     """Running variance of (g, n, D) rows, about the mean of the first batch."""
 
     count: int = 0
@@ -58,58 +44,46 @@ class Spread:
 
 
 def variances(
-    model: onnx.ModelProto,
-    asked: Mapping[str, Asked],
-    calibration: Calibration,
-    probe: Probe,
-    *,
-    positions: int,
-    seed: int,
-    fixed_batch: int | None,
-    providers: Sequence[str],
-    on_batch: Callable[[int], None],
+    analysis: Analysis,
+    layers: Sequence[tuple[Linear, Sequence[np.ndarray]]],
+    samples: Calibration,
+    settings: Settings,
+    on_batch: Callable[[int], object] | None = None,
 ) -> dict[str, tuple[Vector, list[float]]]:
-    """Run a model, and look at the inputs of layers.
+    """Run the model; return variances of layers' inputs, and of their products with weights.
 
     Parameters
     ----------
-    asked : mapping of str to Asked
-        By node.
-    positions : int
-        Output positions sampled per sample and layer.
+    layers : sequence of (Linear, sequence of (g, D, O) arrays)
+        Layers, each with weights to multiply its input by.
+    settings : Settings
+        Of which `positions` and `seed` are read.
+    on_batch : callable, optional
+        Called with the number of samples after every batch.
 
     Returns
     -------
     dict
         By node, the variance of its input's columns, (g, D), and for each weight the variance of
-        what it gives, summed over the outputs.
+        the product, summed over the outputs.
     """
-    if not asked:
+    if not layers:
         return {}
-    names = list(dict.fromkeys(each.linear.x for each in asked.values()))
-    active = session(with_outputs(model, names), providers)
-    size = batch_size(probe, names, fixed_batch)
-    rng = np.random.default_rng(seed)
-    spreads = {node: [Spread() for _ in range(1 + len(a.weights))] for node, a in asked.items()}
-    seen = 0
-    for feed in calibration.batches(size, pad=fixed_batch is not None):
-        own = min(size, len(calibration) - seen)
-        values = run(active, names, feed)
-        for node, each in asked.items():
-            linear, x = each.linear, values[each.linear.x]
-            x = x if fixed_batch is None else own_samples(x, own, size)
-            y_shape = output_shape(linear, x.shape, probe.shapes[linear.y])
-            width = probe.shapes[linear.x][linear.x_axis] * linear.taps
-            limit = positions_for(width // linear.group, width, len(calibration), positions)
-            at = sample_positions(linear, y_shape, limit, rng)
-            rows = finite(linear, input_rows(linear, x, y_shape, at))
-            first, *others = spreads[node]
-            first.add(rows)
-            for spread, weight in zip(others, each.weights, strict=True):
-                spread.add(rows @ weight.astype(np.float32))
-        seen += own
-        on_batch(own)
+    shapes = analysis.probe.shapes
+    names = list(dict.fromkeys(linear.x for linear, _ in layers))
+    rng = np.random.default_rng(settings.seed)
+    found = {layer.node: [RunningVariance() for _ in (0, *weights)] for layer, weights in layers}
+    model = analysis.model.to_run()
+    for _, (values,) in run_batches(analysis, [model], samples, outputs=names, on_batch=on_batch):
+        for linear, weights in layers:
+            width = shapes[linear.x][linear.x_axis] * linear.taps
+            limit = positions_for(width // linear.group, width, len(samples), settings.positions)
+            rows = sampled_rows(linear, values[linear.x], shapes, limit, rng)
+            inputs, *products = found[linear.node]
+            inputs.add(rows)
+            for product, weight in zip(products, weights, strict=True):
+                product.add(rows @ weight.astype(np.float32))
     return {
-        node: (first.variance(), [float(other.variance().sum()) for other in others])
-        for node, (first, *others) in spreads.items()
+        node: (inputs.variance(), [float(product.variance().sum()) for product in products])
+        for node, (inputs, *products) in found.items()
     }

@@ -9,10 +9,12 @@ and channels change places.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import onnx
 
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.measure.autodiff.gradient import EVERY, Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape
 
 
@@ -129,7 +131,8 @@ def _mirrored(tape: Tape, layer: Linear, node: onnx.NodeProto) -> str:
             tape.ints([-1] * len(kernel)),
         )
     if layer.depthwise and _multiplier_is_one(tape, layer):
-        return weight
+        result: str = weight
+        return result
     if layer.group == 1:
         return tape.op("Transpose", weight, perm=[1, 0, *spatial])
     # (M, C / g, ...) -> (g, M / g, C / g, ...) -> (g, C / g, M / g, ...) -> (C, M / g, ...)
@@ -216,3 +219,11 @@ def _grouped_weight(tape: Tape, layer: Linear, node: onnx.NodeProto, dy: str) ->
         "Slice", found, tape.ints([0] * rank), tape.ints([*layer.kernel]), tape.ints(spatial)
     )
     return tape.op("Transpose", own, **swap)
+
+
+LAYERS: Mapping[str, Gradient] = {
+    "Conv": Gradient(conv, frozenset({0, 1, 2}), layer=True),
+    "ConvTranspose": Gradient(conv_transpose, layer=True),
+    "Gemm": Gradient(gemm, frozenset({0, 1, 2}), layer=True),
+    "MatMul": Gradient(matmul, EVERY, fits=has_matrices),
+}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 
+from onnx_reap.measure.autodiff.gradient import EVERY, Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
 from onnx_reap.onnxio import aside
 
@@ -16,7 +19,8 @@ def same(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
 
 def gives_float32(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether a Cast changes nothing: what it takes is float32 too, if a gradient gets past it."""
-    return attributes(node)["to"] == onnx.TensorProto.FLOAT
+    result: bool = attributes(node)["to"] == onnx.TensorProto.FLOAT
+    return result
 
 
 def reshape(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
@@ -61,7 +65,8 @@ def pad(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
 
 def pads_with_a_constant(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether `pad` covers a node."""
-    return attributes(node).get("mode", "constant") == "constant"
+    result: bool = attributes(node).get("mode", "constant") == "constant"
+    return result
 
 
 def put_back(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
@@ -96,3 +101,22 @@ def depth_to_space(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str
 def space_to_depth(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     """Gradient of a SpaceToDepth, which is its inverse."""
     return tape.op("DepthToSpace", dy, **attributes(node))
+
+
+MOVEMENT: Mapping[str, Gradient] = {
+    "Cast": Gradient(same, fits=gives_float32),
+    "Concat": Gradient(concat, EVERY),
+    "DepthToSpace": Gradient(depth_to_space),
+    "Dropout": Gradient(same),
+    "Flatten": Gradient(reshape),
+    "Gather": Gradient(put_back, constant=(1,), fits=takes_nothing_twice),
+    "Identity": Gradient(same),
+    "Pad": Gradient(pad, fits=pads_with_a_constant),
+    "Reshape": Gradient(reshape),
+    "Slice": Gradient(put_back),
+    "SpaceToDepth": Gradient(space_to_depth),
+    "Split": Gradient(split, splits=True),
+    "Squeeze": Gradient(reshape),
+    "Transpose": Gradient(transpose),
+    "Unsqueeze": Gradient(reshape),
+}

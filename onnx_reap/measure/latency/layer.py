@@ -9,12 +9,16 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_reap.graph.ir.recurrent import GATES
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.rules.recurrent import GATES
+from onnx_reap.graph.rules.traits import Trait, traits_of
 
 
 @dataclass(frozen=True)
-class Layer:
+class TimedLayer:
     """What decides a layer's time but for its channels; equal layers are measured once.
 
     Attributes
@@ -55,10 +59,10 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Point:
+class SizedLayer:
     """A layer with so many input and output channels."""
 
-    layer: Layer
+    layer: TimedLayer
     inputs: int
     outputs: int
 
@@ -71,7 +75,7 @@ def describe(
     x_shape: Sequence[int],
     outputs: int,
     activation: tuple[onnx.NodeProto, Mapping[int, float]] | None = None,
-) -> Layer:
+) -> TimedLayer:
     """Reduce a layer of a model to what its time depends on.
 
     Parameters
@@ -90,7 +94,7 @@ def describe(
     attributes = sorted(node.attribute, key=lambda a: a.name)
     bare.attribute.extend(a for a in attributes if a.name != "group")
     inputs = x_shape[linear.x_axis]
-    return Layer(
+    return TimedLayer(
         bare.SerializeToString(deterministic=True),
         opset,
         np.dtype(dtype),
@@ -117,7 +121,53 @@ def _bare_activation(
     return bare.SerializeToString(deterministic=True), ordered
 
 
-def layer_model(point: Point) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+def layer_of(analysis: Analysis, linear: Linear) -> TimedLayer:
+    """Describe a layer of a model by what its time depends on."""
+    model = analysis.model
+    return describe(
+        linear,
+        model.node_proto(model.node(linear.node)),
+        model.opset,
+        _dtype(analysis, linear),
+        single_shape(analysis.probe, linear.x),
+        analysis.probe.shapes[linear.y][linear.y_axis],
+        _activation(model, linear),
+    )
+
+
+def single_shape(probe: Probe, tensor: str) -> tuple[int, ...]:
+    """Shape of a tensor for one sample, or for one batch where that is fixed."""
+    grows = probe.dynamic.get(tensor, ())
+    return tuple(
+        int(size) // probe.batch if axis in grows else int(size)
+        for axis, size in enumerate(probe.shapes[tensor])
+    )
+
+
+def _dtype(analysis: Analysis, linear: Linear) -> np.dtype:
+    """Return the type that a layer is timed in: its own if onnxruntime has kernels for it."""
+    probe, known = analysis.probe, analysis.probe.written if analysis.runs_as_given else {}
+    return known.get(linear.x, probe.dtypes[linear.x])
+
+
+def _activation(model: Model, linear: Linear) -> tuple[onnx.NodeProto, dict[int, float]] | None:
+    """Return the activation that alone reads a layer, past a BatchNormalization, and its bounds."""
+    readers = [] if linear.recurrent else model.node(linear.node).outputs[0].outputs
+    if len(readers) == 1 and readers[0].op == "BatchNormalization":
+        readers = readers[0].outputs[0].outputs
+    if len(readers) != 1 or Trait.FUSES not in traits_of(readers[0].op):
+        return None
+    bounds = {}
+    for place, tensor in enumerate(readers[0].inputs):
+        if place and tensor.name:
+            values = getattr(tensor, "values", None)  # of constants
+            if values is None or np.size(values) != 1:
+                return None
+            bounds[place] = float(np.ravel(values)[0])
+    return model.node_proto(readers[0]), bounds
+
+
+def layer_model(point: SizedLayer) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """Build a model of one layer and its activation, with random weights, and something to feed it.
 
     Returns
@@ -157,7 +207,7 @@ def layer_model(point: Point) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), {"x": noise(shape)}
 
 
-def _constant_shapes(point: Point, node: onnx.NodeProto, group: int) -> dict[str, list[int]]:
+def _constant_shapes(point: SizedLayer, node: onnx.NodeProto, group: int) -> dict[str, list[int]]:
     """Return the shapes of a layer's weights and bias."""
     layer = point.layer
     if node.op_type in GATES:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
-from onnx_reap.measure.latency.layer import Point, layer_model
+from onnx_reap.measure.latency.layer import SizedLayer, layer_model
 from onnx_reap.onnxio.session import Feed, run, session
 
 ROUNDS = 5  # visits to every layer
@@ -48,17 +48,17 @@ BETWEEN = Kernel("", "", "")
 
 
 def measure(
-    points: Iterable[Point],
+    points: Iterable[SizedLayer],
     whole: onnx.ModelProto,
     feed: Feed,
     providers: Sequence[str],
     on_point: Callable[[], None],
-) -> tuple[dict[Point, float], float]:
+) -> tuple[dict[SizedLayer, float], float]:
     """Time layers and, every now and then, the whole model; the quietest visit to each counts.
 
     Parameters
     ----------
-    points : iterable of Point
+    points : iterable of SizedLayer
         Equal ones are measured once.
     whole : onnx.ModelProto
     feed : mapping of str to numpy.ndarray
@@ -70,7 +70,7 @@ def measure(
 
     Returns
     -------
-    times : dict of Point to float
+    times : dict of SizedLayer to float
         Milliseconds.
     whole_ms : float
         The lesser of a plain run, and of the quietest visit to each of its kernels, which is longer
@@ -99,8 +99,8 @@ def measure(
 
 
 def measure_layers(
-    points: Iterable[Point], providers: Sequence[str], on_point: Callable[[], None]
-) -> dict[Point, float]:
+    points: Iterable[SizedLayer], providers: Sequence[str], on_point: Callable[[], None]
+) -> dict[SizedLayer, float]:
     """Time layers alone, in milliseconds; see `measure`."""
     times = dict.fromkeys(points, np.inf)
     for _ in range(ROUNDS):
@@ -110,7 +110,7 @@ def measure_layers(
     return times
 
 
-def _alone(point: Point, providers: Sequence[str]) -> float:
+def _alone(point: SizedLayer, providers: Sequence[str]) -> float:
     """Visit a layer once; milliseconds."""
     taken = _visit(*layer_model(point), providers, SECONDS)
     return sum(ms for kernel, ms in taken.items() if not _left_out(kernel, taken))

@@ -4,73 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
 from onnx_reap.data import Calibration
-from onnx_reap.data.split import open_samples
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
-from onnx_reap.graph.cost import count_entries, layer_extents
-from onnx_reap.graph.ir.model import Model
-from onnx_reap.graph.ir.probe import Probe
-from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.latency.cost import Latency
-from onnx_reap.measure.latency.layer import Layer, Point, describe
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.cost import layer_extents
+from onnx_reap.measure.latency.layer import SizedLayer, TimedLayer, layer_of, single_shape
 from onnx_reap.measure.latency.measure import ROUNDS, measure
-from onnx_reap.measure.latency.table import LatencyTable, LayerTimes, check_layers
-from onnx_reap.onnxio.load import load
+from onnx_reap.measure.latency.table import LatencyTable, LayerTimes
+from onnx_reap.measure.runner import first_feed
 from onnx_reap.onnxio.session import onnxruntime
-from onnx_reap.options import ProfileKeywords, Settings
-from onnx_reap.progress import NoProgress, Progress
+from onnx_reap.options import Settings
+from onnx_reap.progress import Progress
 from onnx_reap.solve.allocation import Choices, allowed_widths, nearest
 from onnx_reap.solve.cost import Extent
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "HardSigmoid", "Sigmoid", "Tanh")
-"""Operators that onnxruntime may make part of the layer before."""
-
 FRACTIONS = (0.25, 0.4375, 0.625, 0.8125, 1.0)
 """Of every axis, about where layers are measured."""
-
-
-def profile(
-    model: str | Path | onnx.ModelProto,
-    *,
-    progress: Progress | None = None,
-    **settings: Unpack[ProfileKeywords],
-) -> LatencyTable:
-    """Measure a model's linear layers at several widths, on this machine.
-
-    Parameters
-    ----------
-    model : path or onnx.ModelProto
-        Never modified.
-    progress : Progress, optional
-        Told how far the measurement is.
-    **settings
-        Those of `onnx_reap.options.ProfileKeywords`.
-
-    Returns
-    -------
-    LatencyTable
-
-    Raises
-    ------
-    ReapError
-        If a setting doesn't apply here, or onnxruntime can't run the model.
-    """
-    progress = progress or NoProgress()
-    chosen = Settings.make(settings, ProfileKeywords)
-    chosen = replace(chosen, samples=4, criterion="l1", refit=False)  # only to run the model
-    proto = load(model)
-    inputs = model_inputs(proto, chosen.input_shapes)
-    samples = open_samples(inputs, None, chosen).every
-    return measured_table(analyse(proto, inputs, samples, chosen), samples, chosen, progress)
 
 
 def measured_table(
@@ -90,123 +41,50 @@ def measured_table(
     ReapError
         If onnxruntime can't run a model.
     """
-    feed = next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
-    heads, grids = _heads(analysis), _grids(analysis, settings)
+    linears, grids = analysis.flow.linears, _grids(analysis, settings)
     layers = [
-        _layer(analysis, linear, head)
-        for linear, head in zip(analysis.flow.linears, heads, strict=True)
+        _sized(layer_of(analysis, linear), *grid)
+        for linear, grid in zip(linears, grids, strict=True)
     ]
-    points = [_points(layer, x, y) for layer, (x, y) in zip(layers, grids, strict=True)]
-    every = list(dict.fromkeys(point for rows in points for row in rows for point in row))
+    every = list(dict.fromkeys(point for rows in layers for row in rows for point in row))
+    whole, feed = analysis.runnable(analysis.proto), first_feed(analysis, samples)
     with progress.stage("Measuring layers", total=ROUNDS * len(every)) as step:
-        whole = analysis.runnable(analysis.proto)
         times, whole_ms = measure(every, whole, feed, analysis.providers, step)
-    return LatencyTable(
-        analysis.providers[0],
-        onnxruntime().__version__,
-        settings.round_to,
-        whole_ms,
-        tuple(
-            replace(
-                head,
-                inputs=x,
-                outputs=y,
-                ms=tuple(tuple(times[point] for point in row) for row in rows),
-            )
-            for head, (x, y), rows in zip(heads, grids, points, strict=True)
-        ),
-    )
+    measured = [
+        replace(
+            head,
+            inputs=inputs,
+            outputs=outputs,
+            ms=tuple(tuple(times[point] for point in row) for row in rows),
+        )
+        for head, (inputs, outputs), rows in zip(layer_heads(analysis), grids, layers, strict=True)
+    ]
+    version, round_to = onnxruntime().__version__, settings.round_to
+    return LatencyTable(analysis.providers[0], version, round_to, whole_ms, tuple(measured))
 
 
-def predicted_latency(analysis: Analysis, table: LatencyTable) -> Latency:
-    """Make a table a function of the widths of a model's groups.
-
-    Raises
-    ------
-    ReapError
-        If the table was measured on another model, or at other input shapes.
-    """
-    heads = _heads(analysis)
-    check_layers(table, heads)
-    measured = {layer.node: layer for layer in table.layers}
-    return Latency(
-        replace(table, layers=tuple(measured[head.node] for head in heads)),
-        layer_extents(analysis.flow, analysis.groups),
-        count_entries(
-            analysis.model, analysis.probe, analysis.flow, analysis.groups, analysis.branches
-        ),
-        np.array([group.width for group in analysis.groups], np.int64),
-        [analysis.branches.of(layer.node) for layer in analysis.flow.linears],
-    )
+def layer_heads(analysis: Analysis) -> list[LayerTimes]:
+    """Describe the model's layers as a table does, without times."""
+    shapes = analysis.probe.shapes
+    return [
+        LayerTimes(
+            linear.node,
+            linear.op,
+            shapes[linear.weight],
+            single_shape(analysis.probe, linear.x),
+            *((), (), ()),
+        )
+        for linear in analysis.flow.linears
+    ]
 
 
-def layer_of(analysis: Analysis, linear: Linear) -> Layer:
-    """Describe a layer by what its time depends on."""
-    return _layer(analysis, linear, _head(analysis, linear))
-
-
-def _heads(analysis: Analysis) -> list[LayerTimes]:
-    """Tell the model's layers, without times."""
-    return [_head(analysis, linear) for linear in analysis.flow.linears]
-
-
-def _head(analysis: Analysis, linear: Linear) -> LayerTimes:
-    x_shape, shape = _single(analysis.probe, linear.x), analysis.probe.shapes[linear.weight]
-    return LayerTimes(linear.node, linear.op, shape, x_shape, (), (), ())
-
-
-def _single(probe: Probe, tensor: str) -> tuple[int, ...]:
-    """Shape of a tensor for one sample, or for one batch where that is fixed."""
-    grows = probe.dynamic.get(tensor, ())
-    return tuple(
-        int(size) // probe.batch if axis in grows else int(size)
-        for axis, size in enumerate(probe.shapes[tensor])
-    )
-
-
-def _layer(analysis: Analysis, linear: Linear, head: LayerTimes) -> Layer:
-    model = analysis.model
-    return describe(
-        linear,
-        model.node_proto(model.node(linear.node)),
-        model.opset,
-        _dtype(analysis, linear),
-        head.x_shape,
-        analysis.probe.shapes[linear.y][linear.y_axis],
-        _activation(model, linear),
-    )
-
-
-def _dtype(analysis: Analysis, linear: Linear) -> np.dtype:
-    """Return the type that a layer is timed in: its own if onnxruntime has kernels for it."""
-    probe, known = analysis.probe, analysis.probe.written if analysis.runs_as_given else {}
-    return known.get(linear.x, probe.dtypes[linear.x])
-
-
-def _activation(model: Model, linear: Linear) -> tuple[onnx.NodeProto, dict[int, float]] | None:
-    """Return the activation that alone reads a layer, past a BatchNormalization, and its bounds."""
-    readers = [] if linear.recurrent else model.node(linear.node).outputs[0].outputs
-    if len(readers) == 1 and readers[0].op == "BatchNormalization":
-        readers = readers[0].outputs[0].outputs
-    if len(readers) != 1 or readers[0].op not in ACTIVATIONS:
-        return None
-    bounds = {}
-    for place, tensor in enumerate(readers[0].inputs):
-        if place and tensor.name:
-            values = getattr(tensor, "values", None)  # of constants
-            if values is None or np.size(values) != 1:
-                return None
-            bounds[place] = float(np.ravel(values)[0])
-    return model.node_proto(readers[0]), bounds
-
-
-def _points(
-    layer: Layer, inputs: Sequence[int], outputs: Sequence[int]
-) -> tuple[tuple[Point, ...], ...]:
+def _sized(
+    layer: TimedLayer, inputs: Sequence[int], outputs: Sequence[int]
+) -> tuple[tuple[SizedLayer, ...], ...]:
     """List what to measure, by inputs and outputs; depthwise layers' inputs follow."""
     if layer.multiplier:
-        return (tuple(Point(layer, n // layer.multiplier, n) for n in outputs),)
-    return tuple(tuple(Point(layer, i, o) for o in outputs) for i in inputs)
+        return (tuple(SizedLayer(layer, n // layer.multiplier, n) for n in outputs),)
+    return tuple(tuple(SizedLayer(layer, i, o) for o in outputs) for i in inputs)
 
 
 def _grids(analysis: Analysis, settings: Settings) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -7,11 +7,11 @@ quadratic forms in a small change d of an output,
     1/2 d^T (diag(p) - p p^T) d    and    d^T d / variance,
 
 and a form d^T F d is the mean of (v^T d)^2 over random directions v with E[v v^T] = F: with random
-signs r, v = diag(p)^1/2 r - p (p^1/2)^T r has diag(p) - p p^T. One backward pass from v then tells
-how any change of any layer is felt, instead of a forward pass for each.
+signs r, v = diag(p)^1/2 r - p (p^1/2)^T r has diag(p) - p p^T. One backward pass from v then gives
+the divergence for any change of any layer, instead of a forward pass for each.
 
-Where the original is sure of a class, p p^T is all but diag(p) and nothing seems to be felt, though
-removing channels is no small change. So the distributions are those of scores divided by a
+Where the original is sure of a class, p p^T is all but diag(p) and the divergence seems to vanish,
+though removing channels is no small change. So the distributions are those of scores divided by a
 temperature.
 
 Entries that the original has not finite, such as masked classes, don't count.
@@ -27,12 +27,11 @@ import onnx_graphsurgeon as gs
 
 from onnx_reap.data.spec import is_float
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.measure.autodiff.tape import Tape
 
 TEMPERATURE = 4.0  # of the distributions, see docs/experiments.md
 TINY = 1e-12  # of a probability
-
-_SAME_VALUES = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Metric:
     axis: int = -1
 
     def direction(self, tape: Tape, signs: str) -> str:
-        """Write a random direction: its product with a change, squared, is felt on average.
+        """Write a random direction: its product with a change, squared, averages the divergence.
 
         Parameters
         ----------
@@ -126,6 +125,6 @@ def _has_classes(shape: tuple[int, ...]) -> bool:
 def _maker(tensor: gs.Tensor) -> gs.Node:
     """Return the node that computes a tensor's values, whatever its shape becomes."""
     maker = tensor.inputs[0]
-    while maker.op in _SAME_VALUES and maker.inputs and maker.inputs[0].inputs:
+    while Trait.SAME_ORDER in traits_of(maker.op) and maker.inputs and maker.inputs[0].inputs:
         maker = maker.inputs[0].inputs[0]
     return maker

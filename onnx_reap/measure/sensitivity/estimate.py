@@ -1,10 +1,10 @@
-"""PRO: a group's width is judged by what its narrowing does to the model's final output.
+"""PRO: the sensitivity of the model's final output to the width of every group.
 
-A few widths of every group are tried, its consumers refitted and everything else intact, on samples
-that fitted nothing where there are enough of them (the order in which channels go is that of all
-samples); between widths the divergence follows the group's local error. Tried alone, a
-group's divergence lacks what later layers' refits will make up for, and that is most for the first
-groups; so groups are compared by a mean of divergence and local error, which is blind to depth.
+A few widths of every group are measured, its consumers refitted and everything else intact, on a
+validation split where there are enough samples (the order in which channels are removed is that of
+all samples); between widths the divergence follows the group's local error. A perturbation of one
+group lacks what the refits of later layers compensate, and that is most for the first groups; so
+groups are compared by a mean of divergence and local error, which doesn't depend on depth.
 
 References
 ----------
@@ -14,7 +14,7 @@ Accelerating Convolutional Neural Networks", IEICE Trans. Inf. & Syst. E105-D(1)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,26 +24,39 @@ from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.groups import Group
 from onnx_reap.measure.activations.moments import Tap, first_of_each
 from onnx_reap.measure.sensitivity.divergence import metrics
-from onnx_reap.measure.sensitivity.measure import Bench, measure, obstacles
-from onnx_reap.measure.sensitivity.trial import Consumer, Observed, Trial, consumers_of
+from onnx_reap.measure.sensitivity.measure import Evaluation, measure_sensitivities, obstacles
+from onnx_reap.measure.sensitivity.perturbation import (
+    ConsumerMoments,
+    Perturbation,
+    Reader,
+    readers_of,
+)
 from onnx_reap.options import Settings
 from onnx_reap.solve.allocation import Choices
 from onnx_reap.solve.curves import FLOOR, divergence_curve
 
-POINTS = 1  # widths of a group that are tried, besides its own,
-STREAM_POINTS = 2  # or so many where several layers make the channels: errors add up along a stream
-COORDINATE_POINTS = 4  # or in a basis: the first to go are felt far less than their error says
-TRUST = 0.6  # in the divergence, against the local error, in their weighted geometric mean
+POINTS = 1
+"""Widths of a group that are measured, besides its own."""
+
+STREAM_POINTS = 2
+"""The same where several layers produce the channels: errors add up along a stream."""
+
+COORDINATE_POINTS = 4
+"""The same in a basis: outputs are less sensitive to the first coordinates than errors suggest."""
+
+WEIGHT = 0.6
+"""Of the divergence, against the local error, in their weighted geometric mean."""
 
 
 def divergence_choices(
     analysis: Analysis,
     local: Sequence[Choices],
     orders: Sequence[np.ndarray],
-    observed: Observed,
+    known: ConsumerMoments,
     samples: Calibration,
     settings: Settings,
-    on_batch: Callable[[int], None],
+    on_batch: Callable[[int], object] | None = None,
+    coordinates: Container[int] = (),
 ) -> tuple[list[Choices], list[str]]:
     """Replace local errors by divergences of the final output.
 
@@ -53,12 +66,14 @@ def divergence_choices(
         By group.
     orders : sequence of int arrays
         For every group its units in the order of removal, as indices.
-    observed : Observed
-        What trials are fitted from.
+    known : ConsumerMoments
+        What consumers are refitted by.
     samples : Calibration
-        To measure on; best others than `observed` is of.
-    on_batch : callable
-        Told the number of samples after every batch.
+        To measure on; best others than those of `known`.
+    on_batch : callable, optional
+        Called with the number of samples after every batch.
+    coordinates : container of int
+        Groups that are coordinates in a basis.
 
     Returns
     -------
@@ -70,90 +85,102 @@ def divergence_choices(
     dtypes = analysis.probe.dtypes
     found = metrics(analysis.model, analysis.probe.shapes, dtypes, settings.metric)
     compared = [metric for metric in found if dtypes[metric.output] == np.float32]
-    points = [_points(c, _count(analysis, g)) for g, c in enumerate(local)]
+    points = [_points(c, _count(analysis.groups[g], g in coordinates)) for g, c in enumerate(local)]
     tried = [g for g, at in enumerate(points) if len(at) and analysis.groups[g].consumers]
     if not compared or not tried:
         notes = ["no output holds numbers of float32 that nodes compute"] if tried else []
         return list(local), [f"{note}: groups are judged by their local errors" for note in notes]
-    layers = consumers_of(
-        analysis.model, [analysis.groups[g] for g in tried], analysis.flow, observed
-    )
-    trials = [
-        (g, _trial(analysis.groups[g], layers, observed.taps, orders[g], int(local[g].widths[at])))
-        for g in tried
-        for at in points[g]
-    ]
-    bench = Bench(
-        analysis.model,
-        analysis.probe,
-        analysis.flow.linears,
-        compared,
-        samples,
-        analysis.fixed_batch,
-        analysis.providers,
-        settings.seed,
-    )
-    measured: dict[int, list[float | None]] = {g: [] for g in tried}
-    results = measure(bench, [trial for _, trial in trials], on_batch)
-    for (g, _), result in zip(trials, results, strict=True):
-        measured[g].append(result)
-    felt = [
+    evaluation = Evaluation(analysis, compared, samples, settings.seed)
+    widths = {g: local[g].widths[points[g]] for g in tried}
+    measured = _measured(evaluation, widths, orders, known, on_batch)
+    curves = [
         divergence_curve(c.errors, c.errors[at], np.array(measured[g], np.float64))
         if None not in measured.get(g, [None])
         else None
         for g, (c, at) in enumerate(zip(local, points, strict=True))
     ]
+    choices = [Choices(c.widths, e) for c, e in zip(local, _mixed(local, curves), strict=True)]
+    return choices, _notes(evaluation, measured, curves)
+
+
+def _measured(
+    evaluation: Evaluation,
+    widths: Mapping[int, np.ndarray],
+    orders: Sequence[np.ndarray],
+    known: ConsumerMoments,
+    on_batch: Callable[[int], object] | None,
+) -> dict[int, list[float | None]]:
+    """Measure the divergence of every group at some widths."""
+    analysis = evaluation.analysis
+    groups = {g: analysis.groups[g] for g in widths}
+    readers = readers_of(analysis.model, groups.values(), analysis.flow, known)
+    perturbations = [
+        _perturbation(groups[g], readers, known.taps, orders[g], int(width))
+        for g, some in widths.items()
+        for width in some
+    ]
+    results = iter(measure_sensitivities(evaluation, perturbations, on_batch))
+    return {g: [next(results) for _ in some] for g, some in widths.items()}
+
+
+def _notes(
+    evaluation: Evaluation,
+    measured: Mapping[int, Sequence[float | None]],
+    curves: Sequence[np.ndarray | None],
+) -> list[str]:
+    """Warn of groups whose sensitivity is not known, or nothing."""
     unknown = sum(None in found for found in measured.values())
-    silent = sum(felt[g] is None for g in tried) - unknown
+    silent = sum(curves[g] is None for g in measured) - unknown
     notes = []
     if unknown:
         notes = [
-            f"what the outputs feel of {unknown} of {len(tried)} groups is unknown, as gradients "
-            f"don't pass {obstacles(bench)}: they are judged by their local errors"
+            f"what the outputs feel of {unknown} of {len(measured)} groups is unknown, as "
+            f"gradients don't pass {obstacles(evaluation)}: they are judged by their local errors"
         ]
     if silent:
         notes.append(
-            f"the outputs feel nothing of {silent} of {len(tried)} groups on {len(samples)} "
-            "samples: they are judged by their local errors"
+            f"the outputs feel nothing of {silent} of {len(measured)} groups on "
+            f"{len(evaluation.samples)} samples: they are judged by their local errors"
         )
-    choices = [Choices(c.widths, e) for c, e in zip(local, _mixed(local, felt), strict=True)]
-    return choices, notes
+    return notes
 
 
 def _mixed(
-    local: Sequence[Choices], felt: Sequence[np.ndarray | None]
+    local: Sequence[Choices], curves: Sequence[np.ndarray | None]
 ) -> list[npt.NDArray[np.float64]]:
-    """Mix divergences with local errors; the groups' median ratio stands in where none was felt."""
-    ratios = [f[0] / c.errors[0] for c, f in zip(local, felt, strict=True) if f is not None]
+    """Mix divergences with local errors; the groups' median ratio stands in for unknown ones."""
+    ratios = [f[0] / c.errors[0] for c, f in zip(local, curves, strict=True) if f is not None]
     usual = float(np.median(ratios)) if ratios else 1.0
     return [
-        c.errors ** (1 - TRUST) * (usual * c.errors if f is None else f) ** TRUST
-        for c, f in zip(local, felt, strict=True)
+        c.errors ** (1 - WEIGHT) * (usual * c.errors if f is None else f) ** WEIGHT
+        for c, f in zip(local, curves, strict=True)
     ]
 
 
-def _count(analysis: Analysis, group: int) -> int:
-    """Return how many widths of a group are tried."""
-    if group in analysis.coordinates:
+def _count(group: Group, coordinates: bool) -> int:
+    """Return how many widths of a group are measured."""
+    if coordinates:
         return COORDINATE_POINTS
-    return STREAM_POINTS if len(analysis.groups[group].producers) > 1 else POINTS
+    return STREAM_POINTS if len(group.producers) > 1 else POINTS
 
 
 def _points(choices: Choices, count: int) -> np.ndarray:
-    """Choose widths to try, as indices, evenly spread over those that cost something."""
+    """Choose widths to measure, as indices, evenly spread over those that cost something."""
     tried = choices.widths > 0
     worst = choices.errors[tried].max(initial=0.0)
     costly = np.flatnonzero(tried & (choices.errors > FLOOR * worst))  # the narrowest come first
     at = np.unique(((np.arange(count) + 0.5) * len(costly) / count).astype(int))
-    return costly[at[: len(costly)]]
+    result: np.ndarray = costly[at[: len(costly)]]
+    return result
 
 
-def _trial(
+def _perturbation(
     group: Group,
-    layers: Mapping[str, Consumer],
+    readers: Mapping[str, Reader],
     taps: Mapping[str, Tap],
     order: np.ndarray,
     width: int,
-) -> Trial:
-    gone = frozenset(group.units[int(unit)] for unit in order[: group.width - width])
-    return Trial(tuple(layers[node] for node in first_of_each(group.consumers, taps)), gone)
+) -> Perturbation:
+    removed = frozenset(group.units[int(unit)] for unit in order[: group.width - width])
+    own = tuple(readers[node] for node in first_of_each(group.consumers, taps))
+    return Perturbation(own, removed)

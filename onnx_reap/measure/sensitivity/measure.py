@@ -1,196 +1,205 @@
-"""Measure what trials do to the outputs: all of them by one forward and one backward pass.
+"""Measure sensitivities to all perturbations by one forward and one backward pass.
 
-A trial changes some layers' constants, and so their outputs by what the layers make of the
-difference. Its product with the gradient of a random direction of the model's outputs tells,
-squared and on average, how the outputs feel it, see `divergence`.
+A perturbation changes some layers' constants, and so their outputs by what the layers compute with
+the difference. Its product with the gradient of a random direction of the model's outputs is,
+squared and on average, how far the outputs move, see `divergence`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from onnx_reap.data import Calibration
-from onnx_reap.graph.ir.model import Model
-from onnx_reap.graph.ir.probe import Probe
-from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.activations.moments import batch_size
-from onnx_reap.measure.activations.rows import own_samples
+from onnx_reap.graph.analysis import Analysis
 from onnx_reap.measure.autodiff.backward import OLDEST, SIZES, Facts, backpropagate, opset, reached
-from onnx_reap.measure.autodiff.rules import RULES
+from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Tape, attributes
+from onnx_reap.measure.runner import batch_size, run_batches
 from onnx_reap.measure.sensitivity.divergence import Metric
-from onnx_reap.measure.sensitivity.trial import Change, Trial
-from onnx_reap.onnxio.session import run, session
-from onnx_reap.solve.chunks import in_lots
+from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
+from onnx_reap.solve.chunks import in_chunks
 
-SAMPLES = f"{PREFIX}samples"  # input: how many samples a batch has
-MOST = 8  # samples a run: more are no faster
-LARGEST = 256 << 20  # bytes of constants of the trials in one model
+SAMPLES = f"{PREFIX}samples"
+"""Input: the number of samples in a run."""
+
+LARGEST_BATCH = 8
+"""Samples in a run: more are no faster."""
+
+LARGEST_CONSTANTS = 256 << 20
+"""Bytes of changed weights in one model."""
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What trials are measured on.
+class Evaluation:
+    """What sensitivities are measured of, and on.
 
     Attributes
     ----------
-    model : Model
-        The original; it is read only.
+    analysis : Analysis
+        Of the original, which is only read.
+    metrics : sequence of Metric
+        Outputs, and how each is compared.
     samples : Calibration
-        Best not among those that trials were fitted on.
-    fixed : int or None
-        The batch that the model insists on.
+        Best not among those that perturbations were fitted to.
     seed : int
         Of the random directions.
     """
 
-    model: Model
-    probe: Probe
-    layers: Sequence[Linear]
+    analysis: Analysis
     metrics: Sequence[Metric]
     samples: Calibration
-    fixed: int | None
-    providers: Sequence[str]
     seed: int
 
 
-def measure(
-    bench: Bench, trials: Sequence[Trial], on_batch: Callable[[int], None]
+def measure_sensitivities(
+    evaluation: Evaluation,
+    perturbations: Sequence[Perturbation],
+    on_batch: Callable[[int], object] | None = None,
 ) -> list[float | None]:
-    """Measure how far every trial takes the outputs from the original's.
+    """Measure how far every perturbation moves the outputs from the original's.
 
     Parameters
     ----------
-    on_batch : callable
-        Told the number of samples after every batch.
+    on_batch : callable, optional
+        Called with the number of samples after every batch.
 
     Returns
     -------
     list of float or None
-        For each trial the divergence: mean over samples, sum over outputs. None where no gradient
-        gets through to its layers, or where it is not finite.
+        For each perturbation the divergence: mean over samples, sum over outputs. None where no
+        gradient reaches its layers, or where it is not finite.
     """
-    part = _part(bench)
-    facts = Facts(bench.probe.shapes, {layer.y: layer for layer in bench.layers})
-    changed = dict.fromkeys(y for trial in trials for y in trial.outputs)
-    open_ = reached(part, facts, [y for y in changed if _is_plain(bench, y)])
-    tried = [i for i, trial in enumerate(trials) if open_.issuperset(trial.outputs)]
-    result: list[float | None] = [None] * len(trials)
+    analysis, part = evaluation.analysis, _part(evaluation)
+    facts = Facts(analysis.probe.shapes, {layer.y: layer for layer in analysis.flow.linears})
+    changed = dict.fromkeys(y for each in perturbations for y in each.outputs)
+    open_ = reached(part, facts, [y for y in changed if _is_plain(analysis, y)])
+    tried = [i for i, each in enumerate(perturbations) if open_.issuperset(each.outputs)]
+    result: list[float | None] = [None] * len(perturbations)
     if not tried:
         return result
-    batch = bench.fixed or min(MOST, batch_size(bench.probe, _alive(part, bench), None))
-    weights = _weights(bench, part, batch)
+    batch = analysis.fixed_batch or min(
+        LARGEST_BATCH, batch_size(analysis.probe, _activations(part, analysis), None)
+    )
+    weights = _weights(evaluation, part, batch)
     # Constants have to fit into a model; each lot takes a pass of its own.
-    chunks = list(in_lots(tried, lambda i: 4 * trials[i].entries, LARGEST))
+    chunks = list(in_chunks(tried, lambda i: 4 * perturbations[i].entries, LARGEST_CONSTANTS))
     for chunk in chunks:
-        model, felt = _instrumented(bench, part, facts, [trials[i] for i in chunk], weights)
+        chosen = [perturbations[i] for i in chunk]
+        model, effects = _instrumented(evaluation, part, facts, chosen, weights)
         totals = np.zeros(len(chunk))
-        tell = on_batch if chunk is chunks[-1] else _nobody
-        for own, outputs in _runs(bench, model, felt, batch, tell):
-            totals += [np.square(outputs[name][:own], dtype=np.float64).sum() for name in felt]
+        for _, (outputs,) in run_batches(
+            analysis,
+            [model],
+            evaluation.samples,
+            batch=batch,
+            count_input=SAMPLES,
+            on_batch=on_batch if chunk is chunks[-1] else None,
+        ):
+            totals += [np.square(outputs[name], dtype=np.float64).sum() for name in effects]
         for index, total in zip(chunk, totals.tolist(), strict=True):
             result[index] = total if np.isfinite(total) else None
     return result
 
 
-def _nobody(count: int) -> None:
-    """Take notice of nothing."""
-
-
-def obstacles(bench: Bench) -> str:
+def obstacles(evaluation: Evaluation) -> str:
     """Name what may keep gradients from reaching some layers."""
-    part = _part(bench)
+    part = _part(evaluation)
     if opset(part) < OLDEST:
         return f"operator set {opset(part)}"
-    ops = {node.op_type for node in part.graph.node} - RULES.keys() - SIZES
+    ops = {node.op_type for node in part.graph.node} - GRADIENTS.keys() - SIZES
     return ", ".join(sorted(ops)) or "some operators with their attributes"
 
 
-def _part(bench: Bench) -> onnx.ModelProto:
-    fed = {t.name: bench.probe.dtypes[t.name] for t in bench.model.graph.inputs}
-    return bench.model.part(fed, [metric.output for metric in bench.metrics])
+def _part(evaluation: Evaluation) -> onnx.ModelProto:
+    """Cut out what computes the outputs that are compared."""
+    model, dtypes = evaluation.analysis.model, evaluation.analysis.probe.dtypes
+    fed = {t.name: dtypes[t.name] for t in model.graph.inputs}
+    return model.part(fed, [metric.output for metric in evaluation.metrics])
 
 
-def _is_plain(bench: Bench, tensor: str) -> bool:
+def _is_plain(analysis: Analysis, tensor: str) -> bool:
     """Whether a tensor has the type that rules write, and samples along its first axis."""
-    leading = bench.probe.shapes[tensor][:1]
-    grows = bench.fixed is not None or 0 in bench.probe.dynamic.get(tensor, ())
-    samples_first = bool(leading) and leading[0] % _batch_seen(bench) == 0
-    return samples_first and grows and bench.probe.dtypes[tensor] == np.float32
+    probe = analysis.probe
+    leading = probe.shapes[tensor][:1]
+    grows = analysis.fixed_batch is not None or 0 in probe.dynamic.get(tensor, ())
+    samples_first = bool(leading) and leading[0] % _probed_batch(analysis) == 0
+    return samples_first and grows and probe.dtypes[tensor] == np.float32
 
 
-def _batch_seen(bench: Bench) -> int:
+def _probed_batch(analysis: Analysis) -> int:
     """Return how many samples the shapes of the probe are of."""
-    return bench.fixed or bench.probe.batch
+    return analysis.fixed_batch or analysis.probe.batch
 
 
-def _alive(part: onnx.ModelProto, bench: Bench) -> list[str]:
+def _activations(part: onnx.ModelProto, analysis: Analysis) -> list[str]:
     """List the tensors that a backward pass needs of a forward pass: all, to be safe."""
     made = (name for node in part.graph.node for name in node.output)
-    return [name for name in made if name in bench.probe.shapes]
+    return [name for name in made if name in analysis.probe.shapes]
 
 
-def _weights(bench: Bench, part: onnx.ModelProto, batch: int) -> dict[str, float]:
-    """Return what to multiply directions of each output by, so that squares sum to a mean."""
-    scales = _variances(bench, part, batch)
-    for metric in bench.metrics:
+def _weights(evaluation: Evaluation, part: onnx.ModelProto, batch: int) -> dict[str, float]:
+    """Return factors of the directions of each output with which squares sum to a mean."""
+    scales, shapes = _variances(evaluation, part, batch), evaluation.analysis.probe.shapes
+    for metric in evaluation.metrics:
         if metric.kind != "values":
-            shape = bench.probe.shapes[metric.output]
-            distributions = np.prod(shape) / shape[metric.axis] / _batch_seen(bench)
-            scales[metric.output] = float(max(distributions * len(bench.samples), 1))
+            shape = shapes[metric.output]
+            classes, probed = shape[metric.axis], _probed_batch(evaluation.analysis)
+            distributions = np.prod(shape) / classes / probed
+            scales[metric.output] = float(max(distributions * len(evaluation.samples), 1))
     return {name: float(1 / np.sqrt(scale)) for name, scale in scales.items()}
 
 
-def _variances(bench: Bench, part: onnx.ModelProto, batch: int) -> dict[str, float]:
+def _variances(evaluation: Evaluation, part: onnx.ModelProto, batch: int) -> dict[str, float]:
     """Return summed variances of outputs that are compared by values; 1 where nothing varies."""
-    names = [metric.output for metric in bench.metrics if metric.kind == "values"]
+    names = [metric.output for metric in evaluation.metrics if metric.kind == "values"]
+    if not names:
+        return {}
     sums = {name: np.zeros(3) for name in names}
-    for own, outputs in _runs(bench, part, names, batch, _nobody) if names else ():
+    for _, (outputs,) in run_batches(evaluation.analysis, [part], evaluation.samples, batch=batch):
         for name in names:
-            x = own_samples(outputs[name], own, batch) if bench.fixed else outputs[name]
-            x = x[np.isfinite(x)].astype(np.float64)
+            x = outputs[name][np.isfinite(outputs[name])].astype(np.float64)
             sums[name] += [x.size, x.sum(), np.square(x).sum()]
     variances = {n: square - total**2 / max(count, 1) for n, (count, total, square) in sums.items()}
     return {name: variance if variance > 0 else 1.0 for name, variance in variances.items()}
 
 
 def _instrumented(
-    bench: Bench,
+    evaluation: Evaluation,
     part: onnx.ModelProto,
     facts: Facts,
-    trials: Sequence[Trial],
+    perturbations: Sequence[Perturbation],
     weights: Mapping[str, float],
 ) -> tuple[onnx.ModelProto, list[str]]:
-    """Append directions, a backward pass, and what every trial makes of it, a number a sample."""
+    """Append directions, a backward pass, and each perturbation's effect, a number per sample."""
     out = onnx.ModelProto()
     out.CopyFrom(part)
     tape = Tape(out, facts.shapes, facts.layers)
     starts = {}
-    for index, metric in enumerate(bench.metrics):
-        signs = _signs(tape, metric.output, _noise_seed(bench.seed, index))
+    for index, metric in enumerate(evaluation.metrics):
+        signs = _signs(tape, metric.output, _noise_seed(evaluation.seed, index))
         direction = metric.direction(tape, signs)
         starts[metric.output] = tape.op("Mul", direction, tape.floats(weights[metric.output]))
-    changed = list(dict.fromkeys(y for trial in trials for y in trial.outputs))
+    changed = list(dict.fromkeys(y for each in perturbations for y in each.outputs))
     gradients = backpropagate(tape, part.graph.node, starts, changed)
     makers = {node.output[0]: node for node in part.graph.node}
     rows = tape.op("Concat", SAMPLES, tape.ints([-1]), axis=0)
-    felt = []
-    for trial in trials:
+    effects = []
+    for perturbation in perturbations:
         terms = []
-        for change in trial.changes():
+        for change in perturbation.changes():
             y = change.linear.y
             product = tape.op("Mul", _difference(tape, makers[y], change), gradients[y])
             terms.append(tape.total(tape.op("Reshape", product, rows), [1], keep=False))
-        felt.append(tape.sum(terms))
+        effects.append(tape.sum(terms))
     del out.graph.output[:]
-    out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in felt)
+    out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in effects)
     counts = onnx.helper.make_tensor_value_info(SAMPLES, onnx.TensorProto.INT64, [1])
     out.graph.input.append(counts)
-    return out, felt
+    return out, effects
 
 
 def _signs(tape: Tape, x: str, seed: int) -> str:
@@ -210,30 +219,11 @@ def _noise_seed(seed: int, index: int) -> int:
     return int(np.random.default_rng((seed, index)).integers(1, 2**24))
 
 
-def _difference(tape: Tape, node: onnx.NodeProto, change: Change) -> str:
-    """Write a layer again, with the change of its constants: the change of its output."""
+def _difference(tape: Tape, node: onnx.NodeProto, change: WeightChange) -> str:
+    """Write a layer with the change of its constants, which is the change of its output."""
     inputs = [node.input[0], tape.floats(change.weight)]
     bias = None if change.bias is None else tape.floats(change.bias)
     if bias is not None and node.op_type != "MatMul":
         inputs.append(bias)
     y = tape.op(node.op_type, *inputs, **attributes(node))
     return tape.op("Add", y, bias) if bias is not None and node.op_type == "MatMul" else y
-
-
-def _runs(
-    bench: Bench,
-    model: onnx.ModelProto,
-    names: Sequence[str],
-    batch: int,
-    on_batch: Callable[[int], None],
-) -> Iterable[tuple[int, dict[str, np.ndarray]]]:
-    """Run a model on all samples; yield how many of a batch's samples are real, and outputs."""
-    active = session(model, bench.providers)
-    counted = any(value.name == SAMPLES for value in model.graph.input)
-    left = len(bench.samples)
-    for feed in bench.samples.batches(batch, pad=bench.fixed is not None):
-        own = min(left, batch)
-        count = {SAMPLES: np.array([batch if bench.fixed else own])} if counted else {}
-        yield own, run(active, names, {**feed, **count})
-        left -= own
-        on_batch(own)

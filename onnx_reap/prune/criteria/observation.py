@@ -25,7 +25,7 @@ class Reader:
     columns : (U, B) int array
         Rows of `weight` that read each unit; -1 where a unit has fewer than B, or none.
     gram : (D, D) array
-        Centred second moment of the inputs, mean over the rows seen.
+        Centred second moment of the inputs, mean over the rows observed.
     mean : (D,) array
         Of the inputs.
     """
@@ -38,7 +38,8 @@ class Reader:
     @property
     def reads(self) -> npt.NDArray[np.bool_]:
         """Whether each unit is read here: (U,) array."""
-        return np.any(self.columns >= 0, axis=1)
+        result: npt.NDArray[np.bool_] = np.any(self.columns >= 0, axis=1)
+        return result
 
     @property
     def squares(self) -> Matrix:
@@ -93,7 +94,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What is known of a group.
 
     Attributes

@@ -20,20 +20,21 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_reap.prune.criteria.merging import merging
-from onnx_reap.prune.criteria.observation import Matrix, Order, Seen
+from onnx_reap.prune.criteria.observation import Matrix, Observation, Order
 
 
-def order(seen: Seen) -> Order:
+def order(observed: Observation) -> Order:
     """Let units go as clusters of like mean and variance merge."""
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
 
-    mean, variance = seen.statistics()
+    mean, variance = observed.statistics()
 
     def link(units: Order) -> Matrix:
         m, v = mean[units], variance[units]
         squares = (m[:, None] - m) ** 2 + v[:, None] + v
         np.fill_diagonal(squares, 0.0)
-        return linkage(squareform(np.sqrt(squares), checks=False), "average")
+        result: Matrix = linkage(squareform(np.sqrt(squares), checks=False), "average")
+        return result
 
-    return np.array(merging(seen, link, variance).order)
+    return np.array(merging(observed, link, variance).order)

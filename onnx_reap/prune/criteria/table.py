@@ -1,6 +1,6 @@
 """The criteria by name; the table of them is `onnx_reap.fields.CRITERIA`.
 
-The module of a name has a function `order`, which takes what is seen of a group and returns its
+The module of a name has a function `order`, which takes what is observed of a group and returns its
 units, first to go first; or, where units merge, a function `rank` that returns a `Ranking`. Nothing
 heavy is imported before a criterion is asked.
 """
@@ -16,18 +16,18 @@ from onnx_reap.fields import CRITERIA
 from onnx_reap.prune.criteria.ranking import Ranking
 
 if TYPE_CHECKING:
-    from onnx_reap.prune.criteria.observation import Seen
+    from onnx_reap.prune.criteria.observation import Observation
 
 
-def ranking(name: str, seen: Seen) -> Ranking:
+def ranking(name: str, observed: Observation) -> Ranking:
     """Return the units of a group, first to go first, its parts by turns."""
-    from onnx_reap.prune.criteria.turns import balanced
+    from onnx_reap.prune.criteria.balance import balanced
 
     module = import_module(f"onnx_reap.prune.criteria.{name}")
     if CRITERIA[name].merges:
-        found: Ranking = module.rank(seen)
+        found: Ranking = module.rank(observed)
         return found
-    return Ranking(balanced(module.order(seen), seen.parts).tolist())
+    return Ranking(balanced(module.order(observed), observed.parts).tolist())
 
 
 def check_packages(name: str) -> None:

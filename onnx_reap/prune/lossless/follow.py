@@ -8,29 +8,18 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reap.data.spec import is_float
-from onnx_reap.graph.constancy import CARRIERS, CPU
+from onnx_reap.graph.constancy import CPU
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
-from onnx_reap.graph.ir.probe import JUMPS, Probe
+from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.labels import varying_axes, vector_along
 from onnx_reap.graph.labels.records import Flow, Linear
-from onnx_reap.graph.rules.perchannel import PER_CHANNEL
-from onnx_reap.graph.rules.pointwise import POINTWISE
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.graph.tails import affine_map
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.prune.lossless.mixing import keeps_constants, mix
-from onnx_reap.prune.lossless.moves import ALONG_AN_AXIS, PICKING, RESHAPING, Mover
+from onnx_reap.prune.lossless.moves import Mover
 from onnx_reap.prune.lossless.rows import SAME
 from onnx_reap.prune.lossless.values import Floats, Form, Ints, Signals, alike
-
-# f(a x) = a f(x) for a > 0.
-HOMOGENEOUS = (
-    "Abs", "AveragePool", "GlobalMaxPool", "LeakyRelu", "MaxPool", "PRelu", "ReduceMax",
-    "ReduceMin", "ReduceSum", "Relu",
-)  # fmt: skip
-AVERAGES = ("GlobalAveragePool", "ReduceMean")  # linear, the same for all channels, keep constants
-CONSTANT = CARRIERS | {"AveragePool", "InstanceNormalization", "MaxPool", "Pad", "Resize"}
-ALONE = (POINTWISE.keys() | PER_CHANNEL.keys() | {"Pad"}) - {"Dropout", "LRN"} - JUMPS
-"""Operators whose channels are functions of their own channel and its parameters alone."""
 
 
 class Follower:
@@ -76,9 +65,9 @@ class Follower:
                 exact = keeps_constants(linear, node)
                 form = mix(linear, weight, bias, x, self.signals, exact=exact)
                 self._forms[linear.y, linear.y_axis] = form
-        elif node.op in PICKING:
+        elif Trait.PICKS in traits_of(node.op):
             self._pick(node)
-        elif node.op in RESHAPING:
+        elif Trait.REGROUPS in traits_of(node.op):
             self._reshape(node)
         elif len([t for t in node.outputs if t.name]) == 1:
             self._treat(node, node.outputs[0].name, linear)
@@ -92,7 +81,8 @@ class Follower:
         axis = next(iter(outs.values()))
         own = {i: self._flow.axes.get(node.inputs[i].name, axis) for i in data}
         rank = len(self._probe.shapes[node.inputs[0].name])
-        along = node.op in ALONG_AN_AXIS and node.attrs.get("axis", 0) % rank == axis == own[0]
+        along = Trait.ALONG_AXIS in traits_of(node.op)
+        along = along and node.attrs.get("axis", 0) % rank == axis == own[0]
         picked = self._mover.picked(node, own)
         if picked is None or (node.op == "Concat" and not (along and {*own.values()} == {axis})):
             return
@@ -142,7 +132,7 @@ class Follower:
         form = self._simple(node, axis, shape) if linear is None else None
         if form is not None:
             self._forms[out, axis] = form
-        elif node.op in ALONE or linear is not None or self._keeps_floats(node, out):
+        elif linear is not None or _alone(node) or self._keeps_floats(node, out):
             self._alone(node, out, axis, linear)
 
     def _keeps_floats(self, node: gs.Node, out: str) -> bool:
@@ -163,9 +153,10 @@ class Follower:
                 return form.mapped(*affine)
             if node.op == "Dropout" and len(node.inputs) <= 2 and self._model.opset >= 7:
                 return form
-            if node.op in AVERAGES:
+            if Trait.AVERAGES in traits_of(node.op):
                 return self._moved(node, 0, form)
-        if node.op in ("Add", "Sub", "Sum", "Mul") and len(names) == len(node.inputs):
+        sums = traits_of(node.op) & (Trait.ADDS | Trait.SUBTRACTS)
+        if (sums or node.op == "Mul") and len(names) == len(node.inputs):
             whole, *others = (self.form(name, axis) for name in names)
             for other in others:
                 if node.op == "Mul":
@@ -207,7 +198,7 @@ class Follower:
         forms, common = arriving
         forms = [self.signals.settled(form) for form in forms]
         size = np.ones(len(forms[0].signal))
-        if node.op in HOMOGENEOUS and len(forms) == 1:
+        if Trait.HOMOGENEOUS in traits_of(node.op) and len(forms) == 1:
             form = forms[0]
             size = np.where(form.constant, 1.0, np.abs(form.scale))
             forms = [Form.of(form.signal, form.scale / size, form.offset / size)]
@@ -258,7 +249,8 @@ class Follower:
     def _parameters(self, node: gs.Node, out: str, axis: int, count: int) -> list[Floats]:
         """Return the parameters of each channel, (P, m) arrays in the order of the inputs."""
         found = []
-        for tensor in node.inputs[1:] if node.op not in POINTWISE else node.inputs:
+        pointwise = Trait.POINTWISE in traits_of(node.op)
+        for tensor in node.inputs if pointwise else node.inputs[1:]:
             if isinstance(tensor, gs.Constant):
                 own = self._bound.get((tensor.name, out, axis))
                 if own is None and node.op == "ConvTranspose":
@@ -277,7 +269,8 @@ class Follower:
         uneven = settings.get("ceil_mode") or "SAME" in str(settings.get("auto_pad"))
         uneven = uneven and node.op != "MaxPool"  # which pads with what is never the largest
         uneven = uneven or "crop" in str(settings.get("coordinate_transformation_mode"))
-        if not constant.any() or node.op not in CONSTANT or uneven:
+        keeps = traits_of(node.op) & (Trait.KEEPS_CONSTANTS | Trait.KEEPS_INNER_CONSTANTS)
+        if not constant.any() or not keeps or uneven:
             return {}
         names = [t.name for t in node.inputs if t.name and not isinstance(t, gs.Constant)]
         feed: dict[str, np.ndarray] = {}
@@ -293,3 +286,9 @@ class Follower:
         flat = np.abs(rows - rows[:, :1]).max(axis=1) <= SAME * np.abs(rows[:, 0])
         held = constant & flat & np.isfinite(rows[:, 0])
         return {int(p): float(rows[p, 0]) for p in np.flatnonzero(held)}
+
+
+def _alone(node: gs.Node) -> bool:
+    """Whether equal channels with equal parameters stay equal, but for rounding."""
+    traits = traits_of(node.op)
+    return Trait.OWN_CHANNEL in traits and Trait.JUMPS not in traits

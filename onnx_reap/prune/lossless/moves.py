@@ -12,14 +12,7 @@ from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.labels import LabelArray, along
 from onnx_reap.graph.labels.records import Flow
 from onnx_reap.graph.labels.site import Findings, Site
-from onnx_reap.graph.rules import RULES
-
-ALONG_AN_AXIS = ("Concat", "Gather", "Split")
-
-PICKING = (*ALONG_AN_AXIS, "Slice", "Squeeze", "Transpose", "Unsqueeze")
-"""Channels stay wholes; along other axes the same happens to all."""
-
-RESHAPING = ("DepthToSpace", "Flatten", "Reshape", "SpaceToDepth")
+from onnx_reap.graph.rules.table import RULES
 
 LARGEST = 2**22  # entries of a tensor whose every entry is followed
 

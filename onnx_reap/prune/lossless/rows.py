@@ -61,4 +61,5 @@ def _factor(row: np.ndarray, other: np.ndarray, norm: float) -> float | None:
 
 def norms_of(rows: np.ndarray) -> Matrix:
     """Return the Euclidean norms of rows, (n,) float64."""
-    return np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    result: Matrix = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    return result

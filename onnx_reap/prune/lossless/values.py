@@ -38,7 +38,8 @@ class Form:
     @property
     def constant(self) -> npt.NDArray[np.bool_]:
         """Which channels are constant."""
-        return self.signal == 0
+        result: npt.NDArray[np.bool_] = self.signal == 0
+        return result
 
     def at(self, positions: Ints) -> Form:
         """Pick channels."""

@@ -60,7 +60,7 @@ def factorable(model: Model, linear: Linear, why_not: Callable[[str], str | None
     why_not : callable
         Tells why the user doesn't want a node's channels touched, None if nothing speaks against.
     """
-    if linear.op not in ("Conv", "Gemm", "MatMul") or linear.group > 1 or why_not(linear.node):
+    if linear.transposed or linear.recurrent or linear.group > 1 or why_not(linear.node):
         return False
     if linear.alpha == 0:  # its weight means nothing
         return False

@@ -18,17 +18,12 @@ from onnx_reap.graph.edit.weights import has_plain_bias, layer_weights, set_laye
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model, is_floating
 from onnx_reap.graph.labels.records import Flow, Linear
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.graph.tails import affine_behind
 from onnx_reap.onnxio.dtypes import cast
-from onnx_reap.prune.low_rank.factor import factorable
+from onnx_reap.prune.low_rank.factor import Factor, factorable
 
 STREAM = "stream"
-SUMS = ("Add", "Sub", "Sum")
-ALIKE = (
-    *("Identity", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Resize"),
-    *("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"),
-)
-"""Operators that do the same, and something linear, to every channel of their first input."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +47,9 @@ class Stream:
     def rank(self) -> int:
         """Channels, and coordinates."""
         return len(self.into)
+
+
+Basis = Factor | Stream
 
 
 @dataclass(frozen=True)
@@ -105,10 +103,13 @@ def _linear(node: gs.Node, tensors: Container[str]) -> bool:
         return False
     if node.op == "Resize" and node.attrs.get("extrapolation_value"):
         return False
-    return all(held) if node.op in SUMS else node.op in ALIKE and held[0] and not any(held[1:])
+    traits = traits_of(node.op)
+    if traits & (Trait.ADDS | Trait.SUBTRACTS):
+        return all(held)
+    return bool(traits & (Trait.LINEAR | Trait.SAME_ENTRIES)) and held[0] and not any(held[1:])
 
 
-def turn(model: Model, ends: Ends, stream: Stream) -> None:
+def change_basis(model: Model, ends: Ends, stream: Stream) -> None:
     """Write a stream in its basis, in place: its layers take over what maps per channel do."""
     for linear in ends.readers:
         stored = model.node(linear.node).inputs[1].values
@@ -143,7 +144,7 @@ def taken_over(model: Model, linear: Linear, width: int) -> float:
 
 
 def _share(constant: gs.Constant) -> float:
-    return prod(constant.shape) / len(constant.outputs)
+    return float(prod(constant.shape) / len(constant.outputs))
 
 
 def _along(
@@ -151,5 +152,5 @@ def _along(
 ) -> np.ndarray:
     """Multiply a weight along an axis, in float64: rows of `matrix`, or its columns, by entries."""
     matrix = matrix.T if transposed else matrix
-    turned = np.tensordot(matrix, stored.astype(np.float64), (1, axis))
-    return cast(np.ascontiguousarray(np.moveaxis(turned, 0, axis)), stored.dtype)
+    changed = np.tensordot(matrix, stored.astype(np.float64), (1, axis))
+    return cast(np.ascontiguousarray(np.moveaxis(changed, 0, axis)), stored.dtype)

@@ -9,9 +9,8 @@ import numpy as np
 
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.latency.layer import Point
+from onnx_reap.measure.latency.layer import SizedLayer, layer_of
 from onnx_reap.measure.latency.measure import ROUNDS, measure_layers
-from onnx_reap.measure.latency.profile import layer_of
 from onnx_reap.progress import Progress
 
 CLEARLY = 0.9  # of the layer's time: less is noise, or goes on another call
@@ -66,14 +65,14 @@ def _points(
     first: Linear,
     second: Linear,
     ranks: np.ndarray,
-) -> tuple[Point, dict[int, tuple[Point, Point]]]:
+) -> tuple[SizedLayer, dict[int, tuple[SizedLayer, SizedLayer]]]:
     """List what to time: a layer, and by rank the two in its place."""
     shapes = original.probe.shapes
     inputs, outputs = shapes[one.x][one.x_axis], shapes[one.y][one.y_axis]
     front, back = layer_of(changed, first), layer_of(changed, second)
     at = np.unique(np.linspace(0, len(ranks) - 1, TIMED).round().astype(int))
-    pairs: dict[int, tuple[Point, Point]] = {
-        rank: (Point(front, inputs, rank), Point(back, rank, outputs))
+    pairs: dict[int, tuple[SizedLayer, SizedLayer]] = {
+        rank: (SizedLayer(front, inputs, rank), SizedLayer(back, rank, outputs))
         for rank in ranks[at].tolist()
     }
-    return Point(layer_of(original, one), inputs, outputs), pairs
+    return SizedLayer(layer_of(original, one), inputs, outputs), pairs

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_reap.data import Calibration
-from onnx_reap.data.split import teachers_and_judges
+from onnx_reap.data.split import Samples
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.constancy import Join
 from onnx_reap.graph.edit.weights import bias_behind, has_plain_bias, layer_weights
@@ -16,8 +15,8 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.tails import Tail, clipping, find_tail, only_reader
-from onnx_reap.measure.activations.moments import batch_size
 from onnx_reap.measure.activations.rows import weight_to_matrix
+from onnx_reap.measure.runner import batch_size
 from onnx_reap.options import Settings
 from onnx_reap.progress import Progress
 from onnx_reap.prune.refit.order import Job, Zeros, affected_tensors, own_output
@@ -36,7 +35,7 @@ def repair(
     pruned: Model,
     removed: Collection[int],
     settings: Settings,
-    calibration: Calibration,
+    samples: Samples,
     backend: Backend,
     progress: Progress,
     *,
@@ -53,15 +52,15 @@ def repair(
     jobs, notes = _jobs(analysis, pruned, set(removed), kept, zeros or {})
     names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
-    learn = len(calibration)
-    if (parts := teachers_and_judges(calibration, settings.seed)) is not None:
-        learning, judging = parts
-        calibration, learn = learning.followed_by(judging), len(learning)
+    assert samples.fit is not None
+    calibration, fit_samples = samples.fit, len(samples.fit)
+    if (parts := samples.train_validation) is not None:
+        calibration, fit_samples = parts[0].followed_by(parts[1]), len(parts[0])
     walk = Walk(
         kept=kept,
         probe=analysis.probe,
         calibration=calibration,
-        learn=learn,
+        fit_samples=fit_samples,
         backend=backend,
         providers=analysis.providers,
         positions=settings.positions,

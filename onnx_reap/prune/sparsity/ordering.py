@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import Kept
-from onnx_reap.measure.compare import check_unchanged
-from onnx_reap.measure.trial_feeds import trial_feeds
-from onnx_reap.prune.context import Work
+from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_sound
+from onnx_reap.prune.context import Run
 from onnx_reap.prune.sparsity.arrange import arrange
 from onnx_reap.prune.sparsity.exchange import WIDEST
 from onnx_reap.prune.sparsity.layers import Layer, moved
@@ -51,20 +49,20 @@ class Arranged:
 
 
 def put_in_order(
-    work: Work, layers: Mapping[str, Layer], scores: Mapping[str, Scores], pattern: Pattern
+    run: Run, layers: Mapping[str, Layer], scores: Mapping[str, Scores], pattern: Pattern
 ) -> Arranged:
     """Put channels in order, if that is wanted and keeps more of the scores."""
-    analysis = work.analysis
+    analysis = run.analysis
     before = pattern.masks(scores)
-    if not work.settings.permutation:
+    if not run.settings.permutation:
         return Arranged(analysis.copy(), {}, before, before, {})
     free, skipped = movable(analysis.model, analysis.flow, analysis.groups)
     skipped |= {group.name: TOO_WIDE for group in free if group.width > WIDEST}
     free = [group for group in free if group.width <= WIDEST]
-    with work.progress.stage("Putting channels in order") as step:
+    with run.progress.stage("Putting channels in order") as step:
         wanted = arrange(layers, scores, free, pattern)
         step()
-    permutation, broken, difference, notes = _checked(work, wanted, free)
+    permutation, broken, difference, notes = _checked(run, wanted, free)
     skipped |= broken
     now = in_new_order(layers, scores, permutation)
     masks = pattern.masks(now)
@@ -102,31 +100,22 @@ def _orders(analysis: Analysis, permutation: Permutation) -> Kept:
 
 
 def _checked(
-    work: Work, permutation: Permutation, groups: list[Group]
+    run: Run, permutation: Permutation, groups: list[Group]
 ) -> tuple[Permutation, dict[str, str], float | None, list[str]]:
     """Leave out the groups with which the function changes, one by one if any does."""
     if not permutation:
         return permutation, {}, None, []
-    try:
-        return permutation, {}, *_difference(work, permutation)
-    except CheckError:
-        pass
-    right: dict[int, int] = {}
-    broken: dict[str, str] = {}
-    for group in groups:
-        own = {unit: permutation[unit] for unit in group.units if unit in permutation}
-        try:
-            _difference(work, own)
-            right |= own
-        except CheckError as error:
-            broken[group.name] = f"the function changed: {error}"
-    try:
-        return right, broken, *_difference(work, right)
-    except CheckError as error:  # each alone is right, and together they are not
-        return {}, {group.name: f"the function changed: {error}" for group in groups}, None, []
+
+    def of(some: Iterable[Group]) -> Permutation:
+        units = (unit for group in some for unit in group.units if unit in permutation)
+        return {unit: permutation[unit] for unit in units}
+
+    kept, refused, found = keep_sound(groups, lambda some: _difference(run, of(some)))
+    broken = {group.name: f"the function changed: {error}" for group, error in refused}
+    return of(kept), broken, *(found or (None, []))
 
 
-def _difference(work: Work, permutation: Permutation) -> tuple[float, list[str]]:
+def _difference(run: Run, permutation: Permutation) -> tuple[float, list[str]]:
     """Compare a model with itself in another order, on random inputs of several scales.
 
     Raises
@@ -134,13 +123,13 @@ def _difference(work: Work, permutation: Permutation) -> tuple[float, list[str]]
     CheckError
         If outputs, or what layers give, differ by more than rounding.
     """
-    analysis = work.analysis
-    return check_unchanged(
+    analysis = run.analysis
+    return compare(
         analysis.model.to_run(),
         permuted(analysis, permutation).to_run(),
-        trial_feeds(work),
+        comparison_feeds(run.samples.every, analysis.fixed_batch, run.settings.seed),
         analysis.providers,
-        half=False,
+        SAME,
         places=_orders(analysis, permutation),
         also=[linear.y for linear in analysis.flow.linears],
     )

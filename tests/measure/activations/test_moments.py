@@ -7,7 +7,8 @@ import pytest
 from small_models import Net, run
 
 from onnx_reap.data import open_calibration
-from onnx_reap.graph.analysis import analyse, model_inputs
+from onnx_reap.graph.analysis import analyse
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.moments import LayerMoments, capture_moments
 from onnx_reap.onnxio.session import with_outputs
 from onnx_reap.options import Settings
@@ -29,20 +30,15 @@ def data(count: int, seed: int = 0) -> np.ndarray:
 def captured(values: np.ndarray) -> tuple[LayerMoments, str]:
     inputs = model_inputs(model())
     samples = open_calibration(values, inputs)
-    analysis = analyse(model(), inputs, samples, Settings())
+    analysis = analyse(model(), inputs, samples)
     (tap,) = find_taps(analysis.flow, analysis.groups)
     moments = capture_moments(
-        analysis.model.to_proto(),
+        analysis,
         [tap],
         samples,
-        analysis.probe,
-        samples=len(values),
-        positions=1,
-        seed=0,
-        fixed_batch=None,
-        providers=analysis.providers,
+        Settings(positions=1),
+        total=len(values),
         to_device=lambda x: x,
-        on_batch=lambda count: None,
     )
     return moments, tap.linear.node
 

@@ -10,7 +10,7 @@ import onnx_reap
 from onnx_reap.errors import ReapError, UsageError
 from onnx_reap.measure.latency import measure as measuring
 from onnx_reap.measure.latency import profile as profiling
-from onnx_reap.measure.latency.layer import Layer, Point, describe, layer_model
+from onnx_reap.measure.latency.layer import SizedLayer, TimedLayer, describe, layer_model
 from onnx_reap.measure.latency.measure import measure
 from onnx_reap.measure.latency.table import LatencyTable
 from onnx_reap.onnxio.session import run, session
@@ -79,7 +79,7 @@ def test_every_kind_of_layer_is_measured(monkeypatch: pytest.MonkeyPatch, batch:
     assert LatencyTable.from_json(table.to_json()) == table
 
 
-def described(op: str, inputs: int, outputs: int, **attributes) -> Layer:
+def described(op: str, inputs: int, outputs: int, **attributes) -> TimedLayer:
     """A layer of a model with one node, as the graph's rules see it."""
     from onnx_reap.graph.labels.records import Linear
 
@@ -90,7 +90,7 @@ def described(op: str, inputs: int, outputs: int, **attributes) -> Layer:
 
 def test_the_layer_model_has_the_attributes_and_the_channels():
     layer = described("Conv", 8, 16, strides=[2, 2], pads=[1, 1, 1, 1])
-    model, feed = layer_model(Point(layer, 4, 12))
+    model, feed = layer_model(SizedLayer(layer, 4, 12))
     assert feed["x"].shape == (1, 4, 6, 6)
     assert run(session(model, CPU), None, feed)["y"].shape == (1, 12, 3, 3)
 
@@ -103,7 +103,7 @@ def test_the_activation_behind_a_layer_is_part_of_it(monkeypatch: pytest.MonkeyP
     h = n.node("Add", n.node("Relu", h), h)  # two read the layer: not part of it
     h = n.node("Clip", n.conv(h, 16, 16), "", n.constant(1.0))
     y = n.head(h, 16, 5)
-    seen: list[Point] = []
+    seen: list[SizedLayer] = []
 
     def look(points, *_):
         seen.extend(points)
@@ -125,7 +125,7 @@ def test_equal_layers_are_measured_once(monkeypatch: pytest.MonkeyPatch):
     a, b = described("Conv", 8, 16, pads=[1] * 4), described("Conv", 8, 16, pads=[1] * 4)
     other = described("Conv", 8, 16, pads=[0] * 4)
     steps: list[int] = []
-    points = [Point(a, 8, 8), Point(b, 8, 8), Point(other, 8, 8)]
+    points = [SizedLayer(a, 8, 8), SizedLayer(b, 8, 8), SizedLayer(other, 8, 8)]
     feed = {"x": images(1)}
     times, whole = measure(points, chain(), feed, CPU, lambda: steps.append(1))
     assert len(times) == len(steps) == 2 and whole > 0
@@ -141,7 +141,7 @@ def test_the_quietest_visit_counts(monkeypatch: pytest.MonkeyPatch):
     )
     plain = iter([6.0, 7.0, 6.0, 7.0, 5.25, 6.0])
     monkeypatch.setattr(measuring, "_run_time", lambda *_: next(plain))
-    point = Point(described("Conv", 8, 16), 8, 8)
+    point = SizedLayer(described("Conv", 8, 16), 8, 8)
     times, whole = measure([point], chain(), {}, CPU, lambda: None)
     assert times == {point: 1.0} and whole == 5.5  # kernels, quieter than a plain run
     visits = iter([9.0, 3.0, 7.0, 1.0, 5.0, 8.0])
@@ -151,7 +151,7 @@ def test_the_quietest_visit_counts(monkeypatch: pytest.MonkeyPatch):
 
 def test_wider_layers_take_longer():
     layer = described("Conv", 256, 256, pads=[1] * 4)
-    narrow, wide = Point(layer, 32, 32), Point(layer, 256, 256)
+    narrow, wide = SizedLayer(layer, 32, 32), SizedLayer(layer, 256, 256)
     times, _ = measure([narrow, wide], chain(), {"x": images(1)}, CPU, lambda: None)
     assert times[wide] > 3 * times[narrow]  # 64 times the products
 

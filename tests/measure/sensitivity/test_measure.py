@@ -1,4 +1,4 @@
-"""Trials: what is felt of a change is what the whole changed model makes of it."""
+"""Perturbations: what is felt of a change is what the whole changed model makes of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from small_models import Net, images, run
 
 import onnx_reap
 from onnx_reap.data import open_calibration
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.edit.weights import layer_weights, set_layer, set_weight
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.moments import capture_moments
@@ -23,12 +24,17 @@ from onnx_reap.measure.activations.rows import (
     sample_positions,
     weight_to_matrix,
 )
-from onnx_reap.measure.sensitivity import divergence
-from onnx_reap.measure.sensitivity import estimate as sensing
+from onnx_reap.measure.sensitivity import divergence, estimate
 from onnx_reap.measure.sensitivity import measure as measuring
 from onnx_reap.measure.sensitivity.divergence import metrics
-from onnx_reap.measure.sensitivity.measure import Bench
-from onnx_reap.measure.sensitivity.trial import Change, Consumer, Observed, Trial, consumers_of
+from onnx_reap.measure.sensitivity.measure import Evaluation
+from onnx_reap.measure.sensitivity.perturbation import (
+    ConsumerMoments,
+    Perturbation,
+    Reader,
+    WeightChange,
+    readers_of,
+)
 from onnx_reap.onnxio.session import with_outputs
 from onnx_reap.options import Settings
 from onnx_reap.prune.removal_paths import find_taps
@@ -94,29 +100,25 @@ MODELS = {
 }
 
 
-def look(proto) -> tuple[Analysis, Observed]:
-    settings = Settings()
+def look(proto) -> tuple[Analysis, ConsumerMoments]:
     inputs = model_inputs(proto)
     data = open_calibration(DATA, inputs)
-    analysis = analyse(proto, inputs, data, settings)
+    analysis = analyse(proto, inputs, data)
     taps = find_taps(analysis.flow, analysis.groups)
     moments = capture_moments(
-        analysis.model.to_proto(),
+        analysis,
         taps,
         data,
-        analysis.probe,
-        samples=len(DATA),
-        positions=10_000,
-        seed=0,
-        fixed_batch=analysis.fixed_batch,
-        providers=analysis.providers,
+        Settings(positions=10_000),
+        total=len(DATA),
         to_device=BACKEND.to_device,
-        on_batch=lambda count: None,
     )
-    return analysis, Observed({t.linear.node: t for t in taps}, moments, 1e-6, BACKEND)
+    return analysis, ConsumerMoments({t.linear.node: t for t in taps}, moments, 1e-6, BACKEND)
 
 
-def changed(analysis: Analysis, changes: Sequence[Change], share: float = 1.0) -> onnx.ModelProto:
+def changed(
+    analysis: Analysis, changes: Sequence[WeightChange], share: float = 1.0
+) -> onnx.ModelProto:
     """Write the model with (a share of) some changes."""
     model = analysis.copy()
     for change in changes:
@@ -139,19 +141,15 @@ def outputs_of_all(proto: onnx.ModelProto, data: np.ndarray = DATA) -> np.ndarra
     return np.concatenate(parts)[: len(data)].astype(np.float64)
 
 
-def bench_of(analysis: Analysis, metric: str = "auto", data: np.ndarray = DATA) -> Bench:
+def evaluation_of(analysis: Analysis, metric: str = "auto", data: np.ndarray = DATA) -> Evaluation:
     kinds = metrics(analysis.model, analysis.probe.shapes, analysis.probe.dtypes, metric)
-    samples = open_calibration(data, model_inputs(analysis.proto))
-    fixed, layers = analysis.fixed_batch, analysis.flow.linears
-    return Bench(
-        analysis.model, analysis.probe, layers, kinds, samples, fixed, analysis.providers, 0
-    )
+    return Evaluation(analysis, kinds, open_calibration(data, model_inputs(analysis.proto)), 0)
 
 
-class Fixed(Trial):
-    """A trial of given changes."""
+class Fixed(Perturbation):
+    """A perturbation of given changes."""
 
-    def __init__(self, changes: Sequence[Change]) -> None:
+    def __init__(self, changes: Sequence[WeightChange]) -> None:
         super().__init__((), frozenset())
         self.__dict__["made"] = changes
 
@@ -163,22 +161,24 @@ class Fixed(Trial):
     def entries(self) -> int:
         return sum(change.weight.size for change in self.changes())
 
-    def changes(self) -> list[Change]:
+    def changes(self) -> list[WeightChange]:
         return self.__dict__["made"]
 
 
-def measure(bench, trials, on_batch):
-    return measuring.measure(bench, [Fixed(changes) for changes in trials], on_batch)
+def measure(evaluation, perturbations, on_batch):
+    return measuring.measure_sensitivities(
+        evaluation, [Fixed(changes) for changes in perturbations], on_batch
+    )
 
 
-def half_of(analysis: Analysis, observed: Observed) -> list[Change]:
-    """The trial without every other unit of the group that most layers read."""
+def half_of(analysis: Analysis, observed: ConsumerMoments) -> list[WeightChange]:
+    """The perturbation without every other unit of the group that most layers read."""
     group = max(analysis.groups, key=lambda g: len(g.consumers))
-    consumers = consumers_of(analysis.model, [group], analysis.flow, observed).values()
+    consumers = readers_of(analysis.model, [group], analysis.flow, observed).values()
     return [c for consumer in consumers for c in consumer.without(set(group.units[::2]))]
 
 
-def scaled(changes: Sequence[Change], share: float) -> list[Change]:
+def scaled(changes: Sequence[WeightChange], share: float) -> list[WeightChange]:
     return [
         replace(c, weight=share * c.weight, bias=None if c.bias is None else share * c.bias)
         for c in changes
@@ -191,7 +191,7 @@ def test_a_small_change_of_one_number_is_felt_by_its_square(name: str):
     changes = half_of(analysis, observed)
     small, none = scaled(changes, 1 / 256), scaled(changes, 0)
     seen: list[int] = []
-    found, nothing = measure(bench_of(analysis), [small, none], seen.append)
+    found, nothing = measure(evaluation_of(analysis), [small, none], seen.append)
     original, other = (outputs_of_all(changed(analysis, c)) for c in ([], small))
     expected = np.square(other - original).sum() / np.square(original - original.mean()).sum()
     assert found == pytest.approx(expected, rel=0.02)  # float32, and not quite linear
@@ -212,19 +212,21 @@ def test_outputs_are_felt_apart():
     twin.name = "minus"
     proto.graph.output.append(twin)
     many = np.tile(DATA, (40, 1, 1, 1))
-    (one,) = measure(bench_of(analysis, data=many), [changes], lambda count: None)
-    (both,) = measure(bench_of(look(proto)[0], data=many), [changes], lambda count: None)
+    (one,) = measure(evaluation_of(analysis, data=many), [changes], lambda count: None)
+    (both,) = measure(evaluation_of(look(proto)[0], data=many), [changes], lambda count: None)
     assert both == pytest.approx(2 * one, rel=0.15)
 
 
-def test_trials_are_divided_where_they_are_too_large_for_one_model(monkeypatch):
+def test_perturbations_are_divided_where_they_are_too_large_for_one_model(monkeypatch):
     analysis, observed = look(plain())
-    trials = [scaled(half_of(analysis, observed), share) for share in (1 / 256, 1 / 128, 1 / 64)]
-    together = measure(bench_of(analysis), trials, lambda count: None)
-    monkeypatch.setattr("onnx_reap.measure.sensitivity.measure.LARGEST", 1)
+    perturbations = [
+        scaled(half_of(analysis, observed), share) for share in (1 / 256, 1 / 128, 1 / 64)
+    ]
+    together = measure(evaluation_of(analysis), perturbations, lambda count: None)
+    monkeypatch.setattr("onnx_reap.measure.sensitivity.measure.LARGEST_CONSTANTS", 1)
     seen: list[int] = []
     np.testing.assert_allclose(
-        measure(bench_of(analysis), trials, seen.append), together, rtol=1e-5
+        measure(evaluation_of(analysis), perturbations, seen.append), together, rtol=1e-5
     )
     assert sum(seen) == len(DATA)
 
@@ -239,11 +241,11 @@ def test_class_scores_are_felt_by_the_divergence_of_their_distributions(softmax:
         (y,) = proto.graph.output
         proto.graph.node.append(onnx.helper.make_node("Softmax", [y.name], ["chances"], axis=1))
         proto.graph.output[0].name = "chances"
-        bench = bench_of(look(proto)[0], data=many)
-        assert [metric.kind for metric in bench.metrics] == ["probabilities"]
+        evaluation = evaluation_of(look(proto)[0], data=many)
+        assert [metric.kind for metric in evaluation.metrics] == ["probabilities"]
     else:
-        bench = bench_of(analysis, data=many)
-    (found,) = measure(bench, [changes], lambda count: None)
+        evaluation = evaluation_of(analysis, data=many)
+    (found,) = measure(evaluation, [changes], lambda count: None)
     p, q = (
         np.exp(x) / np.exp(x).sum(1, keepdims=True)
         for c in ([], changes)
@@ -258,25 +260,26 @@ def test_layers_that_no_gradient_reaches_are_not_felt():
     h = n.node("LRN", n.block("x", 3, 8), size=3)
     analysis, observed = look(n.model(n.head(n.block(n.block(h, 8, 6), 6, 6), 6, 1)))
     front, *_, last = analysis.groups
-    trials = []
+    perturbations = []
     for group in (front, last):
-        layers = [Consumer(analysis.model, n, analysis.flow, observed) for n in group.consumers]
-        trials.append([c for layer in layers for c in layer.without({group.units[0]})])
-    bench = bench_of(analysis)
-    assert None not in measure(bench, trials, lambda count: None)
-    stuck = replace(bench, layers=[m for m in bench.layers if m.node != last.producers[0]])
-    before, behind = measure(stuck, trials, lambda count: None)
+        layers = [Reader(analysis.model, n, analysis.flow, observed) for n in group.consumers]
+        perturbations.append([c for layer in layers for c in layer.without({group.units[0]})])
+    evaluation = evaluation_of(analysis)
+    assert None not in measure(evaluation, perturbations, lambda count: None)
+    linears = tuple(m for m in analysis.flow.linears if m.node != last.producers[0])
+    stuck = evaluation_of(replace(analysis, flow=replace(analysis.flow, linears=linears)))
+    before, behind = measure(stuck, perturbations, lambda count: None)
     assert before is None
     assert behind is not None
 
 
 @pytest.mark.parametrize("name", ["plain", "residual", "grouped", "matmul"])
-def test_a_trial_is_the_least_squares_fit_with_what_is_left(name: str):
+def test_a_perturbation_is_the_least_squares_fit_with_what_is_left(name: str):
     analysis, observed = look(MODELS[name]())
     group = max(analysis.groups, key=lambda g: len(g.consumers))
     gone = set(group.units[1::2])
     for node in group.consumers:
-        (change,) = Consumer(analysis.model, node, analysis.flow, observed).without(gone)
+        (change,) = Reader(analysis.model, node, analysis.flow, observed).without(gone)
         linear = change.linear
         before, after = (outputs_of(analysis, linear, c) for c in ([], [change]))
         x = inputs_of(analysis.model, linear)
@@ -296,7 +299,7 @@ def test_layers_of_one_weight_are_changed_each_by_its_own_factors():
     layers = [n.node("Gemm", h, weight, n.random(5), alpha=a, beta=b) for a, b in factors]
     analysis, observed = look(n.model(n.gemm(n.node("Sum", *layers), 5, 1)))
     group = next(g for g in analysis.groups if len(g.consumers) == 3)
-    (consumer,) = consumers_of(analysis.model, [group], analysis.flow, observed).values()
+    (consumer,) = readers_of(analysis.model, [group], analysis.flow, observed).values()
     first, second, third = consumer.without(set(group.units[::2]))
     np.testing.assert_allclose(second.bias * 4, first.bias * 0.5, rtol=1e-6)
     assert third.bias is None
@@ -309,7 +312,7 @@ def inputs_of(model: Model, linear) -> np.ndarray:
     return input_rows(linear, x, y.shape, at)
 
 
-def outputs_of(analysis: Analysis, linear: Linear, changes: Sequence[Change]) -> np.ndarray:
+def outputs_of(analysis: Analysis, linear: Linear, changes: Sequence[WeightChange]) -> np.ndarray:
     """Return what the layer gives everywhere, bias included, (g, n, O)."""
     proto = changed(analysis, changes)
     # A bias that a MatMul gets is added behind it, under the name of its result.
@@ -337,8 +340,8 @@ def test_newer_operator_sets_draw_directions_too(batch):
     for opset in (21, 22):
         proto = plain(5, batch, opset)
         analysis, observed = look(proto)
-        bench = bench_of(analysis, data=np.tile(DATA, (40, 1, 1, 1)))
-        found += measure(bench, [half_of(analysis, observed)], lambda count: None)
+        evaluation = evaluation_of(analysis, data=np.tile(DATA, (40, 1, 1, 1)))
+        found += measure(evaluation, [half_of(analysis, observed)], lambda count: None)
     assert found[1] == pytest.approx(found[0], rel=0.15)  # the directions are others
     assert found[0] != found[1] > 0
 
@@ -399,27 +402,27 @@ def test_what_the_output_does_not_feel_goes_first():
 def test_a_groups_error_is_what_is_felt_without_the_first_units_of_its_order(
     name: str, monkeypatch
 ):
-    monkeypatch.setattr(sensing, "TRUST", 1.0)  # in what is felt alone
+    monkeypatch.setattr(estimate, "WEIGHT", 1.0)  # in what is felt alone
     analysis, observed = look(MODELS[name]())
     widths = [np.arange(1, group.width + 1) for group in analysis.groups]
     local = [Choices(w, ((w[-1] - w) ** 1.5).astype(float)) for w in widths]
     rng = np.random.default_rng(0)
     orders = [rng.permutation(group.width) for group in analysis.groups]
     data = open_calibration(DATA, model_inputs(analysis.proto))
-    found, notes = sensing.divergence_choices(
+    found, notes = estimate.divergence_choices(
         analysis, local, orders, observed, data, Settings(), lambda count: None
     )
     assert not notes
     groups = enumerate(analysis.groups)
     for (at, group), order, before, after in zip(groups, orders, local, found, strict=True):
-        tried = sensing._points(before, sensing._count(analysis, at))
+        tried = estimate._points(before, estimate._count(analysis, at))
         assert len(tried) == (2 if len(group.producers) > 1 else 1)
-        trials = []
+        perturbations = []
         for index in tried:
-            layers = [Consumer(analysis.model, n, analysis.flow, observed) for n in group.consumers]
+            layers = [Reader(analysis.model, n, analysis.flow, observed) for n in group.consumers]
             gone = {group.units[i] for i in order[: group.width - before.widths[index]]}
-            trials.append([c for layer in layers for c in layer.without(gone)])
-        expected = measure(bench_of(analysis), trials, lambda count: None)
+            perturbations.append([c for layer in layers for c in layer.without(gone)])
+        expected = measure(evaluation_of(analysis), perturbations, lambda count: None)
         # Narrower is never felt less.
         expected = np.maximum.accumulate(expected[::-1])[::-1]
         np.testing.assert_allclose(after.errors[tried], expected, rtol=1e-4)
@@ -429,10 +432,10 @@ def test_a_groups_error_is_what_is_felt_without_the_first_units_of_its_order(
 def test_divergence_and_local_error_are_mixed_and_the_median_ratio_stands_in():
     local = [Choices(np.array([1, 2, 3]), np.array([4.0, 1.0, 0.0])) for _ in range(3)]
     felt = [np.array([8.0, 2.0, 0.0]), np.array([16.0, 4.0, 0.0]), None]
-    first, second, third = sensing._mixed(local, felt)
-    np.testing.assert_allclose(first, [4 * 2**sensing.TRUST, 2**sensing.TRUST, 0])
-    np.testing.assert_allclose(second, [4 * 4**sensing.TRUST, 4**sensing.TRUST, 0])
-    np.testing.assert_allclose(third, 4 * np.array([1, 0.25, 0]) * 3**sensing.TRUST)
+    first, second, third = estimate._mixed(local, felt)
+    np.testing.assert_allclose(first, [4 * 2**estimate.WEIGHT, 2**estimate.WEIGHT, 0])
+    np.testing.assert_allclose(second, [4 * 4**estimate.WEIGHT, 4**estimate.WEIGHT, 0])
+    np.testing.assert_allclose(third, 4 * np.array([1, 0.25, 0]) * 3**estimate.WEIGHT)
 
 
 def test_very_wide_layers_make_up_for_what_goes_by_a_coefficient_a_channel(monkeypatch):
@@ -443,7 +446,7 @@ def test_very_wide_layers_make_up_for_what_goes_by_a_coefficient_a_channel(monke
     group = next(g for g in analysis.groups if g.width == 8)
     (node,) = group.consumers
     assert observed.taps[node].fold is not None
-    consumer = Consumer(analysis.model, node, analysis.flow, observed)
+    consumer = Reader(analysis.model, node, analysis.flow, observed)
     linear, gone = observed.taps[node].linear, set(group.units[::2])
     fold = observed.taps[node].fold
     x = inputs_of(analysis.model, linear)[0][:, fold].transpose(0, 2, 1).reshape(-1, 8)
@@ -461,6 +464,6 @@ def test_very_wide_layers_make_up_for_what_goes_by_a_coefficient_a_channel(monke
 def test_coordinates_are_tried_at_more_widths():
     """The first that go are felt far less than their local error says."""
     analysis, _ = look(MODELS["plain"]())
-    assert sensing._count(analysis, 0) == 1
+    assert estimate._count(analysis, 0) == 1
     turned = replace(analysis, coordinates=frozenset([0]))
-    assert sensing._count(turned, 0) == 4 and sensing._count(turned, 1) == 1
+    assert estimate._count(turned, 0) == 4 and estimate._count(turned, 1) == 1

@@ -7,9 +7,9 @@ import pytest
 from small_models import Net, run
 
 from onnx_reap.data import synthetic_calibration
-from onnx_reap.graph.analysis import Analysis, analyse, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.rows import weight_to_matrix
-from onnx_reap.options import Settings
 from onnx_reap.prune.low_rank.factor import (
     CHANNEL,
     SPATIAL,
@@ -35,7 +35,7 @@ GEOMETRIES = {
 
 def analysed(model) -> Analysis:
     inputs = model_inputs(model, None)
-    return analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0), Settings())
+    return analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0))
 
 
 def factored(model, scheme: str, node: str):

@@ -8,18 +8,19 @@ import pytest
 from small_models import Net, run, weights_of
 
 from onnx_reap.data import synthetic_calibration
-from onnx_reap.graph.analysis import Analysis, analyse, count_parameters, model_inputs
+from onnx_reap.graph.analysis import Analysis, analyse, count_parameters
+from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
-from onnx_reap.prune.context import open_work
-from onnx_reap.prune.low_rank.stream import Stream, stream_ends, taken_over, turn
+from onnx_reap.prune.context import open_run
+from onnx_reap.prune.low_rank.stream import Stream, change_basis, stream_ends, taken_over
 from onnx_reap.prune.low_rank.streams import find_streams
 from onnx_reap.solve.eigenbases import stream_basis
 
 
 def analysed(model) -> Analysis:
     inputs = model_inputs(model, None)
-    return analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0), Settings())
+    return analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0))
 
 
 def residual(n: Net, between: str = "Identity", bias: bool = False) -> str:
@@ -71,7 +72,7 @@ def test_a_stream_in_another_basis_is_the_same_function(kind: str):
     for group, ends in found.items():
         into = rng.standard_normal((group.width, group.width))
         saved += sum(taken_over(before.model, x, group.width) for x in ends.makers)
-        turn(out, ends, Stream(group.name, into, np.linalg.inv(into)))
+        change_basis(out, ends, Stream(group.name, into, np.linalg.inv(into)))
     changed = out.to_proto()
     x = rng.standard_normal((3, 3, 8, 8)).astype(np.float32)
     (expected,), (got,) = run(model, {"x": x}), run(changed, {"x": x})
@@ -188,7 +189,7 @@ def test_readers_with_strides_are_observed_everywhere(corner: slice):
     data = np.zeros((64, 3, 8, 8), np.float32)
     data[:, :, corner, corner] = np.random.default_rng(0).standard_normal((64, 3, 4, 4))
     settings = Settings.make({"low_rank": "also"})
-    (stream,) = find_streams(open_work(model, data, settings, NoProgress()))
+    (stream,) = find_streams(open_run(model, data, settings, NoProgress()))
     seen = np.tensordot(weights_of(model)[n.nodes[0].input[1]][:, :, 0, 0], data, (1, 1))
     z = np.moveaxis(seen, 0, -1).reshape(-1, 6) @ stream.into
     assert (z[:, 3:] ** 2).sum() < 1e-6 * (z**2).sum()  # three inputs make three axes

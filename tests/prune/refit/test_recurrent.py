@@ -8,7 +8,7 @@ import pytest
 from small_models import Net, images, run
 
 import onnx_reap
-from onnx_reap.graph.ir.recurrent import GATES
+from onnx_reap.graph.rules.recurrent import GATES
 
 HIDDEN = 12
 

@@ -20,7 +20,7 @@ from onnx_reap.graph.groups import Group
 from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
-from onnx_reap.prune.context import open_work
+from onnx_reap.prune.context import open_run
 from onnx_reap.prune.sparsity.permute import movable, orders, permute_graph, reorder
 
 
@@ -110,7 +110,7 @@ def test_random_graphs():
     def check(seed: int, steps: int, shuffle: int) -> None:
         model = random_model(seed, steps)
         wanted = Settings.make({"samples": 4, "input_shapes": shapes_of(model)})
-        analysis = open_work(model.model, None, wanted, NoProgress()).analysis
+        analysis = open_run(model.model, None, wanted, NoProgress()).analysis
         free, _ = movable(analysis.model, analysis.flow, analysis.groups)
         found = orders(analysis.flow, drawn(free, shuffle))
         assert not isinstance(found, str), found

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from latency_helpers import layer, table
 
-from onnx_reap.measure.latency.cost import Latency
+from onnx_reap.measure.latency.estimate import LatencyEstimate
 from onnx_reap.measure.latency.table import LatencyTable, LayerTimes
 from onnx_reap.solve.allocation import Budget, Choices, global_threshold
 from onnx_reap.solve.cost import Cost, Extent, Term
@@ -22,8 +22,8 @@ def noisy(seed: int, inputs=(2, 4, 5, 8), outputs=(4, 6, 8), name: str = "a") ->
     return layer(name, inputs, outputs, times.tolist())
 
 
-def cost_of(measured: LatencyTable, entries: Cost = NO_ENTRIES) -> Latency:
-    return Latency(measured, [BOTH] * len(measured.layers), entries, FULL)
+def cost_of(measured: LatencyTable, entries: Cost = NO_ENTRIES) -> LatencyEstimate:
+    return LatencyEstimate(measured, [BOTH] * len(measured.layers), entries, FULL)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -69,14 +69,14 @@ def test_a_plan_takes_the_wider_one_that_is_faster():
 
 def test_an_axis_without_a_choice_does_not_matter():
     depthwise = layer("a", (8,), (2, 4, 8), [[1, 2, 5]])
-    cost = Latency(table(depthwise), [(BOTH[0], BOTH[0])], NO_ENTRIES, FULL)
+    cost = LatencyEstimate(table(depthwise), [(BOTH[0], BOTH[0])], NO_ENTRIES, FULL)
     assert [cost.at(np.array([w, 8])) for w in (2, 3, 4, 8)] == [1e6, 1.5e6, 2e6, 5e6]
     np.testing.assert_allclose(cost.per_unit(FULL), [4e6 / 6, 0])
 
 
 def test_axes_hold_fixed_channels_and_several_groups():
     extents = (Extent(2, {0: 0.5, 1: 0.25}), Extent(8, {}))  # 2 + 4 + 2 channels
-    cost = Latency(table(layer()), [extents], NO_ENTRIES, FULL)
+    cost = LatencyEstimate(table(layer()), [extents], NO_ENTRIES, FULL)
     assert cost.at(FULL) == pytest.approx(64e4, abs=1)
     assert cost.at(np.array([4, 4])) == pytest.approx(5 * 8e4, abs=1)
     np.testing.assert_allclose(cost.per_unit(FULL), [4e4, 2e4])
@@ -98,7 +98,7 @@ def test_layers_that_take_longer_than_the_model_are_scaled():
 
 
 def test_a_model_without_layers_takes_what_it_takes():
-    assert Latency(table(whole=1.5), [], NO_ENTRIES, FULL).at(FULL) == 1_500_000
+    assert LatencyEstimate(table(whole=1.5), [], NO_ENTRIES, FULL).at(FULL) == 1_500_000
 
 
 def test_a_layer_that_a_vanished_group_takes_along_costs_nothing():
@@ -108,7 +108,7 @@ def test_a_layer_that_a_vanished_group_takes_along_costs_nothing():
     whole = 1e6 * (first.ms[-1][-1] + second.ms[-1][-1]) + 4e6
     measured = replace(measured, whole_ms=whole / 1e6)
     ways = [frozenset({frozenset[int]()}), frozenset({frozenset({1})})]
-    cost = Latency(measured, [BOTH] * 2, entries, FULL, ways)
+    cost = LatencyEstimate(measured, [BOTH] * 2, entries, FULL, ways)
     assert cost.at(FULL) == pytest.approx(whole, abs=2)
     assert cost.at(np.array([8, 0])) == pytest.approx(1e6 * first.ms[-1][0], abs=2)
     options = np.array([[2, 5, 8], [0, 4, 8]])

@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from onnx_reap.measure.latency.table import LatencyTable, LayerTimes
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.cost import count_entries, layer_extents
+from onnx_reap.measure.latency.profile import layer_heads
+from onnx_reap.measure.latency.table import LatencyTable, LayerTimes, check_layers
 from onnx_reap.solve.cost import Cost, Extent, Widths
 from onnx_reap.solve.gates import ALWAYS, Gates, Ways
 
-NANOSECONDS = 1e6  # a millisecond
+NANOSECONDS = 1e6
+"""In a millisecond."""
 
 
-class Latency:
-    """Predicted latency for any widths, in nanoseconds; stands where a `plan.cost.Cost` does.
+def predicted_latency(analysis: Analysis, table: LatencyTable) -> LatencyEstimate:
+    """Make a table a function of the widths of a model's groups.
+
+    Raises
+    ------
+    ReapError
+        If the table was measured on another model, or at other input shapes.
+    """
+    heads = layer_heads(analysis)
+    check_layers(table, heads)
+    measured = {layer.node: layer for layer in table.layers}
+    return LatencyEstimate(
+        replace(table, layers=tuple(measured[head.node] for head in heads)),
+        layer_extents(analysis.flow, analysis.groups),
+        count_entries(
+            analysis.model, analysis.probe, analysis.flow, analysis.groups, analysis.branches
+        ),
+        np.array([group.width for group in analysis.groups], np.int64),
+        [analysis.branches.of(layer.node) for layer in analysis.flow.linears],
+    )
+
+
+class LatencyEstimate:
+    """Predicted latency for any widths, in nanoseconds; stands where a `solve.cost.Cost` does.
 
     Layers are interpolated bilinearly between the input and output widths that they were measured
     at, and not made monotone: a width that is slower than a wider one costs what it costs, so that
@@ -71,7 +98,8 @@ class Latency:
     def at(self, widths: Widths) -> int:
         """Nanoseconds when group g keeps `widths[g]` units; widths has shape (groups,)."""
         layers = float(self._gates.there(widths) @ self._layers(self._lengths(widths)))
-        return round(layers + self._per_entry * self._entries.at(widths) + self._constant)
+        result: int = round(layers + self._per_entry * self._entries.at(widths) + self._constant)
+        return result
 
     def alone(self, widths: Widths, options: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Nanoseconds if one group alone changed, for each of its options; see `Cost.alone`."""
@@ -86,7 +114,10 @@ class Latency:
                 for c, s, p in zip(change, slopes, present, strict=True)
             ]
         )
-        return layers + self._per_entry * self._entries.alone(widths, options) + self._constant
+        result: npt.NDArray[np.float64] = (
+            layers + self._per_entry * self._entries.alone(widths, options) + self._constant
+        )
+        return result
 
     def per_unit(self, widths: Widths) -> npt.NDArray[np.float64]:
         """Nanoseconds per unit of each group, shape (groups,).

@@ -1,7 +1,7 @@
-"""One group without some of its channels, everything else intact: its consumers' weights.
+"""Perturbations: one group without some of its channels, everything else intact.
 
 Instead of cutting channels, their columns are zeroed in the consumers, which is the same function;
-the columns that stay make up for them by the moments of the original.
+the columns that stay are refitted by the moments of the original.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from onnx_reap.solve.moments import Moments
 
 
 @dataclass(frozen=True)
-class Observed:
-    """Moments at the inputs of layers, by node.
+class ConsumerMoments:
+    """Moments at the inputs of layers, by node, and how consumers are fitted to them.
 
     Attributes
     ----------
     damping : float
-        To use with them.
+        Of the ridge regression.
     """
 
     taps: Mapping[str, Tap]
@@ -39,8 +39,8 @@ class Observed:
 
 
 @dataclass(frozen=True)
-class Change:
-    """What a trial adds to a layer's constants.
+class WeightChange:
+    """What a perturbation adds to a layer's constants.
 
     Attributes
     ----------
@@ -55,44 +55,44 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A group without some of its units: changes are made when they are needed, as large as layers.
+class Perturbation:
+    """A group without some of its units; changes are as large as layers, so made when needed.
 
     Attributes
     ----------
-    consumers : tuple of Consumer
+    readers : tuple of Reader
         Layers that read the group.
-    gone : frozenset of int
+    removed : frozenset of int
         Units.
     """
 
-    consumers: tuple[Consumer, ...]
-    gone: frozenset[int]
+    readers: tuple[Reader, ...]
+    removed: frozenset[int]
 
     @property
     def outputs(self) -> list[str]:
-        """What the layers give."""
-        return [layer.y for consumer in self.consumers for layer in consumer.layers]
+        """Outputs of the layers that change."""
+        return [layer.y for reader in self.readers for layer in reader.layers]
 
     @property
     def entries(self) -> int:
         """Numbers in the changes of weights."""
-        return sum(consumer.entries for consumer in self.consumers)
+        return sum(reader.entries for reader in self.readers)
 
-    def changes(self) -> list[Change]:
-        """Work the changes out."""
-        return [change for consumer in self.consumers for change in consumer.without(self.gone)]
+    def changes(self) -> list[WeightChange]:
+        """Compute the changes."""
+        return [change for reader in self.readers for change in reader.without(self.removed)]
 
 
-class Consumer:
-    """A layer that reads channels which may go."""
+class Reader:
+    """A layer that reads channels which may be removed."""
 
-    def __init__(self, model: Model, node: str, flow: Flow, observed: Observed) -> None:
-        self._model, self._node, self._observed = model, node, observed
-        self._tap = observed.taps[node]
+    def __init__(self, model: Model, node: str, flow: Flow, known: ConsumerMoments) -> None:
+        self._model, self._node, self._known = model, node, known
+        self._tap = known.taps[node]
         self._linear = linear = self._tap.linear
         self._units = flow.units_along(linear.x, linear.x_axis)
-        self._take_biases = [has_plain_bias(model, layer) for layer in self._tap.layers]
+        self._have_bias = [has_plain_bias(model, layer) for layer in self._tap.layers]
 
     @property
     def layers(self) -> tuple[Linear, ...]:
@@ -102,42 +102,39 @@ class Consumer:
     @property
     def entries(self) -> int:
         """Numbers in the changes of the layers' weights."""
-        return len(self.layers) * self._model.constants()[self._linear.weight].values.size
+        result: int = len(self.layers) * self._model.constants()[self._linear.weight].values.size
+        return result
 
-    def without(self, removed: Collection[int]) -> list[Change]:
-        """Return the change that makes up for units that are gone, for each layer of the weight."""
+    def without(self, removed: Collection[int]) -> list[WeightChange]:
+        """Return the change that refits what stays, for each layer of the weight."""
         gone = np.repeat(np.isin(self._units, list(removed)), self._linear.taps)
-        moments = self._observed.moments[self._node]
+        moments = self._known.moments[self._node]
         stored, _ = layer_weights(self._model, self._linear)
         old = weight_to_matrix(self._linear, stored)
-        new = np.stack(
-            [
-                self._one(moments, g, matrix, columns)
-                for g, (matrix, columns) in enumerate(
-                    zip(old, np.split(gone, len(old)), strict=True)
-                )
-            ]
-        )
+        maps = enumerate(zip(old, np.split(gone, len(old)), strict=True))
+        new = np.stack([self._refitted(moments, g, weight, lost) for g, (weight, lost) in maps])
         like = np.broadcast_to(np.float32(0), stored.shape)
         new -= old
         change = matrix_to_weight(self._linear, new, like)
         lost = -np.einsum("gd,gdo->go", self._mean(moments), new).ravel()
         lost /= self._linear.alpha
         return [
-            Change(layer, change, lost * (layer.alpha / layer.beta) if takes else None)
-            for layer, takes in zip(self._tap.layers, self._take_biases, strict=True)
+            WeightChange(layer, change, lost * (layer.alpha / layer.beta) if has_bias else None)
+            for layer, has_bias in zip(self._tap.layers, self._have_bias, strict=True)
         ]
 
-    def _one(self, moments: Moments, g: int, weight: np.ndarray, gone: np.ndarray) -> np.ndarray:
-        """Return the weight (D, O) of one map."""
+    def _refitted(
+        self, moments: Moments, g: int, weight: np.ndarray, gone: np.ndarray
+    ) -> np.ndarray:
+        """Return the weight (D, O) of one map without some columns."""
         if not gone.any():
             return weight
-        to_device, to_host = self._observed.backend.to_device, self._observed.backend.to_host
+        to_device, to_host = self._known.backend.to_device, self._known.backend.to_host
         fold = self._tap.fold
         rows = weight if fold is None else weight[fold].reshape(len(fold), -1)
         lost = gone if fold is None else gone[fold[:, 0]]
         gram = moments.scatter_xx[g, ...] / moments.count
-        made = to_host(without(gram, to_device(rows), lost, self._observed.damping))
+        made = to_host(without(gram, to_device(rows), lost, self._known.damping))
         if fold is None:
             return np.asarray(made)
         spread = np.zeros_like(weight)
@@ -146,7 +143,7 @@ class Consumer:
 
     def _mean(self, moments: Moments) -> np.ndarray:
         """Return the mean input of every map, (g, D)."""
-        mean = np.asarray(self._observed.backend.to_host(moments.mean_x))
+        mean = np.asarray(self._known.backend.to_host(moments.mean_x))
         if self._tap.fold is None:
             return mean
         spread = np.zeros((1, self._tap.columns))
@@ -154,10 +151,9 @@ class Consumer:
         return spread
 
 
-def consumers_of(
-    model: Model, groups: Iterable[Group], flow: Flow, observed: Observed
-) -> dict[str, Consumer]:
+def readers_of(
+    model: Model, groups: Iterable[Group], flow: Flow, known: ConsumerMoments
+) -> dict[str, Reader]:
     """Prepare the consumers of some groups, by the first node of each weight."""
     nodes = dict.fromkeys(node for group in groups for node in group.consumers)
-    first = first_of_each(nodes, observed.taps)
-    return {node: Consumer(model, node, flow, observed) for node in first}
+    return {node: Reader(model, node, flow, known) for node in first_of_each(nodes, known.taps)}

@@ -1,0 +1,109 @@
+"""Run models on samples, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_reap.data import Calibration
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.onnxio.session import Feed, run, session, with_outputs
+
+BATCH_BYTES = 128 << 20
+"""Bytes of activations that one batch may return."""
+
+LARGEST_BATCH = 64
+"""Samples in a batch, where the model leaves the choice."""
+
+Outputs = dict[str, Any]
+
+
+def batch_size(probe: Probe, tensors: Sequence[str], fixed: int | None) -> int:
+    """Choose the number of samples per run, so that the named tensors of a batch fit in memory."""
+    if fixed is not None:
+        return fixed
+    shapes = [probe.shapes[name] for name in tensors if name in probe.shapes]
+    each = sum(np.prod(shape) * 4 / probe.batch for shape in shapes)
+    return int(np.clip(BATCH_BYTES // max(each, 1), 1, LARGEST_BATCH))
+
+
+def run_batches(
+    analysis: Analysis,
+    models: Sequence[onnx.ModelProto],
+    samples: Calibration,
+    *,
+    outputs: Sequence[str] | None = None,
+    batch: int | None = None,
+    count_input: str | None = None,
+    on_batch: Callable[[int], object] | None = None,
+) -> Iterator[tuple[int, list[Outputs]]]:
+    """Run models of the same inputs side by side on all samples.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        Of the original model: its batch size and providers are used.
+    models : sequence of onnx.ModelProto
+    outputs : sequence of str, optional
+        Tensors to return instead of the models' own outputs.
+    batch : int, optional
+        Samples per run; by default as many as fit, or what the model insists on.
+    count_input : str, optional
+        Input of the models that is fed the number of samples in a run, shape (1,), int64.
+    on_batch : callable, optional
+        Called with the number of samples once a batch is dealt with.
+
+    Yields
+    ------
+    count : int
+        Samples of this batch, without those that pad the last one.
+    results : list of dict of str to array
+        By model, its outputs without what padding made.
+
+    Raises
+    ------
+    ReapError
+        If onnxruntime refuses a model or fails on a batch, or if a sample can't be read.
+    """
+    padded = analysis.fixed_batch is not None
+    names = [t.name for t in analysis.model.graph.outputs] if outputs is None else outputs
+    size = batch or batch_size(analysis.probe, names, analysis.fixed_batch)
+    parts = models if outputs is None else [with_outputs(model, outputs) for model in models]
+    sessions = [session(part, analysis.providers) for part in parts]
+    left = len(samples)
+    for feed in samples.batches(size, pad=padded):
+        count = min(left, size)
+        if count_input is not None:
+            feed = {**feed, count_input: np.array([size if padded else count])}
+        found = [run(active, None, feed) for active in sessions]
+        if padded:
+            found = [{n: own_samples(x, count, size) for n, x in each.items()} for each in found]
+        yield count, found
+        left -= count
+        if on_batch is not None:
+            on_batch(count)
+
+
+def own_samples(x: Any, count: int, batch: int) -> Any:
+    """Leave out what pads the last batch of a model with a fixed batch size.
+
+    Parameters
+    ----------
+    x : array
+        Activations of a batch; the leading axis holds its samples, or a multiple of them.
+    count : int
+        Samples of the batch that are real.
+    batch : int
+    """
+    if count == batch or not isinstance(x, np.ndarray) or x.ndim == 0 or len(x) % batch:
+        return x
+    return x[: len(x) // batch * count]
+
+
+def first_feed(analysis: Analysis, samples: Calibration) -> Feed:
+    """Return a feed of the first sample, or of one batch where the batch size is fixed."""
+    return next(iter(samples.batches(analysis.fixed_batch or 1, pad=True)))
