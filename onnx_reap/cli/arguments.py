@@ -16,30 +16,24 @@ from onnx_reap.options import DEFAULT_TARGETS, OPTIONS
 from onnx_reap.parsing import FRACTIONS, PATH, SWITCH
 
 GROUPS = ("budget", "data", "method", "zeros", "output")
-EVERY = ("run", "inspect", "profile", "sweep")
-
-_model = partial(Option, kind=PATH, group="", positional=True)
-_folder = partial(Option, "output", PATH, group="output", short="-o", required=True, written=True)
-_output = partial(Option, kind=PATH, group="output", written=True)
+_every = partial(Option, commands=("run", "inspect", "profile", "sweep"))
+_run, _inspect = partial(Option, commands=("run",)), partial(Option, commands=("inspect",))
+_profile, _sweep = partial(Option, commands=("profile",)), partial(Option, commands=("sweep",))
+_model: dict[str, Any] = {"kind": PATH, "group": "", "positional": True}
+_output: dict[str, Any] = {"kind": PATH, "group": "output", "written": True}
+_required = _output | {"short": "-o", "required": True}
 
 ARGUMENTS = (
-    _model("model", help="trained model; it is only read", metavar="in.onnx", commands=EVERY),
-    _model(
-        "output",
-        help="where the pruned model goes",
-        metavar="out.onnx",
-        commands=("run",),
-        written=True,
-    ),
-    _folder(help="where the table goes", commands=("profile",)),
-    _folder(help="folder of all files; made if missing", metavar="DIR", commands=("sweep",)),
-    Option(
+    _every("model", help="trained model; it is only read", metavar="in.onnx", **_model),
+    _run("output", help="where the pruned model goes", metavar="out.onnx", written=True, **_model),
+    _profile("output", help="where the table goes", **_required),
+    _sweep("output", help="folder of all files; made if missing", metavar="DIR", **_required),
+    _sweep(
         "targets",
         FRACTIONS,
-        "maximum multiply-accumulates of the models, as fractions of the "
-        "original such as 0.8,0.6 or 80%,60%",
+        "maximum multiply-accumulates of the models, as fractions of the original such as 0.8,0.6 "
+        "or 80%,60%",
         "budget",
-        commands=("sweep",),
         shown=f"{','.join(map(str, DEFAULT_TARGETS))}, as far as these can be reached",
     ),
     Option(
@@ -51,42 +45,15 @@ ARGUMENTS = (
         shown="synthetic inputs",
         commands=("run", "sweep"),
     ),
-    Option(
-        "labels",
-        PATH,
-        "classes of the samples, .npy or .npz, to measure accuracy with",
-        "data",
-        commands=("sweep",),
-    ),
-    _output("json", help="write all that is found", commands=("inspect",)),
-    _output("report", help="write the report as JSON", commands=("run",)),
-    _output(
-        "plan", help="write the plan: which channels stay, to edit or replay", commands=("run",)
-    ),
-    _output(
-        "from_plan",
-        help="cut as planned; needs no data, no refit",
-        commands=("run",),
-        written=False,
-    ),
-    Option(
-        "plans_only",
-        SWITCH,
-        "measure all models, but write plans only",
-        "output",
-        False,
-        commands=("sweep",),
-    ),
-    Option(
-        "quiet",
-        SWITCH,
-        "print nothing but warnings and errors",
-        "output",
-        False,
-        short="-q",
-        commands=EVERY,
-    ),
+    _sweep("labels", PATH, "classes of the samples, .npy or .npz, to measure accuracy", "data"),
+    _inspect("json", help="write all that is found", **_output),
+    _run("report", help="write the report as JSON", **_output),
+    _run("plan", help="write the plan: which channels stay, to edit or replay", **_output),
+    _run("from_plan", PATH, "cut as planned; needs no data, no refit", "output"),
+    _sweep("plans_only", SWITCH, "measure all models, but write plans only", "output", False),
+    _every("quiet", SWITCH, "print nothing but warnings and errors", "output", False, short="-q"),
 )
+"""Options that are no settings."""
 
 
 @dataclass(frozen=True)

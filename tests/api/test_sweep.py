@@ -249,9 +249,9 @@ def test_arrays_are_targets_too():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"target_macs": 0.5}, "settings that don't go with a sweep . got: --target-macs"),
+        ({"target_macs": 0.5}, "settings that don't apply here . got: --target-macs"),
         ({"ratio": 0.5, "max_drop": 0.1}, "got: --ratio, --max-drop"),
-        ({"colour": "rgb"}, "got: --colour"),
+        ({"colour": "rgb"}, "got: colour"),
     ],
 )
 def test_settings_that_do_not_go_with_a_sweep(settings: Mapping, message: str):
@@ -274,13 +274,17 @@ def test_labels_are_checked_before_calibration(monkeypatch: pytest.MonkeyPatch):
     [
         ("sweep", 2, "required: in.onnx, -o/--output | try: onnx-reap sweep --help"),
         ("sweep in.onnx -o s --max-drop 1%", 2, "unrecognized arguments: --max-drop 1%"),
-        ("sweep in.onnx -o s --targets 0.5,1.5", 2, "--targets: got: '1.5' | expected: a fraction"),
+        (
+            "sweep in.onnx -o s --targets 0.5,1.5",
+            2,
+            "--targets: invalid value | got: '0.5,1.5' | expected: fractions",
+        ),
         ("sweep in.onnx -o s --targets 0.001", 3, "--targets: can't be reached | got: 0.001 |"),
         ("sweep no.onnx -o s", 1, "model file no.onnx: not found"),
         ("sweep in.onnx -o in.onnx", 1, "--output is not a folder"),
         ("sweep in.onnx -o no/s", 1, "the folder of --output does not exist"),
         ("sweep in.onnx -o s --data no.npz", 1, "no.npz"),
-        ("sweep in.onnx -o s --labels l.npy", 2, "--labels: no samples"),
+        ("sweep in.onnx -o s --labels l.npy", 2, "--labels requires --data"),
         ("sweep in.onnx -o s --data data.npz --labels no.npy", 1, "--labels no.npy: can't be read"),
     ],
 )
