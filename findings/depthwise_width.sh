@@ -14,13 +14,8 @@
 #     28 channels: 1.0
 #     30 channels: 6.3
 #     32 channels: 1.0
-set -euo pipefail
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
+source "$(dirname "$0")/environment.bash" \
     numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0
-cd "$folder"
 venv/bin/python - <<'PYTHON'
 import time
 

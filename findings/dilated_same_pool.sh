@@ -13,13 +13,8 @@
 #     onnx's reference evaluator: 4 elements
 #     onnxruntime: 3 elements, [3. 5. 5.]
 #     onnxruntime, Conv instead of MaxPool: refused
-set -euo pipefail
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
+source "$(dirname "$0")/environment.bash" \
     numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0
-cd "$folder"
 venv/bin/python - <<'PYTHON'
 import numpy as np
 import onnxruntime

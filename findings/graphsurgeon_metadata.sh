@@ -14,13 +14,8 @@
 #     lost from the node: doc_string, metadata_props
 #     functions: ['twice']
 #     operator sets: {'': 17, 'local': 1}
-set -euo pipefail
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
+source "$(dirname "$0")/environment.bash" \
     numpy==2.4.6 onnx==1.23.2 onnx-graphsurgeon==0.6.1
-cd "$folder"
 venv/bin/python - <<'PYTHON'
 import onnx
 import onnx_graphsurgeon

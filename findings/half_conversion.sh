@@ -11,13 +11,8 @@
 # Output seen (constants 30000, -20000 and 100):
 #     onnxconverter_common.float16: [10000.0, -10000.0, 100.0]
 #     onnxruntime.transformers.float16: [30000.0, -20000.0, 100.0]
-set -euo pipefail
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
+source "$(dirname "$0")/environment.bash" \
     numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0 onnxconverter-common==1.16.0
-cd "$folder"
 venv/bin/python - <<'PYTHON'
 import warnings
 

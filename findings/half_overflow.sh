@@ -12,13 +12,8 @@
 # Output seen:
 #     onnxruntime: the square of 1000 is inf, its root 1000.0
 #     reference: the square of 1000 is inf, its root inf
-set -euo pipefail
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
+source "$(dirname "$0")/environment.bash" \
     numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0
-cd "$folder"
 venv/bin/python - <<'PYTHON'
 import numpy as np
 import onnxruntime

@@ -14,13 +14,8 @@
 #     ReduceMax: [nan, 1, 2] -> nan, [1, nan, 2] -> 2.0, [1, 2, nan] -> 2.0
 #     GlobalMaxPool: [nan, 1, 2] -> 2.0, [1, nan, 2] -> 2.0, [1, 2, nan] -> 2.0
 #     MaxPool: 1 of 4 windows that hold a NaN are NaN
-set -euo pipefail
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
+source "$(dirname "$0")/environment.bash" \
     numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0
-cd "$folder"
 venv/bin/python - <<'PYTHON'
 import numpy as np
 import onnxruntime

@@ -15,13 +15,8 @@
 #     Conv, Flatten, Gemm: 32
 #     Gemm, Relu, Gemm: 16
 #     Gemm, Dropout, Gemm: 32
-set -euo pipefail
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
+source "$(dirname "$0")/environment.bash" \
     numpy==2.4.6 onnx==1.23.2 onnxsim==0.8.1
-cd "$folder"
 venv/bin/python - <<'PYTHON'
 import warnings
 

@@ -17,13 +17,8 @@
 #        -18  0.00e+00  1.52e-08  1.52e-08
 #        -20  0.00e+00  2.06e-09  2.06e-09
 #        -30  0.00e+00  9.35e-14  9.36e-14
-set -euo pipefail
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
+source "$(dirname "$0")/environment.bash" \
     numpy==2.4.6 onnx==1.23.2 onnxruntime==1.32.0
-cd "$folder"
 venv/bin/python - <<'PYTHON'
 import numpy as np
 import onnxruntime
