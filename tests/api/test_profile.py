@@ -16,6 +16,7 @@ from onnx_reap.cli.main import main
 from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.measure.latency import measure as measuring
 from onnx_reap.measure.latency import profile as profiling
+from onnx_reap.measure.latency.estimate import predicted_latency
 from onnx_reap.measure.latency.table import LatencyTable
 
 FASHION = Path(__file__).parent.parents[1] / "models" / "fashion_resnet.onnx"
@@ -61,7 +62,7 @@ def predicted(model: Path | onnx.ModelProto, table: LatencyTable, plan: str) -> 
     from onnx_reap.prune.replay import open_planned
 
     run, removed = open_planned(model, plan, {}, NoProgress())
-    cost = profiling.predicted_latency(run.analysis, table)
+    cost = predicted_latency(run.analysis, table)
     return cost.at(widths_left(run.analysis, removed)) / 1e6
 
 
