@@ -23,7 +23,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.frontier import Frontier
-from onnx_reap.measure.activations.stream import Move, Store, Stream
+from onnx_reap.measure.activations.stream import ActivationStream, Move, Store
 from onnx_reap.measure.autodiff.backward import SIZES, Facts, reached, with_gradients
 from onnx_reap.measure.autodiff.rules import RULES
 from onnx_reap.onnxio.float32 import to_float32
@@ -154,8 +154,8 @@ class _AsCut:
         }
 
 
-def _stream(course: Course) -> Stream:
-    return Stream(course.calibration, course.batch, course.pad, course.providers)
+def _stream(course: Course) -> ActivationStream:
+    return ActivationStream(course.calibration, course.batch, course.pad, course.providers)
 
 
 def _with_branches(original: Model, pruned: Model, stretch: Stretch, course: Course) -> Move:

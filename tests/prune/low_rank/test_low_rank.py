@@ -591,13 +591,13 @@ def test_samples_judge_between_layers_as_two_and_whole(better: str, monkeypatch)
 
 
 def test_layers_that_read_a_stream_are_compared_one_by_one(monkeypatch: pytest.MonkeyPatch):
-    real, compared = onnx_reap.prune.low_rank.rewrite.check_unchanged, []
+    real, compared = onnx_reap.prune.low_rank.rewrite.compare, []
 
     def listening(*models, also, **given):
         compared.append(set(also))
         return real(*models, also=also, **given)
 
-    monkeypatch.setattr("onnx_reap.prune.low_rank.rewrite.check_unchanged", listening)
+    monkeypatch.setattr("onnx_reap.prune.low_rank.rewrite.compare", listening)
     work = work_on(streams(), round_to=1)
     readers = {
         linear.y
