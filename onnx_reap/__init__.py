@@ -6,16 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from onnx_reap.errors import ReapError
-from onnx_reap.version import __version__
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from onnx_reap.api import cut, mask, profile, reap
+    from onnx_reap.api import cut, inspect, mask, profile, reap, sweep
     from onnx_reap.measure.latency.table import LatencyTable
-    from onnx_reap.prune.conclude import Result
     from onnx_reap.prune.plan import Plan
-    from onnx_reap.prune.sweep import Point, sweep
-    from onnx_reap.report.inspect import inspect
     from onnx_reap.report.inspection import Inspection
+    from onnx_reap.report.result import Point, Result
 
 __all__ = [
     "Inspection",
@@ -37,10 +36,8 @@ _HOMES = {
     "Inspection": "report.inspection",
     "LatencyTable": "measure.latency.table",
     "Plan": "prune.plan",
-    "Point": "prune.sweep",
-    "Result": "prune.conclude",
-    "inspect": "report.inspect",
-    "sweep": "prune.sweep",
+    "Point": "report.result",
+    "Result": "report.result",
 }
 """Modules of the names that aren't in `api`."""
 

@@ -1,64 +1,65 @@
-"""The whole line: load, channels, moments, paths, plan, cut, refit, verify, report."""
+"""What a caller can do with a model; each function reads as its own recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from onnx_reap.data import Calibration
-from onnx_reap.data.split import HELD_OUT, Samples, divided, open_samples
-from onnx_reap.graph.analysis import Analysis, analyse
-from onnx_reap.graph.edit.mask import mask_graph
-from onnx_reap.graph.exclusion import exclusion
-from onnx_reap.graph.inputs import model_inputs, with_sizes
-from onnx_reap.measure.accuracy_loss import (
-    EstimatedLoss,
-    LossEstimator,
-    least_provable_loss,
-    loss_estimator,
-)
+from onnx_reap.data.split import Samples
+from onnx_reap.measure.accuracy_loss import EstimatedLoss, loss_estimator
 from onnx_reap.measure.latency.profile import measured_table
 from onnx_reap.measure.latency.table import LatencyTable
 from onnx_reap.measure.quality import check_file
 from onnx_reap.onnxio import aside
-from onnx_reap.onnxio.load import Source, load
-from onnx_reap.onnxio.providers import execution_providers
-from onnx_reap.onnxio.weights import with_weights
-from onnx_reap.options import DEFAULT_TARGET_MACS, PROFILED, Settings
-from onnx_reap.progress import NoProgress, Progress
-from onnx_reap.prune.accuracy_search import smallest_within_drop
-from onnx_reap.prune.apply import Made, cut_and_compare, finish, make
-from onnx_reap.prune.conclude import Result, conclude
-from onnx_reap.prune.context import Clock, Work, open_work
-from onnx_reap.prune.decide import Choice, decide
-from onnx_reap.prune.goal import Goal
-from onnx_reap.prune.latency_search import with_latency
-from onnx_reap.prune.lossless.trim import without_redundant
-from onnx_reap.prune.low_rank.factoring import factored
-from onnx_reap.prune.low_rank.forming import goal_of, observed
-from onnx_reap.prune.plan import Plan
-from onnx_reap.prune.planning import removed_by, widths_left
-from onnx_reap.prune.pruning_curves import Evidence
-from onnx_reap.prune.sparsity.tiling import read_pattern, untouched, with_zeros
-from onnx_reap.solve.backend import Backend
-from onnx_reap.validation import (
-    check_applicable,
-    check_labelled,
-    check_lossless,
-    default_budget,
-    make_settings,
+from onnx_reap.onnxio.load import Source
+from onnx_reap.options import (
+    DEFAULT_TARGETS,
+    InspectKeywords,
+    Paths,
+    ProfileKeywords,
+    ReplayKeywords,
+    RunKeywords,
+    Settings,
+    SweepKeywords,
 )
+from onnx_reap.progress import NoProgress, Progress
+from onnx_reap.prune.accuracy_search import with_provable_budget
+from onnx_reap.prune.apply import Pruned, apply_choice, cut_model, finish, masked_model
+from onnx_reap.prune.conclude import conclude
+from onnx_reap.prune.context import Run, open_run
+from onnx_reap.prune.contradictions import check_contradictions, check_labels, run_settings
+from onnx_reap.prune.decide import decide, estimate, narrowed
+from onnx_reap.prune.form import choice_of
+from onnx_reap.prune.goal import allowed, check_globs, read_goal
+from onnx_reap.prune.lossless.trim import without_redundant
+from onnx_reap.prune.low_rank.compare_forms import best_form
+from onnx_reap.prune.low_rank.form import in_low_rank
+from onnx_reap.prune.plan import Plan, removed_by
+from onnx_reap.prune.search import estimate_for, reach
+from onnx_reap.prune.sparsity.tiling import read_pattern, untouched, with_zeros
+from onnx_reap.prune.sweep import accuracy_of, checked_targets, reachable_goals
+from onnx_reap.report.build import make_result
+from onnx_reap.report.inspect import make_inspection
+from onnx_reap.report.inspection import Inspection
+from onnx_reap.report.result import Point, Result
+from onnx_reap.solve.allocation import Budget
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Shapes = Mapping[str, Sequence[int]]
-Paths = str | Path | Sequence[str | Path]
 
 
 def reap(
-    model: Source, data: Any = None, *, progress: Progress | None = None, **settings: Any
+    model: Source,
+    data: Any = None,
+    *,
+    progress: Progress | None = None,
+    **settings: Unpack[RunKeywords],
 ) -> Result:
     """Prune a model and refit what stays.
 
@@ -72,10 +73,10 @@ def reap(
     progress : Progress, optional
         Told how far each stage is.
     **settings
-        Fields of `Settings`; the command's flags with underscores. Without a budget `max_drop` is
-        0.01, or `target_macs` 0.6 where there is no data, or too little to show such a loss; where
-        zeros are asked for, no channel goes. With `lossless` no data is needed, and none is run but
-        to judge the result.
+        Those of `onnx_reap.options.RunKeywords`: the command's flags with underscores. Without a
+        budget `max_drop` is 0.01, or `target_macs` 0.6 where there is no data, or too little to
+        show such a loss; where zeros are asked for, no channel is removed. With `lossless` no data
+        is needed, and none is run but to judge the result.
 
     Returns
     -------
@@ -86,59 +87,36 @@ def reap(
     ReapError
         If the request can't be honoured; the message says why and what to try.
     """
-    check_lossless(settings)
-    if settings.get("lossless"):
-        work = open_work(model, data, make_settings(settings), progress or NoProgress())
-        made, lossless = without_redundant(work)
-        return conclude(work, made, lossless=lossless)
-    check_labelled(settings.get("labels"), data)
-    default = default_budget(settings, data)
-    work = open_work(model, data, make_settings(settings | default), progress or NoProgress())
-    if "max_drop" in default:
-        work = _with_provable_budget(work)
-    pattern = read_pattern(work.settings)
-    if pattern is not None and not work.settings.names_budget:
-        made, tiling = with_zeros(work, untouched(work), pattern)
-        return conclude(work, made, tiling=tiling)
-    work = factored(work)
-    goal = goal_of(work)
-    original = work.original.analysis
-    estimate = (
-        None if goal.max_drop is None else loss_estimator(original, work.samples, work.settings)
-    )
-    work, goal, evidence = observed(work, goal)
-    made, drop, goal = _made(work, goal, evidence, estimate)
-    if pattern is None:
-        return conclude(work, made, budgets=goal.budgets, drop=drop)
-    made, tiling = with_zeros(work, made, pattern)
-    return conclude(work, made, budgets=goal.budgets, drop=drop, tiling=tiling)
+    run = open_run(model, data, run_settings(settings, data), progress or NoProgress())
+    if run.settings.max_drop is not None and settings.get("max_drop") is None:
+        run = with_provable_budget(run)
+    pattern = read_pattern(run.settings)
+    drop, lossless, tiling = None, None, None
+    budgets: tuple[Budget, ...] = ()
+    if run.settings.lossless:
+        pruned, lossless = without_redundant(run)
+    elif pattern is not None and not run.settings.names_budget:
+        pruned = untouched(run)
+    else:
+        run, pruned, drop, budgets = _pruned(run)
+    if pattern is not None:
+        pruned, tiling = with_zeros(run, pruned, pattern)
+    outcome = conclude(run, pruned, budgets=budgets, drop=drop)
+    return make_result(outcome, lossless=lossless, tiling=tiling)
 
 
-def _with_provable_budget(work: Work) -> Work:
-    """Bound the MACs instead of the loss where there are too few samples to show the default."""
-    assert work.settings.max_drop is not None
-    least = least_provable_loss(work.analysis, work.samples, work.settings)
-    if least <= work.settings.max_drop:
-        return work
-    settings = replace(work.settings, max_drop=None, target_macs=DEFAULT_TARGET_MACS)
-    note = (
-        f"no budget was named, and there are too few samples to show a loss of at most "
-        f"{work.settings.max_drop:.0%}: {DEFAULT_TARGET_MACS:.0%} of the MACs are left instead"
-    )
-    samples = divided(work.samples, HELD_OUT, settings.seed)
-    samples = replace(samples, notes=(*samples.notes, note))
-    return replace(work, settings=settings, samples=samples)
-
-
-def _made(
-    work: Work, goal: Goal, evidence: Evidence, estimate: LossEstimator | None
-) -> tuple[Made, EstimatedLoss | None, Goal]:
-    """Reach the goal; return the model, what it lost where that was bounded, and the budgets."""
-    if goal.latency is not None:
-        goal = with_latency(work, goal, evidence)
-    if estimate is not None:
-        return *smallest_within_drop(work, goal, evidence, estimate), goal
-    return make(work, decide(work, goal, evidence)), None, goal
+def _pruned(run: Run) -> tuple[Run, Pruned, EstimatedLoss | None, tuple[Budget, ...]]:
+    """Remove channels, in the form that low rank makes of the model if that is asked for."""
+    low_rank = run.settings.low_rank is not None
+    if low_rank:
+        run = in_low_rank(run)
+    goal = read_goal(run)
+    estimator = None
+    if goal.max_drop is not None:
+        estimator = loss_estimator(run.original.analysis, run.samples, run.settings)
+    goal, curves, run = best_form(run, goal) if low_rank else (*estimate_for(run, goal), run)
+    pruned, drop, goal = reach(run, goal, curves, estimator)
+    return run, pruned, drop, goal.budgets
 
 
 def replay(
@@ -146,7 +124,7 @@ def replay(
     plan: Plan | str | Path,
     *,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[ReplayKeywords],
 ) -> Result:
     """Make the cut that a plan describes, without data and without a refit.
 
@@ -158,31 +136,20 @@ def replay(
     progress : Progress, optional
         Told how far each stage is.
     **settings
-        Fields of `Settings`, of which `input_shapes`, `provider` and `custom_op_library` mean
-        something here; sizes that neither the model nor `input_shapes` tells are those that the
-        plan was made at.
+        Those of `onnx_reap.options.ReplayKeywords`; sizes that neither the model nor `input_shapes`
+        tells are those that the plan was made at.
 
     Raises
     ------
     ReapError
         If the plan doesn't fit the model.
     """
-    progress, clock = progress or NoProgress(), Clock()
+    progress = progress or NoProgress()
     with progress.stage("Cutting") as step:
-        with clock("analyse"):
-            chosen, analysis, samples, removed = _planned(model, plan, settings)
-        widths = widths_left(analysis, removed)
-        work = Work(
-            analysis,
-            Samples(samples, None, None, ()),
-            chosen,
-            Backend.pick("cpu"),
-            progress,
-            clock,
-        )
-        made = make(work, Choice(widths, removed, (None,) * len(widths)))
+        run, removed = _planned(model, plan, settings, progress)
+        pruned = apply_choice(run, choice_of(run.analysis, removed))
         step()
-    return conclude(work, made)
+    return make_result(conclude(run, pruned))
 
 
 def cut(
@@ -210,10 +177,10 @@ def cut(
         If the plan doesn't fit the model.
     """
     given = {"input_shapes": input_shapes, "custom_op_library": custom_op_library}
-    chosen, analysis, samples, removed = _planned(model, plan, given)
-    pruned, _ = cut_and_compare(analysis, removed, samples)
-    out = finish(pruned, chosen)
-    check_file(analysis.proto, out)
+    run, removed = _planned(model, plan, given, NoProgress())
+    pruned, _ = cut_model(run.analysis, removed, run.samples.every)
+    out = finish(pruned, run.settings)
+    check_file(run.analysis.proto, out)
     return aside.whole(out)
 
 
@@ -226,35 +193,95 @@ def mask(
 ) -> onnx.ModelProto:
     """Return the original graph with removed channels' entries zeroed in their consumers' weights.
 
-    All nodes and shapes stay; the function is that of `cut`.
+    All nodes and shapes stay; the function is that of `cut`, and so are the parameters.
+    """
+    given = {"input_shapes": input_shapes, "custom_op_library": custom_op_library}
+    run, removed = _planned(model, plan, given, NoProgress())
+    return masked_model(run.analysis, removed)
+
+
+def _planned(
+    model: Source, plan: Plan | str | Path, given: Mapping[str, Any], progress: Progress
+) -> tuple[Run, tuple[int, ...]]:
+    """Open a model as it was when a plan was made; return the units that the plan removes, too.
+
+    The samples only serve to run it.
+    """
+    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+    frozen = Settings.make({name: plan.settings.get(name, ()) for name in ("include", "exclude")})
+    chosen = Settings.make(given, ReplayKeywords)
+    settings = replace(chosen, include=frozen.include, exclude=frozen.exclude, refit=False)
+    run = open_run(model, None, settings, progress, plan.input_shapes)
+    run = replace(run, samples=Samples(run.samples.every, None, None))
+    return run, removed_by(plan, run.analysis)
+
+
+def sweep(
+    model: Source,
+    data: Any = None,
+    *,
+    targets: Sequence[float] | None = None,
+    labels: Any = None,
+    progress: Progress | None = None,
+    **settings: Unpack[SweepKeywords],
+) -> list[Point]:
+    """Prune a model to several sizes, calibrating once.
+
+    Second moments, removal paths and sensitivities are gathered once, down to the narrowest widths
+    that the smallest target asks for; every model is then cut from the original and refitted.
 
     Parameters
     ----------
     model : path or onnx.ModelProto
         Never modified.
-    plan : Plan or path
-    input_shapes : mapping of str to sequence of int, optional
-        Shapes for inputs with dynamic dimensions, batch included; those of the plan by default.
-    custom_op_library : path or sequence of path, optional
-        Libraries of operators that onnxruntime lacks.
+    data : path, array, dict of arrays, iterable of feeds or CalibrationDataReader, optional
+        Calibration samples as for `reap`.
+    targets : sequence of float, optional
+        Fractions of the multiply-accumulates that models may have at most, between 0 and 1. By
+        default 0.9 to 0.3 in steps of 0.1, of which those that can't be reached are left out; the
+        reports' notes say so.
+    labels : path or array_like of int, optional
+        Class of every sample, in the order of the data: accuracies are measured with them, on the
+        samples that are held out.
+    progress : Progress, optional
+        Told how far each stage is.
+    **settings
+        Those of `onnx_reap.options.SweepKeywords`.
+
+    Returns
+    -------
+    list of Point
+        Largest target first, each once.
 
     Raises
     ------
     ReapError
-        If the plan doesn't fit the model.
+        If the request can't be honoured; a TargetError if a target that is named, or every default
+        one, is out of reach.
     """
-    given = {"input_shapes": input_shapes, "custom_op_library": custom_op_library}
-    _, analysis, _, removed = _planned(model, plan, given)
-    masked = analysis.copy()
-    before = {name: constant.values for name, constant in masked.constants().items()}
-    mask_graph(masked, analysis.flow, removed)
-    after = {name: constant.values for name, constant in masked.constants().items()}
-    changed = {name: values for name, values in after.items() if values is not before[name]}
-    return aside.whole(with_weights(analysis.proto, changed))
+    check_labels(labels, data)
+    wanted = DEFAULT_TARGETS if targets is None else checked_targets(targets)
+    chosen = Settings.make(settings, SweepKeywords)
+    check_contradictions(chosen)
+    run = open_run(model, data, chosen, progress or NoProgress())
+    goals, notes = reachable_goals(run, wanted, named=targets is not None)
+    accuracy = (lambda _: None) if labels is None else accuracy_of(run, labels)
+    before = accuracy(run.analysis.proto)
+    with run.clock("choose"):
+        curves = estimate(run, list(goals.values()))
+    points = []
+    with run.progress.stage("Making models", len(goals)) as step:
+        for target, goal in goals.items():
+            own = run.branch(target_macs=target)
+            pruned = apply_choice(own, decide(own, goal, narrowed(curves, goal)))
+            result = make_result(conclude(own, pruned, budgets=goal.budgets, notes=notes))
+            points.append(Point.of(result, target, before, accuracy(result.light)))
+            step()
+    return points
 
 
 def profile(
-    model: str | Path | onnx.ModelProto, *, progress: Progress | None = None, **settings: Any
+    model: Source, *, progress: Progress | None = None, **settings: Unpack[ProfileKeywords]
 ) -> LatencyTable:
     """Measure a model's linear layers at several widths, on this machine.
 
@@ -265,7 +292,7 @@ def profile(
     progress : Progress, optional
         Told how far the measurement is.
     **settings
-        Fields of `Settings`, of which those in `PROFILED` mean something here.
+        Those of `onnx_reap.options.ProfileKeywords`.
 
     Returns
     -------
@@ -274,39 +301,37 @@ def profile(
     Raises
     ------
     ReapError
-        If a setting is of no use here, or onnxruntime can't run the model.
+        If a setting doesn't apply here, or onnxruntime can't run the model.
     """
-    check_applicable(settings, PROFILED, "settings that a profile doesn't depend on")
-    progress = progress or NoProgress()
-    few = {"samples": 4, "criterion": "l1", "refit": False}  # they only serve to run the model
-    chosen = make_settings({**settings, **few})
-    proto = load(model)
-    inputs = model_inputs(proto, chosen.input_shapes)
-    samples = open_samples(inputs, None, chosen).every
-    providers = execution_providers(chosen.provider, chosen.custom_op_library)
-    why_not = exclusion(chosen.include, chosen.exclude)
-    analysis = analyse(proto, inputs, samples, providers, why_not)
-    return measured_table(analysis, samples, chosen, progress)
+    chosen = Settings.make(settings, ProfileKeywords)
+    chosen = replace(chosen, samples=4, criterion="l1", refit=False)  # only to run the model
+    run = open_run(model, None, chosen, progress or NoProgress())
+    return measured_table(run.analysis, run.samples.every, chosen, run.progress)
 
 
-def _planned(
-    model: Source, plan: Plan | str | Path, given: Mapping[str, Any]
-) -> tuple[Settings, Analysis, Calibration, tuple[int, ...]]:
-    """Analyse a model as it was when a plan was made, on samples that only serve to run it.
+def inspect(model: Source, **settings: Unpack[InspectKeywords]) -> Inspection:
+    """Tell what could be pruned of a model, what could not, and why; without data.
+
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Never modified.
+    **settings
+        Those of `onnx_reap.options.InspectKeywords`.
 
     Returns
     -------
-    settings, analysis, samples
-    removed : tuple of int
-        Units that the plan removes.
+    Inspection
+
+    Raises
+    ------
+    ReapError
+        If a setting doesn't apply here, or onnxruntime can't run the model. That nothing can be
+        pruned is no error.
     """
-    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    frozen_by = {name: plan.settings.get(name, ()) for name in ("include", "exclude")}
-    settings = make_settings({**given, **frozen_by, "refit": False})
-    proto = load(model)
-    inputs = with_sizes(model_inputs(proto, settings.input_shapes), plan.input_shapes)
-    samples = open_samples(inputs, None, settings).every
-    providers = execution_providers(settings.provider, settings.custom_op_library)
-    why_not = exclusion(settings.include, settings.exclude)
-    analysis = analyse(proto, inputs, samples, providers, why_not)
-    return settings, analysis, samples, removed_by(plan, analysis)
+    chosen = replace(Settings.make(settings, InspectKeywords), samples=4)  # only to run it
+    form = open_run(model, None, chosen, NoProgress()).form
+    check_globs(form.analysis, chosen)
+    widths = allowed(form, chosen, vanishing=True)
+    named = {name: value for name, value in chosen.chosen().items() if name in settings}
+    return make_inspection(form.analysis, widths, named)

@@ -1,184 +1,249 @@
-"""What a user can ask for; the command's flags and the Python keywords are these fields."""
+"""The table of options: a field of `Settings` is one, and flags, checks and help derive from it.
+
+A new option takes a field in `Settings` and its type in one of the classes of keywords, which says
+the commands that take it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypedDict
 
-from onnx_reap.prune.criteria.table import CRITERIA
+from onnx_reap import parsing
+from onnx_reap.fields import CRITERIA, Record, option, options_of
 
-if TYPE_CHECKING:
-    from onnx_reap.measure.latency.table import LatencyTable
+DEFAULT_MAX_DROP = 0.01  # largest loss if there is data, and the user sets no budget
+DEFAULT_TARGET_MACS = 0.6  # largest fraction of the MACs if there is neither data nor a budget
+DEFAULT_TARGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of the MACs, where a sweep is given none
 
-DEFAULT_MAX_DROP = 0.01
-"""Loss at most where the user names no budget."""
-
-DEFAULT_TARGET_MACS = 0.6
-"""Fraction of the multiply-accumulates that is left then if no data tells what is lost."""
-
-DEFAULT_TARGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Fractions of the multiply-accumulates that a sweep leaves where the user names none."""
-
-RATIOS = ("ratio", "layer_ratios")
-"""Settings that tell how much of each group is to go;"""
-
-TARGETS = ("target_macs", "target_params", "target_size", "target_latency", "max_drop")
-"""or what the model is to reach as a whole."""
-
-BUDGETS = (*RATIOS, *TARGETS)
-"""Settings that ask for fewer channels."""
-
-EXECUTED = ("provider", "custom_op_library")
-"""Settings that tell how models are run."""
-
-PROFILED = ("input_shapes", *EXECUTED, "round_to", "min_channels", "include", "exclude")
-"""Settings that a latency table depends on."""
-
-INSPECTED = (*PROFILED, "vanish")
-"""Settings that tell what could be pruned, before anything is estimated."""
+Paths = str | Path | Sequence[str | Path]
+Pixels = int | Sequence[int]
 
 
-LOSSLESS = (
-    *("lossless", "input_shapes", "include", "exclude", *EXECUTED, "seed"),
-    *("samples", "resize", "crop", "mean", "std", "scale", "color"),
-)
-"""Settings that mean something where nothing may be lost; the last ones where there is data."""
+class ReplayKeywords(TypedDict, total=False):
+    """Settings that mean something where a plan is replayed."""
+
+    input_shapes: Mapping[str, Sequence[int]] | None
+    provider: str | None
+    custom_op_library: Paths
+
+
+class ProfileKeywords(ReplayKeywords, total=False):
+    """Settings that a latency table depends on."""
+
+    include: str | Sequence[str]
+    exclude: str | Sequence[str]
+    min_channels: int
+    round_to: int | str | None
+
+
+class InspectKeywords(ProfileKeywords, total=False):
+    """Settings that tell what could be pruned, before anything is estimated."""
+
+    vanish: bool
+
+
+class SweepKeywords(InspectKeywords, total=False):
+    """Settings that hold for all models of a sweep: all but budgets and what belongs to them."""
+
+    samples: int | None
+    resize: Pixels | None
+    crop: Pixels | None
+    mean: float | Sequence[float] | None
+    std: float | Sequence[float] | None
+    scale: float | None
+    color: str
+    criterion: str
+    reap_space: str
+    allocation: str
+    metric: str
+    refit: bool
+    joint_refit: int | str | None
+    positions: int
+    seed: int
+
+
+class RunKeywords(SweepKeywords, total=False):
+    """All settings, as Python passes them; `Settings` holds them as the command reads them."""
+
+    ratio: float | None
+    target_macs: float | None
+    target_params: float | None
+    target_size: float | None
+    target_latency: tuple[float, str] | str | None
+    latency_table: Any  # a LatencyTable, or the path of one
+    max_drop: float | None
+    lossless: bool
+    labels: Any  # a path, or integers, one a sample
+    evaluate: str | Callable[[Any], float] | None
+    layer_ratios: Mapping[str, float] | str | Path | None
+    low_rank: str | bool | None
+    tile: str | None
+    tile_sparsity: float | None
+    pattern: str | None
+    permutation: bool
+
+
+_data = partial(option, group="data", lossless=True)
+_budget = partial(option, group="budget")
+_ratio, _target = partial(_budget, role="ratio"), partial(_budget, role="target")
+_method = partial(option, group="method")
+_zeros = partial(option, group="zeros", role="zeros")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All settings of one run; the defaults are those of the command.
+class Settings(Record):
+    """All settings of one run: options by name, with the defaults of the command.
 
-    Attributes
-    ----------
-    samples : int, optional
-        Use at most this many calibration samples (chosen by `seed`).
-    input_shapes : mapping of str to tuple of int, optional
-        Shapes for inputs with dynamic dimensions, batch included.
-    resize, crop, mean, std, scale, color
-        Preprocessing, see `onnx_reap.data.Preprocess`.
-    ratio : float, optional
-        Fraction of the channels to remove from every group, in (0, 1).
-    target_macs, target_params : float, optional
-        What the result may have at most: a fraction of the original where it is 1 or less, else a
-        number of multiply-accumulates or parameters.
-    target_size : float, optional
-        Bytes of the file at most: a fraction of the original's where it is 1 or less.
-    target_latency : (float, str), optional
-        Time that a run may take at most: milliseconds `(5, "ms")`, or a factor of what the original
-        takes `(0.6, "x")`. Python takes `"5ms"` and `"0.6x"`, too. Cut models are timed on this
-        machine, unless there is a table.
-    latency_table : LatencyTable, or path of a file with one, optional
-        Where latencies are looked up, see `onnx_reap.profile`.
-    lossless : bool
-        Whether to remove no channels but those without which the model computes the same, by what
-        the weights alone tell. Contradicts budgets, and what choosing and refitting needs.
-    max_drop : float, optional
-        Loss that is allowed, as a fraction; the smallest model within it is made. The loss is the
-        share of samples that are put into another class, or the relative output error of models
-        that are no classifiers; see `labels` and `evaluate`.
-    labels : path or array_like of int, optional
-        Class of every sample, in the order of the data: `max_drop` then bounds the accuracy lost,
-        and the criterion `pls` explains classes instead of outputs.
-    evaluate : str or callable, optional
-        `module:function`, or a function, that takes an onnx.ModelProto and returns a number, more
-        for better models: `max_drop` then bounds its relative decrease.
-    layer_ratios : mapping of str to float, or path of a JSON file with one, optional
-        Fraction of the channels to remove, by glob on the names of the nodes that make them.
-    include, exclude : sequence of str
-        Globs on node names: only these, or not these, may lose output channels. Python takes a
-        single string, too.
-    min_channels : int
-        Channels that every group keeps at least that doesn't vanish.
-    vanish : bool
-        Whether a budget may take residual branches wholly, where all that is left of them is a
-        constant. At equal ratios none goes.
-    round_to : int, optional
-        Widths become multiples of this. None is automatic: 8 for groups of 64 channels and more,
-        4 from 16 on, else 1.
-    criterion : str
-        Which channels go first: a name in `onnx_reap.prune.criteria.table.CRITERIA`.
-    reap_space : str
-        What removed channels are reconstructed from while channels are chosen: `patch`, every tap
-        of a kernel on its own; `channel`, whole feature maps, which takes less time and memory. The
-        refit always takes patches.
-    allocation : str
-        How a budget is spread over groups: `pro` by what the model's output feels, `local` by the
-        error of the layers behind each group, `uniform` at equal ratios.
-    metric : str
-        How outputs are compared: `kl` for class scores or probabilities, `error` for the squared
-        error relative to the variance, `auto` as each output looks.
-    low_rank : str, optional
-        `also` writes layers as two thinner ones where that loses less than removing channels, and
-        each is faster on this machine, and channels between linear layers in a better basis;
-        `only` does so and leaves other channels alone. Python takes True for `also`.
-    refit : bool
-        Whether the weights that stay are fitted to make up for what went.
-    joint_refit : int, optional
-        Passes over the samples in which the layers of each block are refitted together, once every
-        layer was alone. None is automatic: 10 where they take at most 3e11 multiply-accumulates,
-        which is a minute or less, otherwise 0.
-    positions : int
-        Output positions sampled per image and layer.
-    tile : str, optional
-        Rows and columns of the tiles that weights are zeroed in, such as `8x1`: that many outputs
-        and input channels. Zeros come after the channels that a budget removes; without a budget no
-        channel goes.
-    tile_sparsity : float, optional
-        Share of the weights to zero in such tiles, over all layers that have them.
-    pattern : str, optional
-        `2:4` zeroes 2 of every 4 weights along the input channels.
-    permutation : bool
-        Whether channels change places before weights are zeroed, so that less is lost. The function
-        stays the same.
-    seed : int
-    provider : str, optional
-        Execution provider of onnxruntime (`cpu`, `cuda`, or a full name).
-    custom_op_library : sequence of path
-        Shared libraries of operators that onnxruntime lacks. Python takes a single path, too.
+    `onnx-reap --help` describes them; Python's `refit=False` is the command's `--no-refit`.
     """
 
-    samples: int | None = None
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None
-    resize: int | tuple[int, int] | None = None
-    crop: int | tuple[int, int] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    scale: float | None = None
-    color: str = "rgb"
-    ratio: float | None = None
-    target_macs: float | None = None
-    target_params: float | None = None
-    target_size: float | None = None
-    target_latency: tuple[float, str] | None = None
-    latency_table: LatencyTable | str | Path | None = None
-    max_drop: float | None = None
-    lossless: bool = False
-    labels: Any = None
-    evaluate: str | Callable[[Any], float] | None = None
-    layer_ratios: Mapping[str, float] | str | Path | None = None
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
-    min_channels: int = 1
-    vanish: bool = True
-    round_to: int | None = None
-    criterion: str = "reap"
-    reap_space: str = "patch"
-    allocation: str = "pro"
-    metric: str = "auto"
-    low_rank: str | None = None
-    refit: bool = True
-    joint_refit: int | None = None
-    positions: int = 32
-    tile: str | None = None
-    tile_sparsity: float | None = None
-    pattern: str | None = None
-    permutation: bool = True
-    seed: int = 0
-    provider: str | None = None
-    custom_op_library: Sequence[str | Path] = ()
+    samples: int | None = _data(parsing.POSITIVE)(
+        "maximum number of calibration samples", shown="all"
+    )
+    input_shapes: Mapping[str, tuple[int, ...]] | None = _data(parsing.SHAPES)(
+        "shape of an input with dynamic dimensions, batch included, such as x:1,3,224,224; "
+        "repeatable",
+        shown="from the data",
+    )
+    resize: int | tuple[int, int] | None = _data(parsing.PIXELS)(
+        "pixels of the shorter side, or height,width", shown="the model's"
+    )
+    crop: int | tuple[int, int] | None = _data(parsing.PIXELS)(
+        "pixels of the centre crop, or height,width", shown="the model's, after --resize N"
+    )
+    mean: tuple[float, ...] | None = _data(parsing.NUMBERS)(
+        "value to subtract, one or one a channel, such as 0.485,0.456,0.406", shown="0"
+    )
+    std: tuple[float, ...] | None = _data(parsing.NUMBERS)(
+        "value to divide by, one or one a channel, such as 0.229,0.224,0.225", shown="1"
+    )
+    scale: float | None = _data(parsing.NUMBER)(
+        "factor on stored values, before --mean and --std", shown="1"
+    )
+    color: str = _data(parsing.one_of("rgb", "bgr"))(
+        "colour order that the model expects of images", "rgb"
+    )
+    ratio: float | None = _ratio(parsing.FRACTION)(
+        "fraction of the channels to remove from every group, such as 0.3 or 30%"
+    )
+    target_macs: float | None = _target(parsing.TARGET)(
+        "maximum multiply-accumulates of the pruned model: a fraction of the original (0.6, 60%) "
+        "or a number per sample (1.2G, 500M)",
+        shown=f"{DEFAULT_TARGET_MACS:g} if neither a budget nor data is given",
+    )
+    target_params: float | None = _target(parsing.TARGET)(
+        "maximum parameters of the pruned model: a fraction (0.6, 60%) or a number (250k)"
+    )
+    target_size: float | None = _target(parsing.TARGET)(
+        "maximum size of the file: a fraction of the original's, or bytes such as 5M"
+    )
+    target_latency: tuple[float, str] | None = _target(parsing.LATENCY)(
+        "maximum time of a run, on this machine or by --latency-table: 5ms, or a factor of what "
+        "the original takes (0.6x, 60%)"
+    )
+    latency_table: Any = _budget(parsing.TABLE)(
+        "latencies that onnx-reap profile measured, on any machine"
+    )
+    max_drop: float | None = _target(parsing.FRACTION)(
+        "maximum loss, such as 1%: the share of held-out samples that change class, the relative "
+        "output error of models that are no classifiers, or what --labels or --evaluate measure; "
+        "finds the smallest such model",
+        shown=f"{DEFAULT_MAX_DROP:.0%} if there is data but no budget",
+    )
+    lossless: bool = _budget(parsing.SWITCH)(
+        "remove the channels without which the model computes the same, and no others: dead ones, "
+        "duplicates and multiples of others, found in the weights; needs no data",
+        False,
+        lossless=True,
+    )
+    labels: Any = _budget(parsing.LABELS)(
+        "classes of the samples, .npy or .npz: --max-drop then bounds the accuracy that is lost, "
+        "and --criterion pls explains them instead of the outputs"
+    )
+    evaluate: str | Callable[[Any], float] | None = _budget(parsing.FUNCTION)(
+        "function of an onnx.ModelProto that returns more for better models: --max-drop then "
+        "bounds its relative decrease"
+    )
+    layer_ratios: Mapping[str, float] | str | Path | None = _ratio(parsing.RATIOS)(
+        'JSON file of fractions to remove by glob on node names, {"/layer1/*": 0.5}'
+    )
+    include: Sequence[str] = _budget(parsing.GLOBS)(
+        "the only nodes that may lose output channels; repeatable", (), shown="all", lossless=True
+    )
+    exclude: Sequence[str] = _budget(parsing.GLOBS)(
+        "nodes that keep all their output channels; repeatable", (), lossless=True
+    )
+    min_channels: int = _budget(parsing.POSITIVE)(
+        "channels that every group keeps at least, unless removed wholly", 1
+    )
+    vanish: bool = _budget(parsing.SWITCH)("remove no residual branch wholly", True)
+    round_to: int | None = _budget(parsing.MULTIPLE)(
+        "make widths multiples of N, or leave them; auto: 8 for groups of 64 channels and more, "
+        "4 from 16 on, else 1",
+        shown="auto",
+    )
+    criterion: str = _method(parsing.one_of(*CRITERIA))(
+        "what decides which channels go: "
+        + "; ".join(f"{name}, {each.goes_by}" for name, each in CRITERIA.items()),
+        "reap",
+    )
+    reap_space: str = _method(parsing.one_of("patch", "channel"))(
+        "what removed channels are reconstructed from while channels are chosen: every tap of a "
+        "kernel on its own, or whole feature maps, which takes less time and memory",
+        "patch",
+    )
+    allocation: str = _method(parsing.one_of("pro", "local", "uniform"))(
+        "how a budget is spread over groups: by the change of the output, by the error of the "
+        "layers behind a group, or at equal ratios",
+        "pro",
+    )
+    metric: str = _method(parsing.one_of("auto", "kl", "error"))(
+        "how --allocation pro compares outputs: as suits each one, as class scores (kl), or by "
+        "squared error",
+        "auto",
+    )
+    low_rank: str | None = _method(parsing.one_of("also", "only"))(
+        "each layer is pruned, factorised, both or left alone, whichever loses least; factors must "
+        "be faster on this machine, and channels between linear layers get a better basis; only: "
+        "remove no other channels",
+        alone="also",
+        shown="off; also where no value follows",
+    )
+    refit: bool = _method(parsing.SWITCH)("leave the weights that stay as they are", True)
+    joint_refit: int | None = _method(parsing.PASSES)(
+        "passes over the samples in which the layers of each block are refitted together, once "
+        "every layer was alone; auto: 10 where they are quick, else 0",
+        shown="auto",
+    )
+    positions: int = option(parsing.POSITIVE, group="data")(
+        "output positions to sample per image and layer", 32
+    )
+    tile: str | None = _zeros(parsing.TILE)(
+        "zero weights in tiles of so many outputs times so many input channels, such as 8x1; "
+        "without a budget, no channel is removed"
+    )
+    tile_sparsity: float | None = _zeros(parsing.FRACTION)(
+        "share of the weights to zero in tiles, over all layers that have them"
+    )
+    pattern: str | None = _zeros(parsing.one_of("2:4"))(
+        "zero 2 of every 4 weights along the input channels, as sparse kernels expect"
+    )
+    permutation: bool = _zeros(parsing.SWITCH)(
+        "leave channels where they are; otherwise they change places, so that less is lost", True
+    )
+    seed: int = _method(parsing.SEED)("seed of all random choices", 0, lossless=True)
+    provider: str | None = _method(parsing.NAME)(
+        "execution provider of onnxruntime: cpu, cuda or a full name",
+        shown="cuda where onnxruntime has it, else cpu",
+        lossless=True,
+    )
+    custom_op_library: Sequence[str | Path] = _method(parsing.PATHS)(
+        "shared library of operators that onnxruntime lacks; repeatable", (), lossless=True
+    )
 
     @property
     def zeroes(self) -> bool:
@@ -196,25 +261,8 @@ class Settings:
         """Whether fewer channels are asked for."""
         return any(getattr(self, name) is not None for name in BUDGETS)
 
-    def chosen(self) -> dict[str, Any]:
-        """Return the settings that differ from the defaults; of a table, only what it is of."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        if is_dataclass(self.latency_table):
-            values["latency_table"] = str(self.latency_table)
-        if self.labels is not None and not isinstance(self.labels, (str, Path)):
-            values["labels"] = f"{len(self.labels)} given"
-        if callable(self.evaluate):
-            values["evaluate"] = f"{self.evaluate.__module__}:{self.evaluate.__qualname__}"
-        return {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
 
-
-ZEROED = ("tile", "tile_sparsity", "pattern", "permutation")
-"""Settings that tell which weights become zero in what stays."""
-
-_NOT_SWEPT = (
-    *ZEROED,
-    *("ratio", "layer_ratios", "target_macs", "target_params", "target_size", "target_latency"),
-    *("latency_table", "max_drop", "lossless", "labels", "evaluate", "low_rank"),
-)
-SWEPT = tuple(field.name for field in fields(Settings) if field.name not in _NOT_SWEPT)
-"""Settings that hold for all models of a sweep: all but the budgets and what belongs to them."""
+OPTIONS = options_of(Settings)
+RATIOS = tuple(name for name, each in OPTIONS.items() if each.role == "ratio")
+TARGETS = tuple(name for name, each in OPTIONS.items() if each.role == "target")
+BUDGETS = (*RATIOS, *TARGETS)

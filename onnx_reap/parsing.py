@@ -1,148 +1,262 @@
-"""What users write for numbers, sizes and shapes."""
+"""Kinds of values that options take: how a text becomes a value, and which values are valid."""
 
 from __future__ import annotations
 
 import math
 import re
 from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
 
-_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-_LATENCIES = (
-    ("ms", 1, "ms"),
-    ("us", 1e-3, "ms"),
-    ("s", 1e3, "ms"),
-    ("x", 1, "x"),
-    ("%", 0.01, "x"),
-)
+from onnx_reap.errors import UsageError
 
-
-def number(text: str) -> float:
-    """Read a finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ArgumentTypeError(f"got: {text!r} | expected: a number")
-    return value
+_SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_LATENCIES = {
+    "ms": (1, "ms"),
+    "us": (1e-3, "ms"),
+    "s": (1e3, "ms"),
+    "x": (1, "x"),
+    "%": (0.01, "x"),
+}
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """Read numbers between commas or spaces, `0.485,0.456,0.406`."""
-    return tuple(number(part) for part in _parts(text))
+@dataclass(frozen=True)
+class Kind:
+    """What an option's value may be.
 
-
-def fraction(text: str) -> float:
-    """Read a fraction between 0 and 1, `0.3` or `30%`."""
-    value = _percent(text)
-    if value is None or not 0 < value < 1:
-        raise ArgumentTypeError(f"got: {text!r} | expected: a fraction, such as 0.3 or 30%")
-    return value
-
-
-def fractions(text: str) -> tuple[float, ...]:
-    """Read fractions between commas or spaces, `0.9,0.7` or `90%,70%`."""
-    return tuple(fraction(part) for part in _parts(text))
-
-
-def tile(text: str) -> str:
-    """Read rows and columns of a tile, `8x1`."""
-    if not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", text):
-        raise ArgumentTypeError(f"got: {text!r} | expected: rows and columns, such as 8x1")
-    return text
-
-
-def target(text: str) -> float:
-    """Read a fraction of the original (`0.6`, `60%`) or a number with a suffix (`1.2G`)."""
-    value = _percent(text)
-    if value is None:
-        suffix = text[-1:].lower()
-        value = _float(text[:-1]) * _SUFFIXES.get(suffix, math.nan)
-    too_much = text.endswith("%") and value > 1
-    if not (math.isfinite(value) and value > 0) or too_much:
-        raise ArgumentTypeError(
-            f"got: {text!r} | expected: a fraction of the original, such as 0.6 or 60%, or a "
-            "number, such as 250k, 500M or 1.2G"
-        )
-    return value
-
-
-def latency(text: str) -> tuple[float, str]:
-    """Read a time (`5ms`, `800us`, `0.02s`) or a factor of the original's (`0.6x`, `60%`).
-
-    Returns
-    -------
-    value : float
-    unit : str
-        `ms` or `x`.
+    Attributes
+    ----------
+    expected : str
+        The valid values, for messages.
+    metavar : str
+        What the help puts for a value.
+    is_valid : callable
+        Whether a value, as Python passes it, is valid.
+    read : callable
+        Makes a text a value; a ValueError, or an invalid value, refuses the text.
+    collect : callable, optional
+        Makes one value of those that a repeated flag gave; without it, a flag can't be repeated.
+    as_text : bool
+        Whether Python may pass what the command takes, too.
     """
-    for suffix, factor, unit in _LATENCIES:
-        value = _float(text.removesuffix(suffix)) * factor
-        if text.endswith(suffix) and 0 < value < math.inf:
-            return value, unit
-    raise ArgumentTypeError(
-        f"got: {text!r} | expected: a time, such as 5ms, or a factor of the original's, such as "
-        "0.6x or 60%"
-    )
+
+    expected: str
+    metavar: str
+    is_valid: Callable[[Any], bool]
+    read: Callable[[str], Any] = str
+    collect: Callable[[list[Any]], Any] | None = None
+    as_text: bool = False
+
+    def parse(self, text: str) -> Any:
+        """Read a text, one of several if the flag is repeatable.
+
+        Raises
+        ------
+        ArgumentTypeError
+        """
+        try:
+            value = self.read(text)
+            if self.is_valid(self.collect([value]) if self.collect else value):
+                return value
+        except ValueError:
+            pass
+        raise ArgumentTypeError(f"invalid value | got: {text!r} | expected: {self.expected}")
+
+    def accept(self, name: str, value: Any) -> Any:
+        """Return a value that Python passes as the settings hold it.
+
+        Parameters
+        ----------
+        name : str
+            What the user calls it.
+
+        Raises
+        ------
+        UsageError
+            If it isn't valid.
+        """
+        value = value.tolist() if hasattr(value, "tolist") else value
+        if self.collect is list and isinstance(value, (str, Path)):
+            value = [value]
+        try:
+            if self.as_text and isinstance(value, str):
+                return self.parse(value)
+        except ArgumentTypeError as error:
+            raise UsageError(f"{name}: {error}") from None
+        if not self.is_valid(value):
+            raise UsageError(f"{name}: invalid value", got=repr(value), expected=self.expected)
+        return value
 
 
-def positive(text: str) -> int:
-    """Read a whole number, at least 1."""
-    if not (text.isdecimal() and int(text)):
-        raise ArgumentTypeError(f"got: {text!r} | expected: a whole number, at least 1")
-    return int(text)
+def one_of(*names: str) -> Kind:
+    """Return the kind of values that are one of some names."""
+    expected = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return Kind(expected, f"{{{','.join(names)}}}", lambda v: isinstance(v, str) and v in names)
 
 
-def seed(text: str) -> int:
-    """Read a whole number, at least 0."""
+# How texts are read
+
+
+def _whole(text: str) -> int:
     if not text.isdecimal():
-        raise ArgumentTypeError(f"got: {text!r} | expected: a whole number, at least 0")
+        raise ValueError(text)
     return int(text)
 
 
-def round_to(text: str) -> int | None:
-    """Read a whole number, or `auto` as None."""
-    return None if text == "auto" else positive(text)
+def _share(text: str) -> float:
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
 
 
-def passes(text: str) -> int | None:
-    """Read a whole number, 0 included, or `auto` as None."""
-    if text == "auto" or text.isdecimal():
-        return None if text == "auto" else int(text)
-    raise ArgumentTypeError(f"got: {text!r} | expected: a whole number, at least 0, or auto")
+def _target(text: str) -> float:
+    scale = _SUFFIXES.get(text[-1:].lower())
+    value = float(text[:-1]) * scale if scale else _share(text)
+    if text.endswith("%") and value > 1:
+        raise ValueError(text)
+    return value
 
 
-def size(text: str) -> int | tuple[int, int]:
-    """Read one number of pixels, or height and width, `224` or `224,320`."""
-    parts = [positive(part) for part in _parts(text.replace("x", ","))]
-    if len(parts) > 2:
-        raise ArgumentTypeError(f"got: {text!r} | expected: pixels, such as 224 or 224,320")
-    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
-
-
-def named_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """Read `name:1,3,224,224`; the name may hold colons."""
-    name, colon, shape = text.rpartition(":")
-    if not (name and colon and re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", shape)):
-        raise ArgumentTypeError(f"got: {text!r} | expected: name:1,3,224,224")
-    return name, tuple(int(length) for length in shape.split(","))
-
-
-def _percent(text: str) -> float | None:
-    """Read a plain number or a percentage; None for anything else."""
-    value = _float(text[:-1]) / 100 if text.endswith("%") else _float(text)
-    return value if math.isfinite(value) else None
-
-
-def _float(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _latency(text: str) -> tuple[float, str]:
+    for suffix, (factor, unit) in _LATENCIES.items():
+        if text.endswith(suffix):
+            return float(text.removesuffix(suffix)) * factor, unit
+    raise ValueError(text)
 
 
 def _parts(text: str) -> list[str]:
-    parts = [part for part in re.split(r"[,\s]+", text.strip("[]() ")) if part]
-    if not parts:
-        raise ArgumentTypeError(f"got: {text!r} | expected: numbers between commas")
-    return parts
+    return [part for part in re.split(r"[,\s]+", text.strip("[]() ")) if part]
+
+
+def _pixels(text: str) -> int | tuple[int, ...]:
+    sizes = tuple(_whole(part) for part in _parts(text.replace("x", ",")))
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, lengths = text.rpartition(":")  # the name may hold colons
+    if not name:
+        raise ValueError(text)
+    return name, tuple(_whole(length) for length in lengths.split(","))
+
+
+def _by_name(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    named = dict(shapes)
+    if len(named) < len(shapes):
+        raise UsageError("--input-shapes names an input twice", got=", ".join(n for n, _ in shapes))
+    return named
+
+
+# Which values are valid
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object, least: int = 1) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+
+
+def _is_positive(value: object) -> bool:
+    return _is_number(value) and value > 0  # type: ignore[operator]
+
+
+def _is_fraction(value: object) -> bool:
+    return _is_number(value) and 0 < value < 1  # type: ignore[operator]
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, (str, Path))
+
+
+def _list_of(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (list, tuple)) and all(map(is_valid, value))
+
+
+_are_numbers, _are_sizes = _list_of(_is_number), _list_of(_is_whole)
+
+
+def _are_shapes(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and _are_sizes(shape) for name, shape in value.items()
+    )
+
+
+def _is_latency(value: object) -> bool:
+    pair = isinstance(value, (list, tuple)) and len(value) == 2
+    return pair and _is_positive(value[0]) and value[1] in ("ms", "x")  # type: ignore[index]
+
+
+def _is_tile(value: object) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", value))
+
+
+def _is_table(value: object) -> bool:
+    return _is_path(value) or (is_dataclass(value) and hasattr(value, "whole_ms"))
+
+
+def _or_auto(least: int) -> Kind:
+    return Kind(
+        f"an integer >= {least}, or auto",
+        "N|auto",
+        lambda v: v is None or _is_whole(v, least),
+        lambda text: None if text == "auto" else _whole(text),
+        as_text=True,
+    )
+
+
+SWITCH = Kind("True or False", "", lambda v: isinstance(v, bool))
+POSITIVE = Kind("an integer >= 1", "N", _is_whole, _whole)
+SEED = Kind("an integer >= 0", "N", lambda v: _is_whole(v, 0), _whole)
+MULTIPLE, PASSES = _or_auto(1), _or_auto(0)
+NUMBER = Kind("a number", "X", _is_number, float)
+NUMBERS = Kind(
+    "a number, or one a channel",
+    "X,X,X",
+    lambda v: _is_number(v) or (_are_numbers(v) and len(v) > 0),
+    lambda text: tuple(map(float, _parts(text))),
+)
+FRACTION = Kind("a fraction between 0 and 1, such as 0.3 or 30%", "X", _is_fraction, _share)
+FRACTIONS = Kind(
+    "fractions between 0 and 1, such as 0.8,0.6,0.4",
+    "X,X,X",
+    lambda v: _list_of(_is_fraction)(v) and len(v) > 0,
+    lambda text: tuple(map(_share, _parts(text))),
+)
+TARGET = Kind(
+    "a fraction of the original, such as 0.6 or 60%, or a number, such as 250k, 500M or 1.2G",
+    "X",
+    _is_positive,
+    _target,
+)
+LATENCY = Kind(
+    "a time, such as 5ms, or a factor of the original's, such as 0.6x or 60%",
+    "T",
+    _is_latency,
+    _latency,
+    as_text=True,
+)
+PIXELS = Kind(
+    "pixels, such as 224 or 224,320",
+    "N|H,W",
+    lambda v: _is_whole(v) or (_are_sizes(v) and len(v) == 2),
+    _pixels,
+)
+SHAPES = Kind("shapes by input, such as x:1,3,224,224", "NAME:SHAPE", _are_shapes, _shape, _by_name)
+TILE = Kind("rows and columns, such as 8x1", "RxC", _is_tile)
+NAME = Kind("a name", "NAME", lambda v: isinstance(v, str))
+GLOBS = Kind("globs", "GLOB", _list_of(lambda v: isinstance(v, str)), collect=list)
+PATH = Kind("a path", "FILE", _is_path, Path)
+PATHS = Kind("paths", "FILE", _list_of(_is_path), Path, list)
+RATIOS = Kind(
+    "ratios by glob, or a path", "FILE", lambda v: _is_path(v) or isinstance(v, Mapping), Path
+)
+TABLE = Kind("a latency table, or a path", "FILE", _is_table, Path)
+LABELS = Kind("one integer a sample, or a path", "FILE", lambda v: True, Path)
+FUNCTION = Kind(
+    "module:function, or a function",
+    "MODULE:FUNCTION",
+    lambda v: callable(v) or isinstance(v, str),
+)

@@ -23,14 +23,13 @@ import numpy as np
 from benchmark import CONSOLE, Task, all_tasks
 
 from onnx_reap.errors import TargetError
+from onnx_reap.fields import CRITERIA
 from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
-from onnx_reap.prune.apply import make
-from onnx_reap.prune.context import Work, open_work
-from onnx_reap.prune.criteria.table import CRITERIA
-from onnx_reap.prune.decide import decide, narrowed, observe
+from onnx_reap.prune.apply import apply_choice
+from onnx_reap.prune.context import Run, open_run
+from onnx_reap.prune.decide import decide, estimate, narrowed
 from onnx_reap.prune.goal import Goal, read_goal
-from onnx_reap.validation import make_settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 REMOVED = (20, 40, 60)  # % of the multiply-accumulates
@@ -91,8 +90,8 @@ def cases(model: str, criterion: str) -> Iterator[Case]:
 
 def outcomes(task: Task, criterion: str, wanted: Sequence[Case]) -> Iterator[tuple[Case, Outcome]]:
     """Make models, all from the same observations."""
-    settings = make_settings({"criterion": criterion, "joint_refit": 0, **task.preprocess})
-    work = open_work(task.model, task.calibration, settings, NoProgress())
+    settings = Settings.make({"criterion": criterion, "joint_refit": 0, **task.preprocess})
+    work = open_run(task.model, task.calibration, settings, NoProgress())
     ways = {
         case: replace(
             settings,
@@ -109,21 +108,21 @@ def outcomes(task: Task, criterion: str, wanted: Sequence[Case]) -> Iterator[tup
     if not goals:
         return
     start = time.process_time()
-    evidence = observe(work, list(goals.values()))
+    evidence = estimate(work, list(goals.values()))
     choosing = time.process_time() - start
     for case, goal in goals.items():
         start = time.process_time()
-        own = work.branch(ways[case], NoProgress())
+        own = replace(work, settings=ways[case])
         known = evidence if case.allocation == "uniform" else narrowed(evidence, goal)
-        made = make(own, decide(own, goal, known))
+        made = apply_choice(own, decide(own, goal, known))
         making = time.process_time() - start
         gone = int(np.sum(made.choice.widths == 0))
         yield case, Outcome(task.accuracy(made.model), gone, choosing, making)
 
 
-def _goal(work: Work, settings: Settings) -> Goal | None:
+def _goal(work: Run, settings: Settings) -> Goal | None:
     try:
-        return read_goal(work.analysis, settings, work.analysis.proto)
+        return read_goal(replace(work, settings=settings))
     except TargetError:
         return None
 

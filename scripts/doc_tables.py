@@ -8,7 +8,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any, TypeVar
 
-from onnx_reap.report.records import FrozenResult
+from onnx_reap.graph.groups import FrozenChannels
 
 REASONS, LONGEST = 3, 70  # reasons a row; characters of each
 
@@ -42,7 +42,7 @@ def write_page(path: Path, text: str, titles: Sequence[str], rows: Iterable[Any]
     path.write_text("\n".join([text.rstrip(), "", *lines]) + "\n")
 
 
-def most_frequent_reasons(frozen: Iterable[FrozenResult]) -> str:
+def most_frequent_reasons(frozen: Iterable[FrozenChannels]) -> str:
     """Name the reasons that hold most channels; that outputs stay goes without saying."""
     counts: Counter[str] = Counter()
     for entry in frozen:

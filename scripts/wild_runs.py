@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,14 @@ from wild_models import Wild
 
 import onnx_reap
 from onnx_reap.onnxio.session import run, session
+from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
-from onnx_reap.prune.apply import make
+from onnx_reap.prune.apply import apply_choice
 from onnx_reap.prune.conclude import conclude
-from onnx_reap.prune.context import Work, open_work
-from onnx_reap.prune.decide import decide, narrowed, observe
+from onnx_reap.prune.context import Run, open_run
+from onnx_reap.prune.decide import decide, estimate, narrowed
 from onnx_reap.prune.goal import Goal, read_goal
-from onnx_reap.validation import make_settings
+from onnx_reap.report.build import make_result
 
 BUDGETS: tuple[dict[str, Any], ...] = ({"target_macs": 0.6}, {"ratio": 0.5})
 SAMPLES = 256  # to calibrate with
@@ -67,27 +68,27 @@ def prune(
     other = [wild.draw(rng) for _ in range(HELD_OUT)]
     every = stacked(wild.draw(rng) for _ in range(SAMPLES)) | wild.whole
     # What a joint refit adds takes long, and other pages tell.
-    work = open_work(model, every, make_settings({"joint_refit": 0}), NoProgress())
-    works = [work.branch(replace(work.settings, **budget), NoProgress()) for budget in budgets]
+    work = open_run(model, every, Settings.make({"joint_refit": 0}), NoProgress())
+    works = [work.branch(**budget) for budget in budgets]
     goals = [_goal(each) for each in works]
     reachable = [goal for goal in goals if isinstance(goal, Goal)]
     if not reachable:
         return [goal for goal in goals if not isinstance(goal, Goal)]
-    evidence, wanted = observe(work, reachable), outputs(model, other, wild.whole)
+    evidence, wanted = estimate(work, reachable), outputs(model, other, wild.whole)
     told: list[Outcome | onnx_reap.ReapError] = []
     for each, goal in zip(works, goals, strict=True):
         if isinstance(goal, Goal):
-            made = make(each, decide(each, goal, narrowed(evidence, goal)))
-            result = conclude(each, made, budgets=goal.budgets)
+            made = apply_choice(each, decide(each, goal, narrowed(evidence, goal)))
+            result = make_result(conclude(each, made, budgets=goal.budgets))
             told.append(_judged(wild, model, result, other, wanted))
         else:
             told.append(goal)
     return told
 
 
-def _goal(work: Work) -> Goal | onnx_reap.ReapError:
+def _goal(work: Run) -> Goal | onnx_reap.ReapError:
     try:
-        return read_goal(work.analysis, work.settings, work.analysis.proto)
+        return read_goal(work)
     except onnx_reap.ReapError as refusal:
         return refusal
 

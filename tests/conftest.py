@@ -33,13 +33,13 @@ def times_by_macs(points: Iterable[Any], _providers: object, _on_point: object) 
     return {p: 1e-3 * p.inputs * p.outputs * prod(p.layer.kernel) for p in points}
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time whole models once only, and layers not at all."""
+    from onnx_reap.prune import conclude
     from onnx_reap.prune.low_rank import timing
-    from onnx_reap.report import build
 
-    monkeypatch.setattr(build, "LATENCY_SECONDS", 0.0)
+    monkeypatch.setattr(conclude, "LATENCY_SECONDS", 0.0)
     monkeypatch.setattr(timing, "measure_layers", times_by_macs)
 
 

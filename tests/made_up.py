@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.prune.criteria.observation import Reader, Seen
+from onnx_reap.prune.criteria.observation import Observation, Reader
 
 
 def group(
@@ -13,7 +13,7 @@ def group(
     parts: int | None = None,
     outputs: tuple[int, ...] = (5, 3),
     seed: int = 0,
-) -> tuple[Seen, list[tuple[np.ndarray, Reader]]]:
+) -> tuple[Observation, list[tuple[np.ndarray, Reader]]]:
     """Return a group with one reader for every entry of `outputs`, and the rows of each reader.
 
     With parts each part has readers of its own. Every reader has a frozen column in front.
@@ -38,7 +38,7 @@ def group(
     readers = tuple(reader for _, reader in known)
     features = rng.standard_normal((30, units)) * rng.uniform(0.5, 2, units)
     responses = features @ rng.standard_normal((units, 4)) + rng.standard_normal((30, 4))
-    return Seen("g", filters, readers, labels, seed, features, responses), known
+    return Observation("g", filters, readers, labels, seed, features, responses), known
 
 
 def added(x: np.ndarray, reader: Reader, unit: int) -> np.ndarray:

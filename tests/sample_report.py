@@ -1,9 +1,9 @@
 """A report that looks like a real one."""
 
+from onnx_reap.graph.groups import FrozenChannels
+from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.report.records import (
-    BlockRefit,
     Figures,
-    FrozenResult,
     GroupResult,
     LayerRefit,
     Loss,
@@ -29,12 +29,12 @@ def sample_report(**changes) -> Report:
             GroupResult("[bold]odd/name", 64, 64, ("a", "b"), ("c",), None),
         ),
         "frozen": (
-            FrozenResult("/fc/Gemm", 10, "graph output", "logits"),
-            FrozenResult("/attention/MatMul", 64, "Foo is not in the rule table", "/foo_1"),
-            FrozenResult("/attention/MatMul_1", 32, "Foo is not in the rule table", "/foo_2"),
+            FrozenChannels("/fc/Gemm", 10, "graph output", "logits"),
+            FrozenChannels("/attention/MatMul", 64, "Foo is not in the rule table", "/foo_1"),
+            FrozenChannels("/attention/MatMul_1", 32, "Foo is not in the rule table", "/foo_2"),
         ),
         "refits": (LayerRefit("c2", 0.01, 0.3, 0.1),),
-        "blocks": (BlockRefit(("c1", "c2"), 0.2, 0.1), BlockRefit(("c3",), 0.05, 0.05)),
+        "blocks": (BlockFit(("c1", "c2"), 0.2, 0.1), BlockFit(("c3",), 0.05, 0.05)),
         "tiling": None,
         "seconds": {"capture": 1.5},
         "notes": ("5 samples are few",),

@@ -8,8 +8,6 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 
-import onnx_reap.report.build
-
 
 class Net:
     """A graph under construction; every method adds a node and returns its output's name."""
@@ -131,8 +129,3 @@ def run(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> list[np.ndarr
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return session.run(None, dict(feed))
-
-
-def without_latency(monkeypatch) -> None:
-    """Time each model once only."""
-    monkeypatch.setattr(onnx_reap.report.build, "LATENCY_SECONDS", 0.0)

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from onnx_reap.cli.arguments import make_parser
-from onnx_reap.cli.inspect import make_inspect_parser
-from onnx_reap.cli.sweep import make_sweep_parser
+from onnx_reap.cli.inspect import INSPECT
+from onnx_reap.cli.profile import PROFILE
+from onnx_reap.cli.run import RUN
+from onnx_reap.cli.sweep import SWEEP
 from onnx_reap.options import DEFAULT_MAX_DROP, DEFAULT_TARGET_MACS
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +86,7 @@ def test_python_examples_run(workplace: Path):
 
 
 def test_flags_that_the_text_names_exist():
-    parsers = make_parser(), make_inspect_parser(), make_sweep_parser()
+    parsers = [make_parser(command) for command in (RUN, INSPECT, PROFILE, SWEEP)]
     known = {flag for parser in parsers for flag in parser._option_string_actions} | {"--refit"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) <= known
 

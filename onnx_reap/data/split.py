@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from onnx_reap.data import (
@@ -36,12 +37,26 @@ class Samples:
         Those that channels and weights are fitted to, and those that only evaluate the result.
     notes : tuple of str
         Warnings about what was estimated on them.
+    seed : int
+        Of the training and validation split.
     """
 
     every: Calibration
     fit: Calibration | None
     held_out: Calibration | None
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    seed: int = 0
+
+    @cached_property
+    def train_validation(self) -> tuple[Calibration, Calibration] | None:
+        """The samples of `fit` in two parts, None where there are too few.
+
+        Wherever a choice is made on other samples than it was prepared on, it is made on the second
+        part, which is the same for all stages.
+        """
+        if self.fit is None or len(self.fit) < FEWEST_TO_VALIDATE:
+            return None
+        return self.fit.split(VALIDATION, self.seed)
 
 
 def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> Samples:
@@ -54,40 +69,30 @@ def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> 
     ReapError
         If the data can't be read or doesn't fit the model.
     """
-    preprocess = _preprocess(settings)
+    preprocess, seed = _preprocess(settings), settings.seed
     if data is None:
         count = settings.samples or SYNTHETIC
-        every = synthetic_calibration(inputs, preprocess, samples=count, seed=settings.seed)
+        every = synthetic_calibration(inputs, preprocess, samples=count, seed=seed)
         if not settings.estimates:
-            return Samples(every, None, None, ())
+            return Samples(every, None, None, seed=seed)
     else:
-        every = open_calibration(
-            data, inputs, preprocess, samples=settings.samples, seed=settings.seed
-        )
+        every = open_calibration(data, inputs, preprocess, samples=settings.samples, seed=seed)
         if not settings.estimates:
-            return Samples(every, None, every, every.notes)
+            return Samples(every, None, every, every.notes, seed)
     if len(every) < FEWEST_TO_SPLIT:
         few = f"too few samples ({len(every)}) to hold some out: nothing tells how the result "
-        return Samples(every, every, None, (*every.notes, few + "does on others"))
+        return Samples(every, every, None, (*every.notes, few + "does on others"), seed)
     share = HELD_OUT if settings.max_drop is None else DECIDING
-    fit, held_out = every.split(share, settings.seed)
-    return Samples(every, fit, held_out, every.notes)
+    fit, held_out = every.split(share, seed)
+    return Samples(every, fit, held_out, every.notes, seed)
 
 
-def divided(samples: Samples, share: float, seed: int) -> Samples:
+def divided(samples: Samples, share: float) -> Samples:
     """Hold out another fraction, where some are held out of those that are fitted."""
     if samples.fit is None or samples.held_out is None:
         return samples
-    fit, held_out = samples.every.split(share, seed)
+    fit, held_out = samples.every.split(share, samples.seed)
     return replace(samples, fit=fit, held_out=held_out)
-
-
-def train_and_validation(fitted: Calibration, seed: int) -> tuple[Calibration, Calibration] | None:
-    """Split fitted samples, so that a choice is made on others than it was prepared on.
-
-    Every stage gets the same split; None where there are too few samples.
-    """
-    return fitted.split(VALIDATION, seed) if len(fitted) >= FEWEST_TO_VALIDATE else None
 
 
 def _preprocess(settings: Settings) -> Preprocess:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from onnx_reap.data import Calibration, InputSpec
@@ -44,13 +45,6 @@ class Analysis:
         Those that vanish with all of a group.
     frozen : tuple of FrozenChannels
     macs, params : Cost
-    ranks : mapping of int to int array
-        By group that is the basis of a layer written as two, the widths that it may take: few
-        enough to gain anything, and all, at which the layer is left as it was.
-    coordinates : frozenset of int
-        These groups, and streams that were written in another basis: none is channels as given.
-    unbiased : mapping of str to int
-        By node, the stream at whose full width the layer has no bias, as it was given.
     """
 
     proto: onnx.ModelProto
@@ -65,9 +59,11 @@ class Analysis:
     providers: Providers
     fixed_batch: int | None
     runs_as_given: bool
-    ranks: Mapping[int, np.ndarray] = field(default_factory=dict)
-    coordinates: frozenset[int] = frozenset()
-    unbiased: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def full_widths(self) -> npt.NDArray[np.int64]:
+        """Units of every group, (groups,)."""
+        return np.array([group.width for group in self.groups], np.int64)
 
     def runnable(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """Return a model of the same nodes to judge it by: itself, or its float32 copy."""
@@ -142,19 +138,19 @@ def analyse(
     providers = execution_providers(None) if providers is None else providers
     model = Model(proto)
     fold_constants(model, providers)
-    seen, fixed = _probe(model, inputs, samples, providers)
-    found = flow(model, seen, lambda key: None if key in bases else why_not(key))
+    probed, fixed = _probe(model, inputs, samples, providers)
+    found = flow(model, probed, lambda key: None if key in bases else why_not(key))
     groups = find_groups(found)
-    branches = find_branches(model, seen, found, groups, bases)
+    branches = find_branches(model, probed, found, groups, bases)
     return Analysis(
         proto,
         model,
-        seen,
+        probed,
         found,
         groups,
         branches,
         find_frozen(found) + find_in_bodies(model),
-        count_macs(model, seen, found, groups, branches),
+        count_macs(model, probed, found, groups, branches),
         count_params(model, found, groups, branches),
         providers,
         fixed,

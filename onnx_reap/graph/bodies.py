@@ -1,4 +1,4 @@
-"""Layers inside the bodies of If, Loop and Scan: they stay as they are, and are told of."""
+"""Layers inside the bodies of If, Loop and Scan: they stay as they are, and are reported."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ the constant that is added in its place is a parameter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,34 +27,25 @@ def count_macs(
     model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
 ) -> Cost:
     """Multiply-accumulates per sample."""
-    group_of, maker = _group_of(groups), _makers(model)
-    terms = [
-        replace(_linear_macs(linear, probe, flow, group_of, groups), ways=branches.of(linear.node))
-        for linear in flow.linears
-    ]
-    terms += [
-        replace(
-            _product_macs(product, probe, flow, group_of, groups),
-            ways=branches.of(maker[product.y]),
-        )
-        for product in flow.products
-    ]
-    return Cost(terms, len(groups))
+    widths = _Widths(flow, groups)
+    maker = {t.name: model.keys[id(node)] for node in model.nodes for t in node.outputs}
+    counted = [(linear.node, _linear_macs(linear, probe, widths)) for linear in flow.linears]
+    counted += [(maker[each.y], _product_macs(each, probe, widths)) for each in flow.products]
+    return Cost([replace(t, ways=branches.of(node)) for node, t in counted], len(groups))
 
 
 def count_params(
     model: Model, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
 ) -> Cost:
     """Elements of floating-point constants."""
-    group_of = _group_of(groups)
-    terms = _parameters(model, flow, group_of, groups, branches)
+    widths = _Widths(flow, groups)
+    terms = _parameters(model, widths, branches)
     for branch in branches.every:
         for join in branch.joins:
             # There where the addition is, unless the branch is, too.
             there = branches.of(join.edge[0])
             both = fewest(way | {branch.group} for way in there)
-            units = flow.units_along(join.tensor, join.axis)
-            extent = (_extent(units, group_of, groups),)
+            extent = (widths.along(join.tensor, join.axis),)
             terms += [Term(1.0, extent, there), Term(-1.0, extent, both)]
     return Cost(terms, len(groups))
 
@@ -79,13 +70,13 @@ def saved_whole(
         To be added to those of the model in which they are two: nothing where such a group is
         narrower than its full width, what is saved, and may be less than 0, otherwise.
     """
-    group_of = _group_of(groups)
+    widths = _Widths(flow, groups)
     shut = np.zeros(len(groups), np.int64)
     macs: list[Term] = []
     params: list[Term] = []
     for between, first, second, taps in pairs:
         shut[between] = groups[between].width
-        two = [_linear_macs(each, probe, flow, group_of, groups) for each in (first, second)]
+        two = [_linear_macs(each, probe, widths) for each in (first, second)]
         x, y = two[0].extents[0], two[1].extents[1]
         places = two[1].factor / second.taps
         one = Term(places * taps, (x, y))
@@ -107,21 +98,14 @@ def saved_whole(
 
 def layer_extents(flow: Flow, groups: Sequence[Group]) -> list[tuple[Extent, Extent]]:
     """Input and output channels of every linear layer, in the order of `flow.linears`."""
-    group_of = _group_of(groups)
-    axes = [((n.x, n.x_axis), (n.y, n.y_axis)) for n in flow.linears]
-    return [
-        (
-            _extent(flow.units_along(*x), group_of, groups),
-            _extent(flow.units_along(*y), group_of, groups),
-        )
-        for x, y in axes
-    ]
+    along = _Widths(flow, groups).along
+    return [(along(each.x, each.x_axis), along(each.y, each.y_axis)) for each in flow.linears]
 
 
 def layer_macs(probe: Probe, flow: Flow, groups: Sequence[Group]) -> list[int]:
     """Multiply-accumulates per sample of every linear layer, in the order of `flow.linears`."""
-    group_of, full = _group_of(groups), np.array([group.width for group in groups], np.int64)
-    terms = [_linear_macs(linear, probe, flow, group_of, groups) for linear in flow.linears]
+    widths, full = _Widths(flow, groups), np.array([group.width for group in groups], np.int64)
+    terms = (_linear_macs(linear, probe, widths) for linear in flow.linears)
     return [Cost([term], len(groups)).at(full) for term in terms]
 
 
@@ -130,74 +114,59 @@ def count_entries(
 ) -> Cost:
     """Entries of all tensors that nodes other than linear layers make, in one run of the probe."""
     linear = {layer.y for layer in flow.linears}
-    group_of = _group_of(groups)
-    terms = []
+    widths = _Widths(flow, groups)
     made = [(t.name, model.keys[id(node)]) for node in model.nodes for t in node.outputs]
-    for name, node in ((name, node) for name, node in made if name not in linear):
-        ways = branches.of(node)
-        entries, axis = float(np.prod(probe.shapes.get(name, (0,)))), flow.axes.get(name)
-        if axis is None or not entries:
-            terms.append(Term(entries, (), ways))
-        else:
-            units = flow.units_along(name, axis)
-            terms.append(Term(entries / len(units), (_extent(units, group_of, groups),), ways))
+    sizes = {name: float(np.prod(probe.shapes.get(name, (0,)))) for name, _ in made}
+    terms = [
+        replace(widths.term(name, sizes[name]), ways=branches.of(node))
+        for name, node in made
+        if name not in linear
+    ]
     return Cost(terms, len(groups))
 
 
-def _group_of(groups: Sequence[Group]) -> dict[int, int]:
-    return {unit: g for g, group in enumerate(groups) for unit in group.units}
+class _Widths:
+    """How long tensors are along their channels, as functions of the groups' widths."""
+
+    def __init__(self, flow: Flow, groups: Sequence[Group]) -> None:
+        self.flow = flow
+        self._groups = groups
+        self._group_of = {unit: g for g, group in enumerate(groups) for unit in group.units}
+
+    def along(self, tensor: str, axis: int) -> Extent:
+        """Return the length of an axis."""
+        units = self.flow.units_along(tensor, axis)
+        counts = np.bincount([self._group_of.get(int(u), -1) + 1 for u in units], minlength=1)
+        held = np.flatnonzero(counts[1:]).tolist()
+        per_unit = {g: int(counts[g + 1]) / self._groups[g].width for g in held}
+        return Extent(int(counts[0]), per_unit)
+
+    def term(self, tensor: str, entries: float, each: float = 1.0) -> Term:
+        """Return so many entries of a tensor, each times a number, as they shrink with it."""
+        axis = self.flow.axes.get(tensor)
+        if axis is None or not entries:
+            return Term(entries * each, ())
+        length = self.flow.labels[tensor].shape[axis]
+        return Term(entries / length * each, (self.along(tensor, axis),))
 
 
-def _makers(model: Model) -> dict[str, str]:
-    return {t.name: model.keys[id(node)] for node in model.nodes for t in node.outputs}
-
-
-def _extent(units: np.ndarray, group_of: Mapping[int, int], groups: Sequence[Group]) -> Extent:
-    counts = np.bincount([group_of.get(int(unit), -1) + 1 for unit in units], minlength=1)
-    per_unit = {g - 1: int(n) / groups[g - 1].width for g, n in enumerate(counts) if g and n}
-    return Extent(int(counts[0]), per_unit)
-
-
-def _linear_macs(
-    linear: Linear,
-    probe: Probe,
-    flow: Flow,
-    group_of: Mapping[int, int],
-    groups: Sequence[Group],
-) -> Term:
-    inputs = flow.units_along(linear.x, linear.x_axis)
-    outputs = flow.units_along(linear.y, linear.y_axis)
+def _linear_macs(linear: Linear, probe: Probe, widths: _Widths) -> Term:
     side = linear.x if linear.transposed else linear.y
     axis = linear.x_axis if linear.transposed else linear.y_axis
     positions = np.prod(probe.shapes[side]) / probe.shapes[side][axis] / probe.batch
-    x, y = _extent(inputs, group_of, groups), _extent(outputs, group_of, groups)
+    x, y = widths.along(linear.x, linear.x_axis), widths.along(linear.y, linear.y_axis)
     if linear.depthwise:
         return Term(positions * linear.taps, (y,))
     return Term(positions * linear.taps / linear.group, (x, y))
 
 
-def _product_macs(
-    product: Product,
-    probe: Probe,
-    flow: Flow,
-    group_of: Mapping[int, int],
-    groups: Sequence[Group],
-) -> Term:
+def _product_macs(product: Product, probe: Probe, widths: _Widths) -> Term:
     entries = np.prod(probe.shapes[product.y]) / probe.batch
-    axis = flow.axes.get(product.y)
-    if axis is None:
-        return Term(entries * product.terms, ())
-    units = flow.units_along(product.y, axis)
-    return Term(entries / len(units) * product.terms, (_extent(units, group_of, groups),))
+    return widths.term(product.y, entries, product.terms)
 
 
-def _parameters(
-    model: Model,
-    flow: Flow,
-    group_of: Mapping[int, int],
-    groups: Sequence[Group],
-    branches: Branches,
-) -> list[Term]:
+def _parameters(model: Model, widths: _Widths, branches: Branches) -> list[Term]:
+    flow = widths.flow
     ways = _ways_of_constants(model, branches)
     bound: dict[str, dict[int, Binding]] = {}
     for binding in flow.bindings:
@@ -213,8 +182,7 @@ def _parameters(
                 factor *= size
             else:
                 factor /= follows.blocks
-                units = flow.units_along(follows.tensor, follows.tensor_axis)
-                extents.append(_extent(units, group_of, groups))
+                extents.append(widths.along(follows.tensor, follows.tensor_axis))
         terms.append(Term(factor, tuple(extents), ways.get(name, ALWAYS)))
     return terms
 

@@ -1,6 +1,6 @@
 """What happens to a layer's output: a per-channel affine map, a shortcut, a clipping activation.
 
-A layer's error is felt behind these. BatchNormalization scales it, an addition lets the layer make
+A layer's error matters behind these. BatchNormalization scales it, an addition lets the layer make
 up for errors of the shortcut, and a clipping activation forgives errors where it clips anyway.
 """
 

@@ -9,15 +9,20 @@ from typing import TypeVar
 
 import numpy as np
 
+from onnx_reap.data.split import HELD_OUT, divided
 from onnx_reap.errors import TargetError
-from onnx_reap.measure.accuracy_loss import EstimatedLoss, LossEstimator
-from onnx_reap.prune.apply import Made, make
-from onnx_reap.prune.context import Work
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.measure.accuracy_loss import EstimatedLoss, LossEstimator, least_provable_loss
+from onnx_reap.options import DEFAULT_TARGET_MACS
+from onnx_reap.prune.apply import Pruned, apply_choice
+from onnx_reap.prune.budgets import MACS
+from onnx_reap.prune.context import Run
 from onnx_reap.prune.decide import decide
 from onnx_reap.prune.goal import Goal
-from onnx_reap.prune.pruning_curves import Evidence
+from onnx_reap.prune.pruning_curves import PruningCurves
 from onnx_reap.prune.refit.blockwise import passes_over
 from onnx_reap.solve.allocation import Budget, cheapest, fits
+from onnx_reap.solve.cost import Cost
 
 FIRST = 0.12  # of the cost, removed by the first try
 LEAST = 0.01  # of the cost: if even this can't go, nothing can
@@ -28,14 +33,14 @@ TRIES = 8
 T = TypeVar("T")
 
 
-def smallest_within_drop(
-    work: Work, goal: Goal, evidence: Evidence, estimate: LossEstimator
-) -> tuple[Made, EstimatedLoss]:
+def search_accuracy(
+    run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEstimator
+) -> tuple[Pruned, EstimatedLoss]:
     """Find the smallest model whose loss stays within `goal.max_drop`, as far as it is known.
 
-    Every try is made, refit included; moments, removal paths and sensitivities are those of the
-    first. Blocks are refitted together in the last model only: that takes long, and what it wins
-    is a margin for samples that were not tried.
+    Every try is cut and refitted; moments, removal paths and sensitivities are those of the first.
+    Blocks are refitted together in the last model only: that takes long, and what it gains is a
+    margin for other samples.
 
     Raises
     ------
@@ -45,15 +50,16 @@ def smallest_within_drop(
     assert goal.max_drop is not None
     bound = goal.max_drop
     worst: list[EstimatedLoss] = []
-    asked = _removed_by(goal, work)
-    reachable = most_removable([c.widths for c in evidence.choices], work)
+    asked = _removed_by(goal, run.analysis)
+    reachable = most_removable([c.widths for c in curves.choices], run.analysis.macs)
 
-    def attempt(share: float) -> tuple[Made, EstimatedLoss] | None:
-        made = make(work, decide(work, with_share(goal, work, share), evidence), joint=False)
-        with work.clock("search"):
-            drop = estimate(made.model)
+    def attempt(share: float) -> tuple[Pruned, EstimatedLoss] | None:
+        smaller = with_share(goal, run.analysis, share)
+        pruned = apply_choice(run, decide(run, smaller, curves), blocks=False)
+        with run.clock("search"):
+            drop = loss_of(pruned.model)
         if drop.value <= bound:
-            return made, drop
+            return pruned, drop
         worst.append(drop)
         return None
 
@@ -65,58 +71,68 @@ def smallest_within_drop(
             expected=f"at most {bound:.2%}",
             hint="allow more, bring more data, or name a budget such as --target-macs alone",
         )
-    return _with_blocks(work, *found, bound, estimate)
+    return _with_blocks(run, *found, bound, loss_of)
 
 
 def _with_blocks(
-    work: Work, tried: Made, drop: EstimatedLoss, bound: float, estimate: LossEstimator
-) -> tuple[Made, EstimatedLoss]:
+    run: Run, tried: Pruned, drop: EstimatedLoss, bound: float, loss_of: LossEstimator
+) -> tuple[Pruned, EstimatedLoss]:
     """Refit the blocks of a model that was tried, unless more than the bound is lost then."""
-    settings, samples = work.settings, work.samples.fit
-    if not settings.refit or not samples or not passes_over(settings, tried.macs, samples):
+    settings, samples = run.settings, run.samples
+    if not settings.refit or not samples.fit or not passes_over(settings, tried.macs, samples):
         return tried, drop
-    made = make(work, tried.choice)
-    with work.clock("search"):
-        after = estimate(made.model)
+    pruned = apply_choice(run, tried.choice)
+    with run.clock("search"):
+        after = loss_of(pruned.model)
     if after.value <= bound:
-        return made, after
+        return pruned, after
     note = "blocks were not refitted together: more would be lost than --max-drop allows"
     return replace(tried, notes=(*tried.notes, note)), drop
 
 
-def scouted(work: Work, goal: Goal) -> Goal:
-    """Return a goal whose evidence reaches as far as a search will go."""
+def with_provable_budget(run: Run) -> Run:
+    """Bound the MACs instead of the loss where there are too few samples to show the default."""
+    settings, bound = run.settings, run.settings.max_drop
+    if bound is None or least_provable_loss(run.analysis, run.samples, run.settings) <= bound:
+        return run
+    settings = replace(settings, max_drop=None, target_macs=DEFAULT_TARGET_MACS)
+    note = (
+        f"no budget was named, and there are too few samples to show a loss of at most "
+        f"{bound:.0%}: {DEFAULT_TARGET_MACS:.0%} of the MACs are left instead"
+    )
+    samples = divided(run.samples, HELD_OUT)
+    samples = replace(samples, notes=(*samples.notes, note))
+    return replace(run, settings=settings, samples=samples)
+
+
+def deepest_goal(goal: Goal, analysis: Analysis) -> Goal:
+    """Return a goal whose pruning curves reach as far as a search will go."""
     if goal.latency is None and goal.max_drop is None:
         return goal
-    return with_share(goal, work, min(most_removable(goal.widths, work), DEEPEST))
+    return with_share(goal, analysis, min(most_removable(goal.widths, analysis.macs), DEEPEST))
 
 
-def with_share(goal: Goal, work: Work, share: float) -> Goal:
+def with_share(goal: Goal, analysis: Analysis, share: float) -> Goal:
     """Add the budget that a share of the multiply-accumulates goes."""
-    full = np.array([group.width for group in work.analysis.groups])
-    limit = math.ceil((1 - share) * work.analysis.macs.at(full)) + 1  # shares are rounded
-    budget = Budget("--target-macs", work.analysis.macs, limit)
+    full = analysis.full_widths
+    limit = math.ceil((1 - share) * analysis.macs.at(full)) + 1  # shares are rounded
+    budget = Budget(MACS, analysis.macs, limit)
     return replace(goal, budgets=(*goal.budgets, budget))
 
 
-def most_removable(widths: Sequence[np.ndarray], work: Work) -> float:
+def most_removable(widths: Sequence[np.ndarray], macs: Cost) -> float:
     """Return the share of the multiply-accumulates that the cheapest widths leave out."""
-    macs = work.analysis.macs
-    least = macs.at(cheapest(widths, [Budget("--target-macs", macs, 1)]))
+    least = macs.at(cheapest(widths, [Budget(MACS, macs, 1)]))
     return 1 - least / max(macs.at(np.array([w[-1] for w in widths])), 1)
 
 
-def _removed_by(goal: Goal, work: Work) -> float:
+def _removed_by(goal: Goal, analysis: Analysis) -> float:
     """Return the share of the multiply-accumulates that the budgets take at least."""
-    full = np.array([group.width for group in work.analysis.groups])
+    full = analysis.full_widths
     if fits(full, goal.budgets):
         return 0.0
     return max(
-        (
-            1 - b.limit / max(b.cost.at(full), 1)
-            for b in goal.budgets
-            if b.cost is work.analysis.macs
-        ),
+        (1 - b.limit / max(b.cost.at(full), 1) for b in goal.budgets if b.cost is analysis.macs),
         default=LEAST,
     )
 

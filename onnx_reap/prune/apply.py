@@ -1,4 +1,4 @@
-"""From chosen channels to a finished model: cut, compare with the mask, refit, check."""
+"""From a choice of channels to a pruned model: cut, verify against the mask, refit."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from onnx_reap import __version__
 from onnx_reap.data import Calibration
-from onnx_reap.data.split import train_and_validation
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis, count_parameters, macs_left
 from onnx_reap.graph.edit.cut import cut_graph
@@ -24,20 +24,19 @@ from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.measure.compare import CUT, check_loads, compare
 from onnx_reap.measure.quality import measure_quality
 from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.weights import with_weights
 from onnx_reap.options import Settings
-from onnx_reap.prune.context import Work
-from onnx_reap.prune.decide import Choice
-from onnx_reap.prune.low_rank.factoring import settled
-from onnx_reap.prune.refit.block_walk import Stretched
+from onnx_reap.prune.context import Run
+from onnx_reap.prune.form import Choice
+from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.refit.blockwise import join
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.walk import Fit
-from onnx_reap.version import __version__
 
 
 @dataclass(frozen=True)
-class Made:
-    """A finished model.
+class Pruned:
+    """A pruned model.
 
     Attributes
     ----------
@@ -48,7 +47,7 @@ class Made:
         By node; empty without a refit.
     held : Model
         Holds the model's weights that are set aside.
-    blocks : tuple of Stretched
+    blocks : tuple of BlockFit
         Blocks whose layers were then refitted together.
     notes : tuple of str
         Warnings.
@@ -59,58 +58,58 @@ class Made:
     macs: int
     params: int
     refits: dict[str, Fit]
-    blocks: tuple[Stretched, ...]
+    blocks: tuple[BlockFit, ...]
     notes: tuple[str, ...]
     held: Model
 
 
-def make(work: Work, choice: Choice, *, joint: bool = True) -> Made:
-    """Cut a model, and refit what stays if the settings want it, blocks together if `joint`."""
-    return replace(_made(*settled(work, choice), joint=joint), choice=choice)
+def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:
+    """Cut a model, and refit what stays if the settings want it, then its blocks if `blocks`."""
+    analysis, own = run.form.settled(choice)
+    return replace(_applied(run.on(analysis), own, blocks=blocks), choice=choice)
 
 
-def _made(work: Work, choice: Choice, *, joint: bool) -> Made:
-    with work.clock("cut"):
-        pruned, notes = cut_and_compare(
-            work.analysis, choice.removed, work.samples.every, choice.merge
-        )
+def _applied(run: Run, choice: Choice, *, blocks: bool) -> Pruned:
+    with run.clock("cut"):
+        pruned, notes = cut_model(run.analysis, choice.removed, run.samples.every, choice.merge)
     refits: dict[str, Fit] = {}
-    blocks: list[Stretched] = []
-    macs = macs_left(work.analysis, pruned, choice.widths)
-    if work.settings.refit and work.samples.fit is not None and choice.removed:
-        with work.clock("refit"):
+    stretches: list[BlockFit] = []
+    macs = macs_left(run.analysis, pruned, choice.widths)
+    if run.settings.refit and run.samples.fit is not None and choice.removed:
+        with run.clock("refit"):
             refits, unfitted = repair(
-                work.analysis,
+                run.analysis,
                 pruned,
                 choice.removed,
-                work.settings,
-                work.samples.fit,
-                work.backend,
-                work.progress,
+                run.settings,
+                run.samples,
+                run.backend,
+                run.progress,
             )
             notes += unfitted
-        if joint:
-            with work.clock("joint refit"):
-                blocks, unjoined = _joined(work, pruned, choice.removed, work.samples.fit, macs)
+        if blocks:
+            with run.clock("joint refit"):
+                stretches, unjoined = _refit_blocks(run, pruned, choice.removed, macs)
                 notes += unjoined
-    elif work.settings.joint_refit:
+    elif run.settings.joint_refit:
         notes.append("--joint-refit changed nothing: no channel was removed")
-    out = finish(pruned, work.settings)
+    out = finish(pruned, run.settings)
     params = count_parameters(out)
-    return Made(choice, out, macs, params, refits, tuple(blocks), tuple(notes), pruned)
+    return Pruned(choice, out, macs, params, refits, tuple(stretches), tuple(notes), pruned)
 
 
-def _joined(
-    work: Work, pruned: Model, removed: Sequence[int], samples: Calibration, macs: int
-) -> tuple[list[Stretched], list[str]]:
-    """Refit blocks together; take it back if samples that judge find the outputs further away.
+def _refit_blocks(
+    run: Run, pruned: Model, removed: Sequence[int], macs: int
+) -> tuple[list[BlockFit], list[str]]:
+    """Refit blocks together; undo it if on validation samples the outputs come out further away.
 
-    A block may come nearer in directions that the outputs don't feel.
+    A block may come nearer in directions that don't matter to the outputs.
     """
-    analysis, settings = work.analysis, work.settings
-    undo = remember(pruned)
-    blocks, notes = join(analysis, pruned, removed, settings, samples, work.progress, macs=macs)
-    parts = train_and_validation(samples, settings.seed)
+    analysis, undo = run.analysis, remember(pruned)
+    blocks, notes = join(
+        analysis, pruned, removed, run.settings, run.samples, run.progress, macs=macs
+    )
+    parts = run.samples.train_validation
     if parts is None or not any(block.error_after < block.error_before for block in blocks):
         return blocks, notes
     new, redo = _distance(analysis, pruned, parts[1]), remember(pruned)
@@ -134,17 +133,24 @@ def _distance(analysis: Analysis, pruned: Model, samples: Calibration) -> float:
     return float(np.mean(list(errors.values()))) if errors else 0.0
 
 
-def cut_and_compare(
-    analysis: Analysis, removed: tuple[int, ...], samples: Calibration, merge: Merge = NOTHING
+def cut_model(
+    analysis: Analysis,
+    removed: tuple[int, ...],
+    samples: Calibration,
+    merge: Merge = NOTHING,
+    *,
+    verify: bool = True,
 ) -> tuple[Model, list[str]]:
-    """Cut, and compare with the masked original, which must be the same function.
+    """Cut a model, and verify that it is the same function as the masked original.
 
     Parameters
     ----------
     removed : tuple of int
         Units.
     merge : Merge
-        What units that stay take over first.
+        Units that are merged into others first.
+    verify : bool
+        Whether to run both models; the shape of a cut model alone needs no proof.
 
     Returns
     -------
@@ -156,10 +162,22 @@ def cut_and_compare(
     CheckError
         If the two differ.
     """
-    pruned, masked = analysis.copy(), analysis.copy()
+    pruned = analysis.copy()
     merge_units(pruned, analysis.flow, merge)
-    merge_units(masked, analysis.flow, merge)
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
+    return pruned, _verified(analysis, pruned, removed, samples, merge) if verify else []
+
+
+def _verified(
+    analysis: Analysis,
+    pruned: Model,
+    removed: tuple[int, ...],
+    samples: Calibration,
+    merge: Merge,
+) -> list[str]:
+    """Compare a cut model with the masked original, see `cut_model`."""
+    masked = analysis.copy()
+    merge_units(masked, analysis.flow, merge)
     mask_graph(masked, analysis.flow, removed)
     sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]
     feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
@@ -172,7 +190,17 @@ def cut_and_compare(
         gc.collect()  # nodes and tensors refer to each other, and the masked weights are large
     if analysis.model.types and analysis.runs_as_given:
         check_loads(pruned.to_proto(), analysis.providers)
-    return pruned, notes
+    return notes
+
+
+def masked_model(analysis: Analysis, removed: tuple[int, ...]) -> onnx.ModelProto:
+    """Return the model with removed units' entries zeroed in their consumers' weights."""
+    masked = analysis.copy()
+    before = {name: constant.values for name, constant in masked.constants().items()}
+    mask_graph(masked, analysis.flow, removed)
+    after = {name: constant.values for name, constant in masked.constants().items()}
+    changed = {name: values for name, values in after.items() if values is not before[name]}
+    return aside.whole(with_weights(analysis.proto, changed))
 
 
 def finish(pruned: Model, settings: Settings) -> onnx.ModelProto:

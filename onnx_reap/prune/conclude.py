@@ -1,115 +1,83 @@
-"""The end of a run: what was made is verified, compared with the original, and described."""
+"""The end of a run: the pruned model is verified, measured and compared with the original."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 
-from onnx_reap.data import RAW_PIXELS
+from onnx_reap.data import RAW_PIXELS, Calibration
+from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.inputs import normalises_itself
 from onnx_reap.measure.accuracy_loss import EstimatedLoss
-from onnx_reap.measure.quality import check_file, quality
+from onnx_reap.measure.latency.compare import Timing, compare_latency
+from onnx_reap.measure.quality import Quality, check_file, quality
+from onnx_reap.measure.runner import first_feed
 from onnx_reap.onnxio import aside
-from onnx_reap.onnxio.files import Content, check_outputs, write_all
-from onnx_reap.onnxio.save import data_path, model_files
-from onnx_reap.prune.apply import Made
-from onnx_reap.prune.context import Work
-from onnx_reap.prune.goal import RESERVE, check_met
-from onnx_reap.prune.low_rank.factoring import lowered, original_choice, ranks_left
-from onnx_reap.prune.plan import FactorPlan, Plan
-from onnx_reap.prune.planning import make_plan
-from onnx_reap.report.build import make_report
-from onnx_reap.report.records import FactorResult, Lossless, Report
-from onnx_reap.report.zeros import Tiling
+from onnx_reap.prune.apply import Pruned
+from onnx_reap.prune.budgets import MACS, PARAMS, RESERVE, SIZE, check_met
+from onnx_reap.prune.context import Run
+from onnx_reap.prune.form import Factorised
+from onnx_reap.prune.plan import FactorPlan, Plan, make_plan
 from onnx_reap.solve.allocation import Budget
 
 LARGER = (
     "the file is larger than the original: more biases came than weights went, or weights that "
     "nodes make of other constants, by casts or copies, are stored as what these nodes gave"
 )
-TWIN = (
+IN_FLOAT32 = (
     "onnxruntime can't run the model in its own type: outputs and times are those of both models "
     "in float32"
 )
-JUDGES = 64  # of the fitted samples, whose outputs are compared too
+COMPARED = 64  # of the fitted samples, whose outputs are compared too
+LATENCY_SECONDS = 0.5  # of timing both models
+UNSTEADY = 0.5  # of the median: runs that spread by more tell nothing
 
 
 @dataclass(frozen=True)
-class Result:
-    """A pruned model, what happened, and how to do it again.
+class Outcome:
+    """A finished run.
 
     Attributes
     ----------
-    light : onnx.ModelProto
-        The model, without the weights that are set aside.
-    report : Report
+    run : Run
+        On the given model.
+    pruned : Pruned
+        The pruned model; its choice is one of channels of the given model.
     plan : Plan
-    sources : frozenset of Source
-        Files that weights of the original lie in. They have to stay as they are: weights that did
-        not change are read from there.
-    held : mapping of str to array
-        Weights that are set aside, by name.
+    fitted, held_out : Quality or None
+        On the samples that weights were fitted to, and on samples that nothing was decided on.
+    drop : EstimatedLoss or None
+        What was lost, where that was bounded.
+    factors : sequence of Factorised
+    before, after : Timing
+        Latency of the original and of the pruned model.
+    notes : sequence of str
+        Warnings.
     """
 
-    light: onnx.ModelProto = field(repr=False)
-    report: Report
+    run: Run
+    pruned: Pruned
     plan: Plan
-    sources: frozenset[aside.Source] = field(default=frozenset(), repr=False, kw_only=True)
-    held: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, kw_only=True)
-
-    @cached_property
-    def model(self) -> onnx.ModelProto:
-        """The model with all its weights; beyond 2 GB only `save` writes it."""
-        aside.check_as_found(self.sources)
-        return aside.whole(self.light)
-
-    def files(self, path: Path) -> dict[Path, Content]:
-        """Return the files of the model, to be written to `path`; the model's own is the last.
-
-        Raises
-        ------
-        ReapError
-            If a file that weights of the original lie in changed meanwhile.
-        """
-        aside.check_as_found(self.sources)
-        return model_files(path, self.light)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model: in one file, or in two if weights of the original lie in other files.
-
-        Two if the original is larger than 2 GB as well: beside `path` comes a file of its name with
-        `.data` behind it. Both appear whole, or none does, and the same model is the same bytes.
-
-        Raises
-        ------
-        ReapError
-            If a file can't be written, or holds weights of the original, or such a file changed.
-        """
-        path = Path(path)
-        files = self.files(path)
-        names = {path: "the output model", data_path(path): "the data of the output model"}
-        inputs = {f"the input's data {source.path.name}": source.path for source in self.sources}
-        check_outputs({names[each]: each for each in files}, inputs)
-        write_all(files)
+    fitted: Quality | None
+    held_out: Quality | None
+    drop: EstimatedLoss | None
+    factors: Sequence[Factorised]
+    before: Timing
+    after: Timing
+    notes: Sequence[str]
 
 
 def conclude(
-    work: Work,
-    made: Made,
+    run: Run,
+    pruned: Pruned,
     *,
     budgets: Sequence[Budget] = (),
     drop: EstimatedLoss | None = None,
-    lossless: Lossless | None = None,
-    tiling: Tiling | None = None,
     notes: Sequence[str] = (),
-) -> Result:
-    """Verify a finished model, measure it, and put all together.
+) -> Outcome:
+    """Verify a pruned model, and measure it.
 
     Parameters
     ----------
@@ -117,12 +85,8 @@ def conclude(
         What the model may cost.
     drop : EstimatedLoss, optional
         What was lost, where that was bounded.
-    lossless : Lossless, optional
-        What went, where nothing was to be lost.
-    tiling : Tiling, optional
-        What was zeroed in a pattern.
     notes : sequence of str
-        Warnings besides those of the samples and of the making.
+        Warnings besides those of the samples and of the model.
 
     Raises
     ------
@@ -131,55 +95,70 @@ def conclude(
     CheckError
         If it is not valid, or has another interface than the original.
     """
-    check_met(
-        budgets,
-        macs=made.macs,
-        params=made.params,
-        size=aside.size_of(made.model),
-        widths=made.choice.widths,
-    )
-    ranks, factored = ranks_left(work, made.choice), work.factored
-    made = replace(made, choice=original_choice(work, made.choice))
-    work = work.original
-    analysis, samples = work.analysis, work.samples
-    notes = [
-        *([] if factored is None else lowered(factored, ranks)),
-        *samples.notes,
-        *notes,
-        *made.choice.notes,
-        *made.notes,
-    ]
-    if normalises_itself(analysis.model):
-        notes = [note for note in notes if note != RAW_PIXELS]
-    if not analysis.runs_as_given:
-        notes.append(TWIN)
-    if aside.size_of(made.model) > aside.size_of(analysis.proto) + RESERVE:
-        notes.append(LARGER)
-    with work.clock("verify"), work.progress.stage("Verifying") as step:
-        notes += check_file(analysis.proto, made.model)
-        seen = samples.fit and samples.fit.take(JUDGES, work.settings.seed)
-        fitted, held_out = (
-            None if s is None else quality(analysis, made.model, s)
-            for s in (seen, samples.held_out)
-        )
+    figures = {MACS: pruned.macs, PARAMS: pruned.params, SIZE: aside.size_of(pruned.model)}
+    check_met(budgets, figures, pruned.choice.widths)
+    choice = run.form.as_given(pruned.choice)
+    factors, first = run.form.factors(pruned.choice), run.form.notes(pruned.choice)
+    run, pruned = run.original, replace(pruned, choice=choice)
+    notes = [*first, *run.samples.notes, *notes, *choice.notes, *pruned.notes]
+    notes = [*_of_the_file(run.analysis, pruned.model, notes)]
+    with run.clock("verify"), run.progress.stage("Verifying") as step:
+        notes += check_file(run.analysis.proto, pruned.model)
+        fitted, held_out = _qualities(run, pruned.model)
         step()
-    report = make_report(
-        work,
-        made,
-        fitted=fitted,
-        held_out=held_out,
-        drop=drop,
-        lossless=lossless,
-        factors=[
-            FactorResult(factor.node, factor.scheme, rank, factor.rank, error)
-            for factor, rank, error in ranks
-        ],
-        tiling=tiling,
-        notes=notes,
+    before, after = _latencies(run.analysis, run.samples.every, pruned.model)
+    plan = make_plan(run.analysis, pruned.choice.removed, run.settings)
+    plan = replace(plan, factors=tuple(FactorPlan(f.node, f.scheme, f.rank) for f in factors))
+    notes += _unmeasured(pruned.model, held_out or fitted)
+    if run.settings.target_latency is not None:
+        notes += _unsteady(after)
+    aside.check_as_found(aside.files_behind(run.analysis.proto))
+    return Outcome(run, pruned, plan, fitted, held_out, drop, factors, before, after, notes)
+
+
+def _of_the_file(analysis: Analysis, out: onnx.ModelProto, notes: Sequence[str]) -> list[str]:
+    """Add warnings about types and size; leave out that on pixels where the model scales them."""
+    own = normalises_itself(analysis.model)
+    kept = [note for note in notes if not (own and note == RAW_PIXELS)]
+    if not analysis.runs_as_given:
+        kept.append(IN_FLOAT32)
+    if aside.size_of(out) > aside.size_of(analysis.proto) + RESERVE:
+        kept.append(LARGER)
+    return kept
+
+
+def _qualities(run: Run, out: onnx.ModelProto) -> tuple[Quality | None, Quality | None]:
+    """Compare outputs on some samples that were fitted, and on those that are held out."""
+    samples = run.samples
+    fitted = samples.fit and samples.fit.take(COMPARED, run.settings.seed)
+    first, second = (
+        None if s is None else quality(run.analysis, out, s) for s in (fitted, samples.held_out)
     )
-    plan = make_plan(analysis, made.choice.removed, work.settings)
-    factors = (FactorPlan(factor.node, factor.scheme, rank) for factor, rank, _ in ranks)
-    plan = replace(plan, factors=tuple(factors))
-    sources = aside.files_behind(analysis.proto)
-    aside.check_as_found(sources)
-    return Result(made.model, report, plan, sources=sources, held=aside.arrays(made.model))
+    return first, second
+
+
+def _latencies(
+    analysis: Analysis, samples: Calibration, out: onnx.ModelProto
+) -> tuple[Timing, Timing]:
+    """Time both models on one sample, or on one batch where the model's batch is fixed."""
+    feed = first_feed(analysis, samples)
+    models = analysis.runnable(analysis.proto), analysis.runnable(out)
+    return compare_latency(*models, feed, analysis.providers, seconds=LATENCY_SECONDS)
+
+
+def _unmeasured(out: onnx.ModelProto, quality: Quality | None) -> list[str]:
+    """Name the outputs that no error was measured of."""
+    names = [v.name for v in out.graph.output if quality and v.name not in quality.output_error]
+    if not names:
+        return []
+    return [f"no output error of {', '.join(names)}: only real numbers of equal shape are compared"]
+
+
+def _unsteady(timing: Timing) -> list[str]:
+    """Tell if a latency can't be measured."""
+    if timing.spread_ms <= UNSTEADY * timing.median_ms:
+        return []
+    return [
+        f"the machine was busy: half of the runs took {timing.median_ms:.3g} ms give or take "
+        f"{timing.spread_ms / 2:.2g} ms, so nothing tells whether --target-latency is met"
+    ]

@@ -1,33 +1,32 @@
-"""What every step of a run works with."""
+"""What every stage of a run works with."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import onnx
 
 from onnx_reap.data.split import Samples, open_samples
 from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.exclusion import exclusion
-from onnx_reap.graph.inputs import model_inputs
+from onnx_reap.graph.inputs import model_inputs, with_sizes
 from onnx_reap.onnxio.load import Source, load
 from onnx_reap.onnxio.providers import execution_providers
 from onnx_reap.options import Settings
-from onnx_reap.progress import Progress
-from onnx_reap.prune.low_rank.factor import Factor
-from onnx_reap.prune.low_rank.stream import Stream
+from onnx_reap.progress import NoProgress, Progress
+from onnx_reap.prune.form import Form
 from onnx_reap.solve.backend import Backend
 
-Basis = Factor | Stream
 
-
+@dataclass(frozen=True)
 class Clock:
     """Seconds by stage."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -38,57 +37,60 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Factored:
-    """What a model was before it was written in another form.
+class Run:
+    """One run: the model that is pruned, its samples, and how to treat them."""
 
-    Attributes
-    ----------
-    original : Analysis
-    bases : mapping of str to Factor or Stream
-        By name of the group of coordinates.
-    notes : tuple of str
-        On layers that were left whole.
-    """
-
-    original: Analysis
-    bases: Mapping[str, Basis]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Work:
-    """One run: a model, its samples, and how to treat them.
-
-    Attributes
-    ----------
-    factored : Factored, optional
-        Where the model is another form of the one that was given.
-    """
-
-    analysis: Analysis
+    form: Form
     samples: Samples
     settings: Settings
     backend: Backend
     progress: Progress
     clock: Clock
-    factored: Factored | None = None
 
     @property
-    def original(self) -> Work:
-        """The same work on the model that was given."""
-        if self.factored is None:
-            return self
-        return replace(self, analysis=self.factored.original, factored=None)
+    def analysis(self) -> Analysis:
+        """Of the model that is pruned."""
+        return self.form.analysis
 
-    def branch(self, settings: Settings, progress: Progress) -> Work:
-        """Return work that goes on from here in a way of its own, with the time spent so far."""
-        clock = Clock()
-        clock.seconds.update(self.clock.seconds)
-        return replace(self, settings=settings, progress=progress, clock=clock)
+    @property
+    def original(self) -> Run:
+        """The same run on the model as it was given."""
+        return self.on(self.form.original)
+
+    def on(self, analysis: Analysis) -> Run:
+        """Return the same run on another model."""
+        return replace(self, form=Form(analysis))
+
+    def analysed(self, proto: onnx.ModelProto, bases: Collection[str] = ()) -> Analysis:
+        """Analyse another model with the same inputs, see `analyse`."""
+        inputs = model_inputs(proto, self.settings.input_shapes)
+        why_not = exclusion(self.settings.include, self.settings.exclude)
+        providers = self.analysis.providers
+        return analyse(proto, inputs, self.samples.every, providers, why_not, bases=bases)
+
+    def branch(self, **settings: Any) -> Run:
+        """Return a run that goes on from here by other settings, silently, with a clock of its own.
+
+        The time spent so far is on that clock.
+        """
+        clock = Clock(dict(self.clock.seconds))
+        changed = replace(self.settings, **settings)
+        return replace(self, settings=changed, progress=NoProgress(), clock=clock)
 
 
-def open_work(model: Source, data: Any, settings: Settings, progress: Progress) -> Work:
+def open_run(
+    model: Source,
+    data: Any,
+    settings: Settings,
+    progress: Progress,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+) -> Run:
     """Load a model, open its samples and find its channel groups.
+
+    Parameters
+    ----------
+    sizes : mapping of str to sequence of int, optional
+        By input, sizes to take where neither the model nor the settings tell.
 
     Raises
     ------
@@ -98,7 +100,7 @@ def open_work(model: Source, data: Any, settings: Settings, progress: Progress) 
     clock = Clock()
     with clock("load"):
         proto = load(model)
-        inputs = model_inputs(proto, settings.input_shapes)
+        inputs = with_sizes(model_inputs(proto, settings.input_shapes), sizes or {})
         samples = open_samples(inputs, data, settings)
     with clock("analyse"):
         providers = execution_providers(settings.provider, settings.custom_op_library)
@@ -106,4 +108,4 @@ def open_work(model: Source, data: Any, settings: Settings, progress: Progress) 
         analysis = analyse(proto, inputs, samples.every, providers, why_not)
     only_cpu = settings.provider is not None and analysis.providers == ["CPUExecutionProvider"]
     backend = Backend.pick("cpu" if only_cpu else "auto")
-    return Work(analysis, samples, settings, backend, progress, clock)
+    return Run(Form(analysis), samples, settings, backend, progress, clock)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
-from onnx_reap.graph.edit.merge import NOTHING, Merge
+from onnx_reap.graph.edit.merge import Merge
 from onnx_reap.options import Settings
-from onnx_reap.prune.context import Work
+from onnx_reap.prune.context import Run
+from onnx_reap.prune.form import Choice
 from onnx_reap.prune.goal import Goal
-from onnx_reap.prune.pruning_curves import Evidence, blind_evidence, gather_evidence
+from onnx_reap.prune.pruning_curves import (
+    PruningCurves,
+    curves_from_samples,
+    curves_from_weights,
+)
 from onnx_reap.prune.removal_paths import find_taps
 from onnx_reap.solve.allocation import Choices, cheapest, fits, uniform, uniform_within
 from onnx_reap.solve.knapsack import knapsack
@@ -21,31 +26,7 @@ from onnx_reap.solve.knapsack import knapsack
 DEEPEST = 0.4  # of the fraction that is to stay on average: narrower groups are not tried
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What is removed.
-
-    Attributes
-    ----------
-    widths : (groups,) int array
-    removed : tuple of int
-        Units.
-    errors : tuple of float or None
-        By group, error of its removal relative to the variance of its consumers' outputs.
-    notes : tuple of str
-        Warnings.
-    merge : Merge
-        Units that others take over from.
-    """
-
-    widths: np.ndarray
-    removed: tuple[int, ...]
-    errors: tuple[float | None, ...]
-    notes: tuple[str, ...] = ()
-    merge: Merge = NOTHING
-
-
-def observe(work: Work, goals: Sequence[Goal]) -> Evidence:
+def estimate(run: Run, goals: Sequence[Goal]) -> PruningCurves:
     """Find out what removing channels costs, as far as any of the goals needs it.
 
     Parameters
@@ -53,28 +34,21 @@ def observe(work: Work, goals: Sequence[Goal]) -> Evidence:
     goals : sequence of Goal
         At least one; all for the same groups.
     """
-    fixed = [_without_evidence(work, goal) for goal in goals]
+    fixed = [_fixed_widths(run, goal) for goal in goals]
     wanted = [
         _worth_following(goal) if widths is None else _only(goal, widths)
         for goal, widths in zip(goals, fixed, strict=True)
     ]
     widths = [np.unique(np.concatenate(each)) for each in zip(*wanted, strict=True)]
-    if work.samples.fit is None:
-        return blind_evidence(work.analysis, widths, work.settings)
+    if run.samples.fit is None:
+        return curves_from_weights(run.form, widths, run.settings)
     if all(len(w) == 1 for w in widths):  # nothing goes, in whatever order
-        return blind_evidence(work.analysis, widths, replace(work.settings, criterion="l1"))
-    return gather_evidence(
-        work.analysis,
-        widths,
-        work.settings,
-        work.samples.fit,
-        work.backend,
-        work.progress,
-        sense=any(w is None for w in fixed) and work.settings.allocation == "pro",
-    )
+        return curves_from_weights(run.form, widths, replace(run.settings, criterion="l1"))
+    sensitivities = any(w is None for w in fixed) and run.settings.allocation == "pro"
+    return curves_from_samples(run, widths, sensitivities=sensitivities)
 
 
-def decide(work: Work, goal: Goal, evidence: Evidence) -> Choice:
+def decide(run: Run, goal: Goal, curves: PruningCurves) -> Choice:
     """Choose the channels to remove.
 
     Raises
@@ -82,34 +56,34 @@ def decide(work: Work, goal: Goal, evidence: Evidence) -> Choice:
     TargetError
         If a budget is out of reach.
     """
-    widths = _without_evidence(work, goal)
+    widths = _fixed_widths(run, goal)
     if widths is None:
-        widths = knapsack(evidence.choices, goal.budgets)
-    choice = chosen(work.analysis, evidence, widths)
+        widths = knapsack(curves.choices, goal.budgets)
+    choice = chosen(run.analysis, curves, widths)
     notes = []
     if not choice.removed:
         notes = ["the model is as small as was asked for: nothing was removed"]
-    elif work.samples.fit is not None:
-        notes = _too_few_samples(work.analysis, widths, work.settings, work.samples.fit)
-        notes += evidence.notes
+    elif run.samples.fit is not None:
+        notes = _too_few_samples(run.analysis, widths, run.settings, run.samples.fit)
+        notes += curves.notes
     return replace(choice, notes=tuple(notes))
 
 
-def narrowed(evidence: Evidence, goal: Goal) -> Evidence:
+def narrowed(curves: PruningCurves, goal: Goal) -> PruningCurves:
     """Leave out the widths that were only looked at for deeper goals.
 
     Errors of very narrow widths are too low, as they hold for a group alone: a goal should not take
     any that it would not have had looked at for itself.
     """
     choices = []
-    for known, worth in zip(evidence.choices, _worth_following(goal), strict=True):
+    for known, worth in zip(curves.choices, _worth_following(goal), strict=True):
         taken = np.isin(known.widths, worth)
         choices.append(Choices(known.widths[taken], known.errors[taken]))
-    return replace(evidence, choices=tuple(choices))
+    return replace(curves, choices=tuple(choices))
 
 
-def chosen(analysis: Analysis, evidence: Evidence, widths: np.ndarray) -> Choice:
-    """Look up what goes at some widths, and what is taken along."""
+def chosen(analysis: Analysis, curves: PruningCurves, widths: np.ndarray) -> Choice:
+    """Look up what goes at some widths, with what vanishes along."""
     along = analysis.branches.taken_along(np.flatnonzero(widths == 0).tolist())
     widths = np.array([0 if g in along else w for g, w in enumerate(widths.tolist())], np.int64)
     removed: list[int] = []
@@ -118,10 +92,10 @@ def chosen(analysis: Analysis, evidence: Evidence, widths: np.ndarray) -> Choice
     averaged: set[int] = set()
     for group, path, width, variance, ranking in zip(
         analysis.groups,
-        evidence.paths,
+        curves.paths,
         widths.tolist(),
-        evidence.variances,
-        evidence.rankings,
+        curves.variances,
+        curves.rankings,
         strict=True,
     ):
         gone = group.width - width
@@ -129,20 +103,20 @@ def chosen(analysis: Analysis, evidence: Evidence, widths: np.ndarray) -> Choice
         error = float(path.errors[gone - 1]) / variance if width and gone and variance else 0.0
         errors.append(None if not variance else error if width else 1.0)
         if ranking is not None and width:
-            left = ranking.inherited(gone)
+            left = ranking.merged(gone)
             heirs |= {group.units[u]: (group.units[h.unit], h.share) for u, h in left.items()}
             averaged |= {group.units[h.unit] for h in left.values() if ranking.averaged}
     merge = Merge(heirs, frozenset(averaged))
     return Choice(widths, tuple(removed), tuple(errors), merge=merge)
 
 
-def _without_evidence(work: Work, goal: Goal) -> np.ndarray | None:
+def _fixed_widths(run: Run, goal: Goal) -> np.ndarray | None:
     """Return the widths where they don't depend on what removals cost."""
     blank = [Choices(w[w > 0], np.zeros((w > 0).sum())) for w in goal.widths]
     if goal.ratios is not None:
         return uniform(blank, goal.ratios)
-    whole = fits(np.array([group.width for group in work.analysis.groups]), goal.budgets)
-    if work.samples.fit is None or whole or work.settings.allocation == "uniform":
+    whole = fits(run.analysis.full_widths, goal.budgets)
+    if run.samples.fit is None or whole or run.settings.allocation == "uniform":
         return uniform_within(blank, goal.budgets)
     return None
 

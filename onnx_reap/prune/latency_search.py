@@ -1,4 +1,4 @@
-"""The largest model within a time: planned from its layers' times, corrected by timing it whole."""
+"""The largest model within a time: planned by its layers' times, corrected by timing it whole."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from onnx_reap.measure.latency.compare import compare_latency
 from onnx_reap.measure.latency.estimate import NANOSECONDS, predicted_latency
 from onnx_reap.measure.latency.profile import measured_table
 from onnx_reap.measure.runner import first_feed
-from onnx_reap.prune.apply import cut_and_compare, finish
-from onnx_reap.prune.context import Work
-from onnx_reap.prune.decide import Choice, chosen, decide
+from onnx_reap.prune.apply import cut_model, finish
+from onnx_reap.prune.context import Run
+from onnx_reap.prune.decide import chosen, decide
+from onnx_reap.prune.form import Choice
 from onnx_reap.prune.goal import Goal
-from onnx_reap.prune.pruning_curves import Evidence, blind_evidence
+from onnx_reap.prune.pruning_curves import PruningCurves, curves_from_weights
 from onnx_reap.solve.allocation import EASIER, LATENCY, Budget
 from onnx_reap.solve.cost import Costs
 
@@ -25,7 +26,7 @@ AIM = 0.98  # of the target
 NEAR = 0.96  # of the target: fast enough, and hardly faster
 
 
-def check_latency(work: Work, goal: Goal) -> Goal:
+def check_latency(run: Run, goal: Goal) -> Goal:
     """Drop a latency that the model has anyway, before anything is calibrated.
 
     Raises
@@ -35,9 +36,9 @@ def check_latency(work: Work, goal: Goal) -> Goal:
     """
     if goal.latency is None:
         return goal
-    order = blind_evidence(work.analysis, goal.widths, replace(work.settings, criterion="l1"))
+    order = curves_from_weights(run.form, goal.widths, replace(run.settings, criterion="l1"))
     narrowest = np.array([w[0] for w in goal.widths])
-    whole, least = _times_target(work, goal, chosen(work.analysis, order, narrowest))
+    whole, least = _times_target(run, goal, chosen(run.analysis, order, narrowest))
     if whole <= 1:
         return replace(goal, latency=None)
     if least > 1:
@@ -45,11 +46,11 @@ def check_latency(work: Work, goal: Goal) -> Goal:
     return goal
 
 
-def with_latency(work: Work, goal: Goal, evidence: Evidence) -> Goal:
+def search_latency(run: Run, goal: Goal, curves: PruningCurves) -> Goal:
     """Turn a latency into a budget on what a table of the layers' times, measured here, predicts.
 
     A whole model takes more or less than its layers alone do, so cut models are timed and the
-    budget follows. Speed depends on shapes alone: nothing is refitted.
+    budget follows. Speed depends on shapes alone: nothing is refitted or verified.
 
     Raises
     ------
@@ -57,22 +58,22 @@ def with_latency(work: Work, goal: Goal, evidence: Evidence) -> Goal:
         If the narrowest widths that were looked at are too slow.
     """
     assert goal.latency is not None
-    with work.clock("time layers"):
-        table = measured_table(work.analysis, work.samples.every, work.settings, work.progress)
-    cost: Costs = predicted_latency(work.analysis, table)
-    ends = [np.array([c.widths[i] for c in evidence.choices]) for i in (0, -1)]
+    with run.clock("time layers"):
+        table = measured_table(run.analysis, run.samples.every, run.settings, run.progress)
+    cost: Costs = predicted_latency(run.analysis, table)
+    ends = [np.array([c.widths[i] for c in curves.choices]) for i in (0, -1)]
     if cost.at(ends[0]) >= cost.at(ends[1]):  # too small a model to time its layers
-        macs = work.analysis.macs
+        macs = run.analysis.macs
         cost = macs * (table.whole_ms * NANOSECONDS / max(macs.at(ends[1]), 1))
     least, full = map(cost.at, ends)
     best, low, high = None, least, full
     value, unit = goal.latency
     guess = int(full * value / (1.0 if unit == "x" else table.whole_ms))
-    with work.progress.stage("Timing cut models", TRIES) as step, work.clock("search"):
+    with run.progress.stage("Timing cut models", TRIES) as step, run.clock("search"):
         for left in reversed(range(TRIES)):
             guess = min(max(guess, least), high) if left or best else least
             limited = replace(goal, budgets=(*goal.budgets, Budget(LATENCY, cost, guess)))
-            _, timed = _times_target(work, goal, decide(work, limited, evidence))
+            _, timed = _times_target(run, goal, decide(run, limited, curves))
             step()
             if timed <= 1:
                 best, low = limited, guess
@@ -100,14 +101,14 @@ def _too_slow(goal: Goal, least: float) -> TargetError:
     )
 
 
-def _times_target(work: Work, goal: Goal, choice: Choice) -> tuple[float, float]:
+def _times_target(run: Run, goal: Goal, choice: Choice) -> tuple[float, float]:
     """Return the latencies of the original and of a cut model as multiples of the target."""
     assert goal.latency is not None
     value, unit = goal.latency
-    analysis, samples = work.analysis, work.samples.every
+    analysis, samples = run.analysis, run.samples.every
     feed = first_feed(analysis, samples)
-    pruned, _ = cut_and_compare(analysis, choice.removed, samples)
-    out = finish(pruned, work.settings)
+    pruned, _ = cut_model(analysis, choice.removed, samples, verify=False)
+    out = finish(pruned, run.settings)
     original, out = analysis.runnable(analysis.proto), analysis.runnable(out)
     before, after = compare_latency(original, out, feed, analysis.providers, seconds=SECONDS)
     target = value * (before.median_ms if unit == "x" else 1.0)

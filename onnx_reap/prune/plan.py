@@ -1,15 +1,28 @@
-"""The plan: which channels stay, as a file that people can read, edit and replay."""
+"""The plan: which channels stay, as a file that people can read, edit and replay.
+
+`make_plan` writes removed units down, `removed_by` looks them up again.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnx_reap.errors import ReapError
+from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.edit.cut import group_positions
+from onnx_reap.graph.groups import FrozenChannels, Group
+from onnx_reap.graph.labels.kept import Kept, kept_positions
+from onnx_reap.graph.labels.records import Linear
 from onnx_reap.onnxio.files import read_text
+from onnx_reap.options import Settings
+from onnx_reap.prune.form import widths_left, with_dependents
 
 SCHEMA = 1
 
@@ -46,16 +59,6 @@ class FactorPlan:
 
 
 @dataclass(frozen=True)
-class FrozenPlan:
-    """Channels that must stay, and why."""
-
-    node: str
-    channels: int
-    reason: str
-    cause: str
-
-
-@dataclass(frozen=True)
 class Plan:
     """What a run decided.
 
@@ -68,7 +71,7 @@ class Plan:
     constants : mapping of str to mapping of str to list of int, or of lists of int
         By constant and axis, the indices that stay; for the axis of a grouped convolution's weight
         that lies within its groups, a list for each group. For other tools; replaying derives them.
-    frozen : tuple of FrozenPlan
+    frozen : tuple of FrozenChannels
     input_shapes : mapping of str to tuple of int
         By input, what the model was analysed on, batch included; replaying takes from here the
         sizes that the model leaves open.
@@ -79,7 +82,7 @@ class Plan:
     settings: Mapping[str, Any]
     groups: tuple[GroupPlan, ...]
     constants: Constants
-    frozen: tuple[FrozenPlan, ...]
+    frozen: tuple[FrozenChannels, ...]
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     factors: tuple[FactorPlan, ...] = ()
 
@@ -113,7 +116,7 @@ class Plan:
                     f"{source}: another schema", got=str(content["schema"]), expected=str(SCHEMA)
                 )
             groups = tuple(_group(g) for g in content["groups"])
-            frozen = tuple(FrozenPlan(**f) for f in content.get("frozen", ()))
+            frozen = tuple(FrozenChannels(**f) for f in content.get("frozen", ()))
             factors = tuple(FactorPlan(**f) for f in content.get("factors", ()))
             settings, constants = dict(content["settings"]), dict(content["constants"])
             shapes = {n: _shape(n, s) for n, s in dict(content.get("input_shapes", {})).items()}
@@ -154,3 +157,134 @@ def _group(entry: Mapping[str, Any]) -> GroupPlan:
         tuple(entry.get("producers", ())),
         tuple(entry.get("consumers", ())),
     )
+
+
+def make_plan(analysis: Analysis, removed: Collection[int], settings: Settings) -> Plan:
+    """Write down what is removed."""
+    groups = tuple(
+        GroupPlan(
+            group.name,
+            group.width,
+            tuple(i for i, unit in enumerate(group.units) if unit not in removed),
+            group.producers,
+            group.consumers,
+        )
+        for group in analysis.groups
+    )
+    shapes = {
+        tensor.name: shape
+        for tensor in analysis.model.graph.inputs
+        if (shape := analysis.probe.shapes[tensor.name])
+    }
+    return Plan(settings.chosen(), groups, _constants(analysis, removed), analysis.frozen, shapes)
+
+
+def removed_by(plan: Plan, analysis: Analysis) -> tuple[int, ...]:
+    """Look the channels that a plan removes up in the model.
+
+    Returns
+    -------
+    tuple of int
+        Units.
+
+    Raises
+    ------
+    ReapError
+        If the plan doesn't fit the model.
+    """
+    if plan.factors:
+        raise ReapError(
+            f"plan: {plan.factors[0].node} is written in another basis, which takes data to repeat",
+            got=f"a plan made with --low-rank, {len(plan.factors)} such layers or groups",
+            expected="a plan of channels alone",
+            hint="run --low-rank again with the data, or take `factors` out of the plan",
+        )
+    groups = {group.name: group for group in analysis.groups}
+    twice = [name for name, n in Counter(entry.name for entry in plan.groups).items() if n > 1]
+    if twice:
+        raise ReapError(f"plan: group {twice[0]} is there twice", expected="each group once")
+    removed: list[int] = []
+    for entry in plan.groups:
+        group = groups.get(entry.name)
+        if group is None or _described(group, entry) != _described(entry, entry):
+            raise ReapError(
+                f"plan: group {entry.name} doesn't fit the model",
+                got=_described(entry, entry),
+                expected="no such group" if group is None else _described(group, entry),
+                hint="replay a plan on the model that it was made for",
+            )
+        _check_kept(group, entry.kept)
+        removed += [u for i, u in enumerate(group.units) if i not in set(entry.kept)]
+    _check_empty(analysis, removed)
+    return with_dependents(analysis, removed)
+
+
+def _check_empty(analysis: Analysis, removed: Sequence[int]) -> None:
+    """Refuse to empty groups that can't vanish."""
+    empty = np.flatnonzero(widths_left(analysis, removed) == 0).tolist()
+    along = analysis.branches.taken_along(empty)
+    for index in empty:
+        if index not in along:
+            raise ReapError(
+                f"plan: group {analysis.groups[index].name} keeps no channels",
+                expected="one at least, since no residual branch vanishes with this group",
+            )
+
+
+def _described(group: Group | GroupPlan, entry: GroupPlan) -> str:
+    """Tell a group by what an entry of a plan tells: its width at least, and its nodes."""
+    told = [f"{group.width} channels"]
+    told += ["from " + ", ".join(group.producers)] if entry.producers else []
+    told += ["to " + ", ".join(group.consumers)] if entry.consumers else []
+    return " ".join(told)
+
+
+def _check_kept(group: Group, kept: tuple[int, ...]) -> None:
+    if not set(kept) <= set(range(group.width)):
+        raise ReapError(
+            f"plan: group {group.name} keeps channels that don't exist",
+            got=str(list(kept))[:80],
+            expected=f"some of 0 to {group.width - 1}",
+        )
+    if group.parts is not None:
+        counts = np.bincount(np.asarray(group.parts)[list(kept)], minlength=group.step)
+        if (counts != counts[0]).any():
+            raise ReapError(
+                f"plan: group {group.name} must keep equally many channels in each part",
+                got=", ".join(map(str, counts)),
+                expected="equal numbers",
+            )
+
+
+def _constants(analysis: Analysis, removed: Collection[int]) -> Constants:
+    """List the indices that stay of every constant that loses some, by axis."""
+    kept = kept_positions(analysis.flow, removed)
+    constants: dict[str, dict[str, list[int] | list[list[int]]]] = {}
+    for binding in analysis.flow.bindings:
+        cut = kept.get(binding.tensor)
+        if cut is not None and cut[0] == binding.tensor_axis and binding.blocks == 1:
+            axes = constants.setdefault(binding.constant, {})
+            axes[str(binding.constant_axis)] = cut[1].tolist()
+    for linear in analysis.flow.linears:
+        if linear.group > 1 and not linear.depthwise:
+            _add_blockwise(constants, linear, analysis, kept)
+    return constants
+
+
+def _add_blockwise(
+    constants: dict[str, dict[str, list[int] | list[list[int]]]],
+    linear: Linear,
+    analysis: Analysis,
+    kept: Kept,
+) -> None:
+    """Add the axis of a grouped convolution's weight of which every group keeps its own indices."""
+    cut_side = linear.y if linear.transposed else linear.x
+    if cut_side not in kept:
+        return
+    shapes = analysis.probe.shapes
+    inputs, outputs = shapes[linear.x][linear.x_axis], shapes[linear.y][linear.y_axis]
+    positions = group_positions(linear, kept, inputs, outputs)
+    axis = linear.weight_out if linear.transposed else linear.weight_in
+    constants.setdefault(linear.weight, {})[str(axis)] = [
+        (out if linear.transposed else into).tolist() for into, out in positions
+    ]

@@ -19,7 +19,7 @@ from onnx_reap.graph.labels.records import Flow, Linear
 from onnx_reap.graph.tails import find_tail
 from onnx_reap.measure.activations.moments import Tap, first_of_each
 from onnx_reap.measure.activations.rows import weight_to_matrix
-from onnx_reap.prune.criteria.turns import balanced
+from onnx_reap.prune.criteria.balance import balanced
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.moments import Moments
 from onnx_reap.solve.removal import Consumer, RemovalPath, removal_path

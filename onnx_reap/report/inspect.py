@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnx_reap import __version__
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.branches import OTHER, find_holders
 from onnx_reap.graph.cost import layer_macs
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.graph.ir.model import is_floating
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.onnxio.load import Source
-from onnx_reap.options import INSPECTED
-from onnx_reap.progress import NoProgress
-from onnx_reap.prune.context import open_work
-from onnx_reap.prune.globs import check_globs
-from onnx_reap.prune.goal import allowed, nothing_to_prune
+from onnx_reap.prune.goal import nothing_to_prune
 from onnx_reap.report.inspection import (
     FrozenReason,
     InspectedBranch,
@@ -28,50 +24,32 @@ from onnx_reap.report.inspection import (
     Inspection,
     Sizes,
 )
-from onnx_reap.report.records import FrozenResult
 from onnx_reap.report.text import NORMAL_REASONS
-from onnx_reap.validation import check_applicable, make_settings
-from onnx_reap.version import __version__
-
-FEW = 4  # samples, which only serve to run the model
 
 Pair = npt.NDArray[np.float64]
 """Multiply-accumulates and parameters."""
 
 
-def inspect(model: Source, **settings: Any) -> Inspection:
-    """Tell what could be pruned of a model, what could not, and why; without data.
+def make_inspection(
+    analysis: Analysis, widths: Sequence[npt.NDArray[np.int64]], settings: Mapping[str, Any]
+) -> Inspection:
+    """Describe a model's channels, and what each group of them makes up of the model.
 
     Parameters
     ----------
-    model : path or onnx.ModelProto
-        Never modified.
-    **settings
-        Fields of `Settings`, of which those in `INSPECTED` mean something here.
-
-    Returns
-    -------
-    Inspection
-
-    Raises
-    ------
-    ReapError
-        If a setting is of no use here, or onnxruntime can't run the model. That nothing can be
-        pruned is no error.
+    widths : sequence of int arrays
+        By group, the widths that it may take, ascending.
+    settings : mapping of str to object
+        Those that were named.
     """
-    check_applicable(settings, INSPECTED, "settings that an inspection doesn't depend on")
-    chosen = make_settings({**settings, "samples": FEW})
-    analysis = open_work(model, None, chosen, NoProgress()).analysis
-    check_globs(analysis, chosen)
-    widths = allowed(analysis, chosen, vanishing=True)
     narrowest = np.array([choices[0] for choices in widths], np.int64)
     by_group, by_frozen = _shares(analysis)
-    total = _at(analysis, _full(analysis))
+    total = _at(analysis, analysis.full_widths)
     others = np.array([total.macs, total.params]) - by_group.sum(axis=0)
     others -= np.sum([np.zeros(2), *by_frozen.values()], axis=0)
     return Inspection(
         version=__version__,
-        settings={name: value for name, value in chosen.chosen().items() if name in settings},
+        settings=settings,
         total=total,
         least=_at(analysis, narrowest),
         groups=_groups(analysis, widths, by_group),
@@ -80,10 +58,6 @@ def inspect(model: Source, **settings: Any) -> Inspection:
         others=_rounded(np.maximum(others, 0)),
         nothing=None if analysis.groups else str(nothing_to_prune(analysis)),
     )
-
-
-def _full(analysis: Analysis) -> npt.NDArray[np.int64]:
-    return np.array([group.width for group in analysis.groups], np.int64)
 
 
 def _at(analysis: Analysis, widths: npt.NDArray[np.int64]) -> Sizes:
@@ -96,7 +70,7 @@ def _rounded(pair: Pair) -> Sizes:
 
 def _without(analysis: Analysis, widths: npt.NDArray[np.int64]) -> Sizes:
     """Return what is saved at widths of shape (groups,)."""
-    before, after = _at(analysis, _full(analysis)), _at(analysis, widths)
+    before, after = _at(analysis, analysis.full_widths), _at(analysis, widths)
     return Sizes(before.macs - after.macs, before.params - after.params)
 
 
@@ -160,7 +134,7 @@ def _frozen_behind(analysis: Analysis, linear: Linear) -> Iterator[FrozenChannel
 def _groups(
     analysis: Analysis, widths: Sequence[npt.NDArray[np.int64]], shares: Pair
 ) -> tuple[InspectedGroup, ...]:
-    full, ties = _full(analysis), _ties(analysis)
+    full, ties = analysis.full_widths, _ties(analysis)
     groups = []
     for index, (group, choices) in enumerate(zip(analysis.groups, widths, strict=True)):
         alone = full.copy()
@@ -204,7 +178,7 @@ def _branches(analysis: Analysis, narrowest: npt.NDArray[np.int64]) -> tuple[Ins
     for branch in analysis.branches.every:
         if narrowest[branch.group] == 0:
             gone = sorted(analysis.branches.taken_along([branch.group]))
-            widths = _full(analysis)
+            widths = analysis.full_widths
             widths[gone] = 0
             along = tuple(analysis.groups[g].name for g in gone if g != branch.group)
             joins = tuple(dict.fromkeys(join.edge[0] for join in branch.joins))
@@ -229,7 +203,7 @@ def _frozen(
                 reason in NORMAL_REASONS,
                 sum(row.channels for row in rows),
                 _rounded(np.sum([shares.get(row, np.zeros(2)) for row in rows], axis=0)),
-                tuple(FrozenResult(f.node, f.channels, f.reason, f.cause) for f in rows),
+                tuple(rows),
             )
         )
     return tuple(sorted(reasons, key=lambda each: -each.share.macs))

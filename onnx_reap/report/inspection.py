@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onnx_reap.report.records import FrozenResult, plain
+from onnx_reap.graph.groups import FrozenChannels
+from onnx_reap.report.records import plain
 
 SCHEMA = 1
 """Version of the JSON file; raised when a field changes its meaning or goes."""
@@ -80,14 +81,14 @@ class FrozenReason:
     channels : int
     share : Sizes
         Of the layers that make or pass the channels, so much as makes these.
-    nodes : tuple of FrozenResult
+    nodes : tuple of FrozenChannels
     """
 
     reason: str
     normal: bool
     channels: int
     share: Sizes
-    nodes: tuple[FrozenResult, ...]
+    nodes: tuple[FrozenChannels, ...]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.measure.quality import Quality
-from onnx_reap.report.zeros import Tiling
+from onnx_reap.prune.form import Factorised
+from onnx_reap.prune.lossless.trim import Lossless
+from onnx_reap.prune.refit.block_walk import BlockFit
+from onnx_reap.prune.sparsity.records import Tiling
 
 SCHEMA = 1
 """Version of the JSON file; raised when a field changes its meaning or goes."""
@@ -67,24 +71,6 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Lossless:
-    """Channels that went without loss, by what they were.
-
-    Attributes
-    ----------
-    dead, duplicate, dependent : int
-        Constant or unread ones, copies of others, multiples of others.
-    difference : float
-        Largest difference of an output on random samples, relative to the output's largest entry.
-    """
-
-    dead: int
-    duplicate: int
-    dependent: int
-    difference: float
-
-
-@dataclass(frozen=True)
 class GroupResult:
     """What became of one channel group.
 
@@ -103,53 +89,11 @@ class GroupResult:
 
 
 @dataclass(frozen=True)
-class FactorResult:
-    """A layer that became two, or a group of channels in another basis.
-
-    Attributes
-    ----------
-    node : str
-        The layer, now the second of the two, or the group.
-    scheme : {"channel", "spatial", "stream"}
-        Its whole kernel and 1 x 1, or k x 1 and 1 x k; or a group's basis.
-    rank, full : int
-        Channels between the two, or coordinates, and how many it takes to be exact.
-    error : float, optional
-        Local error, as a fraction of the variance of the outputs of the layers that read these.
-    """
-
-    node: str
-    scheme: str
-    rank: int
-    full: int
-    error: float | None
-
-
-@dataclass(frozen=True)
-class FrozenResult:
-    """Channels that had to stay: node that makes them, number, reason, and node that causes it."""
-
-    node: str
-    channels: int
-    reason: str
-    cause: str
-
-
-@dataclass(frozen=True)
 class LayerRefit:
     """Refit of one layer: relative output error before and after, on fitted samples."""
 
     node: str
     damping: float
-    error_before: float
-    error_after: float
-
-
-@dataclass(frozen=True)
-class BlockRefit:
-    """Joint refit of a block's layers: relative error behind it, on samples that did not teach."""
-
-    nodes: tuple[str, ...]
     error_before: float
     error_after: float
 
@@ -176,7 +120,7 @@ class Report:
         Weights that were zeroed in a pattern.
     seconds : mapping of str to float
         Time by stage.
-    factors : tuple of FactorResult
+    factors : tuple of Factorised
         Layers that became two thinner ones, and groups in another basis.
     notes : tuple of str
         Warnings, each a sentence.
@@ -193,13 +137,13 @@ class Report:
     loss: Loss | None
     lossless: Lossless | None
     groups: tuple[GroupResult, ...]
-    frozen: tuple[FrozenResult, ...]
+    frozen: tuple[FrozenChannels, ...]
     refits: tuple[LayerRefit, ...]
-    blocks: tuple[BlockRefit, ...]
+    blocks: tuple[BlockFit, ...]
     tiling: Tiling | None
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
-    factors: tuple[FactorResult, ...] = ()
+    factors: tuple[Factorised, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values; numbers that are not finite become None."""

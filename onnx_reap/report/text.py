@@ -12,16 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_reap.errors import ReapError
+from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.measure.quality import Quality
+from onnx_reap.prune.lossless.trim import Lossless
+from onnx_reap.prune.refit.block_walk import BlockFit
+from onnx_reap.prune.sparsity.records import MaskLoss, Tiling
 from onnx_reap.report.records import (
-    BlockRefit,
     Figures,
-    FrozenResult,
     Loss,
-    Lossless,
     Report,
 )
-from onnx_reap.report.zeros import MaskLoss, Tiling
 
 # A held-out error this many times the fitted one means that weights fit the samples, not the task.
 WIDE_GAP = 2.0
@@ -152,9 +152,9 @@ def _factors(report: Report) -> Table:
     return table
 
 
-def _frozen(frozen: Sequence[FrozenResult]) -> Table:
+def _frozen(frozen: Sequence[FrozenChannels]) -> Table:
     table = new_table("Frozen", "node", "reason", "cause", "channels", left=3)
-    by_reason: dict[str, list[FrozenResult]] = {}
+    by_reason: dict[str, list[FrozenChannels]] = {}
     for row in frozen:
         by_reason.setdefault(row.reason, []).append(row)
     for reason, rows in by_reason.items():
@@ -212,7 +212,7 @@ def _remarks(report: Report) -> Iterator[str]:
         yield f"Held-out error is {gap:.1f} times the fitted one, a wide gap: bring more data."
 
 
-def _together(blocks: Sequence[BlockRefit]) -> str:
+def _together(blocks: Sequence[BlockFit]) -> str:
     better = [block for block in blocks if block.error_after < block.error_before]
     count = f"Refitted together: the layers of {len(better)} of {len(blocks)} blocks"
     if not better:

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def in_lots(things: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
+def in_chunks(things: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
     """Divide things, in order, so that no lot exceeds a size unless a single thing does."""
     lot: list[T] = []
     held = 0

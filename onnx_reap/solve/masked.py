@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from onnx_reap.solve.backend import Array, on_device
 from onnx_reap.solve.checks import check_damping, check_shape
-from onnx_reap.solve.chunks import in_lots
+from onnx_reap.solve.chunks import in_chunks
 from onnx_reap.solve.linalg import mean_diagonal
 from onnx_reap.solve.moments import Moments
 
@@ -115,5 +115,5 @@ def _systems(mask: Mask) -> Iterator[tuple[Indices, Indices]]:
         if len(inputs):
             sizes.setdefault((len(inputs), len(own)), []).append((inputs, own))
     for (k, r), systems in sizes.items():
-        for lot in in_lots(systems, lambda _, size=k * (k + r): size, LOT):  # type: ignore[misc]
+        for lot in in_chunks(systems, lambda _, size=k * (k + r): size, LOT):  # type: ignore[misc]
             yield tuple(np.stack(side) for side in zip(*lot, strict=True))  # type: ignore[misc]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run, without_latency
+from small_models import Net, images, run
 
 import onnx_reap
 from onnx_reap.cli.main import main
@@ -17,7 +17,6 @@ CONTRIB = "ai.onnx.contrib"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, tmp_path):
-    without_latency(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 

@@ -13,7 +13,7 @@ import pytest
 from damaging import Pick, damage_bytes, damage_head, damage_proto, models
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from small_models import Net, chain, without_latency
+from small_models import Net, chain
 
 import onnx_reap
 from onnx_reap.errors import ReapError
@@ -30,7 +30,6 @@ QUICK = settings(
 
 @pytest.fixture(autouse=True)
 def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    without_latency(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

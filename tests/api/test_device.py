@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import onnx_reap
+from onnx_reap.fields import CRITERIA
 from onnx_reap.options import Settings
-from onnx_reap.prune.criteria.table import CRITERIA
 from onnx_reap.solve.backend import Backend
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -50,7 +50,7 @@ def weights(result: onnx_reap.Result) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_device_that_refuses_implicit_copies_gives_the_same_model(
-    name: str, monkeypatch: pytest.MonkeyPatch, quick_latency: None
+    name: str, monkeypatch: pytest.MonkeyPatch
 ):
     expected = pruned(**RUNS[name])
     device = array_api_strict.Device("device1")

@@ -157,7 +157,7 @@ def test_settings_count():
     assert (reason.reason, reason.nodes[0].cause) == ("excluded by --exclude", "conv3")
     with pytest.raises(ReapError, match="--exclude: matches no node"):
         onnx_reap.inspect(chain(16), exclude="nobody")
-    with pytest.raises(UsageError, match=r"doesn't depend on \| got: --ratio"):
+    with pytest.raises(UsageError, match=r"don't apply here \| got: --ratio"):
         onnx_reap.inspect(chain(16), ratio=0.5)
 
 

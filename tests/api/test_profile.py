@@ -9,14 +9,13 @@ import numpy as np
 import onnx
 import pytest
 from latency_helpers import macs_table
-from small_models import chain, images, without_latency
+from small_models import chain, images
 
 import onnx_reap
 from onnx_reap.cli.main import main
 from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.measure.latency import measure as measuring
 from onnx_reap.measure.latency import profile as profiling
-from onnx_reap.measure.latency.estimate import predicted_latency
 from onnx_reap.measure.latency.table import LatencyTable
 
 FASHION = Path(__file__).parent.parents[1] / "models" / "fashion_resnet.onnx"
@@ -25,7 +24,6 @@ FASHION = Path(__file__).parent.parents[1] / "models" / "fashion_resnet.onnx"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One short visit to each layer, in a folder of its own."""
-    without_latency(monkeypatch)
     for module in (measuring, profiling):
         monkeypatch.setattr(module, "ROUNDS", 1)
     monkeypatch.setattr(measuring, "SECONDS", 0.0)
@@ -59,11 +57,12 @@ def test_a_table_is_measured_and_a_plan_meets_it(capsys: pytest.CaptureFixture[s
 def predicted(model: Path | onnx.ModelProto, table: LatencyTable, plan: str) -> float:
     """Milliseconds that a table holds for the widths of a plan."""
     from onnx_reap.api import _planned
-    from onnx_reap.prune.planning import widths_left
+    from onnx_reap.progress import NoProgress
+    from onnx_reap.prune.form import widths_left
 
-    _, analysis, _, removed = _planned(model, plan, {})
-    cost = predicted_latency(analysis, table)
-    return cost.at(widths_left(analysis, removed)) / 1e6
+    run, removed = _planned(model, plan, {}, NoProgress())
+    cost = profiling.predicted_latency(run.analysis, table)
+    return cost.at(widths_left(run.analysis, removed)) / 1e6
 
 
 def test_the_budget_is_met_in_milliseconds_and_next_to_another():
@@ -101,7 +100,7 @@ def test_tables_that_do_not_fit_are_refused():
 
 
 def test_a_table_without_a_latency_is_refused():
-    with pytest.raises(UsageError, match="--latency-table is of no use alone"):
+    with pytest.raises(UsageError, match="--latency-table requires --target-latency"):
         onnx_reap.reap(chain(), latency_table="t.json")
     with pytest.raises(UsageError, match="--ratio and --target-latency"):
         onnx_reap.reap(chain(), ratio=0.5, target_latency="0.5x")

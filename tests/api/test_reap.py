@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, chain, images, run, weights_of, without_latency
+from small_models import Net, chain, images, run, weights_of
 
 import onnx_reap
 from onnx_reap import ReapError, cut, mask
@@ -19,17 +19,13 @@ from onnx_reap.data import Calibration, synthetic_calibration
 from onnx_reap.errors import CheckError, TargetError, UsageError
 from onnx_reap.graph.analysis import Analysis, analyse, count_parameters
 from onnx_reap.graph.inputs import model_inputs
+from onnx_reap.options import BUDGETS
 from onnx_reap.prune.plan import Plan
-from onnx_reap.validation import BUDGETS
+from onnx_reap.solve.backend import Backend
 
 SHIPPED = Path(__file__).parent.parents[1] / "models"
 DATA = images(40)
 BASELINE = {"criterion": "l1", "refit": False}
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_latency(monkeypatch)
 
 
 def reap(model, data=None, **settings):
@@ -714,11 +710,13 @@ def test_the_provider_says_where_the_solver_computes(
 ):
     asked = []
 
-    def namespace(device):
-        asked.append(device)
-        return np, "cpu"
+    pick = Backend.pick
 
-    monkeypatch.setattr("onnx_reap.prune.context.namespace", namespace)
+    def picked(device):
+        asked.append(device)
+        return pick("cpu")
+
+    monkeypatch.setattr(Backend, "pick", picked)
     reap(chain(), provider=provider, **BASELINE)
     assert asked == [device]
 

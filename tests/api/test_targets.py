@@ -12,9 +12,8 @@ from onnx_reap.data.labels import read_labels
 from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.measure.latency.compare import Timing
 from onnx_reap.measure.latency.table import LatencyTable
-from onnx_reap.parsing import latency
-from onnx_reap.prune import accuracy_search as searching
-from onnx_reap.prune import latency_search as hurrying
+from onnx_reap.parsing import LATENCY
+from onnx_reap.prune import accuracy_search, latency_search
 from onnx_reap.prune.accuracy_search import _furthest
 from onnx_reap.solve.intervals import agresti_min, wilson
 
@@ -191,7 +190,7 @@ def test_damaged_labels(tmp_path, content):
 
 
 def test_labels_need_data():
-    with pytest.raises(UsageError, match="--labels: no samples"):
+    with pytest.raises(UsageError, match="--labels requires --data"):
         onnx_reap.reap(MODEL, max_drop=0.2, labels=[0] * 256)
 
 
@@ -203,8 +202,8 @@ def test_the_metric_tells_what_is_a_classifier():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"labels": [1], "target_macs": 0.5}, "--labels: nothing to measure for"),
-        ({"evaluate": "a:b", "ratio": 0.5}, "--evaluate: nothing to measure for"),
+        ({"labels": [1], "target_macs": 0.5}, "--labels requires --max-drop"),
+        ({"evaluate": "a:b", "ratio": 0.5}, "--evaluate requires --max-drop"),
         ({"evaluate": "a:b", "labels": [1], "max_drop": 0.1}, "one of them"),
         ({"max_drop": 1}, "--max-drop"),
         ({"target_latency": [5]}, "--target-latency"),
@@ -263,9 +262,9 @@ def timed(monkeypatch) -> None:
         return tuple(Timing(time_of(m), 0.0, 1, "CPUExecutionProvider") for m in (before, after))
 
     table = LatencyTable("CPUExecutionProvider", "1", None, time_of(MODEL), ())
-    monkeypatch.setattr(hurrying, "measured_table", lambda *_: table)
-    monkeypatch.setattr(hurrying, "predicted_latency", lambda analysis, _: analysis.params)
-    monkeypatch.setattr(hurrying, "compare_latency", compare)
+    monkeypatch.setattr(latency_search, "measured_table", lambda *_: table)
+    monkeypatch.setattr(latency_search, "predicted_latency", lambda analysis, _: analysis.params)
+    monkeypatch.setattr(latency_search, "compare_latency", compare)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -273,15 +272,17 @@ def timed(monkeypatch) -> None:
 def test_a_latency_is_reached_but_not_overdone(target, known, monkeypatch):
     timed(monkeypatch)
     if not known:  # too small a model to time its layers
-        monkeypatch.setattr(hurrying, "predicted_latency", lambda analysis, _: analysis.params * 0)
+        monkeypatch.setattr(
+            latency_search, "predicted_latency", lambda analysis, _: analysis.params * 0
+        )
     planned = []
-    decide = hurrying.decide
+    decide = latency_search.decide
 
     def spied(work, goal, evidence):
         planned.append(goal.budgets[-1])
         return decide(work, goal, evidence)
 
-    monkeypatch.setattr(hurrying, "decide", spied)
+    monkeypatch.setattr(latency_search, "decide", spied)
     result = onnx_reap.reap(MODEL, DATA, target_latency=target, criterion="l1", refit=False)
     wanted = 0.6 * time_of(MODEL) if target == "0.6x" else 12
     assert 0.8 * wanted <= time_of(result.model) <= wanted  # widths are few
@@ -300,7 +301,9 @@ def test_a_latency_that_is_met_takes_nothing_off(target, monkeypatch):
 
 def test_a_busy_machine_is_told(monkeypatch):
     timing = Timing(3.0, 2.0, 9, "CPUExecutionProvider")
-    monkeypatch.setattr("onnx_reap.report.build.compare_latency", lambda *_, **__: (timing, timing))
+    monkeypatch.setattr(
+        "onnx_reap.prune.conclude.compare_latency", lambda *_, **__: (timing, timing)
+    )
     timed(monkeypatch)
     result = onnx_reap.reap(MODEL, DATA, target_latency="0.6x", criterion="l1", refit=False)
     assert "the machine was busy" in " ".join(result.report.notes)
@@ -326,13 +329,13 @@ def test_a_latency_out_of_reach_is_refused_before_calibration(monkeypatch):
 
 def test_a_latency_that_no_try_reached_is_refused(monkeypatch):
     timed(monkeypatch)
-    monkeypatch.setattr(searching, "DEEPEST", 0.3)  # so that narrow widths are not looked at
+    monkeypatch.setattr(accuracy_search, "DEEPEST", 0.3)  # so that narrow widths are not looked at
     with pytest.raises(TargetError, match="--target-latency: can't be reached"):
         onnx_reap.reap(MODEL, DATA, target_latency="0.2x", criterion="l1", refit=False)
 
 
 def test_a_file_that_is_larger_than_planned_is_refused(monkeypatch):
-    monkeypatch.setattr("onnx_reap.prune.goal.RESERVE", -3000)
+    monkeypatch.setattr("onnx_reap.prune.budgets.RESERVE", -3000)
     with pytest.raises(TargetError, match="--target-size: not met by the result"):
         onnx_reap.reap(chain(48), DATA, target_size=0.5, criterion="l1", refit=False)
 
@@ -354,5 +357,5 @@ def test_the_file_is_as_small_as_was_asked_for(share: float):
     ("text", "value"), [("5ms", (5, "ms")), ("0.6x", (0.6, "x")), ("800us", (0.8, "ms"))]
 )
 def test_latencies_as_users_write_them(text: str, value: tuple[float, str]):
-    number, unit = latency(text)
+    number, unit = LATENCY.parse(text)
     assert (pytest.approx(number), unit) == value

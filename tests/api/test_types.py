@@ -7,13 +7,13 @@ import numpy as np
 import onnx
 import pytest
 from precision import converted
-from small_models import Net, images, run, weights_of, without_latency
+from small_models import Net, images, run, weights_of
 
 import onnx_reap
+from onnx_reap.fields import CRITERIA
 from onnx_reap.graph.ir import probe
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.onnxio.float32 import in_float32, other_types
-from onnx_reap.prune.criteria.table import CRITERIA
 
 DATA = images(120)
 OPSETS = {"float16": 17, "bfloat16": 22, "float64": 17}  # the first that has such convolutions
@@ -21,11 +21,6 @@ DTYPES = {name: np.dtype(name) for name in OPSETS}
 BUDGET = {"target_macs": 0.6, "round_to": 1}
 
 every_type = pytest.mark.parametrize("name", DTYPES)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_latency(monkeypatch)
 
 
 def residual(opset: int = 17) -> onnx.ModelProto:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run, without_latency
+from small_models import Net, images, run
 
 import onnx_reap
 from onnx_reap import ReapError
 from onnx_reap.api import replay
 from onnx_reap.data import open_calibration, synthetic_calibration
+from onnx_reap.data.split import Samples
 from onnx_reap.graph.analysis import analyse, count_parameters
 from onnx_reap.graph.edit.cut import cut_graph
 from onnx_reap.graph.inputs import model_inputs
@@ -24,11 +25,6 @@ from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.solve.backend import Backend, namespace
 
 DATA = images(48)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_latency(monkeypatch)
 
 
 def residual(weak: float = 0.05, *, relu: bool = True) -> onnx.ModelProto:
@@ -149,8 +145,16 @@ def refitted(model: onnx.ModelProto, *, relu: bool):
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     before = pruned.to_proto()
-    backend = Backend(*namespace("cpu"))
-    fitted, notes = repair(analysis, pruned, removed, Settings(), samples, backend, NoProgress())
+    fit, backend = Samples(samples, samples, None), Backend(*namespace("cpu"))
+    fitted, notes = repair(
+        analysis,
+        pruned,
+        removed,
+        Settings(),
+        fit,
+        backend,
+        NoProgress(),
+    )
     assert not notes
     return branch, before, pruned.to_proto(), fitted
 
@@ -209,6 +213,14 @@ def test_layers_are_refitted_past_what_only_the_original_still_needs(monkeypatch
     removed = sorted(branch.units) + [g.units[0] for g in others]
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
-    backend = Backend(*namespace("cpu"))
-    fitted, _ = repair(analysis, pruned, removed, Settings(), samples, backend, NoProgress())
+    fit, backend = Samples(samples, samples, None), Backend(*namespace("cpu"))
+    fitted, _ = repair(
+        analysis,
+        pruned,
+        removed,
+        Settings(),
+        fit,
+        backend,
+        NoProgress(),
+    )
     assert branch.joins[0].edge[0] in fitted

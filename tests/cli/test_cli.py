@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -16,12 +16,12 @@ from sample_report import sample_report
 from small_models import chain
 
 from onnx_reap import parsing
-from onnx_reap.cli.arguments import option_of, parse
-from onnx_reap.cli.flags import FLAGS
+from onnx_reap.cli.arguments import parse
 from onnx_reap.cli.main import main
+from onnx_reap.cli.run import RUN
 from onnx_reap.errors import CheckError, ReapError, TargetError
-from onnx_reap.options import Settings
-from onnx_reap.prune.conclude import Result
+from onnx_reap.options import OPTIONS, Settings
+from onnx_reap.report.result import Result
 
 
 def tiny_model() -> onnx.ModelProto:
@@ -70,12 +70,8 @@ def written() -> set[str]:
 # Flags and settings
 
 
-def test_every_setting_has_a_flag_and_every_flag_a_setting():
-    assert {field.name for field in fields(Settings)} == set(FLAGS)
-
-
 def test_nothing_given_is_nothing_set():
-    arguments = parse(["in.onnx", "out.onnx"])
+    arguments = parse(RUN, ["in.onnx", "out.onnx"])
     assert arguments.settings == {}
     assert (arguments.model, arguments.output) == (Path("in.onnx"), Path("out.onnx"))
     assert arguments.data is None and not arguments.quiet
@@ -110,8 +106,8 @@ def test_nothing_given_is_nothing_set():
     ],
 )
 def test_flags_become_settings(line: str, settings: dict):
-    assert parse(["a", "b", *line.split()]).settings == settings
-    assert parse([*line.split(), "a", "b"]).settings == settings
+    assert parse(RUN, ["a", "b", *line.split()]).settings == settings
+    assert parse(RUN, [*line.split(), "a", "b"]).settings == settings
     Settings(**settings)
 
 
@@ -124,62 +120,63 @@ def test_help_names_every_flag_and_its_default(
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
-    for field in fields(Settings):
-        assert f"{option_of(field.name)} " in text
-    assert (
-        text.count("(default:") == len(FLAGS) - 4 + 1
-    )  # not --lossless, --no-permutation, --no-refit, --no-vanish; but --data
+    switches = [option for option in RUN.options if option.kind is parsing.SWITCH]
+    named = [option for option in RUN.options if not option.positional]
+    assert all(f"{option.flag} " in text or f"{option.flag}\n" in text for option in named)
+    shown = " ".join(text.split())
+    assert shown.count("(default:") == len(named) - len(switches)
+    assert {option.name for option in named} >= set(OPTIONS)
     assert "--no-refit " in text and "--refit" not in text
 
 
 @pytest.mark.parametrize(
-    ("reader", "text", "value"),
+    ("kind", "text", "value"),
     [
-        (parsing.target, "0.6", 0.6),
-        (parsing.target, "60%", 0.6),
-        (parsing.target, "1", 1.0),
-        (parsing.target, "100%", 1.0),
-        (parsing.target, "250k", 250e3),
-        (parsing.target, "500M", 500e6),
-        (parsing.target, "1.2G", 1.2e9),
-        (parsing.target, "3e8", 3e8),
-        (parsing.latency, "5ms", (5.0, "ms")),
-        (parsing.latency, "0.02s", (20.0, "ms")),
-        (parsing.latency, "800us", (0.8, "ms")),
-        (parsing.latency, "0.6x", (0.6, "x")),
-        (parsing.latency, "60%", (0.6, "x")),
-        (parsing.numbers, "0.485, 0.456,0.406", (0.485, 0.456, 0.406)),
-        (parsing.numbers, "[1 2]", (1.0, 2.0)),
-        (parsing.size, "224x320", (224, 320)),
+        (parsing.TARGET, "0.6", 0.6),
+        (parsing.TARGET, "60%", 0.6),
+        (parsing.TARGET, "1", 1.0),
+        (parsing.TARGET, "100%", 1.0),
+        (parsing.TARGET, "250k", 250e3),
+        (parsing.TARGET, "500M", 500e6),
+        (parsing.TARGET, "1.2G", 1.2e9),
+        (parsing.TARGET, "3e8", 3e8),
+        (parsing.LATENCY, "5ms", (5.0, "ms")),
+        (parsing.LATENCY, "0.02s", (20.0, "ms")),
+        (parsing.LATENCY, "800us", (0.8, "ms")),
+        (parsing.LATENCY, "0.6x", (0.6, "x")),
+        (parsing.LATENCY, "60%", (0.6, "x")),
+        (parsing.NUMBERS, "0.485, 0.456,0.406", (0.485, 0.456, 0.406)),
+        (parsing.NUMBERS, "[1 2]", (1.0, 2.0)),
+        (parsing.PIXELS, "224x320", (224, 320)),
     ],
 )
-def test_values_are_read(reader: Callable, text: str, value: object):
-    if reader is parsing.latency:
-        (number, unit), (value, wanted) = reader(text), value
+def test_values_are_read(kind: parsing.Kind, text: str, value: object):
+    if kind is parsing.LATENCY:
+        (number, unit), (value, wanted) = kind.parse(text), value
         assert (number, unit) == (pytest.approx(value, rel=1e-15), wanted)
         return
-    assert reader(text) == pytest.approx(value, rel=1e-15)  # decimal to binary
+    assert kind.parse(text) == pytest.approx(value, rel=1e-15)  # decimal to binary
 
 
 @pytest.mark.parametrize(
-    ("reader", "texts"),
+    ("kind", "texts"),
     [
-        (parsing.target, ["", "0", "-1", "0%", "150%", "nan", "inf", "1.2X", "k", "1k%", "%"]),
-        (parsing.latency, ["", "5", "0ms", "-1x", "ms", "5 m", "infx", "nan%", "5mm"]),
-        (parsing.fraction, ["0", "1", "100%", "-0.1", "half", "", "500M"]),
-        (parsing.positive, ["0", "-1", "1.5", "x", ""]),
-        (parsing.seed, ["-1", "x"]),
-        (parsing.round_to, ["0", "8.0", "automatic"]),
-        (parsing.size, ["0", "1,2,3", "", "a"]),
-        (parsing.numbers, ["", ",", "1,x", "nan"]),
-        (parsing.number, ["inf", "x"]),
-        (parsing.named_shape, ["1,3", "x", "x:", ":1,3", "x:1,-3", "x:0", "x:1,,3", "x:N,3"]),
+        (parsing.TARGET, ["", "0", "-1", "0%", "150%", "nan", "inf", "1.2X", "k", "1k%", "%"]),
+        (parsing.LATENCY, ["", "5", "0ms", "-1x", "ms", "5 m", "infx", "nan%", "5mm"]),
+        (parsing.FRACTION, ["0", "1", "100%", "-0.1", "half", "", "500M"]),
+        (parsing.POSITIVE, ["0", "-1", "1.5", "x", ""]),
+        (parsing.SEED, ["-1", "x"]),
+        (parsing.MULTIPLE, ["0", "8.0", "automatic"]),
+        (parsing.PIXELS, ["0", "1,2,3", "", "a"]),
+        (parsing.NUMBERS, ["", ",", "1,x", "nan"]),
+        (parsing.NUMBER, ["inf", "x"]),
+        (parsing.SHAPES, ["1,3", "x", "x:", ":1,3", "x:1,-3", "x:0", "x:1,,3", "x:N,3"]),
     ],
 )
-def test_nonsense_is_refused(reader: Callable, texts: list[str]):
+def test_nonsense_is_refused(kind: parsing.Kind, texts: list[str]):
     for text in texts:
         with pytest.raises(argparse.ArgumentTypeError, match="expected:"):
-            reader(text)
+            kind.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -188,13 +185,13 @@ def test_nonsense_is_refused(reader: Callable, texts: list[str]):
         ("", "required: in.onnx, out.onnx"),
         ("a", "required: out.onnx"),
         ("a b c", "unrecognized arguments: c"),
-        ("a b --ratio 2", "--ratio: got: '2' | expected: a fraction"),
+        ("a b --ratio 2", "--ratio: invalid value | got: '2' | expected: a fraction"),
         (
             "a b --target-macs 0.5 --ratio 0.5",
             "contradict each other | got: --ratio and --target-macs",
         ),
         ("a b --layer-ratios f --ratio 0.5", "got: --ratio and --layer-ratios"),
-        ("a b --criterion l3", "invalid choice: 'l3'"),
+        ("a b --criterion l3", "--criterion: invalid value | got: 'l3' | expected: reap, l1"),
         ("a b --sam 3", "unrecognized arguments: --sam"),
         ("a b --input-shapes x:1 --input-shapes x:2", "--input-shapes names an input twice"),
         ("a b --from-plan p --data d --no-refit", "can't go with --no-refit, --data"),

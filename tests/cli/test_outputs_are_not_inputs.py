@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +12,11 @@ import onnx
 import pytest
 from small_models import chain, images
 
+from onnx_reap.cli.inspect import INSPECT
 from onnx_reap.cli.main import main
+from onnx_reap.cli.profile import PROFILE
+from onnx_reap.cli.run import RUN
+from onnx_reap.cli.sweep import SWEEP
 
 READ = {
     "run": {
@@ -57,6 +62,15 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("table.json", "ratios.json", "plan.json"):
         Path(name).write_text(json.dumps({}))
     return tmp_path
+
+
+@pytest.mark.parametrize("command", [RUN, INSPECT, PROFILE, SWEEP], ids=lambda each: each.name)
+def test_every_option_that_names_a_file_has_a_case(command):
+    """An option of the table that isn't tried here would fail this test."""
+    flags = {each.flag for each in command.options if each.kind.read is Path}
+    tried = " ".join([*READ[command.name].values(), *WRITTEN.get(command.name, [])])
+    own = {"--output", "--model"}
+    assert flags - own == set(re.findall(r"--[a-z-]+", tried)) - {"--max-drop", "--target-latency"}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from onnx_reap.progress import NoProgress, TerminalProgress, for_terminal
+from onnx_reap.cli.progress import TerminalProgress, for_terminal
+from onnx_reap.progress import NoProgress
 
 
 class Terminal(io.StringIO):

@@ -11,7 +11,7 @@ import onnx
 from fuzz.graphs import Drawn, runs, with_batch
 from onnx import numpy_helper
 
-from onnx_reap.api import reap
+from onnx_reap.api import inspect, reap
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.analysis import Analysis, macs_left
 from onnx_reap.graph.edit.cut import cut_graph
@@ -20,11 +20,10 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.labels import FROZEN
 from onnx_reap.onnxio.session import run, session, with_outputs
 from onnx_reap.onnxio.weights import with_weights
+from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
-from onnx_reap.prune.apply import cut_and_compare
-from onnx_reap.prune.context import Work, open_work
-from onnx_reap.report.inspect import inspect
-from onnx_reap.validation import make_settings
+from onnx_reap.prune import apply
+from onnx_reap.prune.context import Run, open_run
 
 CPU = ["CPUExecutionProvider"]
 TOLERANCE = 2e-4  # relative to the largest entry: roundings of some ten layers in float32
@@ -43,7 +42,7 @@ class Trial:
         Units that stay.
     """
 
-    work: Work
+    work: Run
     removed: tuple[int, ...]
     widths: np.ndarray
 
@@ -77,8 +76,8 @@ def shapes_of(drawn: Drawn) -> dict[str, tuple[int, ...]]:
 
 def draw_trial(drawn: Drawn, pick: random.Random) -> Trial:
     """Analyse a model, and draw how many and which units go."""
-    settings = make_settings({"samples": 4, "input_shapes": shapes_of(drawn)})
-    work = open_work(drawn.model, None, settings, NoProgress())
+    settings = Settings.make({"samples": 4, "input_shapes": shapes_of(drawn)})
+    work = open_run(drawn.model, None, settings, NoProgress())
     groups, branches = work.analysis.groups, work.analysis.branches
     vanished = [g for g in sorted(branches.vanishing) if pick.random() < 0.4]
     gone = branches.taken_along(vanished)
@@ -240,7 +239,7 @@ def check_law(drawn: Drawn, pick: random.Random) -> Trial:
     check_same_function(drawn, trial)
     check_file(drawn, cut.to_proto())
     check_costs(drawn, trial, cut)
-    cut_and_compare(trial.analysis, trial.removed, trial.work.samples.every)
+    apply.cut_model(trial.analysis, trial.removed, trial.work.samples.every)
     assert drawn.model.SerializeToString() == given, "the input was modified"
     return trial
 

@@ -13,7 +13,7 @@ from fuzz.grower import Grower, UnfitError
 from fuzz.laws import check_law, check_reap, compare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_models import Net, images, without_latency
+from small_models import Net, images
 
 from onnx_reap.graph.rules.table import RULES
 
@@ -74,7 +74,6 @@ def test_cuts_of_random_graphs():
 
 
 def test_whole_runs_on_random_graphs(monkeypatch):
-    without_latency(monkeypatch)
 
     @quick(max_examples=12)
     @given(seeds, steps, seeds)

@@ -9,7 +9,7 @@ import onnx
 import onnx.helper as oh
 import pytest
 from onnx import TensorProto
-from small_models import Net, chain, images, weights_of, without_latency
+from small_models import Net, chain, images, weights_of
 
 import onnx_reap
 from onnx_reap.cli.main import main
@@ -24,7 +24,6 @@ LINE = "--ratio 0.5 --criterion l1 --no-refit -q"
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch, tmp_path) -> Path:
-    without_latency(monkeypatch)
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", images(24))
     return tmp_path

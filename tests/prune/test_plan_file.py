@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from onnx_reap.errors import ReapError
-from onnx_reap.prune.plan import SCHEMA, FrozenPlan, GroupPlan, Plan
+from onnx_reap.graph.groups import FrozenChannels
+from onnx_reap.prune.plan import SCHEMA, GroupPlan, Plan
 
 PLAN = Plan(
     {"target_macs": 0.5, "exclude": ["/a/*"]},
     (GroupPlan("/c1/Conv", 6, (0, 2, 5), ("/c1/Conv",), ("/c2/Conv",)), GroupPlan("ü", 2, (1,))),
     {"w": {"0": [0, 2, 5], "1": [[0, 1], [2]]}},
-    (FrozenPlan("/fc/Gemm", 10, "graph output", "logits"),),
+    (FrozenChannels("/fc/Gemm", 10, "graph output", "logits"),),
     {"x": (2, 3, 8, 8)},
 )
 

@@ -23,9 +23,9 @@ def test_some_samples_judge_what_others_taught_and_all_of_them_order(monkeypatch
         seen["rows of paths"].append(moments["conv3"].count)
         return path(group, flow, model, taps, moments, *arguments, **more)
 
-    def spied_judge(analysis, local, orders, observed, samples, *arguments):
+    def spied_judge(analysis, local, orders, observed, samples, *arguments, **more):
         seen["judged"].append((observed.moments["conv3"].count, samples.indices))
-        return judge(analysis, local, orders, observed, samples, *arguments)
+        return judge(analysis, local, orders, observed, samples, *arguments, **more)
 
     for name, spy in (
         ("capture_moments", spied_capture),

@@ -6,7 +6,9 @@ import pytest
 from rich.console import Console
 from sample_report import sample_report
 
-from onnx_reap.report.records import BlockRefit, FrozenResult, GroupResult, Lossless, Quality
+from onnx_reap.graph.groups import FrozenChannels
+from onnx_reap.prune.refit.block_walk import BlockFit
+from onnx_reap.report.records import GroupResult, Lossless, Quality
 from onnx_reap.report.text import print_report, quantity
 
 
@@ -72,7 +74,7 @@ def test_long_names_stay_whole_and_lines_fit_80_columns():
     name = "/backbone" * 20
     text = rendered(
         groups=(GroupResult(name, 16, 8, (name,), (), None),),
-        frozen=(FrozenResult("n", 5, "because " * 20, "Z" * 150),),
+        frozen=(FrozenChannels("n", 5, "because " * 20, "Z" * 150),),
     )
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
@@ -105,7 +107,7 @@ def test_one_line_tells_what_came_of_blocks():
         return joined[joined.index("Refitted together") :].split(". ")[0]
 
     assert "1 of 2 blocks; mean error behind these 0.2 -> 0.1 on samples" in line(rendered())
-    none = (BlockRefit(("a",), 0.1, 0.1),)
+    none = (BlockFit(("a",), 0.1, 0.1),)
     assert line(rendered(blocks=none)).startswith("Refitted together: the layers of 0 of 1 blocks")
     assert "Refitted together" not in rendered(blocks=())
 

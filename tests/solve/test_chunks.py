@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnx_reap.solve.chunks import in_lots
+from onnx_reap.solve.chunks import in_chunks
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from onnx_reap.solve.chunks import in_lots
     ],
 )
 def test_lots(sizes: list[int], most: int, lots: list[list[int]]):
-    assert list(in_lots(sizes, lambda size: size, most)) == lots
+    assert list(in_chunks(sizes, lambda size: size, most)) == lots

@@ -20,19 +20,19 @@ def mask_graph(model: Model, flow: Flow, removed: Iterable[int]) -> None:
         if linear.depthwise or cut is None or cut[0] != linear.x_axis:
             continue
         constant = constants[linear.weight]
-        gone = np.ones(flow.labels[linear.x].shape[linear.x_axis], bool)
-        gone[cut[1]] = False
-        constant.values = _zeroed(constant.values, linear, gone)
+        masked = np.ones(flow.labels[linear.x].shape[linear.x_axis], bool)
+        masked[cut[1]] = False
+        constant.values = _zeroed(constant.values, linear, masked)
 
 
-def _zeroed(weight: np.ndarray, linear: Linear, gone: np.ndarray) -> np.ndarray:
-    """Return the weight with zeros where it reads inputs marked in `gone`, shape (inputs,)."""
+def _zeroed(weight: np.ndarray, linear: Linear, masked: np.ndarray) -> np.ndarray:
+    """Return the weight with zeros where it reads inputs marked in `masked`, shape (inputs,)."""
     weight = weight.copy()
     view = np.moveaxis(weight, linear.weight_in, 0)
     if linear.group == 1 or linear.transposed:
-        view[gone] = 0
+        view[masked] = 0
         return weight
     outputs = weight.shape[0] // linear.group
-    for g, part in enumerate(np.split(gone, linear.group)):
+    for g, part in enumerate(np.split(masked, linear.group)):
         weight[g * outputs : (g + 1) * outputs, part] = 0
     return weight

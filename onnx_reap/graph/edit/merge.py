@@ -14,18 +14,18 @@ from onnx_reap.graph.labels.records import Flow, Linear
 
 @dataclass(frozen=True)
 class Merge:
-    """Who takes over from whom.
+    """Merge targets: which units take over from those that are removed.
 
     Attributes
     ----------
-    heirs : mapping of int to (int, float)
-        By unit that goes: a unit that stays, and how much more of it is read for what was read of
+    targets : mapping of int to (int, float)
+        By removed unit: a unit that stays, and how much more of it is read for what was read of
         the other.
     averaged : frozenset of int
         Units that become the mean of themselves and of those that they take over from.
     """
 
-    heirs: Mapping[int, tuple[int, float]] = field(default_factory=dict)
+    targets: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     averaged: frozenset[int] = frozenset()
 
 
@@ -38,7 +38,7 @@ def merge_units(model: Model, flow: Flow, merge: Merge) -> None:
 
     Where a layer doesn't read both units alike, nothing is taken over.
     """
-    if not merge.heirs:
+    if not merge.targets:
         return
     readers = [linear for linear in flow.linears if not linear.depthwise]
     if merge.averaged:
@@ -53,18 +53,18 @@ def _taken_over(model: Model, flow: Flow, linear: Linear, merge: Merge) -> Itera
     outputs = len(flow.units_along(linear.y, linear.y_axis))
     per_part = len(units) // linear.group
     read = Read(linear, weight, np.ones(outputs, bool), per_part)
-    for unit, (heir, share) in merge.heirs.items():
-        for gone, stays in _pairs(places, unit, heir):
-            if gone // per_part == stays // per_part:
-                yield Absorbed(read, gone, {stays: share}, 0.0)
+    for unit, (target, share) in merge.targets.items():
+        for removed, stays in _pairs(places, unit, target):
+            if removed // per_part == stays // per_part:
+                yield Absorbed(read, removed, {stays: share}, 0.0)
 
 
 def _average(model: Model, flow: Flow, readers: Sequence[Linear], merge: Merge) -> None:
     """Average what makes the units, and what acts on each of them on its way."""
     clusters: dict[int, list[int]] = {}
-    for unit, (heir, _) in merge.heirs.items():
-        clusters.setdefault(heir, [heir]).append(unit)
-    clusters = {heir: units for heir, units in clusters.items() if heir in merge.averaged}
+    for unit, (target, _) in merge.targets.items():
+        clusters.setdefault(target, [target]).append(unit)
+    clusters = {target: units for target, units in clusters.items() if target in merge.averaged}
     read = {(linear.weight, linear.weight_in) for linear in readers}
     filters = {(linear.weight, linear.weight_out) for linear in flow.linears}
     constants = model.constants()
@@ -79,8 +79,8 @@ def _average(model: Model, flow: Flow, readers: Sequence[Linear], merge: Merge) 
         values = np.moveaxis(constant.values.astype(np.float64), binding.constant_axis, 0)
         new = values.copy()
         places = _places(flow.units_along(binding.tensor, binding.tensor_axis))
-        for heir, units in clusters.items():
-            own = places.get(heir, [])
+        for target, units in clusters.items():
+            own = places.get(target, [])
             members = [places.get(u, []) for u in units]
             members = [each for each in members if len(each) == len(own)]
             for at, rows in zip(own, zip(*members, strict=True), strict=True):
@@ -104,7 +104,8 @@ def _places(units: np.ndarray) -> dict[int, list[int]]:
     return places
 
 
-def _pairs(places: Mapping[int, list[int]], unit: int, heir: int) -> Iterator[tuple[int, int]]:
+def _pairs(places: Mapping[int, list[int]], unit: int, target: int) -> Iterator[tuple[int, int]]:
     """Pair the places of two units, if both have equally many."""
-    gone, stays = places.get(unit, []), places.get(heir, [])
-    return zip(gone, stays, strict=True) if len(gone) == len(stays) else zip((), (), strict=True)
+    removed, stays = places.get(unit, []), places.get(target, [])
+    alike = len(removed) == len(stays)
+    return zip(removed, stays, strict=True) if alike else zip((), (), strict=True)

@@ -63,11 +63,12 @@ def surplus(units: LabelArray, parts: int) -> LabelArray:
     counts, present = _counts(units, parts)
     uneven = (counts != counts[:, :1]).any(axis=1)
     inside = (counts > 0).sum(axis=1) == 1
-    if (straddling := present[uneven & ~inside]).size:
+    straddling: LabelArray = present[uneven & ~inside]
+    if straddling.size:
         return straddling
     members = [present[uneven & (counts[:, part] > 0)] for part in range(parts)]
     fewest = min(len(units) for units in members)
-    over = np.concatenate([units[fewest:] for units in members])
+    over: LabelArray = np.concatenate([units[fewest:] for units in members])
     return over if over.size else present[uneven]
 
 

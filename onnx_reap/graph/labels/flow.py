@@ -63,10 +63,10 @@ def _visit(node: gs.Node, findings: Findings, read: set[str]) -> None:
     shapes = findings.probe.shapes
     if rule is not None and all(t.name in shapes for t in (*node.inputs, *node.outputs) if t.name):
         rule.flow(site)
-        unseen = [index for index in site.inputs() if index not in site.seen]
-        if not all(np.prod(site.shape(index)) == 1 for index in unseen):
-            unseen = site.inputs()
-        site.freeze_inputs(f"{node.op} takes a parameter that is computed", unseen)
+        unused = [index for index in site.inputs() if index not in site.used]
+        if not all(np.prod(site.shape(index)) == 1 for index in unused):
+            unused = site.inputs()
+        site.freeze_inputs(f"{node.op} takes a parameter that is computed", unused)
         if Trait.MOVES not in traits_of(node.op):
             _freeze_lost(site, findings)
         for tensor in node.outputs:
@@ -93,8 +93,8 @@ def _freeze_lost(site: Site, findings: Findings) -> None:
     mixed = {(each.x, each.x_axis) for each in findings.linears[-1:] if each.node == site.key}
     lost = [x for name, x in arriving.items() if {(name, a) for a in varying_axes(x)} - mixed]
     if lost:
-        gone = np.setdiff1d(_distinct(lost), _distinct(leaving.values()))
-        site.freeze(gone, f"{site.op} neither mixes nor passes channels along this axis")
+        ended = np.setdiff1d(_distinct(lost), _distinct(leaving.values()))
+        site.freeze(ended, f"{site.op} neither mixes nor passes channels along this axis")
 
 
 def _distinct(arrays: Iterable[LabelArray]) -> LabelArray:

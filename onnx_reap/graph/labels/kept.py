@@ -14,10 +14,10 @@ Kept = Mapping[str, tuple[int, np.ndarray]]
 
 def kept_positions(flow: Flow, removed: Iterable[int]) -> dict[str, tuple[int, np.ndarray]]:
     """Return, for every tensor that loses something, its axis and the positions that stay."""
-    gone = np.array(sorted(removed), np.int64)
+    units = np.array(sorted(removed), np.int64)
     kept = {}
     for tensor, axis in flow.axes.items():
-        stays = ~np.isin(flow.units_along(tensor, axis), gone)
+        stays = ~np.isin(flow.units_along(tensor, axis), units)
         if not stays.all():
             kept[tensor] = (axis, np.flatnonzero(stays))
     return kept

@@ -65,7 +65,7 @@ class Labels:
     def unite(self, a: LabelArray, b: LabelArray, reason: Reason) -> bool:
         """Unite the labels that meet in two broadcastable arrays; return whether sets changed.
 
-        `reason` is what the channels are told that are frozen by this.
+        `reason` is noted for the channels that this freezes.
         """
         rank = max(a.ndim, b.ndim)
         a, b = (collapse(raise_rank(x, rank)) for x in (a, b))

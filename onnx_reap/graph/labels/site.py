@@ -93,25 +93,25 @@ class Site(View):
 
     Attributes
     ----------
-    seen : set of int
-        Inputs that the rule has looked at.
+    used : set of int
+        Inputs that the rule has read or bound.
     """
 
     def __init__(self, node: gs.Node, findings: Findings) -> None:
         super().__init__(node, findings.model, findings.probe, findings.of_sizes)
         self._findings = findings
-        self.seen: set[int] = set()
+        self.used: set[int] = set()
 
     # What arrives and what leaves.
 
     def value(self, index: int) -> np.ndarray | None:
         """Value of an input that is the same in every run, see `View.value`."""
-        self.seen.add(index)
+        self.used.add(index)
         return super().value(index)
 
     def ignore(self, index: int) -> None:
         """Declare that the contents and the size of an input don't matter."""
-        self.seen.add(index)
+        self.used.add(index)
 
     def labels(self, index: int = 0) -> LabelArray:
         """Labels of an input; zeros for constants and for tensors that carry none.
@@ -119,7 +119,7 @@ class Site(View):
         A tensor that is computed from sizes alone carries those sizes' channels; here it is
         data, so the axes that were measured may not shrink.
         """
-        self.seen.add(index)
+        self.used.add(index)
         name = self.name(index)
         found = self._findings.labels.get(name)
         if name in self._findings.of_sizes and found is not None:
@@ -182,14 +182,14 @@ class Site(View):
 
     def bind(self, index: int, axis: int, tensor: str, tensor_axis: int, blocks: int = 1) -> None:
         """Declare that an axis of a constant input follows an axis of a tensor."""
-        self.seen.add(index)
+        self.used.add(index)
         self._findings.bound_uses.add((id(self.node), index))
         binding = Binding(self.name(index), axis, tensor, tensor_axis, blocks)
         self._findings.bindings.append(binding)
 
     def bind_aligned(self, index: int) -> None:
         """Let a constant follow the output's axes that it meets under broadcasting."""
-        self.seen.add(index)
+        self.used.add(index)
         shape, rank = self.shape(index), len(self.output_shape())
         for axis, size in enumerate(shape):
             if size > 1:

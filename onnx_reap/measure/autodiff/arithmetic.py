@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 
+from onnx_reap.measure.autodiff.gradient import EVERY, Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape
 from onnx_reap.onnxio import aside
 
@@ -63,3 +66,17 @@ def where(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     """Gradient of a Where towards what it chooses from."""
     chosen = node.input[0] if place == 1 else tape.op("Not", node.input[0])
     return tape.folded(tape.where(chosen, dy), node.output[0], node.input[place])
+
+
+ARITHMETIC: Mapping[str, Gradient] = {
+    "Add": Gradient(add, EVERY),
+    "Div": Gradient(div, EVERY),
+    "Expand": Gradient(add),
+    "Max": Gradient(extreme, EVERY, fits=has_two_operands),
+    "Min": Gradient(extreme, EVERY, fits=has_two_operands),
+    "Mul": Gradient(mul, EVERY),
+    "Pow": Gradient(power, constant=(1,), fits=has_no_zero),
+    "Sub": Gradient(sub, EVERY),
+    "Sum": Gradient(add, EVERY),
+    "Where": Gradient(where, frozenset({1, 2})),
+}

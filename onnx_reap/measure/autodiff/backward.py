@@ -9,14 +9,14 @@ import onnx
 
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.autodiff.rules import RULES
+from onnx_reap.graph.rules.traits import Trait, operators
+from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Constants, Shapes, Tape
 from onnx_reap.onnxio import aside
 from onnx_reap.onnxio.session import names_in_subgraphs
 
 OLDEST = 11  # operator set in which all nodes that rules write exist
-SIZES = {"Shape", "Size"}  # what they give doesn't change with values
-LAYERS = {"Conv", "ConvTranspose", "Gemm"}  # their rules need to know the layer
+SIZES = frozenset(operators(Trait.MEASURES))  # what they give doesn't change with values
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def backpropagate(
                 continue
             dy = tape.sum(gradients[result])
             gradients[result] = [dy]
-            rule = RULES.get(node.op_type)
+            rule = GRADIENTS.get(node.op_type)
             for place, name in enumerate(node.input):
                 if name in depend and rule is not None:
                     found = rule.write(tape, node, dy, index if rule.splits else place)
@@ -175,13 +175,13 @@ def _depending(nodes: Sequence[onnx.NodeProto], wanted: Collection[str]) -> set[
 
 
 def _passes(node: onnx.NodeProto, place: int, facts: Facts, constants: Constants) -> bool:
-    rule = RULES.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
+    rule = GRADIENTS.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
     if rule is None or not rule.covers(place) or _is_training(node, constants):
         return False
     if any(node.input[needed] not in constants for needed in rule.constant):
         return False
     is_layer = node.output[0] in facts.layers
-    if node.op_type in LAYERS and not is_layer:
+    if rule.layer and not is_layer:
         return False
     names = [node.output[0]] if is_layer and place > 0 else [node.output[0], node.input[place]]
     if any(name not in facts.shapes for name in names):

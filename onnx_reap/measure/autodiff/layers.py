@@ -9,10 +9,12 @@ and channels change places.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import onnx
 
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.measure.autodiff.gradient import EVERY, Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape
 
 
@@ -216,3 +218,11 @@ def _grouped_weight(tape: Tape, layer: Linear, node: onnx.NodeProto, dy: str) ->
         "Slice", found, tape.ints([0] * rank), tape.ints([*layer.kernel]), tape.ints(spatial)
     )
     return tape.op("Transpose", own, **swap)
+
+
+LAYERS: Mapping[str, Gradient] = {
+    "Conv": Gradient(conv, frozenset({0, 1, 2}), layer=True),
+    "ConvTranspose": Gradient(conv_transpose, layer=True),
+    "Gemm": Gradient(gemm, frozenset({0, 1, 2}), layer=True),
+    "MatMul": Gradient(matmul, EVERY, fits=has_matrices),
+}

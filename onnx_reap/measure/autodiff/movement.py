@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 
+from onnx_reap.measure.autodiff.gradient import EVERY, Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
 from onnx_reap.onnxio import aside
 
@@ -96,3 +99,22 @@ def depth_to_space(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str
 def space_to_depth(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     """Gradient of a SpaceToDepth, which is its inverse."""
     return tape.op("DepthToSpace", dy, **attributes(node))
+
+
+MOVEMENT: Mapping[str, Gradient] = {
+    "Cast": Gradient(same, fits=gives_float32),
+    "Concat": Gradient(concat, EVERY),
+    "DepthToSpace": Gradient(depth_to_space),
+    "Dropout": Gradient(same),
+    "Flatten": Gradient(reshape),
+    "Gather": Gradient(put_back, constant=(1,), fits=takes_nothing_twice),
+    "Identity": Gradient(same),
+    "Pad": Gradient(pad, fits=pads_with_a_constant),
+    "Reshape": Gradient(reshape),
+    "Slice": Gradient(put_back),
+    "SpaceToDepth": Gradient(space_to_depth),
+    "Split": Gradient(split, splits=True),
+    "Squeeze": Gradient(reshape),
+    "Transpose": Gradient(transpose),
+    "Unsqueeze": Gradient(reshape),
+}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
+from onnx_reap.measure.autodiff.gradient import Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
 
 
@@ -90,3 +91,13 @@ def _normalized(tape: Tape, node: onnx.NodeProto, x: str, dy: str, axes: Sequenc
     along = tape.op("Mul", result, mean(tape.op("Mul", dy, result)))
     rest = tape.op("Sub", tape.op("Sub", dy, mean(dy)), along)
     return tape.op("Div", rest, deviation)
+
+
+NORMS: Mapping[str, Gradient] = {
+    "BatchNormalization": Gradient(batch_norm, constant=(1, 4)),
+    "GroupNormalization": Gradient(group_norm),
+    "InstanceNormalization": Gradient(instance_norm),
+    "LayerNormalization": Gradient(layer_norm, fits=has_one_result),
+    "LogSoftmax": Gradient(log_softmax),
+    "Softmax": Gradient(softmax),
+}

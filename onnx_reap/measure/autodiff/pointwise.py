@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial, reduce
 
 import onnx
 
+from onnx_reap.measure.autodiff.gradient import Gradient
 from onnx_reap.measure.autodiff.tape import Tape, attributes
 
 
@@ -145,3 +147,25 @@ def _tanh_gate(tape: Tape, x: str) -> tuple[str, str]:
     of_inner = tape.op("Add", tape.op("Mul", square, tape.floats(3)), tape.floats(steep))
     of_gate = tape.op("Mul", gate, tape.op("Sub", tape.floats(1), gate))
     return gate, tape.op("Mul", of_gate, of_inner)
+
+
+POINTWISE: Mapping[str, Gradient] = {
+    "Abs": Gradient(absolute),
+    "Clip": Gradient(clip),
+    "Elu": Gradient(elu),
+    "Erf": Gradient(erf),
+    "Exp": Gradient(exp),
+    "Gelu": Gradient(gelu),
+    "HardSigmoid": Gradient(hard_sigmoid),
+    "HardSwish": Gradient(hard_swish),
+    "LeakyRelu": Gradient(leaky_relu),
+    "Log": Gradient(log),
+    "Neg": Gradient(neg),
+    "PRelu": Gradient(prelu),
+    "Reciprocal": Gradient(reciprocal),
+    "Relu": Gradient(relu),
+    "Sigmoid": Gradient(sigmoid),
+    "Softplus": Gradient(softplus),
+    "Sqrt": Gradient(sqrt),
+    "Tanh": Gradient(tanh),
+}

@@ -6,11 +6,13 @@ Channels are taken for samples there, so that it does not matter how many are le
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
+from onnx_reap.measure.autodiff.gradient import Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
 
 MOST_TAPS = 64  # of a window: there is a kernel of its size for each
@@ -124,3 +126,9 @@ def average_pool(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
     share = tape.op("Div", dy, tape.floats(counts))
     apart = tape.op("Reshape", share, tape.ints([-1, 1, *windows.counts]))
     return windows.put_back(tape, apart, np.ones((1, 1, *windows.kernel)), node.input[0])
+
+
+POOLING: Mapping[str, Gradient] = {
+    "AveragePool": Gradient(average_pool, fits=has_plain_windows),
+    "MaxPool": Gradient(max_pool, fits=has_plain_windows),
+}

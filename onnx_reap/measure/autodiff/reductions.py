@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import onnx
 
+from onnx_reap.measure.autodiff.gradient import Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
 from onnx_reap.onnxio import aside
 
@@ -78,3 +80,13 @@ def _to_extremes(tape: Tape, node: onnx.NodeProto, dy: str, y: str, axes: list[i
     mask = tape.op("Cast", found, to=onnx.TensorProto.FLOAT)
     share = tape.op("Div", dy, tape.total(mask, axes, keep=True))
     return tape.op("Mul", mask, share)
+
+
+REDUCTIONS: Mapping[str, Gradient] = {
+    "GlobalAveragePool": Gradient(global_average),
+    "GlobalMaxPool": Gradient(global_max),
+    "ReduceMax": Gradient(extreme, fits=has_constant_axes),
+    "ReduceMean": Gradient(mean, fits=has_constant_axes),
+    "ReduceMin": Gradient(extreme, fits=has_constant_axes),
+    "ReduceSum": Gradient(total, fits=has_constant_axes),
+}

@@ -5,9 +5,12 @@ Resizing an identity along one axis gives the matrix, whatever the mode.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 
+from onnx_reap.measure.autodiff.gradient import Gradient
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
 from onnx_reap.onnxio import aside
 
@@ -71,3 +74,8 @@ def _changed(tape: Tape, node: onnx.NodeProto, place: int, axis: int) -> str:
     if place == SIZES:
         return tape.ints([1, 1, int(values[axis]), tape.shapes[node.input[0]][axis]])
     return tape.floats([0, 0, values[axis], 0, 1, 1, values[axis + 4], 1])
+
+
+RESIZE: Mapping[str, Gradient] = {
+    "Resize": Gradient(resize, fits=resizes_the_last_two_of_four),
+}

@@ -14,7 +14,7 @@ Accelerating Convolutional Neural Networks", IEICE Trans. Inf. & Syst. E105-D(1)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,7 @@ def divergence_choices(
     samples: Calibration,
     settings: Settings,
     on_batch: Callable[[int], object] | None = None,
+    coordinates: Container[int] = (),
 ) -> tuple[list[Choices], list[str]]:
     """Replace local errors by divergences of the final output.
 
@@ -71,6 +72,8 @@ def divergence_choices(
         To measure on; best others than those of `known`.
     on_batch : callable, optional
         Called with the number of samples after every batch.
+    coordinates : container of int
+        Groups that are coordinates in a basis.
 
     Returns
     -------
@@ -82,7 +85,7 @@ def divergence_choices(
     dtypes = analysis.probe.dtypes
     found = metrics(analysis.model, analysis.probe.shapes, dtypes, settings.metric)
     compared = [metric for metric in found if dtypes[metric.output] == np.float32]
-    points = [_points(c, _count(analysis, g)) for g, c in enumerate(local)]
+    points = [_points(c, _count(analysis.groups[g], g in coordinates)) for g, c in enumerate(local)]
     tried = [g for g, at in enumerate(points) if len(at) and analysis.groups[g].consumers]
     if not compared or not tried:
         notes = ["no output holds numbers of float32 that nodes compute"] if tried else []
@@ -154,11 +157,11 @@ def _mixed(
     ]
 
 
-def _count(analysis: Analysis, group: int) -> int:
+def _count(group: Group, coordinates: bool) -> int:
     """Return how many widths of a group are measured."""
-    if group in analysis.coordinates:
+    if coordinates:
         return COORDINATE_POINTS
-    return STREAM_POINTS if len(analysis.groups[group].producers) > 1 else POINTS
+    return STREAM_POINTS if len(group.producers) > 1 else POINTS
 
 
 def _points(choices: Choices, count: int) -> np.ndarray:

@@ -16,12 +16,12 @@ import onnx
 from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.measure.autodiff.backward import OLDEST, SIZES, Facts, backpropagate, opset, reached
-from onnx_reap.measure.autodiff.rules import RULES
+from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Tape, attributes
 from onnx_reap.measure.runner import batch_size, run_batches
 from onnx_reap.measure.sensitivity.divergence import Metric
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
-from onnx_reap.solve.chunks import in_lots
+from onnx_reap.solve.chunks import in_chunks
 
 SAMPLES = f"{PREFIX}samples"
 """Input: the number of samples in a run."""
@@ -86,7 +86,7 @@ def measure_sensitivities(
     )
     weights = _weights(evaluation, part, batch)
     # Constants have to fit into a model; each chunk takes a pass of its own.
-    chunks = list(in_lots(tried, lambda i: 4 * perturbations[i].entries, LARGEST_CONSTANTS))
+    chunks = list(in_chunks(tried, lambda i: 4 * perturbations[i].entries, LARGEST_CONSTANTS))
     for chunk in chunks:
         chosen = [perturbations[i] for i in chunk]
         model, effects = _instrumented(evaluation, part, facts, chosen, weights)
@@ -123,7 +123,7 @@ def obstacles(evaluation: Evaluation) -> str:
     part = _part(evaluation)
     if opset(part) < OLDEST:
         return f"operator set {opset(part)}"
-    ops = {node.op_type for node in part.graph.node} - RULES.keys() - SIZES
+    ops = {node.op_type for node in part.graph.node} - GRADIENTS.keys() - SIZES
     return ", ".join(sorted(ops)) or "some operators with their attributes"
 
 

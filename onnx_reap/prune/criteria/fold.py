@@ -22,15 +22,15 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_reap.prune.criteria.merging import merging
-from onnx_reap.prune.criteria.observation import Matrix, Order, Seen
+from onnx_reap.prune.criteria.observation import Matrix, Observation, Order
 from onnx_reap.prune.criteria.ranking import Ranking
 
 
-def rank(seen: Seen) -> Ranking:
+def rank(observed: Observation) -> Ranking:
     """Let units go as clusters of filters merge."""
     from scipy.cluster.hierarchy import linkage
 
     def link(units: Order) -> Matrix:
-        return linkage(seen.filters[units], "ward")
+        return linkage(observed.filters[units], "ward")
 
-    return replace(merging(seen, link, np.linalg.norm(seen.filters, axis=1)), averaged=True)
+    return replace(merging(observed, link, np.linalg.norm(observed.filters, axis=1)), averaged=True)

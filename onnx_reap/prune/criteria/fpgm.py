@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.prune.criteria.observation import Order, Seen
+from onnx_reap.prune.criteria.observation import Observation, Order
 
 
-def order(seen: Seen) -> Order:
+def order(observed: Observation) -> Order:
     """Let units go by the sum of distances from their weights to all others', smallest first."""
-    products = seen.filters @ seen.filters.T
+    products = observed.filters @ observed.filters.T
     squares = np.diag(products)
     distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * products, 0.0))
     np.fill_diagonal(distances, 0.0)

@@ -13,7 +13,7 @@ from onnx_reap.graph.labels.records import Flow
 from onnx_reap.measure.activations.moments import Tap
 from onnx_reap.measure.activations.pooled import Pooled
 from onnx_reap.measure.activations.rows import weight_to_matrix
-from onnx_reap.prune.criteria.observation import Matrix, Reader, Seen
+from onnx_reap.prune.criteria.observation import Matrix, Observation, Reader
 from onnx_reap.prune.removal_paths import readings
 from onnx_reap.solve.backend import to_host
 from onnx_reap.solve.moments import Moments
@@ -43,7 +43,7 @@ def axes_of(taps: Iterable[Tap]) -> dict[str, int]:
     return {layer.x: layer.x_axis for tap in taps for layer in tap.layers}
 
 
-def see(group: Group, flow: Flow, model: Model, captured: Captured, seed: int) -> Seen:
+def observe(group: Group, flow: Flow, model: Model, captured: Captured, seed: int) -> Observation:
     """Collect what is known of a group."""
     taps = captured.taps
     readers = tuple(
@@ -54,12 +54,12 @@ def see(group: Group, flow: Flow, model: Model, captured: Captured, seed: int) -
         for g, w, columns in readings(taps[node], group, flow, model)
     )
     parts = None if group.parts is None else np.array(group.parts)
-    seen = Seen(group.name, _filters(group, flow, model), readers, parts, seed)
+    observed = Observation(group.name, _filters(group, flow, model), readers, parts, seed)
     if captured.pooled is None:
-        return seen
+        return observed
     inputs = axes_of(taps[node] for node in group.consumers if node in taps)
     features = _features(group, flow, inputs, captured.pooled)
-    return replace(seen, features=features, responses=captured.pooled.outputs)
+    return replace(observed, features=features, responses=captured.pooled.outputs)
 
 
 def _features(group: Group, flow: Flow, inputs: Mapping[str, int], pooled: Pooled) -> Matrix:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.prune.criteria.observation import Order, Seen
+from onnx_reap.prune.criteria.observation import Observation, Order
 
 
-def order(seen: Seen) -> Order:
+def order(observed: Observation) -> Order:
     """Let units go by the absolute sum of the weights that make them, smallest first."""
-    return np.argsort(np.abs(seen.filters).sum(axis=1), kind="stable")
+    return np.argsort(np.abs(observed.filters).sum(axis=1), kind="stable")

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.prune.criteria.observation import Order, Seen
+from onnx_reap.prune.criteria.observation import Observation, Order
 
 
-def order(seen: Seen) -> Order:
+def order(observed: Observation) -> Order:
     """Let units go by the norm of the weights that make them, smallest first."""
-    return np.argsort(np.linalg.norm(seen.filters, axis=1), kind="stable")
+    return np.argsort(np.linalg.norm(observed.filters, axis=1), kind="stable")

@@ -21,12 +21,12 @@ import warnings
 
 import numpy as np
 
-from onnx_reap.prune.criteria.observation import Matrix, Order, Seen
+from onnx_reap.prune.criteria.observation import Matrix, Observation, Order
 
 
-def order(seen: Seen) -> Order:
+def order(observed: Observation) -> Order:
     """Let units go as the price rises; those that never take part first, the weakest ahead."""
-    gram = seen.contributions()
+    gram = observed.contributions()
     return np.lexsort((gram.diagonal(), leaving_prices(gram)))
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnx_reap.prune.criteria.observation import Matrix, Order, Seen
-from onnx_reap.prune.criteria.ranking import Heir, Ranking
-from onnx_reap.prune.criteria.turns import balanced
+from onnx_reap.prune.criteria.balance import balanced
+from onnx_reap.prune.criteria.observation import Matrix, Observation, Order
+from onnx_reap.prune.criteria.ranking import MergeTarget, Ranking
 
 Link = Callable[[Order], Matrix]
 
 
-def merging(seen: Seen, link: Link, strength: Matrix) -> Ranking:
+def merging(observed: Observation, link: Link, strength: Matrix) -> Ranking:
     """Let the weaker of two representatives go whenever their clusters merge; the other takes over.
 
     Parameters
@@ -29,19 +29,21 @@ def merging(seen: Seen, link: Link, strength: Matrix) -> Ranking:
     Ranking
         Parts are clustered apart from each other, since each keeps as many units.
     """
-    parts = np.zeros(seen.width, np.int64) if seen.parts is None else seen.parts
-    heirs: dict[int, Heir] = {}
-    orders = [_merged(np.flatnonzero(parts == p), link, strength, heirs) for p in np.unique(parts)]
-    return Ranking(balanced(np.concatenate(orders), seen.parts).tolist(), heirs)
+    parts = np.zeros(observed.width, np.int64) if observed.parts is None else observed.parts
+    targets: dict[int, MergeTarget] = {}
+    orders = [
+        _merged(np.flatnonzero(parts == p), link, strength, targets) for p in np.unique(parts)
+    ]
+    return Ranking(balanced(np.concatenate(orders), observed.parts).tolist(), targets)
 
 
-def _merged(units: Order, link: Link, strength: Matrix, heirs: dict[int, Heir]) -> Order:
+def _merged(units: Order, link: Link, strength: Matrix, targets: dict[int, MergeTarget]) -> Order:
     if len(units) < 2:
         return units
     heads, gone = units.tolist(), []  # by cluster; what went
     for pair in link(units)[:, :2].astype(int):
         weak, strong = sorted((heads[c] for c in pair), key=lambda u: (strength[u], -u))
-        heirs[weak] = Heir(strong, 1.0)
+        targets[weak] = MergeTarget(strong, 1.0)
         gone.append(weak)
         heads.append(strong)
     return np.array([*gone, heads[-1]], np.int64)

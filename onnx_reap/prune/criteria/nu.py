@@ -17,34 +17,34 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.prune.criteria.observation import Matrix, Seen
-from onnx_reap.prune.criteria.ranking import Heir, Ranking
-from onnx_reap.prune.criteria.turns import greedily
+from onnx_reap.prune.criteria.balance import greedily
+from onnx_reap.prune.criteria.observation import Matrix, Observation
+from onnx_reap.prune.criteria.ranking import MergeTarget, Ranking
 
 
-def rank(seen: Seen) -> Ranking:
+def rank(observed: Observation) -> Ranking:
     """Let units go that another one emulates best, pair by pair."""
-    pairs = _Pairs(seen)
-    order = greedily(pairs.errors, pairs.unify, seen.width, seen.parts)
-    return Ranking(order.tolist(), pairs.heirs)
+    pairs = _Pairs(observed)
+    order = greedily(pairs.errors, pairs.unify, observed.width, observed.parts)
+    return Ranking(order.tolist(), pairs.targets)
 
 
 class _Pairs:
     """Weights and behaviours while units are unified."""
 
-    def __init__(self, seen: Seen) -> None:
-        self.heirs: dict[int, Heir] = {}
+    def __init__(self, observed: Observation) -> None:
+        self.targets: dict[int, MergeTarget] = {}
         self._weight = np.concatenate(
-            [np.zeros((seen.width, 0)), *(r.outgoing for r in seen.readers)], axis=1
+            [np.zeros((observed.width, 0)), *(r.outgoing for r in observed.readers)], axis=1
         )
         self._norms = np.square(self._weight).sum(axis=1)
-        self._inner = seen.behaviours()
+        self._inner = observed.behaviours()
         self._power = self._inner.diagonal().copy()
         squares = np.where(self._power > 0, self._power, 1.0)[:, None]
         rest = np.maximum(self._power - self._inner**2 / squares, 0.0)
-        reads = np.array([r.reads for r in seen.readers], float).reshape(-1, seen.width)
+        reads = np.array([r.reads for r in observed.readers], float).reshape(-1, observed.width)
         missed = (1 - reads).T @ reads > 0  # i isn't read everywhere that j is
-        self._rest = np.where(missed | np.eye(seen.width, dtype=bool), np.inf, rest)
+        self._rest = np.where(missed | np.eye(observed.width, dtype=bool), np.inf, rest)
         self._best = self._rest.argmin(axis=0)
 
     def errors(self) -> Matrix:
@@ -56,8 +56,8 @@ class _Pairs:
         """Let the best emulator of j take over."""
         i = int(self._best[j])
         if self._rest[i, j] < np.inf and self._power[i] > 0:
-            self.heirs[j] = Heir(i, float(self._inner[i, j] / self._power[i]))
-            self._weight[i] += self.heirs[j].share * self._weight[j]
+            self.targets[j] = MergeTarget(i, float(self._inner[i, j] / self._power[i]))
+            self._weight[i] += self.targets[j].share * self._weight[j]
             self._norms[i] = np.square(self._weight[i]).sum()
         self._rest[j] = np.inf
         orphans = np.flatnonzero(self._best == j)

@@ -25,7 +25,7 @@ class Reader:
     columns : (U, B) int array
         Rows of `weight` that read each unit; -1 where a unit has fewer than B, or none.
     gram : (D, D) array
-        Centred second moment of the inputs, mean over the rows seen.
+        Centred second moment of the inputs, mean over the rows observed.
     mean : (D,) array
         Of the inputs.
     """
@@ -93,7 +93,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What is known of a group.
 
     Attributes

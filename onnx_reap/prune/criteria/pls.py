@@ -24,17 +24,17 @@ import warnings
 
 import numpy as np
 
-from onnx_reap.prune.criteria.observation import Matrix, Order, Seen
+from onnx_reap.prune.criteria.observation import Matrix, Observation, Order
 
 COMPONENTS = 2
 ROUNDING = 1e-6  # of the largest value, in float32
 
 
-def order(seen: Seen) -> Order:
+def order(observed: Observation) -> Order:
     """Let units go by their importance in projection, least first."""
-    if not len(seen.features):
-        return np.arange(seen.width)
-    return np.argsort(importances(seen.features, seen.responses), kind="stable")
+    if not len(observed.features):
+        return np.arange(observed.width)
+    return np.argsort(importances(observed.features, observed.responses), kind="stable")
 
 
 def importances(features: Matrix, responses: Matrix) -> Matrix:

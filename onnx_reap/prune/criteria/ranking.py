@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-class Heir(NamedTuple):
+class MergeTarget(NamedTuple):
     """The unit that takes over what another one brings, and how much more its readers get of it."""
 
     unit: int
@@ -21,26 +21,26 @@ class Ranking:
     Attributes
     ----------
     order : list of int
-    heirs : mapping of int to Heir
-        Of units that go, as long as their heirs stay; an heir that goes has an heir of its own, or
-        takes all with it.
+    targets : mapping of int to MergeTarget
+        By unit that goes, the unit that takes over. If that one goes too, its own target takes
+        over, or nobody does.
     averaged : bool
         Whether a unit that stays becomes the mean of all that it takes over.
     """
 
     order: list[int]
-    heirs: Mapping[int, Heir] = field(default_factory=dict)
+    targets: Mapping[int, MergeTarget] = field(default_factory=dict)
     averaged: bool = False
 
-    def inherited(self, gone: int) -> dict[int, Heir]:
-        """Return the heirs that stay when the first `gone` units have gone."""
+    def merged(self, gone: int) -> dict[int, MergeTarget]:
+        """Return the targets that stay when the first `gone` units have gone."""
         left = set(self.order[gone:])
         found = {}
         for unit in self.order[:gone]:
-            heir = self.heirs.get(unit)
-            while heir is not None and heir.unit not in left:
-                behind = self.heirs.get(heir.unit)
-                heir = None if behind is None else Heir(behind.unit, heir.share * behind.share)
-            if heir is not None:
-                found[unit] = heir
+            target = self.targets.get(unit)
+            while target is not None and target.unit not in left:
+                behind, share = self.targets.get(target.unit), target.share
+                target = behind and MergeTarget(behind.unit, share * behind.share)
+            if target is not None:
+                found[unit] = target
         return found

@@ -20,15 +20,15 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_reap.prune.criteria.merging import merging
-from onnx_reap.prune.criteria.observation import Matrix, Order, Seen
+from onnx_reap.prune.criteria.observation import Matrix, Observation, Order
 
 
-def order(seen: Seen) -> Order:
+def order(observed: Observation) -> Order:
     """Let units go as clusters of like mean and variance merge."""
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
 
-    mean, variance = seen.statistics()
+    mean, variance = observed.statistics()
 
     def link(units: Order) -> Matrix:
         m, v = mean[units], variance[units]
@@ -36,4 +36,4 @@ def order(seen: Seen) -> Order:
         np.fill_diagonal(squares, 0.0)
         return linkage(squareform(np.sqrt(squares), checks=False), "average")
 
-    return np.array(merging(seen, link, variance).order)
+    return np.array(merging(observed, link, variance).order)

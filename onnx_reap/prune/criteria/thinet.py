@@ -13,16 +13,16 @@ Compression", ICCV 2017.
 
 from __future__ import annotations
 
-from onnx_reap.prune.criteria.observation import Order, Seen
-from onnx_reap.prune.criteria.turns import greedily
+from onnx_reap.prune.criteria.balance import greedily
+from onnx_reap.prune.criteria.observation import Observation, Order
 
 
-def order(seen: Seen) -> Order:
+def order(observed: Observation) -> Order:
     """Let go what raises the error of leaving contributions out the least."""
-    gram = seen.contributions()
+    gram = observed.contributions()
     raised = gram.diagonal().copy()  # G_jj + 2 * sum of G_ij over i in T
 
     def gone(unit: int) -> None:
         raised[:] += 2 * gram[unit]
 
-    return greedily(lambda: raised, gone, seen.width, seen.parts)
+    return greedily(lambda: raised, gone, observed.width, observed.parts)

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.prune.criteria.observation import Order, Seen
+from onnx_reap.prune.criteria.observation import Observation, Order
 
 
-def order(seen: Seen) -> Order:
+def order(observed: Observation) -> Order:
     """Let units go by the sum of absolute weight times norm of the input, smallest first."""
-    scores = np.zeros(seen.width)
-    for reader in seen.readers:
+    scores = np.zeros(observed.width)
+    for reader in observed.readers:
         norms = np.sqrt(reader.squares)  # the mean over rows: a factor common to all
         scores += reader.of_units(np.abs(reader.weight).sum(axis=1) * norms).sum(axis=1)
     return np.argsort(scores, kind="stable")

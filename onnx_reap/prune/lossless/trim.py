@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import onnx
 from onnx.helper import tensor_dtype_to_np_dtype
 
-from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.edit.absorb import absorb
-from onnx_reap.graph.exclusion import exclusion
-from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.measure.compare import SAME, SAME_IN_HALF, compare, comparison_feeds
 from onnx_reap.onnxio.dtypes import is_half
 from onnx_reap.onnxio.float32 import in_float32
-from onnx_reap.prune.apply import Made, make
-from onnx_reap.prune.context import Work
-from onnx_reap.prune.decide import Choice
-from onnx_reap.prune.globs import check_globs
+from onnx_reap.prune.apply import Pruned, apply_choice
+from onnx_reap.prune.context import Run
+from onnx_reap.prune.form import Choice, choice_of, removed_in
+from onnx_reap.prune.goal import check_globs
 from onnx_reap.prune.lossless.redundant import DEAD, DEPENDENT, DUPLICATE, Redundant, find_redundant
-from onnx_reap.prune.planning import make_plan, removed_by, widths_left
-from onnx_reap.report.records import Lossless
 
 NOTHING = "nothing to remove: no channel is dead, a duplicate or a multiple of another"
 
 
-def without_redundant(work: Work) -> tuple[Made, Lossless]:
+@dataclass(frozen=True)
+class Lossless:
+    """Channels that went without loss, by what they were.
+
+    Attributes
+    ----------
+    dead, duplicate, dependent : int
+        Constant or unread ones, copies of others, multiples of others.
+    difference : float
+        Largest difference of an output on random samples, relative to the output's largest entry.
+    """
+
+    dead: int
+    duplicate: int
+    dependent: int
+    difference: float
+
+
+def without_redundant(run: Run) -> tuple[Pruned, Lossless]:
     """Remove the channels without which the model computes the same.
 
     First the layers that read them absorb what they bring, which leaves the function as it is; then
@@ -40,44 +52,31 @@ def without_redundant(work: Work) -> tuple[Made, Lossless]:
     CheckError
         If outputs on random samples differ by more than rounding.
     """
-    analysis = work.analysis
-    check_globs(analysis, work.settings)
-    with work.clock("choose"), work.progress.stage("Comparing weights") as step:
+    analysis = run.analysis
+    check_globs(analysis, run.settings)
+    with run.clock("choose"), run.progress.stage("Comparing weights") as step:
         found = find_redundant(
             analysis.model, analysis.probe, analysis.flow, analysis.groups, analysis.branches
         )
         step()
-    removed = tuple(each.unit for each in found)
-    notes = () if found else (NOTHING,)
-    widths = widths_left(analysis, removed)
-    choice = Choice(widths, removed, (None,) * len(widths), notes)
-    made = make(work, choice) if not found else _made(work, choice, found)
-    with work.clock("verify"):
+    choice = choice_of(analysis, [each.unit for each in found], () if found else (NOTHING,))
+    pruned = apply_choice(run, choice) if not found else _applied(run, choice, found)
+    with run.clock("verify"):
         types = analysis.model.types
-        before, after = (in_float32(model, types) for model in (analysis.proto, made.model))
+        before, after = (in_float32(model, types) for model in (analysis.proto, pruned.model))
         half = any(is_half(tensor_dtype_to_np_dtype(kind)) for kind in types)
-        kept = kept_positions(analysis.flow, removed)
+        kept = kept_positions(analysis.flow, choice.removed)
         claim = SAME_IN_HALF if half else SAME
-        feeds = comparison_feeds(work.samples.every, analysis.fixed_batch, work.settings.seed)
+        feeds = comparison_feeds(run.samples.every, analysis.fixed_batch, run.settings.seed)
         difference, doubts = compare(before, after, feeds, analysis.providers, claim, places=kept)
     kinds = Counter(each.kind for each in found)
     lossless = Lossless(kinds[DEAD], kinds[DUPLICATE], kinds[DEPENDENT], difference)
-    return replace(made, notes=(*made.notes, *doubts)), lossless
+    return replace(pruned, notes=(*pruned.notes, *doubts)), lossless
 
 
-def _made(work: Work, choice: Choice, found: list[Redundant]) -> Made:
-    analysis = work.analysis
-    changed = analysis.copy()
+def _applied(run: Run, choice: Choice, found: list[Redundant]) -> Pruned:
+    changed = run.analysis.copy()
     absorb(changed, (each for unit in found for each in unit.absorbed))
-    new = analysed_again(work, changed.to_proto())
-    plan = make_plan(analysis, choice.removed, work.settings)
-    removed = removed_by(plan, new)
-    made = make(replace(work, analysis=new), replace(choice, removed=removed))
-    return replace(made, choice=choice)
-
-
-def analysed_again(work: Work, proto: onnx.ModelProto) -> Analysis:
-    """Analyse a model whose weights changed."""
-    inputs = model_inputs(proto, work.settings.input_shapes)
-    why_not = exclusion(work.settings.include, work.settings.exclude)
-    return analyse(proto, inputs, work.samples.every, work.analysis.providers, why_not)
+    new = run.analysed(changed.to_proto())
+    removed = removed_in(choice.removed, run.analysis, new)
+    return replace(apply_choice(run.on(new), replace(choice, removed=removed)), choice=choice)

@@ -14,7 +14,7 @@ from onnx_reap.graph.tails import find_tail
 from onnx_reap.measure.activations.moments import LayerMoments, Tap, capture_moments
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.options import Settings
-from onnx_reap.prune.context import Work
+from onnx_reap.prune.context import Run
 from onnx_reap.prune.low_rank.factor import (
     CHANNEL,
     SPATIAL,
@@ -51,9 +51,9 @@ def gaining_ranks(
     return widths[widths * each < whole]
 
 
-def find_factors(work: Work) -> list[Factor]:
+def find_factors(run: Run) -> list[Factor]:
     """Find a basis for every layer that may be written as two."""
-    analysis, settings = work.analysis, work.settings
+    analysis, settings = run.analysis, run.settings
     why_not = exclusion(settings.include, settings.exclude)
     schemes = {
         linear.node: found
@@ -63,26 +63,26 @@ def find_factors(work: Work) -> list[Factor]:
     }
     linears = [linear for linear in analysis.flow.linears if linear.node in schemes]
     taps = [_tap(analysis, linear, SPATIAL in schemes[linear.node]) for linear in linears]
-    moments = seen_by(work, taps)
+    moments = seen_by(run, taps)
     return [
-        _factor(analysis, each, schemes[each.node], seen, work.backend)
+        _factor(analysis, each, schemes[each.node], seen, run.backend)
         for each in linears
         if (seen := moments[each.node]).count >= FEWEST_ROWS * _coordinates(analysis, each)
     ]
 
 
-def seen_by(work: Work, taps: Sequence[Tap]) -> LayerMoments:
+def seen_by(run: Run, taps: Sequence[Tap]) -> LayerMoments:
     """Observe layers over all samples that are fitted to."""
-    analysis, settings = work.analysis, work.settings
-    samples = work.samples.fit or work.samples.every
-    with work.clock("factorise"), work.progress.stage("Finding bases", len(samples)) as step:
+    analysis, settings = run.analysis, run.settings
+    samples = run.samples.fit or run.samples.every
+    with run.clock("factorise"), run.progress.stage("Finding bases", len(samples)) as step:
         return capture_moments(
             analysis,
             taps,
             samples,
             settings,
             total=len(samples),
-            to_device=work.backend.to_device,
+            to_device=run.backend.to_device,
             on_batch=step,
         )
 

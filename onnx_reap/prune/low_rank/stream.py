@@ -21,7 +21,7 @@ from onnx_reap.graph.labels.records import Flow, Linear
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.graph.tails import affine_behind
 from onnx_reap.onnxio.dtypes import cast
-from onnx_reap.prune.low_rank.factor import factorable
+from onnx_reap.prune.low_rank.factor import Factor, factorable
 
 STREAM = "stream"
 
@@ -47,6 +47,9 @@ class Stream:
     def rank(self) -> int:
         """Channels, and coordinates."""
         return len(self.into)
+
+
+Basis = Factor | Stream
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def taken_over(model: Model, linear: Linear, width: int) -> float:
 
 
 def _share(constant: gs.Constant) -> float:
-    return prod(constant.shape) / len(constant.outputs)
+    return float(prod(constant.shape) / len(constant.outputs))
 
 
 def _along(

@@ -15,16 +15,16 @@ from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.tails import find_tail
 from onnx_reap.measure.activations.moments import LayerMoments, Tap
 from onnx_reap.measure.activations.rows import weight_to_matrix
-from onnx_reap.prune.context import Work
+from onnx_reap.prune.context import Run
 from onnx_reap.prune.low_rank.bases import FEWEST_ROWS, seen_by
 from onnx_reap.prune.low_rank.stream import Ends, Stream, stream_ends, turn
 from onnx_reap.solve.backend import Backend, to_host
 from onnx_reap.solve.eigenbases import stream_basis
 
 
-def find_streams(work: Work) -> list[Stream]:
+def find_streams(run: Run) -> list[Stream]:
     """Find a basis for every group of channels that may be written in one."""
-    analysis, settings = work.analysis, work.settings
+    analysis, settings = run.analysis, run.settings
     why_not = exclusion(settings.include, settings.exclude)
     ends = {
         group.name: stream_ends(analysis.model, analysis.flow, group, why_not)
@@ -33,10 +33,10 @@ def find_streams(work: Work) -> list[Stream]:
     }
     readers = {name: each.readers for name, each in ends.items() if each is not None}
     moments = seen_by(
-        work, [_channels(analysis, linear) for each in readers.values() for linear in each]
+        run, [_channels(analysis, linear) for each in readers.values() for linear in each]
     )
     return [
-        _stream(analysis.model, name, each, moments, work.backend)
+        _stream(analysis.model, name, each, moments, run.backend)
         for name, each in readers.items()
         if all(moments[x.node].count >= FEWEST_ROWS * _width(analysis, x) for x in each)
     ]
@@ -93,4 +93,4 @@ def _read(model: Model, linear: Linear) -> np.ndarray:
     """Return what a layer makes of its input channels, (C, outputs x taps), in its tail's scale."""
     matrix = weight_to_matrix(linear, model.node(linear.node).inputs[1].values)[0]
     scaled = matrix * find_tail(model, linear, matrix.shape[1]).scale
-    return scaled.reshape(len(matrix) // linear.taps, -1)
+    return np.asarray(scaled.reshape(len(matrix) // linear.taps, -1))

@@ -1,4 +1,4 @@
-"""One stretch: descend, and keep the result if samples that taught nothing are better off."""
+"""Training one block by gradient descent; the validation split decides how far to go."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Arrays = Mapping[str, np.ndarray]
 
 SPEED = 0.05  # largest step, relative to a tensor's scale
 EXACT = 1e-9  # errors below this, relative to the variance, are rounding
-SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the judges choose
+SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the validation split chooses
 
 
 class Batches(Protocol):
@@ -29,30 +29,31 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a stretch is to learn.
+class BlockProblem:
+    """What a block receives, and what it is to make of it.
 
     Attributes
     ----------
     given, wanted : Batches
-        What the stretch receives, and what it is to make of it.
-    teaching : int
-        So many batches come first and teach; the others, one at least, judge.
+        What the block receives, and what it is to make of it.
+    fitting : int
+        So many batches come first and are fitted; the others, one at least, are the validation
+        split.
     passes : int
-        Over the batches that teach.
+        Over the batches that are fitted.
     together : int
         Batches whose mean gradient makes a step.
     """
 
     given: Batches
     wanted: Batches
-    teaching: int
+    fitting: int
     passes: int
     together: int = 1
 
 
 class Training:
-    """Runs a trainer on the batches of a lesson.
+    """Runs a trainer on the batches of a problem.
 
     Parameters
     ----------
@@ -61,9 +62,9 @@ class Training:
     """
 
     def __init__(
-        self, trainer: Trainer, fixed: Arrays, lesson: Lesson, providers: Sequence[str]
+        self, trainer: Trainer, fixed: Arrays, problem: BlockProblem, providers: Sequence[str]
     ) -> None:
-        self._trainer, self._fixed, self._lesson = trainer, fixed, lesson
+        self._trainer, self._fixed, self._problem = trainer, fixed, problem
         self._session = session(trainer.model, providers)
         self._inputs = {value.name for value in self._session.get_inputs()}
 
@@ -87,7 +88,7 @@ class Training:
         Returns
         -------
         found : mapping of str to float32 array
-            As far from `start` towards where descent led as is best for the batches that judge.
+            As far from `start` towards where descent led as is best for the validation batches.
         before, after : float
             Error there.
         """
@@ -95,7 +96,7 @@ class Training:
         if before < EXACT:
             return best, before, before
         after = before
-        with np.errstate(over="ignore", invalid="ignore"):  # no judge takes what is not finite
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is never taken
             end = self._descend(start, scales, rng)
             for share in map(np.float32, SHARES):
                 between = {name: x + share * (end[name] - x) for name, x in start.items()}
@@ -108,11 +109,11 @@ class Training:
     def _descend(
         self, start: Arrays, scales: Mapping[str, float], rng: np.random.Generator
     ) -> Arrays:
-        lesson = self._lesson
-        steps = -(-lesson.teaching // lesson.together)
-        descent = Descent(start, scales, lesson.passes * steps, SPEED)
-        for _ in range(lesson.passes):
-            for batches in np.array_split(rng.permutation(lesson.teaching), steps):
+        problem = self._problem
+        steps = -(-problem.fitting // problem.together)
+        descent = Descent(start, scales, problem.passes * steps, SPEED)
+        for _ in range(problem.passes):
+            for batches in np.array_split(rng.permutation(problem.fitting), steps):
                 totals: dict[str, np.ndarray] = {}  # of which only the direction counts
                 for index in batches.tolist():
                     found = self._run(descent.values, index)
@@ -123,17 +124,17 @@ class Training:
         return descent.values
 
     def _error(self, values: Arrays) -> float:
-        """Return the error on the batches that judge, of which the last may be a short one."""
-        lesson, name = self._lesson, next(iter(self._trainer.targets))
+        """Return the error on the validation batches, of which the last may be a short one."""
+        problem, name = self._problem, next(iter(self._trainer.targets))
         total = samples = 0.0
-        for index in range(lesson.teaching, len(lesson.given)):
+        for index in range(problem.fitting, len(problem.given)):
             total += float(self._run(values, index, gradients=False)[self._trainer.error])
-            samples += len(lesson.wanted[index][name]) / len(lesson.wanted[0][name])
+            samples += len(problem.wanted[index][name]) / len(problem.wanted[0][name])
         return total / samples
 
     def _run(self, values: Arrays, index: int, *, gradients: bool = True) -> dict[str, np.ndarray]:
-        wanted = self._lesson.wanted[index]
+        wanted = self._problem.wanted[index]
         targets = {fed: wanted[name] for name, fed in self._trainer.targets.items()}
-        fed = {**self._lesson.given[index], **targets, **self._fixed, **values}
+        fed = {**self._problem.given[index], **targets, **self._fixed, **values}
         outputs = [self._trainer.error, *(self._trainer.gradients.values() if gradients else ())]
         return run(self._session, outputs, {n: x for n, x in fed.items() if n in self._inputs})

@@ -1,4 +1,4 @@
-"""Stretch by stretch, fit what the pruned model gives to what the original gave.
+"""Block by block, fit what the pruned model gives to what the original gave.
 
 A refit of one layer at a time leaves the layer before it as it was. Here the layers of a block move
 together, by gradient, towards the same target: the original's activations behind the block, from
@@ -25,11 +25,11 @@ from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.frontier import Frontier
 from onnx_reap.measure.activations.stream import ActivationStream, Move, Store
 from onnx_reap.measure.autodiff.backward import SIZES, Facts, reached, with_gradients
-from onnx_reap.measure.autodiff.rules import RULES
+from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.onnxio.float32 import to_float32
 from onnx_reap.onnxio.session import run, session
-from onnx_reap.prune.refit.block_training import Batches, Lesson, Training
-from onnx_reap.prune.refit.blocks import Stretch, stretches
+from onnx_reap.prune.refit.block_training import Batches, BlockProblem, Training
+from onnx_reap.prune.refit.blocks import Block, blocks
 
 Batch = Mapping[str, np.ndarray]
 
@@ -37,7 +37,7 @@ STEP = 32  # samples a step
 
 
 @dataclass(frozen=True)
-class Course:
+class BlockSetup:
     """What a joint refit works with.
 
     Attributes
@@ -48,12 +48,12 @@ class Course:
         Nodes that may get a bias if they have none: the target counted it.
     kept : mapping of str to (int, array)
         Axis and positions that stay, for tensors that were cut.
-    learn : int
-        So many samples come first and may teach, as many of them as fill batches; the others judge.
+    fit_samples : int
+        So many samples come first and are fitted, as far as they fill batches; the others validate.
     batch : int
-        Samples per run, at most `learn`; `pad` where the model insists on it.
+        Samples per run, at most `fit_samples`; `pad` where the model insists on it.
     passes : int
-        Over the samples that teach.
+        Over the samples that fit.
     """
 
     linears: Sequence[Linear]
@@ -61,7 +61,7 @@ class Course:
     kept: Mapping[str, tuple[int, np.ndarray]]
     probe: Probe
     calibration: Calibration
-    learn: int
+    fit_samples: int
     batch: int
     pad: bool
     providers: Sequence[str]
@@ -70,15 +70,15 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Stretched:
-    """What became of a stretch.
+class BlockFit:
+    """What became of a block.
 
     Attributes
     ----------
     nodes : tuple of str
         Layers that were free to move.
     error_before, error_after : float
-        Squared error behind the stretch, relative to the variance there, on samples that judge;
+        Squared error behind the block, relative to the variance there, on the validation split;
         equal where moving would not have helped, and nothing was changed.
     """
 
@@ -87,13 +87,13 @@ class Stretched:
     error_after: float
 
 
-def refit_together(
+def refit_blocks(
     original: Model,
     pruned: Model,
     layers: Sequence[Linear],
-    course: Course,
+    setup: BlockSetup,
     on_node: Callable[[int], None],
-) -> list[Stretched]:
+) -> list[BlockFit]:
     """Refit a cut model in place.
 
     Parameters
@@ -101,32 +101,33 @@ def refit_together(
     original : Model
         With constants folded as in `pruned`, so that tensors have the same names.
     layers : sequence of Linear
-        Those of `course.linears` that may change; their constants are their own.
+        Those of `setup.linears` that may change; their constants are their own.
     on_node : callable
         Told how many nodes are done.
     """
-    frontier = Frontier(pruned, course.probe, len(course.calibration))
+    frontier = Frontier(pruned, setup.probe, len(setup.calibration))
     start = frontier.at(0)
     if start is None:
         return []
-    bare = [layer for layer in layers if layer.bias is None and layer.node in course.biased]
+    bare = [layer for layer in layers if layer.bias is None and layer.node in setup.biased]
     given_biases = [_give_bias(pruned, layer) for layer in bare if layer.op != "MatMul"]
     place = {pruned.keys[id(node)]: i for i, node in enumerate(pruned.nodes)}
     places = sorted(place[layer.node] for layer in layers)
-    facts = _facts(pruned, course)
+    facts = _facts(pruned, setup)
     done = []
-    with _stream(course) as before, _stream(course) as after:
-        before.advance(original, _with_branches(original, pruned, Stretch(0, 0, start), course))
+    with _stream(setup) as before, _stream(setup) as after:
+        before.advance(original, _with_branches(original, pruned, Block(0, 0, start), setup))
         after.advance(pruned, start)
-        opaque = {i for i, node in enumerate(pruned.nodes) if node.op not in RULES.keys() | SIZES}
-        for stretch in list(stretches(frontier, places, len(place), opaque)):
-            nodes = range(stretch.first, stretch.end)
+        known = GRADIENTS.keys() | SIZES
+        opaque = {i for i, node in enumerate(pruned.nodes) if node.op not in known}
+        for block in list(blocks(frontier, places, len(place), opaque)):
+            nodes = range(block.first, block.end)
             inside = [layer for layer in layers if place[layer.node] in nodes]
-            before.advance(original, _with_branches(original, pruned, stretch, course))
-            wanted = _AsCut(before.store, stretch.after.tensors, course.kept)
-            found = _fit(pruned, inside, after.store, wanted, facts, course)
+            before.advance(original, _with_branches(original, pruned, block, setup))
+            wanted = _AsCut(before.store, block.after.tensors, setup.kept)
+            found = _fit(pruned, inside, after.store, wanted, facts, setup)
             done += [] if found is None else [found]
-            after.advance(pruned, stretch.after)
+            after.advance(pruned, block.after)
             on_node(len(nodes))
     for bias in given_biases:
         bias.take_back_unless_used()
@@ -154,18 +155,18 @@ class _AsCut:
         }
 
 
-def _stream(course: Course) -> ActivationStream:
-    return ActivationStream(course.calibration, course.batch, course.pad, course.providers)
+def _stream(setup: BlockSetup) -> ActivationStream:
+    return ActivationStream(setup.calibration, setup.batch, setup.pad, setup.providers)
 
 
-def _with_branches(original: Model, pruned: Model, stretch: Stretch, course: Course) -> Move:
+def _with_branches(original: Model, pruned: Model, block: Block, setup: BlockSetup) -> Move:
     """Hold in the original also what branches read that are no longer in the pruned model."""
     place = {original.keys[id(node)]: i for i, node in enumerate(original.nodes)}
-    behind = (place.get(pruned.keys[id(node)]) for node in pruned.nodes[stretch.end :])
+    behind = (place.get(pruned.keys[id(node)]) for node in pruned.nodes[block.end :])
     first = next((spot for spot in behind if spot is not None), len(place))
-    whole = Frontier(original, course.probe, len(course.calibration)).at(first)
-    tensors = dict.fromkeys([*stretch.after.tensors, *(whole.tensors if whole else ())])
-    return Move(list(tensors), max(stretch.after.size, whole.size if whole else 0))
+    whole = Frontier(original, setup.probe, len(setup.calibration)).at(first)
+    tensors = dict.fromkeys([*block.after.tensors, *(whole.tensors if whole else ())])
+    return Move(list(tensors), max(block.after.size, whole.size if whole else 0))
 
 
 @dataclass(frozen=True)
@@ -196,10 +197,10 @@ def _parameters(pruned: Model, layer: Linear) -> list[gs.Constant]:
     return [weight, *(b for b in bias if b.name and tuple(b.shape[-1:]) == (outputs,))]
 
 
-def _facts(pruned: Model, course: Course) -> Facts:
+def _facts(pruned: Model, setup: BlockSetup) -> Facts:
     """Tell shapes, also those in front of biases that a refit added behind MatMuls, and layers."""
-    shapes, layers = dict(course.probe.shapes), {}
-    for layer in course.linears:
+    shapes, layers = dict(setup.probe.shapes), {}
+    for layer in setup.linears:
         result = pruned.node(layer.node).outputs[0].name
         shapes[result] = shapes[layer.y]
         layers[result] = layer
@@ -212,9 +213,9 @@ def _fit(
     given: Batches,
     wanted: Batches,
     facts: Facts,
-    course: Course,
-) -> Stretched | None:
-    """Refit the layers of one stretch; None if nothing there can move or has to."""
+    setup: BlockSetup,
+) -> BlockFit | None:
+    """Refit the layers of one block; None if nothing there can move or has to."""
     first = given[0]
     floats = [name for name, x in wanted[0].items() if x.dtype == np.float32]
     goals = _weights(wanted, [name for name in floats if name not in first])
@@ -228,20 +229,20 @@ def _fit(
     if not free:
         return None
     trainer = with_gradients(part, facts, goals, free)
-    teaching, together = course.learn // course.batch, max(STEP // course.batch, 1)
-    lesson = Lesson(given, wanted, teaching, course.passes, together)
+    fitting, together = setup.fit_samples // setup.batch, max(STEP // setup.batch, 1)
+    problem = BlockProblem(given, wanted, fitting, setup.passes, together)
     fixed = {name: array for name, array in values.items() if name not in free}
-    training = Training(trainer, fixed, lesson, course.providers)
+    training = Training(trainer, fixed, problem, setup.providers)
     start = {name: values[name] for name in free}
     nodes = tuple(layer.node for layer in layers if pruned.node(layer.node).inputs[1].name in free)
-    scales = _scales(pruned, layers, first, course)
+    scales = _scales(pruned, layers, first, setup)
     stored = {name: constants[name].values.dtype for name in free}
-    rng = np.random.default_rng(course.seed)
+    rng = np.random.default_rng(setup.seed)
     found, before, after = training.improve(start, scales, rng, stored)
     if after < before:  # else they keep all their digits
         for name in free:
             constants[name].values = found[name].astype(stored[name])
-    return Stretched(nodes, before, after)
+    return BlockFit(nodes, before, after)
 
 
 def _weights(wanted: Batches, names: Sequence[str]) -> dict[str, float]:
@@ -262,12 +263,12 @@ def _weights(wanted: Batches, names: Sequence[str]) -> dict[str, float]:
 
 
 def _scales(
-    pruned: Model, layers: Sequence[Linear], given: Batch, course: Course
+    pruned: Model, layers: Sequence[Linear], given: Batch, setup: BlockSetup
 ) -> dict[str, float]:
     """Return what a unit step is: the size of a weight, and for biases that of the results."""
     outputs = [pruned.node(layer.node).outputs[0].name for layer in layers]
     part = pruned.part({name: x.dtype for name, x in given.items()}, outputs)
-    active = session(part, course.providers)
+    active = session(part, setup.providers)
     fed = [value.name for value in active.get_inputs()]
     results = run(active, outputs, {name: given[name] for name in fed})
     scales = {}

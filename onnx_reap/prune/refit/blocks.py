@@ -1,4 +1,4 @@
-"""Where to cut a graph into stretches of a few layers each."""
+"""Where to cut a graph into blocks of a few layers each."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from itertools import islice
 from onnx_reap.measure.activations.frontier import Frontier
 from onnx_reap.measure.activations.stream import Move
 
-FEWEST, MOST = 2, 4  # layers of a stretch
+FEWEST, MOST = 2, 4  # layers of a block
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Block:
     """Nodes from one place to another.
 
     Attributes
@@ -29,9 +29,9 @@ class Stretch:
     after: Move
 
 
-def stretches(
+def blocks(
     frontier: Frontier, layers: Sequence[int], end: int, opaque: Collection[int] = ()
-) -> Iterator[Stretch]:
+) -> Iterator[Block]:
     """Divide a graph where little is alive between a few layers: behind blocks, mostly.
 
     Parameters
@@ -41,7 +41,7 @@ def stretches(
     end : int
         Number of nodes.
     opaque : collection of int
-        Places of nodes that let no gradient through: stretches rather end in front of them.
+        Places of nodes that let no gradient through: blocks rather end in front of them.
     """
     first = 0
     while first < end:
@@ -56,7 +56,7 @@ def stretches(
         if not near:
             return
         spot, move = min(near, key=lambda pair: len(pair[1].tensors))
-        yield Stretch(first, spot, move)
+        yield Block(first, spot, move)
         first = spot
 
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_reap.data import Calibration
-from onnx_reap.data.split import train_and_validation
+from onnx_reap.data.split import Samples
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.edit.weights import has_plain_bias
 from onnx_reap.graph.ir.model import Model, captured_tensors
@@ -19,7 +18,7 @@ from onnx_reap.measure.autodiff.backward import OLDEST
 from onnx_reap.measure.runner import batch_size
 from onnx_reap.options import Settings
 from onnx_reap.progress import Progress
-from onnx_reap.prune.refit.block_walk import STEP, Course, Stretched, refit_together
+from onnx_reap.prune.refit.block_walk import STEP, BlockFit, BlockSetup, refit_blocks
 from onnx_reap.prune.refit.layerwise import as_cut
 from onnx_reap.prune.refit.order import affected_tensors
 
@@ -28,21 +27,19 @@ ARITHMETIC = 3e11  # or forward passes take more multiply-accumulates than these
 LARGEST = 2**23  # weights of a layer; wider ones stay as they were refitted
 
 
-def passes_over(settings: Settings, macs: int, calibration: Calibration) -> int:
-    """Return how often to go through the samples that teach; 0 where no block is refitted.
+def passes_over(settings: Settings, macs: int, samples: Samples) -> int:
+    """Return how often to go through the training samples; 0 where no block is refitted.
 
     Parameters
     ----------
     macs : int
         Of the cut model.
-    calibration : Calibration
-        The samples that are fitted.
     """
     if settings.joint_refit is not None:
         return settings.joint_refit
-    parts = train_and_validation(calibration, settings.seed)
-    teaching = 0 if parts is None else len(parts[0])
-    return PASSES if PASSES * macs * teaching <= ARITHMETIC else 0
+    parts = samples.train_validation
+    training = 0 if parts is None else len(parts[0])
+    return PASSES if PASSES * macs * training <= ARITHMETIC else 0
 
 
 def join(
@@ -50,11 +47,11 @@ def join(
     pruned: Model,
     removed: Sequence[int],
     settings: Settings,
-    calibration: Calibration,
+    samples: Samples,
     progress: Progress,
     *,
     macs: int,
-) -> tuple[list[Stretched], list[str]]:
+) -> tuple[list[BlockFit], list[str]]:
     """Refit the blocks of a cut model in place; return what was fitted, and a note if nothing was.
 
     The note is for those who asked for it.
@@ -64,12 +61,14 @@ def join(
     macs : int
         Of the cut model.
     """
-    parts = train_and_validation(calibration, settings.seed)
-    passes = passes_over(settings, macs, calibration)
+    parts = samples.train_validation
+    passes = passes_over(settings, macs, samples)
     if not passes:
         return [], []
     if parts is None or len(parts[0]) < (analysis.fixed_batch or 1):
-        return [], _because(settings, f"{len(calibration)} samples are too few to teach and judge")
+        return [], _because(
+            settings, f"{len(samples.fit or ())} samples are too few to leave a validation split"
+        )
     if pruned.opset < OLDEST:
         why = f"it takes operator set {OLDEST} or newer, and the model's is {pruned.opset}"
         return [], _because(settings, why)
@@ -87,13 +86,13 @@ def join(
     names = [name for layer in layers for name in (layer.x, layer.y)]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]))
     batch = batch_size(analysis.probe, [widest] * 4, analysis.fixed_batch)
-    course = Course(
+    setup = BlockSetup(
         linears=linears,
         biased={layer.node for layer in layers if layer.x in affected},
         kept=kept,
         probe=analysis.probe,
         calibration=parts[0].followed_by(parts[1]),
-        learn=len(parts[0]),
+        fit_samples=len(parts[0]),
         batch=batch if analysis.fixed_batch else min(batch, STEP, len(parts[0])),
         pad=analysis.fixed_batch is not None,
         providers=analysis.providers,
@@ -101,7 +100,7 @@ def join(
         seed=settings.seed,
     )
     with progress.stage("Refitting blocks", len(pruned.nodes)) as step:
-        blocks = refit_together(analysis.model, pruned, layers, course, step)
+        blocks = refit_blocks(analysis.model, pruned, layers, setup, step)
     why = "no gradient gets from behind a block to its layers"
     return blocks, [] if blocks else _because(settings, why)
 

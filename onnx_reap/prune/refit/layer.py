@@ -32,7 +32,7 @@ from onnx_reap.solve.ridge import best_damping, ridge, ridge_rows, weakest_that_
 ROUNDS = 2  # of solving and setting targets, where an activation clips
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, float("inf"))
 SLOW = 1e12  # multiplications of a masked layer's solve
-JUDGED = 16  # outputs of a masked layer that its damping is chosen by
+VALIDATED = 16  # outputs of a masked layer that its damping is validated on
 WEAK = 1e-4  # outputs scaled less than this, relative to the largest, ask nothing of the layer
 
 
@@ -49,7 +49,7 @@ class Rows:
     addend : (g, n, O) float32 array, optional
         What is added behind the layer in the pruned model.
     fit : int
-        So many rows come first and fit the layer when its damping is chosen; the others judge.
+        So many rows come first and fit the layer when its damping is chosen; the others validate.
     """
 
     x: npt.NDArray[np.float32]
@@ -247,17 +247,19 @@ class _Problem:
         return y if self._rows.addend is None else y + self._rows.addend
 
     def choose(self, dampings: Sequence[float]) -> float:
-        """Return the damping that does best on the rows that judge."""
+        """Return the damping that does best on the validation rows."""
         fit, n = self._rows.fit, self._rows.x.shape[1]
         if not 0 < fit < n:
             return dampings[len(dampings) // 2]
-        some = self._judged()
+        some = self._validated()
         y = self._backend.to_device(self._target(self._rows.wanted)[..., some])
         sides = [(self._x[:, s, :], y[:, s, :]) for s in (slice(0, fit), slice(fit, n))]
         if not self._is_wide:
-            learn, judge = (moments_of(*side) for side in sides)
-            self._moments = learn.merge(judge)
-            return best_damping(learn, judge, self._start[..., some], dampings, self._solver(some))
+            fit_part, validation = (moments_of(*side) for side in sides)
+            self._moments = fit_part.merge(validation)
+            return best_damping(
+                fit_part, validation, self._start[..., some], dampings, self._solver(some)
+            )
         (x, y), (x_test, y_test) = sides
 
         def error(damping: float) -> float:
@@ -286,10 +288,10 @@ class _Problem:
             return ridge
         return partial(masked_ridge, mask=self._mask[..., outputs])
 
-    def _judged(self) -> slice:
-        """Choose outputs that judge a damping: within a mask each costs a system of its own."""
+    def _validated(self) -> slice:
+        """Choose outputs to validate a damping on: within a mask each costs a system of its own."""
         outputs = self._rows.wanted.shape[-1]
-        return slice(None, None, 1 if self._mask is None else -(-outputs // JUDGED))
+        return slice(None, None, 1 if self._mask is None else -(-outputs // VALIDATED))
 
     def _target(self, wanted: np.ndarray) -> np.ndarray:
         return wanted if self._rows.addend is None else wanted - self._rows.addend

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_reap.data import Calibration
-from onnx_reap.data.split import train_and_validation
+from onnx_reap.data.split import Samples
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.constancy import Join
 from onnx_reap.graph.edit.weights import bias_behind, has_plain_bias, layer_weights
@@ -36,7 +35,7 @@ def repair(
     pruned: Model,
     removed: Collection[int],
     settings: Settings,
-    calibration: Calibration,
+    samples: Samples,
     backend: Backend,
     progress: Progress,
     *,
@@ -53,15 +52,15 @@ def repair(
     jobs, notes = _jobs(analysis, pruned, set(removed), kept, zeros or {})
     names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
-    learn = len(calibration)
-    if (parts := train_and_validation(calibration, settings.seed)) is not None:
-        learning, judging = parts
-        calibration, learn = learning.followed_by(judging), len(learning)
+    assert samples.fit is not None
+    calibration, fit_samples = samples.fit, len(samples.fit)
+    if (parts := samples.train_validation) is not None:
+        calibration, fit_samples = parts[0].followed_by(parts[1]), len(parts[0])
     walk = Walk(
         kept=kept,
         probe=analysis.probe,
         calibration=calibration,
-        learn=learn,
+        fit_samples=fit_samples,
         backend=backend,
         providers=analysis.providers,
         positions=settings.positions,

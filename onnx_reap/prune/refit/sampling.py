@@ -37,8 +37,8 @@ class Walk:
         Axis and positions that stay, for tensors that were cut.
     probe : Probe
         Of the original.
-    learn : int
-        So many samples come first and fit layers when a damping is chosen; the others judge it.
+    fit_samples : int
+        So many samples come first and fit layers when a damping is chosen; the others validate it.
     positions : int
         Output positions per sample at most.
     batch : int
@@ -48,7 +48,7 @@ class Walk:
     kept: Mapping[str, tuple[int, np.ndarray]]
     probe: Probe
     calibration: Calibration
-    learn: int
+    fit_samples: int
     backend: Backend
     providers: Sequence[str]
     positions: int
@@ -65,7 +65,7 @@ class Sampled:
     ----------
     arrays : list of (g, n, columns) float32 arrays
     fit : int
-        So many rows are for fitting; the others judge.
+        So many rows are for fitting; the others validate.
     """
 
     arrays: list[np.ndarray]
@@ -156,7 +156,7 @@ class Sampler:
     def _joined(self, batches: list[list[np.ndarray]]) -> Sampled:
         arrays = [np.concatenate(parts, axis=1) for parts in zip(*batches, strict=True)]
         rows, samples = arrays[0].shape[1], len(self._walk.calibration)
-        return Sampled(arrays, rows * self._walk.learn // samples)
+        return Sampled(arrays, rows * self._walk.fit_samples // samples)
 
     def _outputs(self, job: Job) -> int:
         return self._length(job.linear.y, job.linear.y_axis)

@@ -19,7 +19,7 @@ from onnx_reap.prune.refit.layer import Fitted, Rows, fit_constant, fit_layer
 from onnx_reap.prune.refit.order import Job, Zeros, waves
 from onnx_reap.prune.refit.sampling import Sampler, Walk
 from onnx_reap.solve.backend import Backend
-from onnx_reap.solve.chunks import in_lots
+from onnx_reap.solve.chunks import in_chunks
 from onnx_reap.solve.moments import moments_of
 
 TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
@@ -73,16 +73,16 @@ def refit_model(
     # Branches that vanished run in the original alone, from tensors that the other may be past.
     place_before, place_after = (Frontier(m, walk.probe, samples) for m in (original, pruned))
     with _stream(walk) as before, _stream(walk) as after:
-        stretches = list(_stretches(waves(pruned, jobs), sampler))
+        blocks = list(_stretches(waves(pruned, jobs), sampler))
         end: list[list[Job]] = [[]]
-        for stretch, (following, *_) in pairwise([*stretches, end]):
-            ahead = [job for wave in stretch for job in wave]
+        for block, (following, *_) in pairwise([*blocks, end]):
+            ahead = [job for wave in block for job in wave]
             tensors = list(dict.fromkeys(job.observed for job in ahead))
             run = before.run(
                 original, tensors, place_before.move([job.linear.y for job in following])
             )
             targets = sampler.collect(run, ahead, sampler.target_rows)
-            for wave in stretch:
+            for wave in block:
                 run = after.run(
                     pruned, _given(wave), place_after.move([job.linear.y for job in wave])
                 )
@@ -100,11 +100,11 @@ def _stream(walk: Walk) -> ActivationStream:
 
 
 def _stretches(all_waves: Sequence[list[Job]], sampler: Sampler) -> Iterator[list[list[Job]]]:
-    """Cut the walk into stretches whose targets fit in memory.
+    """Cut the walk into blocks whose targets fit in memory.
 
-    The original never changes, so it is run once per stretch; the pruned model once per wave.
+    The original never changes, so it is run once per block; the pruned model once per wave.
     """
-    return in_lots(
+    return in_chunks(
         all_waves, lambda wave: sum(sampler.target_bytes(job) for job in wave), TARGET_BYTES
     )
 

@@ -12,7 +12,7 @@ from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_sound
-from onnx_reap.prune.context import Work
+from onnx_reap.prune.context import Run
 from onnx_reap.prune.sparsity.arrange import arrange
 from onnx_reap.prune.sparsity.exchange import WIDEST
 from onnx_reap.prune.sparsity.layers import Layer, moved
@@ -49,20 +49,20 @@ class Arranged:
 
 
 def put_in_order(
-    work: Work, layers: Mapping[str, Layer], scores: Mapping[str, Scores], pattern: Pattern
+    run: Run, layers: Mapping[str, Layer], scores: Mapping[str, Scores], pattern: Pattern
 ) -> Arranged:
     """Put channels in order, if that is wanted and keeps more of the scores."""
-    analysis = work.analysis
+    analysis = run.analysis
     before = pattern.masks(scores)
-    if not work.settings.permutation:
+    if not run.settings.permutation:
         return Arranged(analysis.copy(), {}, before, before, {})
     free, skipped = movable(analysis.model, analysis.flow, analysis.groups)
     skipped |= {group.name: TOO_WIDE for group in free if group.width > WIDEST}
     free = [group for group in free if group.width <= WIDEST]
-    with work.progress.stage("Putting channels in order") as step:
+    with run.progress.stage("Putting channels in order") as step:
         wanted = arrange(layers, scores, free, pattern)
         step()
-    permutation, broken, difference, notes = _checked(work, wanted, free)
+    permutation, broken, difference, notes = _checked(run, wanted, free)
     skipped |= broken
     now = in_new_order(layers, scores, permutation)
     masks = pattern.masks(now)
@@ -100,7 +100,7 @@ def _orders(analysis: Analysis, permutation: Permutation) -> Kept:
 
 
 def _checked(
-    work: Work, permutation: Permutation, groups: list[Group]
+    run: Run, permutation: Permutation, groups: list[Group]
 ) -> tuple[Permutation, dict[str, str], float | None, list[str]]:
     """Leave out the groups with which the function changes, one by one if any does."""
     if not permutation:
@@ -110,12 +110,12 @@ def _checked(
         units = (unit for group in some for unit in group.units if unit in permutation)
         return {unit: permutation[unit] for unit in units}
 
-    kept, refused, found = keep_sound(groups, lambda some: _difference(work, of(some)))
+    kept, refused, found = keep_sound(groups, lambda some: _difference(run, of(some)))
     broken = {group.name: f"the function changed: {error}" for group, error in refused}
     return of(kept), broken, *(found or (None, []))
 
 
-def _difference(work: Work, permutation: Permutation) -> tuple[float, list[str]]:
+def _difference(run: Run, permutation: Permutation) -> tuple[float, list[str]]:
     """Compare a model with itself in another order, on random inputs of several scales.
 
     Raises
@@ -123,11 +123,11 @@ def _difference(work: Work, permutation: Permutation) -> tuple[float, list[str]]
     CheckError
         If outputs, or what layers give, differ by more than rounding.
     """
-    analysis = work.analysis
+    analysis = run.analysis
     return compare(
         analysis.model.to_run(),
         permuted(analysis, permutation).to_run(),
-        comparison_feeds(work.samples.every, analysis.fixed_batch, work.settings.seed),
+        comparison_feeds(run.samples.every, analysis.fixed_batch, run.settings.seed),
         analysis.providers,
         SAME,
         places=_orders(analysis, permutation),

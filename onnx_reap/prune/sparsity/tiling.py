@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from onnx_reap.errors import ReapError
-from onnx_reap.graph.analysis import count_parameters
+from onnx_reap.graph.analysis import Analysis, count_parameters
 from onnx_reap.graph.edit.weights import set_weight
 from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.ir.model import Model
@@ -21,12 +21,10 @@ from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.rows import matrix_to_weight
 from onnx_reap.measure.activations.variances import variances
 from onnx_reap.options import Settings
-from onnx_reap.prune.apply import Made, finish, make
-from onnx_reap.prune.context import Work
-from onnx_reap.prune.decide import Choice
-from onnx_reap.prune.globs import check_globs
-from onnx_reap.prune.lossless.trim import analysed_again
-from onnx_reap.prune.planning import widths_left
+from onnx_reap.prune.apply import Pruned, apply_choice, finish
+from onnx_reap.prune.context import Run
+from onnx_reap.prune.form import choice_of
+from onnx_reap.prune.goal import check_globs
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.order import Zeros
 from onnx_reap.prune.refit.walk import Fit
@@ -47,7 +45,7 @@ from onnx_reap.prune.sparsity.ordering import (
     permuted,
     put_in_order,
 )
-from onnx_reap.report.zeros import DenseLayer, MaskLoss, TiledLayer, Tiling
+from onnx_reap.prune.sparsity.records import DenseLayer, MaskLoss, TiledLayer, Tiling
 from onnx_reap.solve.patterns import Pattern, Scores, Tiles, TwoOfFour, read_tile, share_lost
 
 ROUNDED = 0.01  # of the weights: so many zeros fewer than asked for are not worth a word
@@ -61,25 +59,24 @@ def read_pattern(settings: Settings) -> Pattern | None:
     return None if size is None else Tiles(*size, settings.tile_sparsity or 0.0)
 
 
-def untouched(work: Work) -> Made:
-    """Make a model that loses no channels.
+def untouched(run: Run) -> Pruned:
+    """Return the model without losing any channels.
 
     Raises
     ------
     ReapError
         If a glob matches nothing.
     """
-    check_globs(work.analysis, work.settings)
-    widths = widths_left(work.analysis, ())
-    return make(work, Choice(widths, (), (None,) * len(widths)))
+    check_globs(run.analysis, run.settings)
+    return apply_choice(run, choice_of(run.analysis, ()))
 
 
-def with_zeros(work: Work, made: Made, pattern: Pattern) -> tuple[Made, Tiling]:
+def with_zeros(run: Run, pruned: Pruned, pattern: Pattern) -> tuple[Pruned, Tiling]:
     """Zero weights of a finished model in a pattern, and repair those that stay.
 
     Returns
     -------
-    made : Made
+    pruned : Pruned
         With the model and the refits of the layers as they are now.
     tiling : Tiling
         What was zeroed, and what it cost.
@@ -89,10 +86,13 @@ def with_zeros(work: Work, made: Made, pattern: Pattern) -> tuple[Made, Tiling]:
     ReapError
         If no layer can take the pattern.
     """
-    with work.clock("zeros"):
-        dense = replace(work, analysis=analysed_again(work, made.model))
+    with run.clock("zeros"):
+        dense = run.on(run.analysed(pruned.model))
         layers, left = find_layers(
-            dense.analysis.model, dense.analysis.flow, pattern, _excluded(dense)
+            dense.analysis.model,
+            dense.analysis.flow,
+            pattern,
+            _excluded(dense.analysis, dense.settings),
         )
         if not layers:
             raise _no_layer(pattern, left)
@@ -100,18 +100,18 @@ def with_zeros(work: Work, made: Made, pattern: Pattern) -> tuple[Made, Tiling]:
         arranged = put_in_order(dense, layers, scores, pattern)
         errors = _errors(dense, layers, arranged)
         fitted, sparse, notes = _masked(dense, layers, arranged, pattern)
-        out = finish(sparse, work.settings)
+        out = finish(sparse, run.settings)
     tiling = _described(pattern, layers, left, scores, arranged, errors, fitted, sparse)
-    notes = [*made.notes, *arranged.notes, *notes, *_fewer(pattern, tiling.zeros)]
-    made = replace(
-        made,
+    notes = [*pruned.notes, *arranged.notes, *notes, *_fewer(pattern, tiling.zeros)]
+    pruned = replace(
+        pruned,
         model=out,
         params=count_parameters(out),
-        refits={**made.refits, **fitted},
+        refits={**pruned.refits, **fitted},
         notes=tuple(notes),
         held=sparse,
     )
-    return made, tiling
+    return pruned, tiling
 
 
 def _fewer(pattern: Pattern, zeros: float) -> list[str]:
@@ -137,19 +137,19 @@ def _no_layer(pattern: Pattern, left: Mapping[str, str]) -> ReapError:
     )
 
 
-def _excluded(work: Work) -> frozenset[str]:
-    why_not = exclusion(work.settings.include, work.settings.exclude)
-    return frozenset(linear.node for linear in work.analysis.flow.linears if why_not(linear.node))
+def _excluded(analysis: Analysis, settings: Settings) -> frozenset[str]:
+    why_not = exclusion(settings.include, settings.exclude)
+    return frozenset(linear.node for linear in analysis.flow.linears if why_not(linear.node))
 
 
-def _scores(work: Work, layers: Mapping[str, Layer]) -> dict[str, Scores]:
+def _scores(run: Run, layers: Mapping[str, Layer]) -> dict[str, Scores]:
     """Score all weights; by magnitude alone where there is no data."""
-    model = work.analysis.model
+    model = run.analysis.model
     weights = {node: weight_matrix(model, layer.linear) for node, layer in layers.items()}
-    if work.samples.fit is None:
+    if run.samples.fit is None:
         return {node: score(layers[node].linear, w, None, None) for node, w in weights.items()}
     asked = [(layers[node].linear, [w]) for node, w in weights.items()]
-    seen = _observed(work, asked, "Looking at inputs")
+    seen = _observed(run, asked, "Looking at inputs")
     return {
         node: score(layers[node].linear, w, seen[node][0], seen[node][1][0])
         for node, w in weights.items()
@@ -157,27 +157,27 @@ def _scores(work: Work, layers: Mapping[str, Layer]) -> dict[str, Scores]:
 
 
 def _observed(
-    work: Work, asked: Sequence[tuple[Linear, Sequence[np.ndarray]]], stage: str
+    run: Run, asked: Sequence[tuple[Linear, Sequence[np.ndarray]]], stage: str
 ) -> dict[str, tuple[np.ndarray, list[float]]]:
-    analysis, samples = work.analysis, work.samples.fit
+    analysis, samples = run.analysis, run.samples.fit
     assert samples is not None
-    with work.progress.stage(stage, len(samples)) as step:
-        return variances(analysis, asked, samples, work.settings, step)
+    with run.progress.stage(stage, len(samples)) as step:
+        return variances(analysis, asked, samples, run.settings, step)
 
 
 def _errors(
-    work: Work, layers: Mapping[str, Layer], arranged: Arranged
+    run: Run, layers: Mapping[str, Layer], arranged: Arranged
 ) -> dict[str, list[float]] | None:
     """Relative error of every layer by what its mask takes: in the new order, and in the old."""
-    if work.samples.fit is None:
+    if run.samples.fit is None:
         return None
     asked = []
     for node, layer in layers.items():
-        weight = weight_matrix(work.analysis.model, layer.linear)
+        weight = weight_matrix(run.analysis.model, layer.linear)
         now = moved_back(arranged.masks[node], *order_at(layer, arranged.permutation))
         lost = [weight * ~from_grid(mask) for mask in (now, arranged.before[node])]
         asked.append((layer.linear, [weight, *lost]))
-    seen = _observed(work, asked, "Looking at masks")
+    seen = _observed(run, asked, "Looking at masks")
     return {
         node: [error / total if total > 0 else 0.0 for error in errors]
         for node, (_, (total, *errors)) in seen.items()
@@ -185,11 +185,11 @@ def _errors(
 
 
 def _masked(
-    work: Work, layers: Mapping[str, Layer], arranged: Arranged, pattern: Pattern
+    run: Run, layers: Mapping[str, Layer], arranged: Arranged, pattern: Pattern
 ) -> tuple[dict[str, Fit], Model, list[str]]:
     """Set weights to zero, and repair the others unless the settings forbid it."""
-    analysis = replace(work.analysis, model=arranged.model)
-    sparse = permuted(work.analysis, arranged.permutation)
+    analysis = replace(run.analysis, model=arranged.model)
+    sparse = permuted(run.analysis, arranged.permutation)
     zeros = {}
     for node, layer in layers.items():
         stored = sparse.node(node).inputs[1].values
@@ -197,17 +197,17 @@ def _masked(
         zeros[node] = Zeros(mask, partial(choose, pattern, taps=layer.linear.taps))
         matrix = weight_matrix(sparse, layer.linear) * mask
         set_weight(sparse, layer.linear, matrix_to_weight(layer.linear, matrix, stored))
-    if not work.settings.refit or work.samples.fit is None:
+    if not run.settings.refit or run.samples.fit is None:
         return {}, sparse, []
     large = [node for node, each in zeros.items() if takes_long(pattern, each.mask)]
     fitted, notes = repair(
         analysis,
         sparse,
         (),
-        work.settings,
-        work.samples.fit,
-        work.backend,
-        work.progress,
+        run.settings,
+        run.samples,
+        run.backend,
+        run.progress,
         zeros=zeros,
     )
     notes += [

@@ -14,7 +14,7 @@ from differences import analysed, assert_close, facts_of, gradients_of, part_of
 from small_models import Net, run
 
 from onnx_reap.measure.autodiff.backward import reached, with_gradients
-from onnx_reap.measure.autodiff.rules import RULES
+from onnx_reap.measure.autodiff.table import GRADIENTS
 
 # Errors are quadratic in each entry, or nearly so; what is left is float32 rounding of outputs of
 # about 10, relative to steps of 1/64.
@@ -858,6 +858,6 @@ def test_every_rule_was_tried_at_every_place():
     """Runs last in this file, after the others noted what they tried."""
     if len(COVERED) < 20 or "PYTEST_XDIST_WORKER" in os.environ:
         pytest.skip("the other tests of this file did not run, or not in this process")
-    for op, rule in RULES.items():
+    for op, rule in GRADIENTS.items():
         places = {0, 1} if rule.places is None else set(rule.places)
         assert places <= {place for name, place in COVERED if name == op}, op

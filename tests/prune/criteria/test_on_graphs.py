@@ -16,15 +16,15 @@ from onnx_reap.measure.activations.moments import capture_moments
 from onnx_reap.measure.activations.pooled import capture_pooled
 from onnx_reap.onnxio.session import with_outputs
 from onnx_reap.options import Settings
-from onnx_reap.prune.criteria.gather import Captured, axes_of, see
-from onnx_reap.prune.criteria.observation import Seen
+from onnx_reap.prune.criteria.gather import Captured, axes_of, observe
+from onnx_reap.prune.criteria.observation import Observation
 from onnx_reap.prune.criteria.table import ranking as ranked
 from onnx_reap.prune.removal_paths import find_taps
 from onnx_reap.solve.backend import Backend
 
 
-def ranking(name: str, seen: Seen) -> list[int]:
-    return ranked(name, seen).order
+def ranking(name: str, observed: Observation) -> list[int]:
+    return ranked(name, observed).order
 
 
 def analysed(model) -> tuple[Analysis, Calibration]:
@@ -35,7 +35,7 @@ def analysed(model) -> tuple[Analysis, Calibration]:
 
 def seen_of(
     model, number: int = 0, seed: int = 0, moments: bool = False, to_device=lambda x: x
-) -> tuple[Seen, Analysis]:
+) -> tuple[Observation, Analysis]:
     analysis, samples = analysed(model)
     taps = find_taps(analysis.flow, analysis.groups)
     captured = Captured()
@@ -45,7 +45,7 @@ def seen_of(
         pooled = capture_pooled(analysis, axes_of(taps), samples)
         captured = Captured({tap.linear.node: tap for tap in taps}, found, pooled)
     group = analysis.groups[number]
-    return see(group, analysis.flow, analysis.model, captured, seed), analysis
+    return observe(group, analysis.flow, analysis.model, captured, seed), analysis
 
 
 def residual(group: int = 1):
@@ -57,15 +57,15 @@ def residual(group: int = 1):
 
 
 def test_weights_of_all_producers_make_a_unit():
-    seen, analysis = seen_of(residual())
+    observed, analysis = seen_of(residual())
     (group,) = analysis.groups
     assert group.producers == ("conv0", "conv2")
     weights = weights_of(analysis.proto)
     rows = np.concatenate([weights[name].reshape(8, -1) for name in ("c0", "c2")], axis=1)
-    np.testing.assert_array_equal(seen.filters, rows)
-    assert seen.readers == () and seen.parts is None and seen.name == "conv0"
-    assert ranking("l1", seen) == np.argsort(np.abs(rows).sum(1)).tolist()
-    assert ranking("l2", seen) == np.argsort(np.square(rows).sum(1)).tolist()
+    np.testing.assert_array_equal(observed.filters, rows)
+    assert observed.readers == () and observed.parts is None and observed.name == "conv0"
+    assert ranking("l1", observed) == np.argsort(np.abs(rows).sum(1)).tolist()
+    assert ranking("l2", observed) == np.argsort(np.square(rows).sum(1)).tolist()
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -81,25 +81,25 @@ def test_weights_of_dense_layers_and_transposed_convolutions(transposed):
         h = n.node("Gemm", n.node("Flatten", "x"), weight, transB=1, alpha=0.5)
         y = n.gemm(h, 8, 3)
         norms = 0.5 * np.abs(n.weights[weight]).sum(axis=1)
-    seen, _ = seen_of(n.model(y))
-    np.testing.assert_allclose(np.abs(seen.filters).sum(axis=1), norms, rtol=1e-6)  # float32
-    assert ranking("l1", seen) == np.argsort(norms).tolist()
+    observed, _ = seen_of(n.model(y))
+    np.testing.assert_allclose(np.abs(observed.filters).sum(axis=1), norms, rtol=1e-6)  # float32
+    assert ranking("l1", observed) == np.argsort(norms).tolist()
 
 
 def test_a_unit_of_several_channels_has_the_weights_of_all():
     n = Net({"x": ("N", 3, 6, 6)})
     h = n.node("DepthToSpace", n.conv("x", 3, 16), blocksize=2)
-    seen, analysis = seen_of(n.model(n.head(n.conv(h, 4, 5), 5, 3)))
+    observed, analysis = seen_of(n.model(n.head(n.conv(h, 4, 5), 5, 3)))
     group = analysis.groups[0]
-    assert group.width == 4 and seen.filters.shape == (4, 4 * 27)
+    assert group.width == 4 and observed.filters.shape == (4, 4 * 27)
     weights = weights_of(analysis.proto)["c0"].reshape(4, 4, 27)  # DCR: the unit varies fastest
-    np.testing.assert_array_equal(seen.filters.reshape(4, 4, 27), weights.transpose(1, 0, 2))
+    np.testing.assert_array_equal(observed.filters.reshape(4, 4, 27), weights.transpose(1, 0, 2))
 
 
 def test_random_is_a_permutation_that_seed_and_name_decide():
     model = residual()
-    seen, _ = seen_of(model, seed=3)
-    order = ranking("random", seen)
+    observed, _ = seen_of(model, seed=3)
+    order = ranking("random", observed)
     assert sorted(order) == list(range(8))
     assert ranking("random", seen_of(model, seed=3)[0]) == order
     seeds = {tuple(ranking("random", seen_of(model, seed=s)[0])) for s in range(10)}
@@ -119,9 +119,9 @@ def several(group: int = 1):
 def test_contributions_are_those_of_the_layers_run_unit_by_unit(monkeypatch, group):
     """Each layer's output, behind its normalisation, without bias, from one channel alone."""
     monkeypatch.setattr(moments_module, "MOST_ROWS", 10**9)  # every position
-    seen, analysis = seen_of(several(group), moments=True)
-    assert len(seen.readers) == group + 1
-    assert (seen.parts is None) == (group == 1)
+    observed, analysis = seen_of(several(group), moments=True)
+    assert len(observed.readers) == group + 1
+    assert (observed.parts is None) == (group == 1)
     names = [n.output[0] for n in analysis.proto.graph.node]
     (hidden,) = run(with_outputs(analysis.proto, [names[1]]), {"x": images(7, 6)})
     weights = weights_of(analysis.proto)
@@ -141,20 +141,20 @@ def test_contributions_are_those_of_the_layers_run_unit_by_unit(monkeypatch, gro
         ]
         flat = np.stack([z.ravel() for z in alone]).astype(np.float64)
         total += flat @ flat.T / (7 * 36)
-    np.testing.assert_allclose(seen.contributions(), total, rtol=1e-4, atol=1e-5 * total.max())
+    np.testing.assert_allclose(observed.contributions(), total, rtol=1e-4, atol=1e-5 * total.max())
 
 
 def test_statistics_are_those_of_what_arrives(monkeypatch):
     monkeypatch.setattr(moments_module, "MOST_ROWS", 10**9)
     n = Net({"x": ("N", 3, 6, 6)})
     h = n.node("Relu", n.conv("x", 3, 6))
-    seen, analysis = seen_of(n.model(n.head(n.conv(h, 6, 4, 1), 4, 3)), moments=True)
+    observed, analysis = seen_of(n.model(n.head(n.conv(h, 6, 4, 1), 4, 3)), moments=True)
     (hidden,) = run(with_outputs(analysis.proto, [h]), {"x": images(7, 6)})
-    mean, variance = seen.statistics()
+    mean, variance = observed.statistics()
     np.testing.assert_allclose(mean, hidden.mean((0, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(variance, hidden.var((0, 2, 3)), rtol=1e-4)
     flat = hidden.transpose(1, 0, 2, 3).reshape(6, -1).astype(np.float64)
-    np.testing.assert_allclose(seen.behaviours(), flat @ flat.T / flat.shape[1], rtol=1e-4)
+    np.testing.assert_allclose(observed.behaviours(), flat @ flat.T / flat.shape[1], rtol=1e-4)
 
 
 def test_features_are_the_largest_values_by_sample_and_responses_the_outputs():
@@ -162,10 +162,10 @@ def test_features_are_the_largest_values_by_sample_and_responses_the_outputs():
     n = Net({"x": ("N", 3, 6, 6)})
     h = n.node("Relu", n.conv("x", 3, 6))
     y = n.gemm(n.node("Flatten", h), 216, 5)
-    seen, analysis = seen_of(n.model(y), moments=True)
+    observed, analysis = seen_of(n.model(y), moments=True)
     hidden, out = run(with_outputs(analysis.proto, [h, y]), {"x": images(7, 6)})
-    np.testing.assert_allclose(seen.features, hidden.max((2, 3)), rtol=1e-6)
-    np.testing.assert_allclose(seen.responses, out, rtol=1e-4, atol=1e-5)  # float32
+    np.testing.assert_allclose(observed.features, hidden.max((2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(observed.responses, out, rtol=1e-4, atol=1e-5)  # float32
     assert seen_of(n.model(y))[0].features.size == 0
 
 
@@ -180,7 +180,7 @@ def test_pooling_needs_an_output_with_a_row_for_every_sample():
 def test_moments_of_a_device_are_seen_on_the_host():
     """It refuses implicit copies."""
     device = Backend(array_api_strict, array_api_strict.Device("device1"))
-    seen, _ = seen_of(several(2), moments=True, to_device=device.to_device)
+    observed, _ = seen_of(several(2), moments=True, to_device=device.to_device)
     host, _ = seen_of(several(2), moments=True)
     for name in ("thinet", "nu", "wanda"):
-        assert ranking(name, seen) == ranking(name, host)
+        assert ranking(name, observed) == ranking(name, host)

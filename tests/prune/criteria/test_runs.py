@@ -5,20 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, chain, images, run, weights_of, without_latency
+from small_models import Net, chain, images, run, weights_of
 
 import onnx_reap
 from onnx_reap.errors import ReapError, UsageError
+from onnx_reap.fields import CRITERIA
 from onnx_reap.onnxio.session import with_outputs
 from onnx_reap.prune.criteria import table
-from onnx_reap.prune.criteria.table import CRITERIA
 
 DATA = images(24)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_latency(monkeypatch)
 
 
 def mixed() -> onnx.ModelProto:
@@ -155,5 +150,5 @@ def test_pls_explains_labels_where_there_are_any():
         result = onnx_reap.reap(model, data, labels=labels, round_to=1, **settings)
         (kept,) = [g.kept for g in result.plan.groups if len(g.kept) < g.width]
         assert kept == (unit,)
-    with pytest.raises(UsageError, match="--labels: nothing to measure for"):
+    with pytest.raises(UsageError, match="--labels requires --max-drop"):
         onnx_reap.reap(model, data, labels=labels, ratio=0.5, criterion="nu")

@@ -15,7 +15,7 @@ from small_models import Net, chain, images
 import onnx_reap
 from onnx_reap.cli.main import main
 from onnx_reap.errors import CheckError, ReapError, UsageError
-from onnx_reap.options import EXECUTED
+from onnx_reap.options import ReplayKeywords
 
 FASHION = Path(__file__).parent.parents[2] / "models" / "fashion_resnet.onnx"
 SAME = 1e-5  # of the largest output: sums in another order, at all scales of the inputs
@@ -371,7 +371,7 @@ def test_budgets_and_methods_contradict(other):
     assert main(["in.onnx", "out.onnx", "--lossless", flag, str(value)]) == 2
 
 
-@pytest.mark.parametrize("name", [*EXECUTED, "input_shapes"])
+@pytest.mark.parametrize("name", ReplayKeywords.__annotations__)
 def test_how_models_are_run_is_no_contradiction(name):
     values = {"provider": "cpu", "custom_op_library": [], "input_shapes": {"x": (1, 3, 8, 8)}}
     thinned(chain(), **{name: values[name]})

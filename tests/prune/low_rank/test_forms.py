@@ -5,17 +5,12 @@ import onnx
 import onnx.helper as oh
 import pytest
 from onnx import TensorProto, numpy_helper
-from small_models import Net, chain, images, run, stateful, without_latency
+from small_models import Net, chain, images, run, stateful
 
 import onnx_reap
 
 CHEAP = {"ratio": 0.5, "criterion": "l1", "refit": False}
 DATA = images(8)
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    without_latency(monkeypatch)
 
 
 def _prune(model: onnx.ModelProto, data=DATA, least: int = 1, **settings) -> onnx.ModelProto:

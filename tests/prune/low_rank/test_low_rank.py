@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run, weights_of, without_latency
+from small_models import Net, images, run, weights_of
 
 import onnx_reap
 import onnx_reap.prune.low_rank.rewrite
@@ -17,23 +17,23 @@ import onnx_reap.prune.low_rank.streams
 import onnx_reap.prune.low_rank.timing
 from onnx_reap import ReapError
 from onnx_reap.api import replay
-from onnx_reap.cli.arguments import parse
+from onnx_reap.cli.run import parse_run
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.errors import CheckError, UsageError
 from onnx_reap.graph.analysis import analyse, count_parameters
 from onnx_reap.graph.inputs import model_inputs
+from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
-from onnx_reap.prune.apply import make
-from onnx_reap.prune.context import open_work
-from onnx_reap.prune.decide import Choice
-from onnx_reap.prune.goal import allowed
-from onnx_reap.prune.low_rank.factoring import factored, without_idle
-from onnx_reap.prune.low_rank.forming import goal_of, observed
-from onnx_reap.prune.low_rank.rewrite import check_same
+from onnx_reap.prune.apply import apply_choice
+from onnx_reap.prune.context import open_run
+from onnx_reap.prune.form import Choice
+from onnx_reap.prune.goal import allowed, read_goal
+from onnx_reap.prune.low_rank.compare_forms import best_form
+from onnx_reap.prune.low_rank.form import in_low_rank, without_idle
+from onnx_reap.prune.low_rank.rewrite import check_same, rewritten
 from onnx_reap.prune.plan import Plan
 from onnx_reap.solve.allocation import Budget, Choices
 from onnx_reap.solve.knapsack import knapsack
-from onnx_reap.validation import make_settings
 
 SHIPPED = Path(__file__).parent.parent.parents[1] / "models"
 DATA = images(160)
@@ -42,12 +42,6 @@ DATA = images(160)
 def by_macs(points, providers, on_point):
     """Time layers by what they multiply."""
     return {p: 1e-3 * p.inputs * p.outputs * prod(p.layer.kernel) for p in points}
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_latency(monkeypatch)
-    monkeypatch.setattr(onnx_reap.prune.low_rank.timing, "measure_layers", by_macs)
 
 
 def net(seed: int = 0, dtype=np.float32, width: int = 16) -> onnx.ModelProto:
@@ -73,7 +67,7 @@ def macs_of(model: onnx.ModelProto) -> int:
 
 def work_on(model: onnx.ModelProto, **settings):
     given = {"low_rank": "also", "refit": False, "round_to": 2, **settings}
-    return factored(open_work(model, DATA, make_settings(given), NoProgress()))
+    return in_low_rank(open_run(model, DATA, Settings.make(given), NoProgress()))
 
 
 def choice_at(work, widths: dict[int, int]) -> Choice:
@@ -90,16 +84,16 @@ def test_the_cost_of_any_widths_is_that_of_the_file(seed: int, state: str):
     analysis, rng = work.analysis, np.random.default_rng(seed)
     widths = {}
     for index, group in enumerate(analysis.groups):
-        is_rank = index in analysis.ranks
+        is_rank = index in work.form.widths
         wanted = {"thinner": not is_rank, "factorised": is_rank, "both": True}.get(state, False)
         if wanted or (state == "mixed" and rng.random() < 0.5):
-            smaller = analysis.ranks[index][:-1] if is_rank else np.arange(2, group.width, 2)
+            smaller = work.form.widths[index][:-1] if is_rank else np.arange(2, group.width, 2)
             widths[index] = int(rng.choice(smaller))
     choice = choice_at(work, widths)
-    made = make(work, choice)
+    made = apply_choice(work, choice)
     assert analysis.macs.at(choice.widths) == made.macs == macs_of(made.model)
     assert analysis.params.at(choice.widths) == made.params == count_parameters(made.model)
-    two = sum(index in analysis.ranks for index in widths)
+    two = sum(index in work.form.widths for index in widths)
     assert len(made.model.graph.node) == len(net().graph.node) + two
     if state == "whole":
         assert weights_of(made.model).keys() >= weights_of(net(seed)).keys()
@@ -125,13 +119,13 @@ def test_what_one_group_alone_costs_is_the_cost_of_these_widths():
 def test_ranks_and_widths_together_lose_no_more_than_either_alone():
     analysis = (work := work_on(net(), round_to=4)).analysis
     full = np.array([group.width for group in analysis.groups])
-    ranks = analysis.ranks.keys()
+    ranks = work.form.widths.keys()
     budget = [Budget("--target-macs", analysis.macs, int(0.6 * analysis.macs.at(full)))]
     for seed in range(4):
         rng = np.random.default_rng(seed)
         both = [
             Choices(w, rng.choice([0.05, 0.2]) ** (g in ranks) * (1 - w / w[-1]) ** 2)
-            for g, w in enumerate(allowed(analysis, work.settings, vanishing=False))
+            for g, w in enumerate(allowed(work.form, work.settings, vanishing=False))
         ]
         channels, coordinates = (
             [Choices(c.widths[-1:], c.errors[-1:]) if (g in ranks) is fixed else c
@@ -155,9 +149,9 @@ def test_a_branch_vanishes_with_the_group_that_it_would_vanish_with_otherwise():
     assert plain
     assert {names[g] for g in work.analysis.branches.vanishing} == plain
     gone = work.analysis.branches.taken_along(work.analysis.branches.vanishing)
-    assert gone & work.analysis.ranks.keys()  # the basis inside goes along
+    assert gone & work.form.widths.keys()  # the basis inside goes along
     choice = choice_at(work, dict.fromkeys(gone, 0))
-    made = make(work, choice)
+    made = apply_choice(work, choice)
     assert made.macs == work.analysis.macs.at(choice.widths) == macs_of(made.model)
     assert len(made.model.graph.node) < len(net().graph.node)
 
@@ -251,21 +245,21 @@ def test_layers_that_would_be_no_faster_stay_one(monkeypatch: pytest.MonkeyPatch
 
 
 def test_only_the_ranks_that_are_faster_are_taken(monkeypatch: pytest.MonkeyPatch):
-    whole = work_on(net(width=32)).analysis.ranks
+    whole = work_on(net(width=32)).form.widths
 
     def slower(points, providers, on_point):  # a call costs something
         return {p: t + 2 for p, t in by_macs(points, providers, on_point).items()}
 
     monkeypatch.setattr(onnx_reap.prune.low_rank.timing, "measure_layers", slower)
-    fewer = work_on(net(width=32)).analysis.ranks
+    fewer = work_on(net(width=32)).form.widths
     assert sum(map(len, fewer.values())) < sum(map(len, whole.values()))
     assert all(len(ranks) > 1 for ranks in fewer.values())
 
 
 def test_a_basis_takes_more_samples_than_coordinates():
-    names = [f.node for f in work_on(net()).factored.bases.values()]
-    few = open_work(net(), images(20), make_settings({"low_rank": "also"}), NoProgress())
-    fewer = [f.node for f in factored(few).factored.bases.values()]
+    names = [f.node for f in work_on(net()).form.bases.values()]
+    few = open_run(net(), images(20), Settings.make({"low_rank": "also"}), NoProgress())
+    fewer = [f.node for f in in_low_rank(few).form.bases.values()]
     assert fewer and set(fewer) < set(names)
     assert [n for n in names if "gemm" in n.lower()]
     assert not [n for n in fewer if "gemm" in n.lower()]  # one row a sample
@@ -335,7 +329,7 @@ def test_a_form_that_is_another_function_is_not_made(monkeypatch: pytest.MonkeyP
     """The form that is written is compared with the given model, not with itself."""
     real, sound = (
         onnx_reap.prune.low_rank.rewrite.insert,
-        onnx_reap.prune.low_rank.factoring.sound_ones,
+        onnx_reap.prune.low_rank.form.sound_ones,
     )
 
     def wrong(model, factor):
@@ -346,7 +340,7 @@ def test_a_form_that_is_another_function_is_not_made(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("onnx_reap.prune.low_rank.rewrite.insert", wrong)
         return found
 
-    monkeypatch.setattr("onnx_reap.prune.low_rank.factoring.sound_ones", then_wrong)
+    monkeypatch.setattr("onnx_reap.prune.low_rank.form.sound_ones", then_wrong)
     with pytest.raises(CheckError, match="changed"):
         onnx_reap.reap(net(), DATA, target_macs=0.7, low_rank="only", joint_refit=0)
 
@@ -370,7 +364,7 @@ def test_sweeps_and_replays_take_no_ranks():
     with pytest.raises(UsageError):
         onnx_reap.sweep(net(), DATA, low_rank="also")
     with pytest.raises(UsageError):
-        parse(["a.onnx", "b.onnx", "--from-plan", "p.json", "--low-rank"])
+        parse_run(["a.onnx", "b.onnx", "--from-plan", "p.json", "--low-rank"])
 
 
 @pytest.mark.parametrize(
@@ -380,11 +374,11 @@ def test_sweeps_and_replays_take_no_ranks():
 @pytest.mark.parametrize("first", [True, False])
 def test_the_flag(given: list[str], expected: str | None, first: bool):
     files = ["a.onnx", "b.onnx"]
-    arguments = parse([*given, *files] if first else [*files, *given])
+    arguments = parse_run([*given, *files] if first else [*files, *given])
     assert arguments.settings.get("low_rank") == expected
     assert (str(arguments.model), str(arguments.output)) == ("a.onnx", "b.onnx")
-    assert make_settings({"low_rank": True}).low_rank == "also"
-    assert make_settings({"low_rank": False}).low_rank is None
+    assert Settings.make({"low_rank": True}).low_rank == "also"
+    assert Settings.make({"low_rank": False}).low_rank is None
 
 
 def streams(seed: int = 0, rank: int = 8) -> onnx.ModelProto:
@@ -427,12 +421,12 @@ def test_a_stream_of_few_axes_loses_channels_without_a_loss(low_rank: str):
 def test_the_cost_with_streams_is_that_of_the_file(widths: dict[str, int]):
     work = work_on(streams(), round_to=1)
     groups = work.analysis.groups
-    by_scheme = {basis.scheme: name for name, basis in work.factored.bases.items()}
-    inner = next(g.name for g in groups if g.name not in work.factored.bases and g.width == 32)
+    by_scheme = {basis.scheme: name for name, basis in work.form.bases.items()}
+    inner = next(g.name for g in groups if g.name not in work.form.bases and g.width == 32)
     names = {"stream": by_scheme["stream"], "inner": inner}
     index = {g.name: i for i, g in enumerate(groups)}
     choice = choice_at(work, {index[names[key]]: width for key, width in widths.items()})
-    made = make(work, choice)
+    made = apply_choice(work, choice)
     assert work.analysis.macs.at(choice.widths) == made.macs == macs_of(made.model)
     assert work.analysis.params.at(choice.widths) == made.params == count_parameters(made.model)
     if "stream" not in widths:  # then all weights but those that lose channels are as they were
@@ -468,17 +462,15 @@ def test_a_stream_that_gives_something_else_in_its_basis_stays(monkeypatch: pyte
 def test_layers_that_stay_one_are_looked_at_as_one():
     """Coordinates in front of a layer distort what it is felt to lose."""
     work = work_on(net(width=32), refit=True)
-    assert len(work.factored.bases) > 1
-    index = min(work.analysis.ranks)
+    assert len(work.form.bases) > 1
+    index = min(work.form.widths)
     name = work.analysis.groups[index].name
-    choice = choice_at(work, {index: int(work.analysis.ranks[index][0])})
+    choice = choice_at(work, {index: int(work.form.widths[index][0])})
     fewer = without_idle(work, choice)
-    assert [basis.node for basis in fewer.factored.bases.values()] == [
-        work.factored.bases[name].node
-    ]
-    (ranks,) = fewer.analysis.ranks.values()
-    assert np.array_equal(ranks, work.analysis.ranks[index])
-    again = choice_at(fewer, {i: int(r[0]) for i, r in fewer.analysis.ranks.items()})
+    assert [basis.node for basis in fewer.form.bases.values()] == [work.form.bases[name].node]
+    (ranks,) = fewer.form.widths.values()
+    assert np.array_equal(ranks, work.form.widths[index])
+    again = choice_at(fewer, {i: int(r[0]) for i, r in fewer.form.widths.items()})
     assert without_idle(fewer, again) is fewer
 
 
@@ -520,16 +512,16 @@ def test_one_layer_alone_may_become_two():
 
 def test_a_search_keeps_all_layers_that_may_become_two():
     work = work_on(net(width=32), refit=True, max_drop=0.02, low_rank="only")
-    found, goal, _ = observed(work, goal_of(work))
-    assert goal.max_drop == 0.02 and found.factored.bases.keys() == work.factored.bases.keys()
+    goal, _, found = best_form(work, read_goal(work))
+    assert goal.max_drop == 0.02 and found.form.bases.keys() == work.form.bases.keys()
 
 
 def test_a_layer_in_front_of_a_stream_is_idle_though_the_stream_is_not():
     work = work_on(streams(), round_to=1)
-    (name,) = [n for n, basis in work.factored.bases.items() if basis.scheme == "stream"]
+    (name,) = [n for n, basis in work.form.bases.items() if basis.scheme == "stream"]
     index = [group.name for group in work.analysis.groups].index(name)
     fewer = without_idle(work, choice_at(work, {index: 5}))
-    assert list(fewer.factored.bases) == [name]
+    assert list(fewer.form.bases) == [name]
 
 
 def test_globs_are_of_the_given_model():
@@ -560,10 +552,12 @@ def test_where_ranks_bring_nothing_it_is_said():
 
 def test_all_reasons_for_nothing_are_told(monkeypatch: pytest.MonkeyPatch):
     """Some layers are not faster as two, and the others are other functions."""
-    real = onnx_reap.prune.low_rank.factoring.fast_ranks
-    monkeypatch.setattr("onnx_reap.prune.low_rank.factoring.sound_ones", lambda work, bases: [])
+    real = onnx_reap.prune.low_rank.form.fast_ranks
     monkeypatch.setattr(
-        "onnx_reap.prune.low_rank.factoring.fast_ranks",
+        "onnx_reap.prune.low_rank.form.sound_ones", lambda run, _: rewritten(run, [])
+    )
+    monkeypatch.setattr(
+        "onnx_reap.prune.low_rank.form.fast_ranks",
         lambda work, factors: dict(list(real(work, factors).items())[:1]),
     )
     notes = onnx_reap.reap(net(), DATA, low_rank=True, target_macs=0.8, joint_refit=0).report.notes
@@ -574,10 +568,10 @@ def test_all_reasons_for_nothing_are_told(monkeypatch: pytest.MonkeyPatch):
 def test_samples_judge_between_layers_as_two_and_whole(better: str, monkeypatch):
     def lost(found, teachers, judges):
         assert len(teachers) > len(judges) > 0
-        two = any(basis.scheme != "stream" for basis in found[0].factored.bases.values())
+        two = any(basis.scheme != "stream" for basis in found[2].form.bases.values())
         return 1.0 - (two is (better == "two"))
 
-    monkeypatch.setattr("onnx_reap.prune.low_rank.forming._lost", lost)
+    monkeypatch.setattr("onnx_reap.prune.low_rank.compare_forms._lost", lost)
     model = net(width=32)
     for tensor in model.graph.initializer:
         if len(tensor.dims) == 4:  # of few axes: worth being two
@@ -586,8 +580,8 @@ def test_samples_judge_between_layers_as_two_and_whole(better: str, monkeypatch)
             array = ((u[:, :4] * size[:4]) @ v[:4]).reshape(array.shape)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     work = work_on(model, refit=True, target_macs=0.6)
-    form, *_ = observed(work, goal_of(work))
-    assert bool(form.factored.bases) is (better == "two")
+    *_, form = best_form(work, read_goal(work))
+    assert bool(form.form.bases) is (better == "two")
 
 
 def test_layers_that_read_a_stream_are_compared_one_by_one(monkeypatch: pytest.MonkeyPatch):
@@ -605,10 +599,10 @@ def test_layers_that_read_a_stream_are_compared_one_by_one(monkeypatch: pytest.M
         if any(
             linear.node in group.consumers
             for group in work.original.analysis.groups
-            if group.name in work.factored.bases
+            if group.name in work.form.bases
         )
     }
     assert len(readers) == 3 and all(readers <= also for also in compared)
-    stream = [basis for basis in work.factored.bases.values() if basis.scheme == "stream"]
+    stream = [basis for basis in work.form.bases.values() if basis.scheme == "stream"]
     check_same(work.original, stream)  # no layer is two, which would be compared for itself
     assert compared[-1] == readers

@@ -10,12 +10,12 @@ from small_models import Net, run, weights_of
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.graph.analysis import Analysis, analyse, count_parameters
 from onnx_reap.graph.inputs import model_inputs
+from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
-from onnx_reap.prune.context import open_work
+from onnx_reap.prune.context import open_run
 from onnx_reap.prune.low_rank.stream import Stream, stream_ends, taken_over, turn
 from onnx_reap.prune.low_rank.streams import find_streams
 from onnx_reap.solve.eigenbases import stream_basis
-from onnx_reap.validation import make_settings
 
 
 def analysed(model) -> Analysis:
@@ -188,8 +188,8 @@ def test_readers_with_strides_are_observed_everywhere(corner: slice):
     model = n.model(n.head(n.node("Relu", n.conv(h, 6, 9, 1, strides=[2, 2])), 9, 5))
     data = np.zeros((64, 3, 8, 8), np.float32)
     data[:, :, corner, corner] = np.random.default_rng(0).standard_normal((64, 3, 4, 4))
-    settings = make_settings({"low_rank": "also"})
-    (stream,) = find_streams(open_work(model, data, settings, NoProgress()))
+    settings = Settings.make({"low_rank": "also"})
+    (stream,) = find_streams(open_run(model, data, settings, NoProgress()))
     seen = np.tensordot(weights_of(model)[n.nodes[0].input[1]][:, :, 0, 0], data, (1, 1))
     z = np.moveaxis(seen, 0, -1).reshape(-1, 6) @ stream.into
     assert (z[:, 3:] ** 2).sum() < 1e-6 * (z**2).sum()  # three inputs make three axes

@@ -11,7 +11,7 @@ import onnx
 import onnx.helper as oh
 import pytest
 from precision import converted
-from small_models import Net, chain, images, weights_of, without_latency
+from small_models import Net, chain, images, weights_of
 
 import onnx_reap
 from onnx_reap.errors import UsageError
@@ -28,7 +28,6 @@ CHANGED_NOTHING = "--joint-refit changed nothing: "
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_latency(monkeypatch)
     # With so few passes the outputs of such nets may be worse off: that check has its own test.
     monkeypatch.setattr(making, "_distance", lambda *arguments: 0.0)
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, chain, images, run, without_latency
+from small_models import Net, chain, images, run
 
 import onnx_reap
 from onnx_reap.graph.tails import Tail
 from onnx_reap.prune.refit.layer import Rows, fit_layer
 from onnx_reap.solve.backend import Backend, namespace
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    without_latency(monkeypatch)
 
 
 def better_than_the_cut(model: onnx.ModelProto, data: np.ndarray, **settings) -> onnx_reap.Result:

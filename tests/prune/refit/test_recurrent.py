@@ -5,17 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run, without_latency
+from small_models import Net, images, run
 
 import onnx_reap
 from onnx_reap.graph.rules.recurrent import GATES
 
 HIDDEN = 12
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    without_latency(monkeypatch)
 
 
 def recognizer(op: str, *, both: bool, bias: bool, batch: int | str = "N") -> onnx.ModelProto:

@@ -10,6 +10,7 @@ import pytest
 from small_models import Net, images, run, weights_of
 
 from onnx_reap.data import open_calibration
+from onnx_reap.data.split import Samples
 from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.edit.cut import cut_graph
 from onnx_reap.graph.inputs import model_inputs
@@ -141,7 +142,8 @@ def cut_and_refit(analysis: Analysis, removed, data, settings=SETTINGS):
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed)
     cut = run(pruned.to_proto(), feed)[0]
-    samples = open_calibration(data, model_inputs(analysis.proto))
+    calibration = open_calibration(data, model_inputs(analysis.proto))
+    samples = Samples(calibration, calibration, None)
     fitted, notes = repair(analysis, pruned, removed, settings, samples, BACKEND, NoProgress())
     out = pruned.to_proto()
     onnx.checker.check_model(out, full_check=True)

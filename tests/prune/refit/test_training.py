@@ -1,4 +1,4 @@
-"""One stretch: descend, judge, and never be worse off."""
+"""One block: descend, judge, and never be worse off."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from onnx_reap.data import open_calibration
 from onnx_reap.graph.analysis import analyse
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.autodiff.backward import Facts, with_gradients
-from onnx_reap.prune.refit.block_training import Lesson, Training
+from onnx_reap.prune.refit.block_training import BlockProblem, Training
 
 CPU = ["CPUExecutionProvider"]
 
 
-class Stretch:
+class Block:
     """Two layers, their weights, and inputs in batches of 8."""
 
     def __init__(self, seed: int = 0, batches: int = 6) -> None:
@@ -38,17 +38,17 @@ class Stretch:
     def outputs(self, weights=None) -> list[np.ndarray]:
         return [run(self.part, {**batch, **(weights or self.start)})[0] for batch in self.given]
 
-    def improve(self, wanted, *, teaching=4, passes=15, together=1):
+    def improve(self, wanted, *, fitting=4, passes=15, together=1):
         size = wanted[0].size
         trainer = with_gradients(self.part, self.facts, {self.y: 1 / size}, list(self.start))
         targets = [{self.y: y.astype(np.float32), "nobody's": y} for y in wanted]
-        lesson = Lesson(self.given, targets, teaching, passes, together)
-        training = Training(trainer, {}, lesson, CPU)
+        problem = BlockProblem(self.given, targets, fitting, passes, together)
+        training = Training(trainer, {}, problem, CPU)
         found, before, after = training.improve(self.start, self.scales, np.random.default_rng(0))
-        judges = slice(teaching, None)
+        validates = slice(fitting, None)
         errors = [
-            np.mean([np.square(a - b).mean() for a, b in zip(ys, wanted[judges], strict=True)])
-            for ys in (self.outputs()[judges], self.outputs(found)[judges])
+            np.mean([np.square(a - b).mean() for a, b in zip(ys, wanted[validates], strict=True)])
+            for ys in (self.outputs()[validates], self.outputs(found)[validates])
         ]
         # Errors are means of float32 squares.
         assert before == pytest.approx(errors[0], rel=1e-4, abs=1e-9)
@@ -57,94 +57,94 @@ class Stretch:
 
 
 def test_a_short_last_batch_weighs_as_much_as_its_samples():
-    stretch = Stretch()
+    block = Block()
     rng = np.random.default_rng(3)
-    wanted = [y + rng.normal(size=y.shape) * (i + 1) for i, y in enumerate(stretch.outputs())]
-    stretch.given[-1] = {"x": stretch.given[-1]["x"][:3]}
+    wanted = [y + rng.normal(size=y.shape) * (i + 1) for i, y in enumerate(block.outputs())]
+    block.given[-1] = {"x": block.given[-1]["x"][:3]}
     wanted[-1] = wanted[-1][:3]
-    trainer = with_gradients(stretch.part, stretch.facts, {stretch.y: 1 / wanted[0].size}, [])
-    targets = [{stretch.y: y.astype(np.float32)} for y in wanted]
-    training = Training(trainer, stretch.start, Lesson(stretch.given, targets, 4, 0), CPU)
+    trainer = with_gradients(block.part, block.facts, {block.y: 1 / wanted[0].size}, [])
+    targets = [{block.y: y.astype(np.float32)} for y in wanted]
+    training = Training(trainer, block.start, BlockProblem(block.given, targets, 4, 0), CPU)
     _, before, _ = training.improve({}, {}, rng)
-    pairs = zip(stretch.outputs()[4:], wanted[4:], strict=True)
+    pairs = zip(block.outputs()[4:], wanted[4:], strict=True)
     squares = np.concatenate([np.square(a - b).ravel() for a, b in pairs])
     assert before == pytest.approx(squares.mean(), rel=1e-4)  # means of float32 squares
 
 
-def unchanged(stretch: Stretch, found) -> bool:
-    return all(np.array_equal(found[name], x) for name, x in stretch.start.items())
+def unchanged(block: Block, found) -> bool:
+    return all(np.array_equal(found[name], x) for name, x in block.start.items())
 
 
 def test_weights_that_moved_are_found_again():
-    stretch = Stretch()
+    block = Block()
     rng = np.random.default_rng(5)
     moved = {
         name: (x + 0.3 * x.std() * rng.standard_normal(x.shape)).astype(np.float32)
-        for name, x in stretch.start.items()
+        for name, x in block.start.items()
     }
-    found, before, after = stretch.improve(stretch.outputs(moved))
+    found, before, after = block.improve(block.outputs(moved))
     assert after < 0.1 * before
-    assert not unchanged(stretch, found)
+    assert not unchanged(block, found)
 
 
 def test_batches_whose_gradients_are_added_are_as_good_as_one():
-    stretch, halves = Stretch(), Stretch()
-    halves.given = [{"x": x} for b in stretch.given for x in (b["x"][:4], b["x"][4:])]
+    block, halves = Block(), Block()
+    halves.given = [{"x": x} for b in block.given for x in (b["x"][:4], b["x"][4:])]
     rng = np.random.default_rng(5)
     moved = {
         name: (x + 0.3 * x.std() * rng.standard_normal(x.shape)).astype(np.float32)
-        for name, x in stretch.start.items()
+        for name, x in block.start.items()
     }
-    whole, _, _ = stretch.improve(stretch.outputs(moved), teaching=2, passes=4, together=2)
-    parts, _, _ = halves.improve(halves.outputs(moved), teaching=4, passes=4, together=4)
+    whole, _, _ = block.improve(block.outputs(moved), fitting=2, passes=4, together=2)
+    parts, _, _ = halves.improve(halves.outputs(moved), fitting=4, passes=4, together=4)
     for name, x in whole.items():  # float32 sums in another order, through 4 steps
         np.testing.assert_allclose(parts[name], x, rtol=0, atol=1e-3 * np.abs(x).max())
 
 
 def test_what_fits_already_stays():
-    stretch = Stretch()
-    found, before, after = stretch.improve(stretch.outputs())
+    block = Block()
+    found, before, after = block.improve(block.outputs())
     assert before == after < 1e-9
-    assert unchanged(stretch, found)
+    assert unchanged(block, found)
 
 
 def test_where_nothing_helps_the_start_is_returned():
-    """Those that teach want something else than those that judge."""
-    stretch = Stretch()
+    """Those that fit want something else than those that judge."""
+    block = Block()
     rng = np.random.default_rng(1)
-    wanted = stretch.outputs()
-    taught = [y * -2 for y in wanted[:4]]
+    wanted = block.outputs()
+    fitted = [y * -2 for y in wanted[:4]]
     judged = [y + 0.01 * rng.standard_normal(y.shape) for y in wanted[4:]]
-    found, before, after = stretch.improve([*taught, *judged])
+    found, before, after = block.improve([*fitted, *judged])
     assert before == after > 0
-    assert unchanged(stretch, found)
+    assert unchanged(block, found)
 
 
 def test_the_judges_are_never_worse_off():
     better = 0
     for seed in range(12):
-        stretch = Stretch(seed)
+        block = Block(seed)
         rng = np.random.default_rng(seed)
         noise = 10.0 ** rng.uniform(-2, 1)
-        wanted = [y + noise * rng.standard_normal(y.shape) for y in stretch.outputs()]
-        found, before, after = stretch.improve(wanted, passes=3)
+        wanted = [y + noise * rng.standard_normal(y.shape) for y in block.outputs()]
+        found, before, after = block.improve(wanted, passes=3)
         assert after <= before
-        assert (after == before) == unchanged(stretch, found)
+        assert (after == before) == unchanged(block, found)
         better += after < before
     assert better > 0
 
 
 def test_no_infinite_result_is_taken():
     """Activations that overflow while weights move end in infinite errors, not in the weights."""
-    stretch = Stretch()
-    wanted = [y * np.float32(1e25) for y in stretch.outputs()]
-    found, before, after = improved_quietly(stretch, wanted)
+    block = Block()
+    wanted = [y * np.float32(1e25) for y in block.outputs()]
+    found, before, after = improved_quietly(block, wanted)
     assert all(np.isfinite(x).all() for x in found.values())
-    assert unchanged(stretch, found) or after < before
+    assert unchanged(block, found) or after < before
 
 
-def improved_quietly(stretch: Stretch, wanted):
-    trainer = with_gradients(stretch.part, stretch.facts, {stretch.y: 1.0}, list(stretch.start))
-    lesson = Lesson(stretch.given, [{stretch.y: y} for y in wanted], 4, 2)
-    training = Training(trainer, {}, lesson, CPU)
-    return training.improve(stretch.start, stretch.scales, np.random.default_rng(0))
+def improved_quietly(block: Block, wanted):
+    trainer = with_gradients(block.part, block.facts, {block.y: 1.0}, list(block.start))
+    problem = BlockProblem(block.given, [{block.y: y} for y in wanted], 4, 2)
+    training = Training(trainer, {}, problem, CPU)
+    return training.improve(block.start, block.scales, np.random.default_rng(0))

@@ -18,10 +18,10 @@ from oracle import assert_same_function, study
 
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.labels.kept import Kept
+from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
-from onnx_reap.prune.context import open_work
+from onnx_reap.prune.context import open_run
 from onnx_reap.prune.sparsity.permute import movable, orders, permute_graph, reorder
-from onnx_reap.validation import make_settings
 
 
 def drawn(groups: list[Group], seed: int) -> dict[int, int]:
@@ -109,8 +109,8 @@ def test_random_graphs():
     @given(st.integers(0, 2**32 - 1), st.integers(1, 10), st.integers(0, 99))
     def check(seed: int, steps: int, shuffle: int) -> None:
         model = random_model(seed, steps)
-        wanted = make_settings({"samples": 4, "input_shapes": shapes_of(model)})
-        analysis = open_work(model.model, None, wanted, NoProgress()).analysis
+        wanted = Settings.make({"samples": 4, "input_shapes": shapes_of(model)})
+        analysis = open_run(model.model, None, wanted, NoProgress()).analysis
         free, _ = movable(analysis.model, analysis.flow, analysis.groups)
         found = orders(analysis.flow, drawn(free, shuffle))
         assert not isinstance(found, str), found

@@ -13,7 +13,7 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
-from small_models import images, run, without_latency
+from small_models import images, run
 
 import onnx_reap
 
@@ -52,7 +52,6 @@ def near(model: onnx.ModelProto, other: onnx.ModelProto) -> bool:
 
 @pytest.mark.parametrize("given", [{"ratio": 0.5}, {"pattern": "2:4"}], ids=["half", "2:4"])
 def test_static_quantisation(given, tmp_path, monkeypatch):
-    without_latency(monkeypatch)
     result = onnx_reap.reap(residual(), images(60), joint_refit=0, **given)
     other = quantised(result.model, tmp_path)
     assert near(result.model, other)

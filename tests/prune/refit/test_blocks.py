@@ -1,4 +1,4 @@
-"""Where a graph is cut into stretches."""
+"""Where a graph is cut into blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx_reap.data import open_calibration
 from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.frontier import Frontier
-from onnx_reap.prune.refit.blocks import FEWEST, MOST, Stretch, stretches
+from onnx_reap.prune.refit.blocks import FEWEST, MOST, Block, blocks
 
 DATA = images(8)
 
@@ -23,11 +23,11 @@ def analysed(model: onnx.ModelProto) -> Analysis:
     return analyse(model, inputs, open_calibration(DATA, inputs))
 
 
-def divided(analysis: Analysis, unknown: tuple[str, ...] = ()) -> list[Stretch]:
+def divided(analysis: Analysis, unknown: tuple[str, ...] = ()) -> list[Block]:
     shapes = {n: s for n, s in analysis.probe.shapes.items() if n not in unknown}
     model = analysis.model
     frontier = Frontier(model, replace(analysis.probe, shapes=shapes), len(DATA))
-    found = list(stretches(frontier, places_of(analysis), len(model.nodes)))
+    found = list(blocks(frontier, places_of(analysis), len(model.nodes)))
     assert found[0].first == 0
     assert all(a.end == b.first for a, b in pairwise(found))
     return found
@@ -54,7 +54,7 @@ def residual(blocks: int) -> tuple[onnx.ModelProto, list[str]]:
 def test_a_residual_chain_is_cut_behind_its_blocks():
     model, ends = residual(4)
     found = divided(analysed(model))
-    behind = [tuple(stretch.after.tensors) for stretch in found]
+    behind = [tuple(block.after.tensors) for block in found]
     assert behind[:4] == [(end,) for end in ends]
 
 
@@ -72,7 +72,7 @@ def test_stretches_cover_the_graph_and_hold_a_few_layers():
 def test_tensors_that_the_original_lacks_are_never_a_start():
     model, ends = residual(4)
     found = divided(analysed(model), unknown=(ends[1],))
-    assert all(ends[1] not in stretch.after.tensors for stretch in found)
+    assert all(ends[1] not in block.after.tensors for block in found)
     assert (ends[0],) == tuple(found[0].after.tensors)
     assert found[-1].end == len(analysed(model).model.nodes)
 
@@ -84,7 +84,7 @@ def test_where_no_start_is_known_there_are_no_more_stretches():
     shapes = replace(analysis.probe, shapes={})
     frontier = Frontier(analysis.model, shapes, len(DATA))
     assert everything
-    assert list(stretches(frontier, places_of(analysis), nodes)) == []
+    assert list(blocks(frontier, places_of(analysis), nodes)) == []
 
 
 def test_targets_lie_in_front_of_pooling():
@@ -96,4 +96,4 @@ def test_targets_lie_in_front_of_pooling():
         ends.append((h,))
         h = n.node("MaxPool", h, kernel_shape=[2, 2], strides=[2, 2])
     found = divided(analysed(n.model(n.head(h, 8, 5))))
-    assert [tuple(stretch.after.tensors) for stretch in found[:2]] == ends
+    assert [tuple(block.after.tensors) for block in found[:2]] == ends

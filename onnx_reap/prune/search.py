@@ -1,0 +1,61 @@
+"""From a goal to a pruned model: what is estimated first, and which search reaches the goal."""
+
+from __future__ import annotations
+
+from onnx_reap.measure.accuracy_loss import EstimatedLoss, LossEstimator
+from onnx_reap.prune.accuracy_search import deepest_goal, search_accuracy
+from onnx_reap.prune.apply import Pruned, apply_choice
+from onnx_reap.prune.context import Run
+from onnx_reap.prune.decide import decide, estimate
+from onnx_reap.prune.goal import Goal
+from onnx_reap.prune.latency_search import check_latency, search_latency
+from onnx_reap.prune.pruning_curves import PruningCurves
+
+
+def estimate_for(run: Run, goal: Goal) -> tuple[Goal, PruningCurves]:
+    """Find out what removing channels costs, as deep as a search for the goal will go.
+
+    Returns
+    -------
+    goal : Goal
+        Without a latency that the model has anyway.
+    curves : PruningCurves
+
+    Raises
+    ------
+    TargetError
+        If even the narrowest model is slower than the goal.
+    """
+    goal = check_latency(run, goal)
+    with run.clock("choose"):
+        return goal, estimate(run, [deepest_goal(goal, run.analysis)])
+
+
+def reach(
+    run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEstimator | None
+) -> tuple[Pruned, EstimatedLoss | None, Goal]:
+    """Prune a model as far as a goal asks for.
+
+    Parameters
+    ----------
+    loss_of : callable, optional
+        Tells what a model lost, where the goal bounds that.
+
+    Returns
+    -------
+    pruned : Pruned
+    drop : EstimatedLoss or None
+        What was lost, where that is bounded.
+    goal : Goal
+        With the budget that a latency search came to.
+
+    Raises
+    ------
+    TargetError
+        If the goal is out of reach.
+    """
+    if goal.latency is not None:
+        goal = search_latency(run, goal, curves)
+    if loss_of is not None:
+        return *search_accuracy(run, goal, curves, loss_of), goal
+    return apply_choice(run, decide(run, goal, curves)), None, goal

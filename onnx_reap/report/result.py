@@ -1,0 +1,101 @@
+"""What a run gives its caller: a pruned model, its report and its plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnx_reap.onnxio import aside
+from onnx_reap.onnxio.files import Content, check_outputs, write_all
+from onnx_reap.onnxio.save import data_path, model_files
+from onnx_reap.prune.plan import Plan
+from onnx_reap.report.records import Report
+
+
+@dataclass(frozen=True)
+class Result:
+    """A pruned model, what happened, and how to do it again.
+
+    Attributes
+    ----------
+    light : onnx.ModelProto
+        The model, without the weights that are set aside.
+    report : Report
+    plan : Plan
+    sources : frozenset of Source
+        Files that weights of the original lie in. They have to stay as they are: weights that did
+        not change are read from there.
+    held : mapping of str to array
+        Weights that are set aside, by name.
+    """
+
+    light: onnx.ModelProto = field(repr=False)
+    report: Report
+    plan: Plan
+    sources: frozenset[aside.Source] = field(default=frozenset(), repr=False, kw_only=True)
+    held: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, kw_only=True)
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The model with all its weights; beyond 2 GB only `save` writes it."""
+        aside.check_as_found(self.sources)
+        return aside.whole(self.light)
+
+    def files(self, path: Path) -> dict[Path, Content]:
+        """Return the files of the model, to be written to `path`; the model's own is the last.
+
+        Raises
+        ------
+        ReapError
+            If a file that weights of the original lie in changed meanwhile.
+        """
+        aside.check_as_found(self.sources)
+        return model_files(path, self.light)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model: in one file, or in two if weights of the original lie in other files.
+
+        Two if the original is larger than 2 GB as well: beside `path` comes a file of its name with
+        `.data` behind it. Both appear whole, or none does, and the same model is the same bytes.
+
+        Raises
+        ------
+        ReapError
+            If a file can't be written, or holds weights of the original, or such a file changed.
+        """
+        path = Path(path)
+        files = self.files(path)
+        names = {path: "the output model", data_path(path): "the data of the output model"}
+        inputs = {f"the input's data {source.path.name}": source.path for source in self.sources}
+        check_outputs({names[each]: each for each in files}, inputs)
+        write_all(files)
+
+
+@dataclass(frozen=True)
+class Point(Result):
+    """One model of a sweep.
+
+    Attributes
+    ----------
+    target : float
+        Fraction of the multiply-accumulates that it was allowed.
+    accuracy_before, accuracy_after : float, optional
+        Fraction of the held-out samples that the original and this model put into their class,
+        where labels were given.
+    """
+
+    target: float
+    accuracy_before: float | None = None
+    accuracy_after: float | None = None
+
+    @staticmethod
+    def of(result: Result, target: float, before: float | None, after: float | None) -> Point:
+        """Make a point of a result; `before` and `after` are accuracies."""
+        own = {each.name: getattr(result, each.name) for each in fields(result)}
+        return Point(**own, target=target, accuracy_before=before, accuracy_after=after)
