@@ -14,9 +14,9 @@ def test_some_samples_judge_what_others_taught_and_all_of_them_order(monkeypatch
         getattr(evidence, n) for n in ("capture_moments", "group_path", "divergence_choices")
     )
 
-    def spied_capture(model, taps, calibration, *arguments, samples, **more):
-        result = capture(model, taps, calibration, *arguments, samples=samples, **more)
-        seen["captured"].append((calibration.indices, samples, result["conv3"].count))
+    def spied_capture(analysis, taps, samples, *arguments, total, **more):
+        result = capture(analysis, taps, samples, *arguments, total=total, **more)
+        seen["captured"].append((samples.indices, total, result["conv3"].count))
         return result
 
     def spied_path(group, flow, model, taps, moments, *arguments, **more):

@@ -75,7 +75,7 @@ class Store:
             self._folder.cleanup()
 
 
-class Stream:
+class ActivationStream:
     """Runs of one model from a movable frontier.
 
     Parameters
@@ -95,7 +95,7 @@ class Stream:
         self._providers = providers
         self._store: Store | None = None
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> ActivationStream:
         return self
 
     def __exit__(

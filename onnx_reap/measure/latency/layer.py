@@ -177,32 +177,26 @@ def layer_model(point: SizedLayer) -> tuple[onnx.ModelProto, dict[str, np.ndarra
     feed : dict of str to numpy.ndarray
     """
     layer, rng = point.layer, np.random.default_rng(0)
-    node = onnx.NodeProto.FromString(layer.node)
+    nodes = [onnx.NodeProto.FromString(each) for each in (layer.node, layer.activation) if each]
     group = point.inputs if layer.multiplier else layer.group
     if group > 1:
-        node.attribute.append(onnx.helper.make_attribute("group", group))
-    constants = _constant_shapes(point, node, group)
-    shape = [point.inputs if axis == layer.x_axis else n for axis, n in enumerate(layer.x_shape)]
+        nodes[0].attribute.append(onnx.helper.make_attribute("group", group))
 
     def noise(sizes: Sequence[int]) -> np.ndarray:
         return np.resize(rng.random(1009, np.float32) - 0.5, sizes).astype(layer.dtype)
 
-    nodes = [node]
-    tensors = [numpy_helper.from_array(noise(constants[n]), n) for n in node.input if n != "x"]
-    if layer.activation:
-        nodes.append(onnx.NodeProto.FromString(layer.activation))
-        names = [name for name in nodes[1].input[1:] if name]
-        tensors += [
-            numpy_helper.from_array(np.array(value, layer.dtype), name)
-            for name, value in zip(names, layer.bounds, strict=True)
-        ]
+    shapes = _constant_shapes(point, nodes[0], group)
+    constants = {name: noise(shapes[name]) for name in nodes[0].input if name != "x"}
+    bounds = [name for node in nodes[1:] for name in node.input[1:] if name]
+    constants |= {n: np.array(b, layer.dtype) for n, b in zip(bounds, layer.bounds, strict=True)}
+    shape = [point.inputs if axis == layer.x_axis else n for axis, n in enumerate(layer.x_shape)]
     kind = to_onnx(layer.dtype)
     graph = onnx.helper.make_graph(
         nodes,
         "layer",
         [onnx.helper.make_tensor_value_info("x", kind, shape)],
         [onnx.helper.make_tensor_value_info(nodes[-1].output[0], kind, None)],
-        tensors,
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     opsets = [onnx.helper.make_opsetid("", layer.opset)]
     return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), {"x": noise(shape)}

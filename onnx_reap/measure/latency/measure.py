@@ -31,8 +31,8 @@ ROUNDS = 5  # visits to every layer
 SECONDS = 0.01  # of runs per visit, warm-up included
 FEWEST, MOST = 4, 30  # timed runs per visit
 WHOLE_SECONDS = 0.1  # of the whole model, which is visited twice a round
-WARM_UP = 2
-REORDERING = ("ReorderInput", "ReorderOutput")
+WARM_UP = 2  # runs per visit that aren't timed
+REORDERING = ("ReorderInput", "ReorderOutput")  # of channels into blocks, and back
 CPU = "CPUExecutionProvider"
 
 
@@ -67,7 +67,7 @@ def measure(
     providers : sequence of str
         Execution providers of onnxruntime, best first.
     on_point : callable
-        Told that a point is timed, `ROUNDS` times each.
+        Called when a layer was visited, `ROUNDS` times each.
 
     Returns
     -------
@@ -82,21 +82,23 @@ def measure(
     ReapError
         If onnxruntime can't run a model.
     """
-    unique = list(dict.fromkeys(points))
-    times = dict.fromkeys(unique, np.inf)
+    times = dict.fromkeys(points, np.inf)
     parts: dict[Kernel, float] = {}
-    plain = np.inf
-    middle_of_round = len(unique) // 2
+    plain: list[float] = []
+
+    def visit_whole() -> None:
+        kernels = _visit(whole, feed, providers, WHOLE_SECONDS)
+        parts.update({kernel: min(ms, parts.get(kernel, np.inf)) for kernel, ms in kernels.items()})
+        plain.append(_run_time(whole, feed, providers, WHOLE_SECONDS))
+
     for _ in range(ROUNDS):
-        for number, point in enumerate(unique):
-            if number in (0, middle_of_round):
-                _keep_least(parts, _visit(whole, feed, providers, WHOLE_SECONDS))
-                plain = min(plain, _run_time(whole, feed, providers, WHOLE_SECONDS))
-            times[point] = min(times[point], _alone(point, providers))
+        for number, (point, least) in enumerate(times.items()):
+            if number in (0, len(times) // 2):
+                visit_whole()
+            times[point] = min(least, _alone(point, providers))
             on_point()
-    _keep_least(parts, _visit(whole, feed, providers, WHOLE_SECONDS))
-    plain = min(plain, _run_time(whole, feed, providers, WHOLE_SECONDS))
-    return times, min(plain, max(sum(parts.values()), 0.0))
+    visit_whole()
+    return times, min(*plain, max(sum(parts.values()), 0.0))
 
 
 def measure_layers(
@@ -122,10 +124,6 @@ def _left_out(kernel: Kernel, taken: Mapping[Kernel, float]) -> bool:
     return kernel.op in REORDERING or (kernel == BETWEEN and len(taken) > 1)
 
 
-def _keep_least(parts: dict[Kernel, float], taken: Mapping[Kernel, float]) -> None:
-    parts.update({kernel: min(ms, parts.get(kernel, np.inf)) for kernel, ms in taken.items()})
-
-
 def _visit(
     model: LightModel | onnx.ModelProto, feed: Feed, providers: Sequence[str], seconds: float
 ) -> dict[Kernel, float]:
@@ -139,8 +137,8 @@ def _visit(
     kernels: dict[Kernel, list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            told = event["args"]
-            kernel = Kernel(event["name"], told.get("node_index", ""), told["op_name"])
+            details = event["args"]
+            kernel = Kernel(event["name"], details.get("node_index", ""), details["op_name"])
             kernels.setdefault(kernel, []).append(event["dur"] / 1e3)
     # Nodes in the bodies of loops run as often as they like: their time is that of the loop.
     once = {k: times[WARM_UP:] for k, times in kernels.items() if len(times) == len(runs) + WARM_UP}

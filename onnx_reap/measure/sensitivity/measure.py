@@ -86,24 +86,37 @@ def measure_sensitivities(
         LARGEST_BATCH, batch_size(analysis.probe, _activations(part, analysis), None)
     )
     weights = _weights(evaluation, part, batch)
-    # Constants have to fit into a model; each lot takes a pass of its own.
+    # Constants have to fit into a model; each chunk takes a pass of its own.
     chunks = list(in_chunks(tried, lambda i: 4 * perturbations[i].entries, LARGEST_CONSTANTS))
     for chunk in chunks:
         chosen = [perturbations[i] for i in chunk]
         model, effects = _instrumented(evaluation, part, facts, chosen, weights)
-        totals = np.zeros(len(chunk))
-        for _, (outputs,) in run_batches(
-            analysis,
-            [model],
-            evaluation.samples,
-            batch=batch,
-            count_input=SAMPLES,
-            on_batch=on_batch if chunk is chunks[-1] else None,
-        ):
-            totals += [np.square(outputs[name], dtype=np.float64).sum() for name in effects]
-        for index, total in zip(chunk, totals.tolist(), strict=True):
+        step = on_batch if chunk is chunks[-1] else None
+        totals = _sums_of_squares(evaluation, model, effects, batch, step)
+        for index, total in zip(chunk, totals, strict=True):
             result[index] = total if np.isfinite(total) else None
     return result
+
+
+def _sums_of_squares(
+    evaluation: Evaluation,
+    model: LightModel,
+    outputs: Sequence[str],
+    batch: int,
+    on_batch: Callable[[int], object] | None,
+) -> list[float]:
+    """Run an instrumented model; square and sum every output over all samples."""
+    totals = np.zeros(len(outputs))
+    for _, (found,) in run_batches(
+        evaluation.analysis,
+        [model],
+        evaluation.samples,
+        batch=batch,
+        count_input=SAMPLES,
+        on_batch=on_batch,
+    ):
+        totals += [np.square(found[name], dtype=np.float64).sum() for name in outputs]
+    return totals.tolist()
 
 
 def obstacles(evaluation: Evaluation) -> str:

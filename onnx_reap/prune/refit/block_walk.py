@@ -23,7 +23,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.frontier import Frontier
-from onnx_reap.measure.activations.stream import Move, Store, Stream
+from onnx_reap.measure.activations.stream import ActivationStream, Move, Store
 from onnx_reap.measure.autodiff.backward import SIZES, Facts, reached, with_gradients
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.onnxio.float32 import to_float32
@@ -155,8 +155,8 @@ class _AsCut:
         }
 
 
-def _stream(setup: BlockSetup) -> Stream:
-    return Stream(setup.calibration, setup.batch, setup.pad, setup.providers)
+def _stream(setup: BlockSetup) -> ActivationStream:
+    return ActivationStream(setup.calibration, setup.batch, setup.pad, setup.providers)
 
 
 def _with_branches(original: Model, pruned: Model, block: Block, setup: BlockSetup) -> Move:

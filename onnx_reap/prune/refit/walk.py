@@ -13,7 +13,7 @@ from onnx_reap.graph.edit.weights import layer_weights, set_layer, set_weight
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.measure.activations.frontier import Frontier
 from onnx_reap.measure.activations.rows import matrix_to_weight, weight_to_matrix
-from onnx_reap.measure.activations.stream import Stream
+from onnx_reap.measure.activations.stream import ActivationStream
 from onnx_reap.onnxio.dtypes import cast
 from onnx_reap.prune.refit.layer import Fitted, Rows, fit_constant, fit_layer
 from onnx_reap.prune.refit.order import Job, Zeros, waves
@@ -95,8 +95,8 @@ def refit_model(
     return fitted
 
 
-def _stream(walk: Walk) -> Stream:
-    return Stream(walk.calibration, walk.batch, walk.pad, walk.providers)
+def _stream(walk: Walk) -> ActivationStream:
+    return ActivationStream(walk.calibration, walk.batch, walk.pad, walk.providers)
 
 
 def _stretches(all_waves: Sequence[list[Job]], sampler: Sampler) -> Iterator[list[list[Job]]]:
