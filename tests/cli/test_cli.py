@@ -20,6 +20,7 @@ from onnx_reap.cli.arguments import parse
 from onnx_reap.cli.main import main
 from onnx_reap.cli.run import RUN
 from onnx_reap.errors import CheckError, ReapError, TargetError
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.options import OPTIONS, Settings
 from onnx_reap.report.result import Result
 
@@ -30,7 +31,9 @@ def tiny_model() -> onnx.ModelProto:
     return oh.make_model(oh.make_graph([node], "tiny", ends[:1], ends[1:]))
 
 
-RESULT = Result(tiny_model(), sample_report(), SimpleNamespace(to_json=lambda: '{"groups": []}\n'))
+RESULT = Result(
+    LightModel(tiny_model()), sample_report(), SimpleNamespace(to_json=lambda: '{"groups": []}\n')
+)
 
 
 class Pipeline(ModuleType):
@@ -229,7 +232,7 @@ def test_a_run_writes_the_model_and_prints_the_report(
 ):
     assert main(["in.onnx", "out.onnx", "--data", "d.npz", "--samples", "5"]) == 0
     assert pipeline.calls == [("reap", Path("in.onnx"), Path("d.npz"), {"samples": 5})]
-    assert onnx.load("out.onnx") == RESULT.light
+    assert onnx.load("out.onnx") == RESULT.light.proto
     assert written() == {"out.onnx"}
     out, err = capsys.readouterr()
     assert "MACs" in out and out.endswith("Wrote out.onnx\n")
@@ -350,7 +353,7 @@ def test_a_model_that_fits_no_file_is_refused(
         def SerializeToString(self, **_):
             raise ValueError("exceeds maximum protobuf size of 2GB")
 
-    pipeline.action = lambda: replace(RESULT, light=Huge())
+    pipeline.action = lambda: replace(RESULT, light=LightModel(Huge()))
     assert run("in.onnx out.onnx --report r.json") == 1
     assert "2 GB" in capsys.readouterr().err
     assert written() == set()

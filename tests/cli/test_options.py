@@ -102,4 +102,4 @@ def test_a_misspelt_keyword_is_a_type_error(tmp_path: Path):
 def test_public_functions_take_the_keywords_of_their_commands():
     for command in COMMANDS.values():
         function = getattr(onnx_reap, {"run": "reap"}.get(command.name, command.name))
-        assert f"Unpack[{command.keywords.__name__}]" in function.__annotations__["settings"]
+        assert f"{command.keywords.__name__}]" in function.__annotations__["settings"]
