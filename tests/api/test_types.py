@@ -137,7 +137,9 @@ def test_latencies_are_measured(name: str, monkeypatch: pytest.MonkeyPatch):
 @every_type
 def test_blocks_are_refitted_together(name: str):
     model = built(name)
-    result = onnx_reap.reap(model, DATA, joint_refit=10, allocation="local", **BUDGET)
+    # With fewer samples it depends on the processor's rounding whether the outputs gain.
+    data = images(300)
+    result = onnx_reap.reap(model, data, joint_refit=10, allocation="local", **BUDGET)
     assert any(block.error_after < block.error_before for block in result.report.blocks)
     assert {values.dtype for values in weights_of(result.model).values()} == {DTYPES[name]}
 
