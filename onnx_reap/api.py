@@ -66,7 +66,7 @@ def reap(
         Those of `onnx_reap.options.RunKeywords`: the command's flags with underscores. Without a
         budget `max_drop` is 0.01, or `target_macs` 0.6 where there is no data, or too little to
         show such a loss; where zeros are asked for, no channel is removed. With `lossless` no data
-        is needed, and none is run but to judge the result.
+        is needed, and none is run but to evaluate the result.
 
     Returns
     -------

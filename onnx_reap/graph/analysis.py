@@ -67,7 +67,7 @@ class Analysis:
         return np.array([group.width for group in self.groups], np.int64)
 
     def runnable(self, model: LightModel) -> LightModel:
-        """Return a model of the same nodes to judge it by: itself, or its float32 copy."""
+        """Return a model of the same nodes to run and compare: itself, or its float32 copy."""
         return model if self.runs_as_given else in_float32(model, self.model.types)
 
     def copy(self) -> Model:

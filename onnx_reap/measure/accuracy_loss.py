@@ -114,7 +114,7 @@ def held_out_for(flag: str, samples: Samples) -> Calibration:
     """
     if samples.held_out is None:
         raise ReapError(
-            f"{flag}: no samples to judge the result on",
+            f"{flag}: no samples are held out to evaluate the result on",
             got=samples.every.origin,
             expected="20 samples or more",
             hint="give --data",

@@ -115,7 +115,7 @@ def _refit_blocks(
     if new <= old:
         redo()
         return blocks, notes
-    back = "blocks were not refitted together: on samples that judge, the outputs' error rose"
+    back = "blocks were not refitted together: on the validation split the outputs' error rose"
     return [], [*notes, f"{back} from {old:.2g} to {new:.2g}"]
 
 

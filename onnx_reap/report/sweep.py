@@ -104,7 +104,7 @@ def print_sweep(rows: Sequence[Row], original: Report, console: Console) -> None
     console.print(_table(rows, original))
     samples = rows[0].held_out_samples
     if samples:
-        console.print(Text(f"Calibration: {original.calibration}; {samples:,} held out to judge."))
+        console.print(Text(f"Calibration: {original.calibration}; {samples:,} held out."))
     console.print(Text(f"Latency: {original.provider} on this machine, median."))
     console.print(Text("Error: squared output error over the variance of the original output."))
 

@@ -221,7 +221,7 @@ def _together(blocks: Sequence[BlockFit]) -> str:
         sum(getattr(block, f"error_{when}") for block in better) / len(better)
         for when in ("before", "after")
     )
-    where = "on samples that did not teach"
+    where = "on the validation split"
     return f"{count}; mean error behind these {before:.2g} -> {after:.2g} {where}."
 
 

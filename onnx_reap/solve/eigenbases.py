@@ -170,7 +170,7 @@ def slices_error(
 
 
 def stream_basis(grams: Sequence[Array], reads: Sequence[Array]) -> tuple[Array, Array]:
-    """Return coordinates of channels that layers read, those first that their outputs feel most.
+    """Return coordinates of channels that layers read, those first that their outputs depend on most.
 
     Parameters
     ----------
@@ -185,21 +185,22 @@ def stream_basis(grams: Sequence[Array], reads: Sequence[Array]) -> tuple[Array,
         Coordinates of channels x are `x @ into`, and channels of coordinates z are `z @ back`.
     """
     xp = compat.array_namespace(*grams, *reads)
-    seen, felt = xp.zeros_like(grams[0]), xp.zeros_like(grams[0])
+    moment, sensitivity = xp.zeros_like(grams[0]), xp.zeros_like(grams[0])
     for gram, read in zip(grams, reads, strict=True):
         size = float(xp.linalg.trace(gram))
         own = read @ xp.matrix_transpose(read)
         variance = float(xp.sum(own * gram))
         if size > 0 and variance > 0:
-            seen = seen + gram / size
-            felt = felt + own * (size / variance)
-    felt = damped(felt, BLURRED) if float(xp.max(xp.abs(felt))) > 0 else _identity(felt)
-    values, vectors = eigenvectors(felt)
+            moment = moment + gram / size
+            sensitivity = sensitivity + own * (size / variance)
+    is_read = float(xp.max(xp.abs(sensitivity))) > 0
+    sensitivity = damped(sensitivity, BLURRED) if is_read else _identity(sensitivity)
+    values, vectors = eigenvectors(sensitivity)
     root, inverse = (
         (vectors * scale) @ xp.matrix_transpose(vectors)
         for scale in (xp.sqrt(values), 1 / xp.sqrt(values))
     )
-    _, axes = eigenvectors(root @ (seen @ root))
+    _, axes = eigenvectors(root @ (moment @ root))
     return root @ axes, xp.matrix_transpose(axes) @ inverse
 
 

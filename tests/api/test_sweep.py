@@ -172,7 +172,7 @@ def test_calibration_happens_once(monkeypatch: pytest.MonkeyPatch):
         count(name)
     points = onnx_reap.sweep(MODEL, DATA, targets=[0.8, 0.6, 0.4])
     assert len(points) == 3
-    # Samples that teach and samples that judge; a path for each of three groups.
+    # The training and the validation split; a path for each of three groups.
     assert calls == {"capture_moments": 2, "group_path": 3, "divergence_choices": 1}
 
 
@@ -263,7 +263,9 @@ def test_labels_are_checked_before_calibration(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(evidence, "capture_moments", None)
     with pytest.raises(ReapError, match="--labels: not one class per sample"):
         onnx_reap.sweep(MODEL, DATA, labels=[1, 2])
-    with pytest.raises(ReapError, match="--labels: no samples to judge the result on"):
+    with pytest.raises(
+        ReapError, match="--labels: no samples are held out to evaluate the result on"
+    ):
         onnx_reap.sweep(MODEL, DATA[:10], labels=np.zeros(10, int))
     with pytest.raises(UsageError, match="--labels requires --data"):
         onnx_reap.sweep(MODEL, labels=np.zeros(256, int))
