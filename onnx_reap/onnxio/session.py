@@ -116,9 +116,9 @@ def _way_out(model: onnx.ModelProto) -> str:
     return f"run it in onnxruntime alone{more}"
 
 
-def heavy(model: LightModel) -> bool:
+def heavy(model: LightModel | onnx.ModelProto) -> bool:
     """Whether so many weights lie beside the proto that sessions should not copy them."""
-    return sum(array.nbytes for array in model.external().values()) > HEAVY
+    return sum(array.nbytes for array in LightModel.of(model).external().values()) > HEAVY
 
 
 def _give(options: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:

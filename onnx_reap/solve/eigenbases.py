@@ -170,7 +170,7 @@ def slices_error(
 
 
 def stream_basis(grams: Sequence[Array], reads: Sequence[Array]) -> tuple[Array, Array]:
-    """Return coordinates of channels that layers read, those first that their outputs depend on most.
+    """Return coordinates of channels that layers read, in descending order of their effect.
 
     Parameters
     ----------

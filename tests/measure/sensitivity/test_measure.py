@@ -415,9 +415,9 @@ def test_a_groups_error_is_what_is_felt_without_the_first_units_of_its_order(
         analysis, local, orders, observed, data, Settings(), lambda count: None
     )
     assert not notes
-    groups = enumerate(analysis.groups)
-    for (at, group), order, before, after in zip(groups, orders, local, found, strict=True):
-        tried = estimate._points(before, estimate._count(analysis, at))
+    groups = analysis.groups
+    for group, order, before, after in zip(groups, orders, local, found, strict=True):
+        tried = estimate._points(before, estimate._count(group, False))
         assert len(tried) == (2 if len(group.producers) > 1 else 1)
         perturbations = []
         for index in tried:
@@ -466,6 +466,5 @@ def test_very_wide_layers_make_up_for_what_goes_by_a_coefficient_a_channel(monke
 def test_coordinates_are_tried_at_more_widths():
     """The first that go are felt far less than their local error says."""
     analysis, _ = look(MODELS["plain"]())
-    assert estimate._count(analysis, 0) == 1
-    turned = replace(analysis, coordinates=frozenset([0]))
-    assert estimate._count(turned, 0) == 4 and estimate._count(turned, 1) == 1
+    group = analysis.groups[0]
+    assert estimate._count(group, False) == 1 and estimate._count(group, True) == 4

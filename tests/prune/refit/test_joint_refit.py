@@ -310,7 +310,7 @@ def test_without_a_refit_there_is_no_joint_one():
     assert reap(chain(), refit=False, joint_refit=None).report.blocks == ()
 
 
-@pytest.mark.parametrize("passes", [-1, 2.5, True, "3"])
+@pytest.mark.parametrize("passes", [-1, 2.5, True, "three"])
 def test_passes_are_whole_numbers(passes):
     with pytest.raises(UsageError, match="--joint-refit"):
         reap(chain(), joint_refit=passes)
