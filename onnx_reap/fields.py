@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,7 +80,8 @@ class Option:
             return None
         if self.alone is not None and isinstance(value, bool):
             return self.alone if value else None
-        return self.kind.accept(self.flag, value)
+        positive = "--" + self.name.replace("_", "-")  # Python says refit=False, not no_refit
+        return self.kind.accept(positive, value)
 
     def files(self, value: Any) -> dict[str, Path]:
         """Return the files that a value of the command names, by what the user calls them."""
@@ -254,8 +256,14 @@ def check_names(
     ------
     UsageError
     """
+    if unknown := [name for name in given if name not in options]:
+        near = get_close_matches(unknown[0], known, 1)
+        hint = f"{near[0]}" if near else None
+        raise UsageError(
+            "unknown settings", got=", ".join(unknown), expected=", ".join(known), hint=hint
+        )
     if idle := [name for name in given if name not in known]:
-        flags = [options[name].flag if name in options else name for name in idle]
+        flags = [options[name].flag for name in idle]
         expected = ", ".join(each.flag for name, each in options.items() if name in known)
         raise UsageError(what, got=", ".join(flags), expected=expected)
 
@@ -265,7 +273,8 @@ def _plain(kind: Kind, value: Any) -> Any:
     if is_dataclass(value):
         return str(value)
     if callable(value):
-        return f"{value.__module__}:{value.__qualname__}"
+        name = getattr(value, "__qualname__", type(value).__qualname__)
+        return f"{getattr(value, '__module__', type(value).__module__)}:{name}"
     if kind is LABELS and value is not None and not isinstance(value, (str, Path)):
         return f"{len(value)} given"
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -109,9 +109,14 @@ class Arguments:
 
     def inputs(self) -> dict[str, Path]:
         """Return all files that are read, the model's external data among them."""
+        return self._files(written=False) | self.external_data
+
+    @cached_property
+    def external_data(self) -> dict[str, Path]:
+        """The files that weights of the model lie in, by what the user calls them."""
         from onnx_reap.onnxio.save import named_data
 
-        return self._files(written=False) | named_data(self.given["model"])
+        return named_data(self.given["model"])
 
     def _files(self, *, written: bool) -> dict[str, Path]:
         values = self.given | self.settings

@@ -45,12 +45,12 @@ def run_reap(argv: Sequence[str]) -> None:
     """
     arguments = parse_run(argv)
     from onnx_reap.onnxio.files import check_outputs, write_all
-    from onnx_reap.onnxio.save import data_path, named_data
+    from onnx_reap.onnxio.save import data_path
     from onnx_reap.report.records import json_bytes
     from onnx_reap.report.text import print_report, show
 
     outputs = arguments.outputs()
-    if named_data(arguments.model):
+    if arguments.external_data:
         outputs["the data of the output model"] = data_path(arguments.output)
     check_outputs(outputs, arguments.inputs())
     result = _compute(arguments)

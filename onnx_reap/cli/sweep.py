@@ -43,7 +43,6 @@ def run_sweep(argv: Sequence[str]) -> None:
     arguments = parse(SWEEP, argv)
     from onnx_reap.api import sweep
     from onnx_reap.onnxio.files import check_folder, write_folder
-    from onnx_reap.onnxio.save import named_data
     from onnx_reap.report.plots import check_plotting
     from onnx_reap.report.sweep import print_sweep
     from onnx_reap.report.text import show
@@ -52,7 +51,7 @@ def run_sweep(argv: Sequence[str]) -> None:
     files = [TABLE, PLOT]
     for target in dict.fromkeys(targets or DEFAULT_TARGETS):
         files += (names := _names(target, plans_only=plans_only))
-        if named_data(arguments.model):
+        if arguments.external_data:
             files += [f"{name}.data" for name in names if name.endswith(".onnx")]
     check_folder("--output", arguments.output, files, arguments.inputs())
     check_plotting()

@@ -216,7 +216,8 @@ def find_function(name: str) -> Evaluate:
         If there is no such function.
     """
     module, _, attribute = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
     try:
         found: Any = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the module raises when it is imported
@@ -227,7 +228,7 @@ def find_function(name: str) -> Evaluate:
             "for better models",
         ) from error
     finally:
-        sys.path.pop(0)
+        sys.path.remove(folder)
     if not callable(found):
         raise ReapError("--evaluate: not a function", got=name, expected="module:function")
     result: Evaluate = found

@@ -23,7 +23,7 @@ def data_path(path: Path) -> Path:
 
 def named_data(model: Path) -> dict[str, Path]:
     """Return the files of data of an input model, by what the user calls them."""
-    return {f"the input's data {each.name}": each for each in files_of_data(model)}
+    return {f"the input's data {each}": each for each in files_of_data(model)}
 
 
 def model_files(path: Path, model: LightModel) -> dict[Path, Content]:

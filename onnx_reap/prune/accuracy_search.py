@@ -132,7 +132,7 @@ def _removed_by(goal: Goal, analysis: Analysis) -> float:
     if fits(full, goal.budgets):
         return 0.0
     return max(
-        (1 - b.limit / max(b.cost.at(full), 1) for b in goal.budgets if b.cost is analysis.macs),
+        (1 - b.limit / max(b.cost.at(full), 1) for b in goal.budgets if b.name == MACS),
         default=LEAST,
     )
 

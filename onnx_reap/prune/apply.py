@@ -91,6 +91,7 @@ def _applied(run: Run, choice: Choice, *, blocks: bool) -> Pruned:
     elif run.settings.joint_refit:
         notes.append("--joint-refit changed nothing: no channel was removed")
     out = finish(pruned, run.settings)
+    pruned.free_weights()
     params = count_parameters(out)
     return Pruned(choice, out, macs, params, refits, tuple(stretches), tuple(notes))
 
@@ -179,10 +180,12 @@ def _verified(
     sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]
     feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
     kept = kept_positions(analysis.flow, removed)
-    _, notes = compare(
-        masked.to_run(), pruned.to_run(), feeds, analysis.providers, CUT, places=kept
-    )
-    masked.free_weights()  # they may be large
+    try:
+        _, notes = compare(
+            masked.to_run(), pruned.to_run(), feeds, analysis.providers, CUT, places=kept
+        )
+    finally:
+        masked.free_weights()  # they may be large
     if analysis.model.types and analysis.runs_as_given:
         check_loads(pruned.to_light(), analysis.providers)
     return notes
@@ -192,6 +195,7 @@ def sliced_model(run: Run, removed: tuple[int, ...]) -> onnx.ModelProto:
     """Return the verified model without some units, and nothing refitted."""
     pruned, _ = cut_model(run.analysis, removed, run.samples.every)
     out = finish(pruned, run.settings)
+    pruned.free_weights()
     check_file(run.analysis.light, out)
     return out.whole()
 

@@ -109,6 +109,7 @@ def _times_target(run: Run, goal: Goal, choice: Choice) -> tuple[float, float]:
     feed = first_feed(analysis, samples)
     pruned, _ = cut_model(analysis, choice.removed, samples, verify=False)
     out = finish(pruned, run.settings)
+    pruned.free_weights()
     original, out = analysis.runnable(analysis.light), analysis.runnable(out)
     before, after = compare_latency(original, out, feed, analysis.providers, seconds=SECONDS)
     target = value * (before.median_ms if unit == "x" else 1.0)

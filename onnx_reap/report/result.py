@@ -64,9 +64,7 @@ class Result:
         path = Path(path)
         files = self.files(path)
         names = {path: "the output model", data_path(path): "the data of the output model"}
-        inputs = {
-            f"the input's data {source.path.name}": source.path for source in self.light.sources
-        }
+        inputs = {f"the input's data {each.path}": each.path for each in self.light.sources}
         check_outputs({names[each]: each for each in files}, inputs)
         write_all(files)
 

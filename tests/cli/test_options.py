@@ -59,10 +59,10 @@ def test_every_criterion_has_a_module(name: str):
         ({"allocation": "fair"}, "expected: pro, local or uniform"),
         ({"criterion": None}, "--criterion: invalid value"),
         ({"round_to": "no"}, "--round-to: invalid value"),
-        ({"refit": 1}, "--no-refit: invalid value | got: 1 | expected: True or False"),
+        ({"refit": 1}, "--refit: invalid value | got: 1 | expected: True or False"),
         ({"latency_table": 3}, "--latency-table: invalid value"),
         ({"resize": [1, 2, 3]}, "--resize: invalid value"),
-        ({"target_mac": 0.5}, "settings that don't apply here | got: target_mac | expected: --"),
+        ({"target_mac": 0.5}, "unknown settings | got: target_mac | expected:"),
     ],
 )
 def test_values_that_are_refused(given: dict, message: str):

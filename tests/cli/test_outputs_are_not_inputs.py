@@ -98,3 +98,23 @@ def test_a_sweep_writes_over_none_either(
     assert main(["sweep", "in.onnx", "-o", "sweep", "--targets", "0.5", *options.split()]) == 1
     assert "is the same file as" in capsys.readouterr().err
     assert contents(files) == before
+
+
+def test_weights_of_one_name_in_two_folders_are_both_kept(
+    files: Path, capsys: pytest.CaptureFixture[str]
+):
+    model = onnx.load("in.onnx", load_external_data=False)
+    weights = Path("in.onnx.data").read_bytes()
+    folders = [Path("a"), Path("b")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "w.bin").write_bytes(weights)
+    for i, tensor in enumerate(model.graph.initializer):
+        entry = next(e for e in tensor.external_data if e.key == "location")
+        entry.value = f"{folders[i % 2]}/w.bin"
+    onnx.save(model, "two.onnx")
+    before = contents(files)
+    for folder in folders:
+        assert main(["inspect", "two.onnx", "--json", str(folder / "w.bin")]) == 1
+        assert "is the same file as" in capsys.readouterr().err
+    assert contents(files) == before

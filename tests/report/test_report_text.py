@@ -106,7 +106,7 @@ def test_one_line_tells_what_came_of_blocks():
         joined = " ".join(text.split())
         return joined[joined.index("Refitted together") :].split(". ")[0]
 
-    assert "1 of 2 blocks; mean error behind these 0.2 -> 0.1 on samples" in line(rendered())
+    assert "1 of 2 blocks; mean error behind these 0.2 -> 0.1 on the validation" in line(rendered())
     none = (BlockFit(("a",), 0.1, 0.1),)
     assert line(rendered(blocks=none)).startswith("Refitted together: the layers of 0 of 1 blocks")
     assert "Refitted together" not in rendered(blocks=())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from onnx_reap.errors import CheckError
 from onnx_reap.graph.edit.absorb import absorb
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.measure.compare import SAME, SAME_IN_HALF, compare, comparison_feeds
@@ -77,4 +78,11 @@ def _applied(run: Run, choice: Choice, found: list[Redundant]) -> Pruned:
     absorb(changed, (each for unit in found for each in unit.absorbed))
     new = run.analysed(changed.to_light())
     removed = removed_in(choice.removed, run.analysis, new)
+    if len(removed) != len(choice.removed):
+        raise CheckError(
+            "--lossless: the model has other channels once layers absorbed what goes",
+            got=f"{len(removed)} channels to remove",
+            expected=str(len(choice.removed)),
+            hint="report it as a bug; --exclude leaves nodes alone",
+        )
     return replace(apply_choice(run.on(new), replace(choice, removed=removed)), choice=choice)
