@@ -1,32 +1,119 @@
 """Which channel goes where, so that masks keep more of the scores.
 
 Every layer that makes or reads a group of channels divides them into blocks: rows that share tiles,
-input channels that share a column of tiles or a four. For tiles, channels are sorted by importance
-[1]_ where the tiles above the threshold then hold more; for 2:4 they are exchanged in pairs.
+input channels that share a column of tiles or a four. Let c be the scores of a channel and r those
+of what else is in the block. A block is worth
+
+    sum_k max(r_k + c_k - t, 0)         for tiles: what they hold above the threshold t, or
+    sum_k max(b_k, c_k) + a_k           for 2:4: the two largest, a_k and b_k those of the others.
+
+If V[i, j] is what the block of place i is worth with channel j in that place, then exchanging the
+two gains V[i, j] + V[j, i] - V[i, i] - V[j, j], summed over all layers. The best exchanges are made
+until none gains, as [1]_ do for 2:4; for tiles the start is the order by importance of [2]_, where
+it is worth more.
 
 References
 ----------
-.. [1] Y. Li, Q. Ai, F. Ino, "A One-Shot Reparameterization Method for Reducing the Loss of Tile
+.. [1] J. Pool, C. Yu, "Channel Permutations for N:M Sparsity", NeurIPS 2021.
+.. [2] Y. Li, Q. Ai, F. Ino, "A One-Shot Reparameterization Method for Reducing the Loss of Tile
        Pruning on DNNs" (TileTrans), 2022, arXiv:2207.14545.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.labels.labels import LabelArray
-from onnx_reap.prune.sparsity.exchange import Fours, exchange
-from onnx_reap.prune.sparsity.importance import TileSide, sort_by_importance
 from onnx_reap.prune.sparsity.layers import Layer, moved
 from onnx_reap.prune.sparsity.permute import reorder
 from onnx_reap.solve.patterns import Pattern, Scores, Tiles, block_sums
 
-PASSES = 2  # over all groups, where pairs are exchanged
+PASSES = 2  # over all groups
+ROUNDS = 60  # of exchanges in a group
+PAIRS = 32  # by channel, the best that a round of exchanges chooses from
+WIDEST = 4096  # channels of a group whose pairs can all be looked at
+ENTRIES = 2**27  # numbers that a round of exchanges may look at
+CHUNK = 2**22  # of them held at a time
+GAIN = 1e-6  # of what the blocks are worth: less is not worth an exchange,
+LAST = 1e-4  # nor another round
+
 Features = npt.NDArray[np.float32]
+
+
+@dataclass
+class Side:
+    """How one layer divides a group's channels into blocks.
+
+    Attributes
+    ----------
+    features : (P, K) float32 array
+        Scores by position along the layer's axis.
+    block : (P,) int array
+        That each position is in.
+    at : (n,) int array
+        Positions of the group's places.
+    limit : (P, K) float32 array or None
+        Threshold of the block's sums; None for 2:4.
+    """
+
+    features: Features
+    block: npt.NDArray[np.int64]
+    at: npt.NDArray[np.int64]
+    limit: Features | None
+
+    def exchanged(self, perm: npt.NDArray[np.int64]) -> Side:
+        """Return it with another order of the group's channels."""
+        features = self.features.copy()
+        features[self.at] = self.features[self.at[perm]]
+        return Side(features, self.block, self.at, self.limit)
+
+    def worth(self) -> float:
+        """Return what all blocks are worth."""
+        others = self._others()
+        _, first = np.unique(self.block[self.at], return_index=True)
+        return float(self._value(others[first], self.features[self.at][first]).sum())
+
+    def gains(self) -> npt.NDArray[np.float64]:
+        """Gain of every exchange, (n, n)."""
+        others, own = self._others(), self.features[self.at]
+        n, k = own.shape
+        values = np.empty((n, n))
+        step = max(1, CHUNK // max(n * k, 1))
+        for at in range(0, n, step):
+            part = others[at : at + step]
+            values[at : at + step] = self._value(part[:, None], own[None])
+        stays = np.diagonal(values)
+        gains = values + values.T - stays[:, None] - stays[None]
+        block = self.block[self.at]
+        gains[block[:, None] == block[None]] = 0  # their block holds both before and after
+        return gains
+
+    def _others(self) -> Features:
+        """By place, what tells the value of its block: (n, K) float32."""
+        if self.limit is not None:
+            sums = np.zeros((self.block.max() + 1, self.features.shape[1]), np.float32)
+            np.add.at(sums, self.block, self.features)
+            where = self.at
+            return sums[self.block[where]] - self.features[where] - self.limit[where]
+        fours = self.features.reshape(-1, 4, self.features.shape[1])
+        second = np.empty_like(fours)
+        for place in range(4):
+            rest = np.delete(fours, place, axis=1)
+            second[:, place] = np.sort(rest, axis=1)[:, 1]
+        return second.reshape(self.features.shape)[self.at]
+
+    def _value(self, others: Features, own: Features) -> npt.NDArray[np.float64]:
+        """Value of blocks, summed over the last axis, but for what doesn't depend on `own`."""
+        if self.limit is None:
+            result: npt.NDArray[np.float64] = np.maximum(others, own).sum(axis=-1)
+            return result
+        result: npt.NDArray[np.float64] = np.maximum(others + own, 0).sum(axis=-1)
+        return result
 
 
 def arrange(
@@ -50,11 +137,14 @@ def arrange(
     """
     place = {unit: unit for group in groups for unit in group.units}
     now = dict(scores)
-    for _ in range(1 if isinstance(pattern, Tiles) else PASSES):
-        before = dict(place)
+    for number in range(PASSES):
         threshold = pattern.threshold(now) if isinstance(pattern, Tiles) else 0.0
+        before = dict(place)
         for group in groups:
-            perm = _order(group, layers, now, pattern, threshold)
+            sides = _sides(group, layers, now, pattern, threshold)
+            if not sides:
+                continue
+            perm = _exchange(sides, _parts(group), sort=number == 0 and isinstance(pattern, Tiles))
             content = [place[unit] for unit in group.units]
             place.update(
                 (unit, content[p]) for unit, p in zip(group.units, perm.tolist(), strict=True)
@@ -65,26 +155,8 @@ def arrange(
     return {unit: comes for unit, comes in place.items() if unit != comes}
 
 
-def _order(
-    group: Group,
-    layers: Mapping[str, Layer],
-    scores: Mapping[str, Scores],
-    pattern: Pattern,
-    threshold: float,
-) -> npt.NDArray[np.int64]:
-    """Return which of a group's channels goes to each place, (n,)."""
-    parts = np.array(group.parts or (0,) * group.width)
-    at = [
-        (scores[node], axis, places)
-        for node, layer in layers.items()
-        for units, axis in ((layer.x_units, 2), (layer.y_units, 3))
-        if (places := _places(units, group)) is not None
-    ]
-    if isinstance(pattern, Tiles):
-        sides = [_tile_side(*each, pattern, threshold) for each in at]
-        return sort_by_importance([side for side in sides if side is not None], parts)
-    # Every output has fours of its own: only the order of input channels matters.
-    return exchange([Fours(features(s, 2), where) for s, axis, where in at if axis == 2], parts)
+def _parts(group: Group) -> npt.NDArray[np.int64]:
+    return np.array(group.parts or (0,) * group.width)
 
 
 def _apply(
@@ -103,6 +175,28 @@ def _apply(
             now[node] = moved(scores[node], columns, rows)
 
 
+def _sides(
+    group: Group,
+    layers: Mapping[str, Layer],
+    scores: Mapping[str, Scores],
+    pattern: Pattern,
+    threshold: float,
+) -> list[Side]:
+    """Find the layers in which the order of a group's channels matters."""
+    found = []
+    most = max(ENTRIES // group.width**2, 8)
+    for node, layer in layers.items():
+        for units, axis in ((layer.x_units, 2), (layer.y_units, 3)):
+            at = _places(units, group)
+            if at is None:
+                continue
+            side = _side(scores[node], axis, at, pattern, threshold)
+            if side is not None:
+                found.append(side)
+    total = sum(side.features.shape[1] for side in found)
+    return [_thinned(side, most / total) for side in found] if total > most else found
+
+
 def _places(units: LabelArray, group: Group) -> npt.NDArray[np.int64] | None:
     """Position of each unit of a group along an axis; None unless each occurs once."""
     where = {}
@@ -115,24 +209,92 @@ def _places(units: LabelArray, group: Group) -> npt.NDArray[np.int64] | None:
     return None if (at < 0).any() else at
 
 
-def _tile_side(
-    score: Scores, axis: int, at: npt.NDArray[np.int64], pattern: Tiles, threshold: float
-) -> TileSide | None:
+def _side(
+    score: Scores, axis: int, at: npt.NDArray[np.int64], pattern: Pattern, threshold: float
+) -> Side | None:
+    length = score.shape[axis]
+    if not isinstance(pattern, Tiles):
+        if axis == 3:
+            return None  # every output has fours of its own
+        return Side(_features(score, 2), np.arange(score.shape[0] * length) // 4, at, None)
     own, other = (pattern.columns, pattern.rows) if axis == 2 else (pattern.rows, pattern.columns)
     if own == 1:
         return None
-    length = score.shape[axis]
-    sums = features(block_sums(score, 5 - axis, other), axis)
-    width = features(block_sums(np.ones(score.shape), 5 - axis, other), axis)
+    features = _features(block_sums(score, 5 - axis, other), axis)
+    width = _features(block_sums(np.ones(score.shape), 5 - axis, other), axis)
     place = np.arange(score.shape[0] * length)
     block = place // length * -(-length // own) + place % length // own
     sizes = np.bincount(block)[block]
     limit = (threshold * sizes[:, None] * width).astype(np.float32)
-    return TileSide(sums, block, at, limit)
+    return Side(features, block, at, limit)
 
 
-def features(score: Scores, axis: int) -> Features:
+def _features(score: Scores, axis: int) -> Features:
     """Lay out (g, T, C, O) scores by position along inputs or outputs: (g * C, T * O) or so."""
     order = (0, 2, 1, 3) if axis == 2 else (0, 3, 1, 2)
     x = score.transpose(order)
     return x.reshape(x.shape[0] * x.shape[1], -1).astype(np.float32)
+
+
+def _thinned(side: Side, share: float) -> Side:
+    """Keep the features in which channels differ most."""
+    keep = max(1, int(side.features.shape[1] * share))
+    best = np.sort(np.argsort(-np.var(side.features, axis=0), kind="stable")[:keep])
+    limit = None if side.limit is None else side.limit[:, best]
+    return Side(side.features[:, best], side.block, side.at, limit)
+
+
+def _exchange(
+    sides: Sequence[Side], parts: npt.NDArray[np.int64], *, sort: bool
+) -> npt.NDArray[np.int64]:
+    """Return which of a group's channels goes to each place, (n,)."""
+    n = len(parts)
+    perm = np.arange(n)
+    if sort:
+        by_importance = _by_importance(sides, parts)
+        before, after = (
+            sum(side.exchanged(order).worth() for side in sides) for order in (perm, by_importance)
+        )
+        perm = by_importance if after > before else perm
+    sides = [side.exchanged(perm) for side in sides]
+    worth = sum(side.worth() for side in sides)
+    for _ in range(ROUNDS):
+        gains = sum(side.gains() for side in sides)
+        gains = np.where(parts[:, None] == parts[None], gains, 0)
+        swap = _best_pairs(np.triu(gains, 1), sides, GAIN * worth)
+        gained = float(gains[np.arange(n), swap].sum()) / 2  # each exchange is there twice
+        perm, sides = perm[swap], [side.exchanged(swap) for side in sides]
+        if gained <= LAST * worth:
+            break
+    return perm
+
+
+def _by_importance(sides: Sequence[Side], parts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Put channels into the order of their scores, within their part."""
+    total = sum(side.features[side.at].sum(axis=1) for side in sides)
+    perm = np.arange(len(parts))
+    for part in np.unique(parts):
+        own = np.flatnonzero(parts == part)
+        perm[own] = own[np.argsort(-total[own], kind="stable")]
+    return perm
+
+
+def _best_pairs(
+    gains: npt.NDArray[np.float64], sides: Sequence[Side], floor: float
+) -> npt.NDArray[np.int64]:
+    """Choose the best exchanges of which no two touch the same block, (n,)."""
+    n = len(gains)
+    candidates = np.flatnonzero(gains > floor)
+    if len(candidates) > (most := PAIRS * n):
+        candidates = candidates[np.argpartition(-gains.ravel()[candidates], most)[:most]]
+    swap = np.arange(n)
+    taken = [np.zeros(side.block.max() + 1, bool) for side in sides]
+    blocks = [side.block[side.at] for side in sides]
+    order = candidates[np.argsort(-gains.ravel()[candidates], kind="stable")]
+    for i, j in zip(*(x.tolist() for x in np.unravel_index(order, gains.shape)), strict=True):
+        if any(t[b[i]] or t[b[j]] for t, b in zip(taken, blocks, strict=True)):
+            continue
+        swap[[i, j]] = j, i
+        for t, b in zip(taken, blocks, strict=True):
+            t[b[[i, j]]] = True
+    return swap

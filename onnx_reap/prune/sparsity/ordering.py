@@ -13,8 +13,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_sound
 from onnx_reap.prune.context import Run
-from onnx_reap.prune.sparsity.arrange import arrange
-from onnx_reap.prune.sparsity.exchange import WIDEST
+from onnx_reap.prune.sparsity.arrange import WIDEST, arrange
 from onnx_reap.prune.sparsity.layers import Layer, moved
 from onnx_reap.prune.sparsity.permute import Permutation, movable, orders, permute_graph, reorder
 from onnx_reap.solve.patterns import Mask, Pattern, Scores, share_lost

@@ -9,8 +9,7 @@ import pytest
 
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.prune.sparsity.arrange import arrange
-from onnx_reap.prune.sparsity.exchange import Fours
+from onnx_reap.prune.sparsity.arrange import Side, arrange
 from onnx_reap.prune.sparsity.layers import Layer, moved, moved_back
 from onnx_reap.prune.sparsity.permute import reorder
 from onnx_reap.solve.patterns import Tiles, TwoOfFour, share_lost
@@ -78,13 +77,18 @@ def test_channels_stay_in_their_part():
     assert all((u <= 8) == (v <= 8) for u, v in place.items())
 
 
-def test_an_exchange_gains_what_it_says():
+@pytest.mark.parametrize("tiles", [True, False])
+def test_an_exchange_gains_what_it_says(tiles):
     rng = np.random.default_rng(0)
     features = rng.exponential(size=(12, 30)).astype(np.float32)
-    side = Fours(features, np.arange(12))
+    limit = np.full((12, 30), 4.0, np.float32) if tiles else None
+    side = Side(features, np.arange(12) // 4, np.arange(12), limit)
 
     def worth(x):
-        return np.sort(x.reshape(3, 4, 30), axis=1)[:, 2:].sum()
+        fours = x.reshape(3, 4, 30)
+        if tiles:
+            return np.maximum(fours.sum(axis=1) - 4, 0).sum()
+        return np.sort(fours, axis=1)[:, 2:].sum()
 
     gains = side.gains()
     for i, j in [(0, 5), (3, 11), (6, 9), (1, 2)]:
