@@ -109,11 +109,9 @@ class Side:
 
     def _value(self, others: Features, own: Features) -> npt.NDArray[np.float64]:
         """Value of blocks, summed over the last axis, but for what doesn't depend on `own`."""
-        if self.limit is None:
-            result: npt.NDArray[np.float64] = np.maximum(others, own).sum(axis=-1)
-            return result
-        result: npt.NDArray[np.float64] = np.maximum(others + own, 0).sum(axis=-1)
-        return result
+        kept = np.maximum(others, own) if self.limit is None else np.maximum(others + own, 0)
+        value: npt.NDArray[np.float64] = kept.sum(axis=-1)
+        return value
 
 
 def arrange(
