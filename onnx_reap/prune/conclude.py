@@ -22,8 +22,8 @@ from onnx_reap.prune.plan import FactorPlan, Plan, make_plan
 from onnx_reap.solve.allocation import Budget
 
 LARGER = (
-    "the file is larger than the original: more biases came than weights went, or weights that "
-    "nodes make of other constants, by casts or copies, are stored as what these nodes gave"
+    "the file is larger than the original: more biases were added than weights removed, or weights "
+    "that nodes compute from other constants, by casts or copies, are stored as what these gave"
 )
 IN_FLOAT32 = (
     "onnxruntime can't run the model in its own type: outputs and times are those of both models "

@@ -62,7 +62,7 @@ def decide(run: Run, goal: Goal, curves: PruningCurves) -> Choice:
     choice = chosen(run.analysis, curves, widths)
     notes = []
     if not choice.removed:
-        notes = ["the model is as small as was asked for: nothing was removed"]
+        notes = ["the model already meets the budget: nothing was removed"]
     elif run.samples.fit is not None:
         notes = _too_few_samples(run.analysis, widths, run.settings, run.samples.fit)
         notes += curves.notes

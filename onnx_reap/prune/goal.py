@@ -101,7 +101,7 @@ def _no_width(groups: Sequence[Group], settings: Settings) -> TargetError:
     widest = max(groups, key=lambda group: group.width)
     rounding = settings.round_to or "auto"
     return TargetError(
-        "no group may become narrower",
+        "no group has an allowed width below its present one",
         got=f"--min-channels {settings.min_channels}, --round-to {rounding}",
         expected=f"less than the {widest.width} channels of the widest group, {widest.name}",
         hint="lower --min-channels or --round-to",

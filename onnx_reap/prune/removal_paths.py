@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnx_reap.graph.epilogue import find_epilogue
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Flow, Linear
-from onnx_reap.graph.tails import find_tail
 from onnx_reap.measure.activations.moments import Tap, first_of_each
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.prune.criteria.balance import balanced
@@ -112,7 +112,7 @@ def readings(
     linear = tap.linear
     weight = weight_to_matrix(linear, model.constants()[linear.weight].values)
     outputs = weight.shape[2] * linear.group
-    scale = find_tail(model, linear, outputs).scale.reshape(linear.group, 1, -1)
+    scale = find_epilogue(model, linear, outputs).scale.reshape(linear.group, 1, -1)
     weight = weight * scale * np.sqrt(len(tap.layers))  # moments are means over all of them
     units = flow.units_along(linear.x, linear.x_axis)
     if tap.fold is not None:

@@ -43,7 +43,8 @@ def _ties(seen: Inspection) -> Table:
 
 
 def _branches(seen: Inspection) -> Table:
-    table = new_table("Branches that can go wholly", "with group", "added at", "MACs", left=2)
+    title = "Residual branches that can be removed entirely"
+    table = new_table(title, "with group", "added at", "MACs", left=2)
     for branch in seen.branches:
         saving = _percent(branch.saving.macs, seen.total.macs)
         table.add_row(Text(branch.group), Text(collapsed(branch.joins)), saving)
@@ -60,7 +61,7 @@ def _frozen(seen: Inspection) -> Table:
         table.add_row(*texts, f"{row.channels:,}", *_shares(row.share, seen.total))
     others = _shares(seen.others, seen.total)
     if set(others) != {NOTHING}:
-        table.add_row("not of layers", "", "", "", *others)
+        table.add_row("outside layers with constant weights", "", "", "", *others)
     return table
 
 

@@ -243,11 +243,11 @@ def _of_zeros(tiling: Tiling) -> Iterator[str]:
         assert tiling.difference is not None
         yield (
             f"{tiling.permuted:,} channels changed places, which moved outputs by "
-            f"{tiling.difference:.1g} of the largest: masks take {_taken(loss)} instead of "
+            f"{tiling.difference:.1g} of the largest: the masks remove {_taken(loss)} instead of "
             f"{_taken(plain)}."
         )
     else:
-        yield f"Channels are where they were: masks take {_taken(loss)}."
+        yield f"Channels are where they were: the masks remove {_taken(loss)}."
 
 
 def _taken(loss: MaskLoss) -> str:

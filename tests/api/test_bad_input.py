@@ -331,7 +331,7 @@ def test_targets_out_of_reach(refused, monkeypatch):
     ):
         refused(f"{RUN} {flags}", "can't be reached", "try: ", *numbers, status=3)
     for flags in ("--ratio 0.5 --min-channels 16", "--min-channels 99"):
-        refused(f"{RUN} {flags}", "no group may become narrower", "try: lower", status=3)
+        refused(f"{RUN} {flags}", "no group has an allowed width", "try: lower", status=3)
     refused(f"{RUN} --ratio 0.01", "the ratio removes nothing", "expected: at least", status=3)
 
 

@@ -178,7 +178,7 @@ def test_tables_fit_a_terminal_and_end_with_what_can_go():
     places = [text.index(title) for title in titles]
     assert places == sorted(places)
     assert text.splitlines()[-1].startswith("At most 9")
-    assert "graph output (normal)" in text and "not of layers" not in text
+    assert "graph output (normal)" in text and "outside layers with constant weights" not in text
 
 
 def test_names_are_printed_as_they_are():

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnx_reap.graph.epilogue import only_reader
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.graph.tails import only_reader
 from onnx_reap.onnxio.dtypes import cast
 
 

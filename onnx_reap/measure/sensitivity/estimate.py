@@ -89,7 +89,7 @@ def divergence_choices(
     tried = [g for g, at in enumerate(points) if len(at) and analysis.groups[g].consumers]
     if not compared or not tried:
         notes = ["no output holds numbers of float32 that nodes compute"] if tried else []
-        return list(local), [f"{note}: groups are judged by their local errors" for note in notes]
+        return list(local), [f"{note}: local errors of the groups are used" for note in notes]
     evaluation = Evaluation(analysis, compared, samples, settings.seed)
     widths = {g: local[g].widths[points[g]] for g in tried}
     measured = _measured(evaluation, widths, orders, known, on_batch)
@@ -134,13 +134,13 @@ def _notes(
     notes = []
     if unknown:
         notes = [
-            f"what the outputs feel of {unknown} of {len(measured)} groups is unknown, as "
-            f"gradients don't pass {obstacles(evaluation)}: they are judged by their local errors"
+            f"the sensitivity of {unknown} of {len(measured)} groups is unknown, as gradients "
+            f"don't pass {obstacles(evaluation)}: their local errors are used"
         ]
     if silent:
         notes.append(
-            f"the outputs feel nothing of {silent} of {len(measured)} groups on "
-            f"{len(evaluation.samples)} samples: they are judged by their local errors"
+            f"{silent} of {len(measured)} groups don't change the outputs on "
+            f"{len(evaluation.samples)} samples: their local errors are used"
         )
     return notes
 

@@ -8,12 +8,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.constancy import CPU
+from onnx_reap.graph.epilogue import affine_map
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.labels import varying_axes, vector_along
 from onnx_reap.graph.labels.records import Flow, Linear
 from onnx_reap.graph.rules.traits import Trait, traits_of
-from onnx_reap.graph.tails import affine_map
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.prune.lossless.mixing import keeps_constants, mix

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.epilogue import find_epilogue
 from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.graph.tails import find_tail
 from onnx_reap.measure.activations.moments import LayerMoments, Tap, capture_moments
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.options import Settings
@@ -130,7 +130,7 @@ def _factor(
     stored = analysis.model.node(linear.node).inputs[1].values
     weight = backend.to_device(weight_to_matrix(linear, stored)[0])
     outputs = int(weight.shape[1])
-    scale = backend.to_device(find_tail(analysis.model, linear, outputs).scale)
+    scale = backend.to_device(find_epilogue(analysis.model, linear, outputs).scale)
     gram, errors, products = moments.gram[0, ...], {}, {}
     if CHANNEL in schemes:
         moment = basis.output_moment(gram, weight) if SPATIAL in schemes else gram

@@ -126,7 +126,7 @@ def in_low_rank(run: Run) -> Run:
     notes: tuple[str, ...] = ()
     if len(faster) < len(factors):
         notes += (
-            f"{len(factors) - len(faster)} of {len(factors)} layers that could be two stay one: "
+            f"{len(factors) - len(faster)} of {len(factors)} layers are not factorised: "
             "timed on this machine, two would not be clearly faster",
         )
     with run.clock("factorise"):

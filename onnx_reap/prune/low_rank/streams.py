@@ -9,10 +9,10 @@ import numpy as np
 
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.epilogue import find_epilogue
 from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.graph.tails import find_tail
 from onnx_reap.measure.activations.moments import LayerMoments, Tap
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.prune.context import Run
@@ -90,7 +90,7 @@ def _stream(
 
 
 def _read(model: Model, linear: Linear) -> np.ndarray:
-    """Return what a layer makes of its input channels, (C, outputs x taps), in its tail's scale."""
+    """Return what a layer makes of its channels, (C, outputs x taps), in its epilogue's scale."""
     matrix = weight_to_matrix(linear, model.node(linear.node).inputs[1].values)[0]
-    scaled = matrix * find_tail(model, linear, matrix.shape[1]).scale
+    scaled = matrix * find_epilogue(model, linear, matrix.shape[1]).scale
     return np.asarray(scaled.reshape(len(matrix) // linear.taps, -1))

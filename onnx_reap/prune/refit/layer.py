@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnx_reap.graph.tails import Tail
+from onnx_reap.graph.epilogue import Epilogue
 from onnx_reap.onnxio.dtypes import is_half, rounded
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.masked import masked_ridge
@@ -45,7 +45,7 @@ class Rows:
     x : (g, n, D) float32 array
         Inputs as the pruned model gives them.
     wanted : (g, n, O) float32 array
-        What stood behind the layer (`Tail.tensor`) in the original.
+        What stood behind the layer (`Epilogue.tensor`) in the original.
     addend : (g, n, O) float32 array, optional
         What is added behind the layer in the pruned model.
     fit : int
@@ -83,7 +83,7 @@ def fit_layer(
     rows: Rows,
     weight: np.ndarray,
     bias: np.ndarray,
-    tail: Tail,
+    epilogue: Epilogue,
     backend: Backend,
     dampings: Sequence[float] = DAMPINGS,
     stored: npt.DTypeLike = np.float32,
@@ -96,7 +96,7 @@ def fit_layer(
     weight : (g, D, O) float64 array
         Current weight; damping draws towards it.
     bias : (g, O) float64 array
-    tail : Tail
+    epilogue : Epilogue
         What follows; scale and shift are those of g * O outputs.
     stored : dtype
         Type that weights and biases will be rounded to; the error allows for that.
@@ -109,12 +109,12 @@ def fit_layer(
         Never with a larger error on these rows than before.
     """
     groups = len(weight)
-    scale, shift = (v.reshape(groups, 1, -1) for v in (tail.scale, tail.shift))
+    scale, shift = (v.reshape(groups, 1, -1) for v in (epilogue.scale, epilogue.shift))
     asks = np.abs(scale) > WEAK * np.abs(scale).max()
     safe = np.where(asks, scale, 1.0)
     start, offset = weight * scale * asks, (bias[:, None] * scale + shift) * asks
     rows = rows.of_outputs(asks)
-    clip = Clip(tail.low, tail.high, rows.wanted)
+    clip = Clip(epilogue.low, epilogue.high, rows.wanted)
     problem = _Problem(rows, start, backend, mask)
 
     before = clip.error(problem.predict(start, offset))
@@ -137,7 +137,7 @@ def fit_layer(
     return Fitted(new_weight, new_bias[:, 0], damping, before, after)
 
 
-def fit_constant(rows: Rows, constant: np.ndarray, tail: Tail) -> Fitted:
+def fit_constant(rows: Rows, constant: np.ndarray, epilogue: Epilogue) -> Fitted:
     """Fit what is added in place of a branch that vanished.
 
     Parameters
@@ -146,7 +146,7 @@ def fit_constant(rows: Rows, constant: np.ndarray, tail: Tail) -> Fitted:
         Inputs are what the constant is added to; without an addend.
     constant : (1, O) float64 array
         Current values.
-    tail : Tail
+    epilogue : Epilogue
         What follows the addition; neither scaled nor shifted.
 
     Returns
@@ -154,7 +154,7 @@ def fit_constant(rows: Rows, constant: np.ndarray, tail: Tail) -> Fitted:
     Fitted
         The constant as the bias, of an empty weight: without inputs it is the mean of the target.
     """
-    clip, target = Clip(tail.low, tail.high, rows.wanted), rows.wanted
+    clip, target = Clip(epilogue.low, epilogue.high, rows.wanted), rows.wanted
     empty = np.zeros((1, 0, constant.shape[1]))
     before = clip.error(_shifted(rows.x, constant))
     for _ in range(1 + ROUNDS * clip.bites):

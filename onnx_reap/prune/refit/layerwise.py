@@ -11,10 +11,10 @@ from onnx_reap.data.split import Samples
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.constancy import Join
 from onnx_reap.graph.edit.weights import bias_behind, has_plain_bias, layer_weights
+from onnx_reap.graph.epilogue import Epilogue, clipping, find_epilogue, only_reader
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.graph.tails import Tail, clipping, find_tail, only_reader
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.measure.runner import batch_size
 from onnx_reap.options import Settings
@@ -50,7 +50,7 @@ def repair(
     """
     kept = kept_positions(analysis.flow, removed)
     jobs, notes = _jobs(analysis, pruned, set(removed), kept, zeros or {})
-    names = [job.linear.x for job in jobs] + [job.tail.tensor for job in jobs]
+    names = [job.linear.x for job in jobs] + [job.epilogue.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
     assert samples.fit is not None
     calibration, fit_samples = samples.fit, len(samples.fit)
@@ -111,9 +111,9 @@ def _jobs(
         if linear.node not in nodes:
             continue
         now = as_cut(linear, kept)
-        tail = _tail(analysis, pruned, now, kept)
+        epilogue = _epilogue(analysis, pruned, now, kept)
         own = zeros.get(linear.node)
-        if own is None and linear.x not in affected and tail.tensor not in sums:
+        if own is None and linear.x not in affected and epilogue.tensor not in sums:
             continue
         if users[linear.weight] > 1:
             notes.append(f"{linear.node} was not refitted: other layers share its weights")
@@ -123,7 +123,7 @@ def _jobs(
             notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
         else:
             projection = _projection(analysis.model, linear)
-            jobs.append(Job(now, tail, projection=projection, zeros=own))
+            jobs.append(Job(now, epilogue, projection=projection, zeros=own))
     return sorted(jobs, key=lambda job: nodes[job.linear.node]), notes
 
 
@@ -146,8 +146,8 @@ def _constant(pruned: Model, join: Join, rank: int) -> Job:
     )  # fmt: skip
     count = pruned.node(key).inputs[place].values.size
     low, high = clipping(only_reader(pruned, out))
-    tail = Tail(np.ones(count), np.zeros(count), out.name, None, low, high)
-    return Job(linear, tail, place)
+    epilogue = Epilogue(np.ones(count), np.zeros(count), out.name, None, low, high)
+    return Job(linear, epilogue, place)
 
 
 def as_cut(linear: Linear, kept: Mapping[str, tuple[int, np.ndarray]]) -> Linear:
@@ -157,17 +157,17 @@ def as_cut(linear: Linear, kept: Mapping[str, tuple[int, np.ndarray]]) -> Linear
     return linear
 
 
-def _tail(
+def _epilogue(
     analysis: Analysis, pruned: Model, linear: Linear, kept: dict[str, tuple[int, np.ndarray]]
-) -> Tail:
+) -> Epilogue:
     shapes = analysis.probe.shapes
     outputs = len(kept[linear.y][1]) if linear.y in kept else shapes[linear.y][linear.y_axis]
-    tail = find_tail(pruned, linear, outputs)
+    epilogue = find_epilogue(pruned, linear, outputs)
     # Where sizes or channels differ (broadcasting, a tensor the original lacks), aim at y itself.
-    same = shapes.get(tail.tensor) == shapes[linear.y]
-    if not same or _differently_cut(tail.tensor, linear.y, kept):
-        return own_output(tail, linear)
-    return tail
+    same = shapes.get(epilogue.tensor) == shapes[linear.y]
+    if not same or _differently_cut(epilogue.tensor, linear.y, kept):
+        return own_output(epilogue, linear)
+    return epilogue
 
 
 def _differently_cut(a: str, b: str, kept: dict[str, tuple[int, np.ndarray]]) -> bool:

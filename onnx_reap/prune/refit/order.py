@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from onnx_reap.graph.epilogue import Epilogue
 from onnx_reap.graph.ir.model import Model, captured_tensors
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.graph.tails import Tail
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class Job:
     ----------
     linear : Linear
         The addition, with x the addend that stays, where a branch vanished.
-    tail : Tail
+    epilogue : Epilogue
         What follows it in the pruned model; `addend` is None where it could not be known in time.
     place : int, optional
         Index of the addition's input that took the branch's place; None for layers.
     projection : (matrix, bias), optional
         The original's weight (D, O) and bias (O,) where no tensor holds what the layer gave:
-        `tail.tensor` is the projection of a recurrent layer.
+        `epilogue.tensor` is the projection of a recurrent layer.
     zeros : Zeros, optional
         Where the layer has to be zero.
     """
 
     linear: Linear
-    tail: Tail
+    epilogue: Epilogue
     place: int | None = None
     projection: tuple[np.ndarray, np.ndarray] | None = None
     zeros: Zeros | None = None
@@ -59,7 +59,7 @@ class Job:
     @property
     def observed(self) -> str:
         """The tensor of the original that tells what the layer is to give."""
-        return self.tail.tensor if self.projection is None else self.linear.x
+        return self.epilogue.tensor if self.projection is None else self.linear.x
 
 
 def affected_tensors(model: Model, changed: Set[str]) -> set[str]:
@@ -84,13 +84,13 @@ def waves(model: Model, jobs: Sequence[Job]) -> list[list[Job]]:
     result: list[list[Job]] = []
     for job in jobs:
         needs = set(behind.get(job.linear.x, ()))
-        tail = job.tail
-        if tail.addend is not None:
-            beside = behind.get(tail.addend, frozenset())
+        epilogue = job.epilogue
+        if epilogue.addend is not None:
+            beside = behind.get(epilogue.addend, frozenset())
             if all(place[name] < place[job.linear.node] for name in beside):
                 needs |= beside
             else:
-                job = replace(job, tail=own_output(tail, job.linear))
+                job = replace(job, epilogue=own_output(epilogue, job.linear))
         at = max((level[name] + 1 for name in needs), default=0)
         level[job.linear.node] = at
         while len(result) <= at:
@@ -99,9 +99,9 @@ def waves(model: Model, jobs: Sequence[Job]) -> list[list[Job]]:
     return result
 
 
-def own_output(tail: Tail, linear: Linear) -> Tail:
+def own_output(epilogue: Epilogue, linear: Linear) -> Epilogue:
     """Aim at the layer's own output instead of what becomes of it."""
-    return Tail(np.ones_like(tail.scale), np.zeros_like(tail.shift), linear.y)
+    return Epilogue(np.ones_like(epilogue.scale), np.zeros_like(epilogue.shift), linear.y)
 
 
 def _jobs_behind(model: Model, jobs: Sequence[Job]) -> Mapping[str, frozenset[str]]:

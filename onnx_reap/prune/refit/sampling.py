@@ -128,8 +128,10 @@ class Sampler:
         shape = output_shape(linear, x.shape, tuple(y_shape))
         at = sample_positions(linear, shape, self._positions(job), rng)
         rows = [input_rows(linear, x, shape, at)]
-        if job.tail.addend:
-            rows.append(output_rows(linear, np.broadcast_to(tensors[job.tail.addend], shape), at))
+        if job.epilogue.addend:
+            rows.append(
+                output_rows(linear, np.broadcast_to(tensors[job.epilogue.addend], shape), at)
+            )
         return [finite(linear, r) for r in rows]
 
     def _projected(self, job: Job, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -58,7 +58,7 @@ def refit_model(
     pruned : Model
         Cut; its weights are replaced.
     jobs : sequence of Job
-        In topological order, with tails of the pruned model.
+        In topological order, with epilogues of the pruned model.
     on_layer : callable
         Told each layer's node when it is done.
 
@@ -111,7 +111,9 @@ def _stretches(all_waves: Sequence[list[Job]], sampler: Sampler) -> Iterator[lis
 
 def _given(wave: Sequence[Job]) -> list[str]:
     """List what a wave's layers receive in the pruned model."""
-    names = [job.linear.x for job in wave] + [job.tail.addend for job in wave if job.tail.addend]
+    names = [job.linear.x for job in wave] + [
+        job.epilogue.addend for job in wave if job.epilogue.addend
+    ]
     return list(dict.fromkeys(names))
 
 
@@ -119,7 +121,7 @@ def _fit(job: Job, rows: Rows, original: Model, pruned: Model, backend: Backend)
     if job.place is not None:
         old = pruned.node(job.linear.node).inputs[job.place]
         before = old.values.astype(np.float64).reshape(1, -1)
-        fitted = fit_constant(rows, before, job.tail)
+        fitted = fit_constant(rows, before, job.epilogue)
         new = cast(fitted.bias.reshape(old.shape), old.dtype)
         finite = bool(np.isfinite(new).all())
         if finite:
@@ -130,7 +132,7 @@ def _fit(job: Job, rows: Rows, original: Model, pruned: Model, backend: Backend)
     weight = weight_to_matrix(job.linear, stored)
     groups, _, outputs = weight.shape
     bias = np.broadcast_to(bias, groups * outputs).reshape(groups, outputs)
-    fitted = fit_layer(rows, weight, bias, job.tail, backend, stored=stored.dtype, mask=mask)
+    fitted = fit_layer(rows, weight, bias, job.epilogue, backend, stored=stored.dtype, mask=mask)
     if fitted.weight is weight:
         return _told(fitted, written=True)
     new = matrix_to_weight(job.linear, fitted.weight, stored)
@@ -145,7 +147,7 @@ def _zeroed(
         return zeros.mask
     stored, _ = layer_weights(original, job.linear)
     weight = weight_to_matrix(job.linear, stored)
-    scaled = weight * job.tail.scale.reshape(len(weight), 1, -1)
+    scaled = weight * job.epilogue.scale.reshape(len(weight), 1, -1)
     gram = moments_of(backend.to_device(rows.x)).gram
     mask = zeros.choose(gram, backend.to_device(scaled), zeros.mask)
     set_weight(pruned, job.linear, matrix_to_weight(job.linear, weight * mask, stored))

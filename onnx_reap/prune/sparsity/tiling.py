@@ -148,7 +148,7 @@ def _scores(run: Run, layers: Mapping[str, Layer]) -> dict[str, Scores]:
     if run.samples.fit is None:
         return {node: score(layers[node].linear, w, None, None) for node, w in weights.items()}
     asked = [(layers[node].linear, [w]) for node, w in weights.items()]
-    seen = _observed(run, asked, "Looking at inputs")
+    seen = _observed(run, asked, "Measuring input variances")
     return {
         node: score(layers[node].linear, w, seen[node][0], seen[node][1][0])
         for node, w in weights.items()
@@ -176,7 +176,7 @@ def _errors(
         now = moved_back(arranged.masks[node], *order_at(layer, arranged.permutation))
         lost = [weight * ~from_grid(mask) for mask in (now, arranged.before[node])]
         asked.append((layer.linear, [weight, *lost]))
-    seen = _observed(run, asked, "Looking at masks")
+    seen = _observed(run, asked, "Measuring the error of masks")
     return {
         node: [error / total if total > 0 else 0.0 for error in errors]
         for node, (_, (total, *errors)) in seen.items()

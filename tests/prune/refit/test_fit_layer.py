@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_reap.graph.tails import Tail
+from onnx_reap.graph.epilogue import Epilogue
 from onnx_reap.prune.refit.layer import Clip, Rows, _Problem, fit_layer
 from onnx_reap.solve.backend import Backend, namespace
 
@@ -26,17 +26,19 @@ def problem(seed: int, clip: str, *, rows=60, columns=7, outputs=4, maps=2, adde
     x = (before + 0.5 * normal(before.shape)).astype(np.float32)
     now = (beside + 0.3 * normal(wanted.shape)).astype(np.float32) if addend else None
     data = Rows(x, wanted.astype(np.float32), now, fit)
-    tail = Tail(scale, shift, "y", "s" if addend else None, *CLIPS[clip])
-    return data, weight, bias, tail
+    epilogue = Epilogue(scale, shift, "y", "s" if addend else None, *CLIPS[clip])
+    return data, weight, bias, epilogue
 
 
-def error(rows: Rows, weight: np.ndarray, bias: np.ndarray, tail: Tail) -> float:
-    """Recompute the relative error behind the tail, in float64."""
+def error(rows: Rows, weight: np.ndarray, bias: np.ndarray, epilogue: Epilogue) -> float:
+    """Recompute the relative error behind the epilogue, in float64."""
     maps = len(weight)
     y = rows.x.astype(np.float64) @ weight + bias[:, None]
-    u = y * tail.scale.reshape(maps, 1, -1) + tail.shift.reshape(maps, 1, -1)
+    u = y * epilogue.scale.reshape(maps, 1, -1) + epilogue.shift.reshape(maps, 1, -1)
     u = u if rows.addend is None else u + rows.addend
-    u, wanted = (np.clip(v, tail.low, tail.high) for v in (u, rows.wanted.astype(np.float64)))
+    u, wanted = (
+        np.clip(v, epilogue.low, epilogue.high) for v in (u, rows.wanted.astype(np.float64))
+    )
     return float(np.square(u - wanted).mean(1).sum() / wanted.var(1).sum())
 
 
@@ -45,12 +47,12 @@ def error(rows: Rows, weight: np.ndarray, bias: np.ndarray, tail: Tail) -> float
 def test_a_refit_never_raises_the_error_on_its_samples(clip, addend):
     gained = 0
     for seed in range(15):
-        rows, weight, bias, tail = problem(seed, clip, addend=addend)
-        fitted = fit_layer(rows, weight, bias, tail, BACKEND)
+        rows, weight, bias, epilogue = problem(seed, clip, addend=addend)
+        fitted = fit_layer(rows, weight, bias, epilogue, BACKEND)
         # Rows and predictions are float32, relative errors up to about 10.
         close = pytest.approx
-        assert fitted.error_before == close(error(rows, weight, bias, tail), rel=1e-4)
-        after = error(rows, fitted.weight, fitted.bias, tail)
+        assert fitted.error_before == close(error(rows, weight, bias, epilogue), rel=1e-4)
+        after = error(rows, fitted.weight, fitted.bias, epilogue)
         assert fitted.error_after == close(after, rel=1e-4, abs=1e-6)
         assert fitted.error_after <= fitted.error_before
         gained += fitted.error_after < fitted.error_before
@@ -60,8 +62,8 @@ def test_a_refit_never_raises_the_error_on_its_samples(clip, addend):
 @pytest.mark.parametrize("few", [1, 2, 5])
 def test_fewer_rows_than_unknowns_do_no_harm_on_these_rows(few):
     for seed in range(10):
-        rows, weight, bias, tail = problem(seed, "relu", rows=few, columns=30, fit=few - 1)
-        fitted = fit_layer(rows, weight, bias, tail, BACKEND)
+        rows, weight, bias, epilogue = problem(seed, "relu", rows=few, columns=30, fit=few - 1)
+        fitted = fit_layer(rows, weight, bias, epilogue, BACKEND)
         assert fitted.error_after <= fitted.error_before
         assert np.isfinite(fitted.weight).all() and np.isfinite(fitted.bias).all()
 
@@ -89,13 +91,17 @@ def test_targets_are_the_nearest_of_those_that_are_as_good():
 
 
 def test_an_output_that_is_scaled_to_nothing_keeps_its_weights():
-    rows, weight, bias, tail = problem(0, "none", maps=1, addend=False)
-    scale = tail.scale.copy()
+    rows, weight, bias, epilogue = problem(0, "none", maps=1, addend=False)
+    scale = epilogue.scale.copy()
     scale[1] = 0.0
     wanted = rows.wanted.copy()
-    wanted[..., 1] = tail.shift[1]
+    wanted[..., 1] = epilogue.shift[1]
     fitted = fit_layer(
-        Rows(rows.x, wanted, None, rows.fit), weight, bias, Tail(scale, tail.shift, "y"), BACKEND
+        Rows(rows.x, wanted, None, rows.fit),
+        weight,
+        bias,
+        Epilogue(scale, epilogue.shift, "y"),
+        BACKEND,
     )
     assert np.array_equal(fitted.weight[0, :, 1], weight[0, :, 1])
     assert fitted.bias[0, 1] == bias[0, 1]
@@ -103,19 +109,19 @@ def test_an_output_that_is_scaled_to_nothing_keeps_its_weights():
 
 
 def test_what_fits_already_stays():
-    rows, weight, bias, tail = problem(0, "none", addend=False)
+    rows, weight, bias, epilogue = problem(0, "none", addend=False)
     y = rows.x.astype(np.float64) @ weight + bias[:, None]
-    wanted = y * tail.scale.reshape(2, 1, -1) + tail.shift.reshape(2, 1, -1)
+    wanted = y * epilogue.scale.reshape(2, 1, -1) + epilogue.shift.reshape(2, 1, -1)
     exact = Rows(rows.x, wanted.astype(np.float32), None, rows.fit)
-    fitted = fit_layer(exact, weight, bias, tail, BACKEND)
+    fitted = fit_layer(exact, weight, bias, epilogue, BACKEND)
     np.testing.assert_allclose(fitted.weight, weight, rtol=1e-4, atol=1e-5)  # float32 rows
     assert fitted.error_after <= fitted.error_before < 1e-10
 
 
 def test_the_dual_form_gives_the_same(monkeypatch: pytest.MonkeyPatch):
-    rows, weight, bias, tail = problem(3, "relu", rows=20, columns=30, fit=15)
-    dual = fit_layer(rows, weight, bias, tail, BACKEND)
+    rows, weight, bias, epilogue = problem(3, "relu", rows=20, columns=30, fit=15)
+    dual = fit_layer(rows, weight, bias, epilogue, BACKEND)
     monkeypatch.setattr(_Problem, "_is_wide", False)
-    direct = fit_layer(rows, weight, bias, tail, BACKEND)
+    direct = fit_layer(rows, weight, bias, epilogue, BACKEND)
     assert dual.damping == direct.damping
     np.testing.assert_allclose(dual.weight, direct.weight, rtol=1e-3, atol=1e-4)  # float32 rows

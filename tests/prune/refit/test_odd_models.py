@@ -8,7 +8,7 @@ import pytest
 from small_models import Net, chain, images, run
 
 import onnx_reap
-from onnx_reap.graph.tails import Tail
+from onnx_reap.graph.epilogue import Epilogue
 from onnx_reap.prune.refit.layer import Rows, fit_layer
 from onnx_reap.solve.backend import Backend, namespace
 
@@ -66,14 +66,14 @@ def test_dead_outputs_say_nothing():
     y = x @ weight + 8 * rng.standard_normal((1, 300, 6))
     bias, live = np.zeros((1, 6)), np.array([1.0] * 4 + [0.0] * 2)
     backend = Backend(*namespace("cpu"))
-    tail = Tail(live, np.array([0.0] * 4 + [5.0, 5.0]), "u")
-    wanted = (y * live + tail.shift).astype(np.float32)
-    fitted = fit_layer(Rows(x, wanted, None, 240), weight, bias, tail, backend)
+    epilogue = Epilogue(live, np.array([0.0] * 4 + [5.0, 5.0]), "u")
+    wanted = (y * live + epilogue.shift).astype(np.float32)
+    fitted = fit_layer(Rows(x, wanted, None, 240), weight, bias, epilogue, backend)
     alone = fit_layer(
         Rows(x, wanted[..., :4], None, 240),
         weight[..., :4],
         bias[:, :4],
-        Tail(live[:4], tail.shift[:4], "u"),
+        Epilogue(live[:4], epilogue.shift[:4], "u"),
         backend,
     )
     assert fitted.damping == alone.damping

@@ -20,7 +20,7 @@ Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Tail:
+class Epilogue:
     """What follows a layer's output y: `u = scale * y + shift`, then `u + addend`, then clipping.
 
     Attributes
@@ -43,7 +43,7 @@ class Tail:
     high: float = np.inf
 
 
-def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
+def find_epilogue(model: Model, linear: Linear, outputs: int) -> Epilogue:
     """Follow a layer's output as long as a single node reads it.
 
     Parameters
@@ -52,7 +52,7 @@ def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
         Output channels of the layer in this model.
     """
     if linear.recurrent:
-        return Tail(np.ones(outputs), np.zeros(outputs), linear.y)
+        return Epilogue(np.ones(outputs), np.zeros(outputs), linear.y)
     nodes, scale, shift = affine_behind(model, linear, outputs)
     tensor = (nodes[-1] if nodes else model.node(linear.node)).outputs[0]
     rank = linear.y_axis + 1 + len(linear.kernel)
@@ -71,7 +71,7 @@ def find_tail(model: Model, linear: Linear, outputs: int) -> Tail:
                 shift, tensor = shift + affine[1], reader.outputs[0]
                 reader = only_reader(model, tensor)
     low, high = clipping(reader)
-    return Tail(scale, shift, tensor.name, addend, low, high)
+    return Epilogue(scale, shift, tensor.name, addend, low, high)
 
 
 def affine_behind(
