@@ -174,7 +174,7 @@ def test_the_model_is_not_modified():
 def test_tables_fit_a_terminal_and_end_with_what_can_go():
     text = text_of(onnx_reap.inspect(residual()))
     assert max(map(len, text.splitlines())) <= 80
-    titles = ["Groups that can be pruned", "Tied together", "Branches that can go", "Frozen"]
+    titles = ["Groups that can be pruned", "Tied together", "Residual branches", "Frozen"]
     places = [text.index(title) for title in titles]
     assert places == sorted(places)
     assert text.splitlines()[-1].startswith("At most 9")
