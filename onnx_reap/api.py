@@ -76,6 +76,12 @@ def reap(
     ------
     ReapError
         If the request can't be honoured; the message says why and what to try.
+
+    Examples
+    --------
+    >>> half = reap("models/fashion_resnet.onnx", target_macs=0.5, criterion="l1", refit=False)
+    >>> half.report.after.macs / half.report.before.macs <= 0.5
+    True
     """
     run = open_run(model, data, run_settings(settings, data), progress or NoProgress())
     if run.settings.max_drop is not None and settings.get("max_drop") is None:
@@ -254,14 +260,7 @@ def profile(
 ) -> LatencyTable:
     """Measure a model's linear layers at several widths, on this machine.
 
-    Parameters
-    ----------
-    model : path or onnx.ModelProto
-        Never modified.
-    progress : Progress, optional
-        Told how far the measurement is.
-    **settings
-        Those of `onnx_reap.options.ProfileKeywords`.
+    Parameters are those of `reap`, settings those of `onnx_reap.options.ProfileKeywords`.
 
     Raises
     ------
@@ -277,18 +276,19 @@ def profile(
 def inspect(model: Source, **settings: Unpack[options.InspectKeywords]) -> Inspection:
     """Tell what could be pruned of a model, what could not, and why; without data.
 
-    Parameters
-    ----------
-    model : path or onnx.ModelProto
-        Never modified.
-    **settings
-        Those of `onnx_reap.options.InspectKeywords`.
+    The model is only read; settings are those of `onnx_reap.options.InspectKeywords`.
 
     Raises
     ------
     ReapError
         If a setting doesn't apply here, or onnxruntime can't run the model. That nothing can be
         pruned is no error.
+
+    Examples
+    --------
+    >>> found = inspect("models/fashion_resnet.onnx")
+    >>> found.least.macs < found.total.macs
+    True
     """
     chosen = replace(Settings.make(settings, options.InspectKeywords), samples=4)  # only to run it
     form = open_run(model, None, chosen, NoProgress()).form
