@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_reap.data.split import Samples
+from onnx_reap.errors import UsageError
 from onnx_reap.onnxio.load import Source
 from onnx_reap.options import ReplayKeywords, Settings
 from onnx_reap.progress import Progress
@@ -36,6 +37,8 @@ def open_planned(
     ReapError
         If the plan doesn't fit the model.
     """
+    if not isinstance(plan, (Plan, str, Path)):
+        raise UsageError("plan: no plan", got=type(plan).__name__, expected="a Plan or a path")
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
     frozen = Settings.make({name: plan.settings.get(name, ()) for name in ("include", "exclude")})
     chosen = Settings.make(given, ReplayKeywords)

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from small_models import chain
 
+import onnx_reap
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.prune.plan import SCHEMA, GroupPlan, Plan
@@ -85,3 +87,9 @@ def test_a_plan_file_that_can_not_be_read_is_refused(tmp_path: Path):
     for name in ("missing", "binary", "."):
         with pytest.raises(ReapError, match="can't be read"):
             Plan.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("plan", [{}, None, 3])
+def test_what_is_no_plan_is_refused(plan):
+    with pytest.raises(ReapError, match="plan: no plan"):
+        onnx_reap.cut(chain(), plan)
