@@ -90,6 +90,6 @@ def test_a_plan_file_that_can_not_be_read_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("plan", [{}, None, 3])
-def test_what_is_no_plan_is_refused(plan):
+def test_an_object_that_is_no_plan_is_refused(plan):
     with pytest.raises(ReapError, match="plan: no plan"):
         onnx_reap.cut(chain(), plan)
