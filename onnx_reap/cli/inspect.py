@@ -18,18 +18,7 @@ INSPECT = Command(
 
 
 def run_inspect(argv: Sequence[str]) -> None:
-    """Run the command.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        Arguments behind the command's name.
-
-    Raises
-    ------
-    ReapError
-        If the arguments can't be understood, or the model can't be run; no file is written.
-    """
+    """Run the command on the arguments behind its name; a ReapError leaves no file behind."""
     arguments = parse(INSPECT, argv)
     from onnx_reap.api import inspect
     from onnx_reap.onnxio.files import check_outputs, write_all

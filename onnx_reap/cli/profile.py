@@ -19,18 +19,7 @@ PROFILE = Command(
 
 
 def run_profile(argv: Sequence[str]) -> None:
-    """Run the command.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        Arguments behind the command's name.
-
-    Raises
-    ------
-    ReapError
-        If the arguments can't be understood, or the model can't be measured; no file is written.
-    """
+    """Run the command on the arguments behind its name; a ReapError leaves no file behind."""
     arguments = parse(PROFILE, argv)
     from onnx_reap.api import profile
     from onnx_reap.onnxio.files import check_outputs, write_atomically

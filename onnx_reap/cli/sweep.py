@@ -28,18 +28,7 @@ SWEEP = Command(
 
 
 def run_sweep(argv: Sequence[str]) -> None:
-    """Run the command.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        Arguments behind the command's name.
-
-    Raises
-    ------
-    ReapError
-        If the arguments can't be understood, or the request can't be honoured; no file is written.
-    """
+    """Run the command on the arguments behind its name; a ReapError leaves no file behind."""
     arguments = parse(SWEEP, argv)
     from onnx_reap.api import sweep
     from onnx_reap.onnxio.files import check_folder, write_folder

@@ -55,14 +55,8 @@ def masked_ridge(
 
     Returns
     -------
-    weight : array, shape (..., D, O), float64
-        Zero wherever the mask says so.
-    bias : array, shape (..., O), float64
-
-    Raises
-    ------
-    ReapError
-        If the shapes don't fit, no rows were seen, or the damping is too small.
+    weight, bias
+        As from `ridge`, with the same errors; the weight is zero wherever the mask says so.
     """
     check_damping(damping)
     H = moments.cross

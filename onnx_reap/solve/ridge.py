@@ -71,20 +71,8 @@ def ridge_rows(x: Array, y: Array, weight: Array, damping: float) -> tuple[Array
     ----------
     x : array, shape (..., n, D), float32 or float64
     y : array, shape (..., n, O), float32 or float64
-    weight : array, shape (..., D, O), float32 or float64
-        The current weight W_0.
-    damping : float
-        As for `ridge`, whose solution this is.
-
-    Returns
-    -------
-    weight : array, shape (..., D, O), float64
-    bias : array, shape (..., O), float64
-
-    Raises
-    ------
-    ReapError
-        If the shapes don't fit, there are no rows, or the damping is too small.
+    weight, damping
+        As for `ridge`, whose solution this is, with the same errors.
     """
     check_damping(damping)
     n, D = x.shape[-2:]
