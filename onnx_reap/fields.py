@@ -258,7 +258,7 @@ def check_names(
     """
     if unknown := [name for name in given if name not in options]:
         near = get_close_matches(unknown[0], known, 1)
-        hint = f"{near[0]}" if near else None
+        hint = near[0] if near else None
         raise UsageError(
             "unknown settings", got=", ".join(unknown), expected=", ".join(known), hint=hint
         )
