@@ -19,49 +19,26 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Option:
-    """One option of the command.
+    """One option of the command."""
 
-    Attributes
-    ----------
-    name : str
-        As Python and argparse call it.
-    kind : Kind
-        Which values it takes.
-    help, group : str
-        What the help says, and under which heading.
-    default, alone : object
-        Its value if it isn't given, and if its flag stands without a value.
-    shown : str, optional
-        What the help tells of the default instead of the value.
-    metavar : str, optional
-        What the help puts for a value instead of what the kind does.
-    role : str, optional
-        `ratio` and `target` are budgets, `zeros` sets weights to zero.
-    lossless : bool
-        Whether `--lossless` may stand beside it.
-    commands : tuple of str
-        What takes it, of options that are no settings.
-    positional, required, written : bool
-        Whether it has no flag; whether it must be given; whether its file is written, not read.
-    short : str, optional
-        Another flag.
-    """
-
-    name: str
-    kind: Kind
+    name: str  # As Python and argparse call it
+    kind: Kind  # Which values it takes
+    # What the help says, and under which heading
     help: str
     group: str
+    # Its value if it isn't given, and if its flag stands without a value
     default: Any = None
     alone: Any = None
-    shown: str | None = None
-    metavar: str | None = None
-    role: str | None = None
-    lossless: bool = False
-    commands: tuple[str, ...] = ()
+    shown: str | None = None  # What the help tells of the default instead of the value
+    metavar: str | None = None  # What the help puts for a value instead of what the kind does
+    role: str | None = None  # `ratio` and `target` are budgets, `zeros` sets weights to zero
+    lossless: bool = False  # Whether `--lossless` may stand beside it
+    commands: tuple[str, ...] = ()  # What takes it, of options that are no settings
+    # Whether it has no flag; whether it must be given; whether its file is written, not read
     positional: bool = False
     required: bool = False
     written: bool = False
-    short: str | None = None
+    short: str | None = None  # Another flag
 
     @property
     def flag(self) -> str:
@@ -96,32 +73,16 @@ class Option:
 
 @dataclass(frozen=True)
 class Criterion:
-    """How channels are ranked; the module of its name in `prune.criteria` does it.
+    """How channels are ranked; the module of its name in `prune.criteria` does it."""
 
-    Attributes
-    ----------
-    goes_by : str
-        What decides, for the help.
-    paper : str
-    runs : bool
-        Whether it looks at activations; weights alone otherwise.
-    pools : bool
-        Whether it looks at each sample's feature maps and outputs, pooled.
-    ranks : bool
-        Whether it has an order of its own; it comes with the errors of removal otherwise.
-    merges : bool
-        Whether units that stay take over what others bring.
-    package : str, optional
-        Module that it needs, which the extra `methods` brings.
-    """
-
-    goes_by: str
+    goes_by: str  # What decides, for the help
     paper: str = ""
-    runs: bool = False
-    pools: bool = False
+    runs: bool = False  # Whether it looks at activations; weights alone otherwise
+    pools: bool = False  # Whether it looks at each sample's feature maps and outputs, pooled
+    # Whether it has an order of its own; it comes with the errors of removal otherwise
     ranks: bool = True
-    merges: bool = False
-    package: str | None = None
+    merges: bool = False  # Whether units that stay take over what others bring
+    package: str | None = None  # Module that it needs, which the extra `methods` brings
 
 
 CRITERIA = {

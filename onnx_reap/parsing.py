@@ -25,30 +25,16 @@ _LATENCIES = {
 
 @dataclass(frozen=True)
 class Kind:
-    """What an option's value may be.
+    """What an option's value may be."""
 
-    Attributes
-    ----------
-    expected : str
-        The valid values, for messages.
-    metavar : str
-        What the help puts for a value.
-    is_valid : callable
-        Whether a value, as Python passes it, is valid.
-    read : callable
-        Makes a text a value; a ValueError, or an invalid value, refuses the text.
-    collect : callable, optional
-        Makes one value of those that a repeated flag gave; without it, a flag can't be repeated.
-    as_text : bool
-        Whether Python may pass what the command takes, too.
-    """
-
-    expected: str
-    metavar: str
-    is_valid: Callable[[Any], bool]
+    expected: str  # The valid values, for messages
+    metavar: str  # What the help puts for a value
+    is_valid: Callable[[Any], bool]  # Whether a value, as Python passes it, is valid
+    # Makes a text a value; a ValueError, or an invalid value, refuses the text
     read: Callable[[str], Any] = str
+    # Makes one value of those that a repeated flag gave; without it, a flag can't be repeated
     collect: Callable[[list[Any]], Any] | None = None
-    as_text: bool = False
+    as_text: bool = False  # Whether Python may pass what the command takes, too
 
     def parse(self, text: str) -> Any:
         """Read a text, one of several if the flag is repeatable.

@@ -58,16 +58,10 @@ ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Command:
-    """What `onnx-reap` does by the first argument, or without one of them.
-
-    Attributes
-    ----------
-    keywords : subclass of TypedDict
-        The settings that it takes.
-    """
+    """What `onnx-reap` does by the first argument, or without one of them."""
 
     name: str
-    keywords: type
+    keywords: type  # The settings that it takes
     description: str
     usage: str
     epilog: str | None = None
@@ -82,19 +76,11 @@ class Command:
 
 @dataclass(frozen=True)
 class Arguments:
-    """One command line.
-
-    Attributes
-    ----------
-    given : dict of str to object
-        Options that are no settings, all of the command.
-    settings : dict of str to object
-        Only what was given.
-    """
+    """One command line."""
 
     command: Command
-    given: dict[str, Any]
-    settings: dict[str, Any]
+    given: dict[str, Any]  # Options that are no settings, all of the command
+    settings: dict[str, Any]  # Only what was given
 
     def __getattr__(self, name: str) -> Any:
         """Return an option that is no setting."""

@@ -12,20 +12,11 @@ from onnx_reap.onnxio.dtypes import is_float
 
 
 class Source(Protocol):
-    """Random access to prepared samples; what every kind of calibration data comes down to.
+    """Random access to prepared samples; what every kind of calibration data comes down to."""
 
-    Attributes
-    ----------
-    origin : str
-        Short text that says where samples come from.
-    notes : tuple of str
-        What the user should be warned of.
-    shapes : dict of str to tuple of int
-        By name of the input, the shape of one sample as it is fed, without a batch axis.
-    """
-
-    origin: str
-    notes: tuple[str, ...]
+    origin: str  # Short text that says where samples come from
+    notes: tuple[str, ...]  # What the user should be warned of
+    # By name of the input, the shape of one sample as it is fed, without a batch axis
     shapes: dict[str, tuple[int, ...]]
 
     def __len__(self) -> int:

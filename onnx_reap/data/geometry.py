@@ -30,18 +30,11 @@ def pillow() -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Resize, then cut out the centre.
+    """Resize, then cut out the centre."""
 
-    Parameters
-    ----------
-    resize : int or (int, int) or None
-        Shorter side, or height and width, in pixels; None leaves the size alone.
-    size : (int, int)
-        Height and width of the result, in pixels.
-    """
-
+    # Shorter side, or height and width, in pixels; None leaves the size alone
     resize: int | tuple[int, int] | None
-    size: tuple[int, int]
+    size: tuple[int, int]  # Height and width of the result, in pixels
 
     @classmethod
     def of(

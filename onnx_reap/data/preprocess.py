@@ -22,31 +22,22 @@ from onnx_reap.errors import UsageError
 class Preprocess:
     """What is done to every sample, in the order of the module's docstring; None leaves it out.
 
-    Parameters
-    ----------
-    resize : int or (int, int), optional
-        Length of the shorter side, keeping the aspect ratio, or height and width, in pixels.
-    crop : int or (int, int), optional
-        Side, or height and width, of the centre crop, in pixels. After a `resize` to one number it
-        defaults to the model's own height and width.
-    mean, std : float or tuple of float, optional
-        One number, or one a channel, in units after `scale`.
-    scale : float, optional
-        Factor on the stored values.
-    color : {"rgb", "bgr"}
-        Order in which the model wants colours; stored samples are RGB.
-
     Raises
     ------
     UsageError
         If a value makes no sense whatever the model, such as a std of 0.
     """
 
+    # Length of the shorter side, keeping the aspect ratio, or height and width, in pixels
     resize: int | tuple[int, int] | None = None
+    # Side, or height and width, of the centre crop, in pixels. After a `resize` to one number it
+    # defaults to the model's own height and width.
     crop: int | tuple[int, int] | None = None
+    # One number, or one a channel, in units after `scale`
     mean: float | tuple[float, ...] | None = None
     std: float | tuple[float, ...] | None = None
-    scale: float | None = None
+    scale: float | None = None  # Factor on the stored values
+    # "rgb" or "bgr": order in which the model wants colours; stored samples are RGB
     color: str = "rgb"
 
     def __post_init__(self) -> None:

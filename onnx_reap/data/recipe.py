@@ -15,24 +15,13 @@ from onnx_reap.onnxio.dtypes import is_float
 
 @dataclass(frozen=True)
 class Recipe:
-    """How stored samples of one input become what the model is fed.
+    """How stored samples of one input become what the model is fed."""
 
-    Parameters
-    ----------
-    spec : InputSpec
-        The input.
-    geometry : Geometry, optional
-        Resize and crop; None leaves sizes alone.
-    reverse : bool
-        Whether the model wants colours in the order opposite to the stored one.
-    affine : tuple of numpy.ndarray, optional
-        float64 scale, mean and std of ``(x * scale - mean) / std``, each of which broadcasts
-        against a batch in the model's layout; None leaves values alone.
-    """
-
-    spec: InputSpec
-    geometry: Geometry | None = None
-    reverse: bool = False
+    spec: InputSpec  # The input
+    geometry: Geometry | None = None  # Resize and crop; None leaves sizes alone
+    reverse: bool = False  # Whether the model wants colours in the order opposite to the stored one
+    # float64 scale, mean and std of ``(x * scale - mean) / std``, each of which broadcasts against
+    # a batch in the model's layout; None leaves values alone
     affine: tuple[np.ndarray, ...] | None = None
 
     @property

@@ -18,21 +18,12 @@ _COLOURS = (1, 3)
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Name, dtype and shape of one model input.
+    """Name, dtype and shape of one model input."""
 
-    Parameters
-    ----------
-    name : str
-        Name of the input in the model.
-    dtype : numpy.dtype
-        What the model computes on; ``ml_dtypes.bfloat16`` is fine.
-    shape : tuple of int or None
-        None marks a dynamic dimension. ``shape[0]`` is the batch axis, whatever its size; ``()`` is
-        a scalar, which has none.
-    """
-
-    name: str
-    dtype: np.dtype
+    name: str  # Name of the input in the model
+    dtype: np.dtype  # What the model computes on; ``ml_dtypes.bfloat16`` is fine
+    # None marks a dynamic dimension. ``shape[0]`` is the batch axis, whatever its size; ``()`` is a
+    # scalar, which has none.
     shape: tuple[int | None, ...]
 
     def __str__(self) -> str:

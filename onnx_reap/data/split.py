@@ -27,25 +27,14 @@ FEWEST_TO_VALIDATE = 5
 
 @dataclass(frozen=True)
 class Samples:
-    """What a run is fed.
+    """What a run is fed."""
 
-    Attributes
-    ----------
-    every : Calibration
-        All samples; a few of them show shapes and time the models.
-    fit, held_out : Calibration or None
-        Those that channels and weights are fitted to, and those that only evaluate the result.
-    notes : tuple of str
-        Warnings about what was estimated on them.
-    seed : int
-        Of the training and validation split.
-    """
-
-    every: Calibration
+    every: Calibration  # All samples; a few of them show shapes and time the models
+    # Those that channels and weights are fitted to, and those that only evaluate the result
     fit: Calibration | None
     held_out: Calibration | None
-    notes: tuple[str, ...] = ()
-    seed: int = 0
+    notes: tuple[str, ...] = ()  # Warnings about what was estimated on them
+    seed: int = 0  # Of the training and validation split
 
     @cached_property
     def train_validation(self) -> tuple[Calibration, Calibration] | None:

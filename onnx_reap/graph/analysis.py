@@ -29,37 +29,20 @@ from onnx_reap.solve.cost import Cost
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is known of a model before any choice.
+    """What is known of a model before any choice."""
 
-    Attributes
-    ----------
-    light : LightModel
-        The model as given.
-    model : Model
-        Its graph with constants folded; not to be edited, see `copy`.
-    fixed_batch : int or None
-        The batch that the model insists on.
-    runs_as_given : bool
-        Whether onnxruntime runs the model in the types that it has.
-    groups : tuple of Group
-    branches : Branches
-        Those that vanish with all of a group.
-    frozen : tuple of FrozenChannels
-    macs, params : Cost
-    """
-
-    light: LightModel
-    model: Model
+    light: LightModel  # The model as given
+    model: Model  # Its graph with constants folded; not to be edited, see `copy`
     probe: Probe
     flow: Flow
     groups: tuple[Group, ...]
-    branches: Branches
+    branches: Branches  # Those that vanish with all of a group
     frozen: tuple[FrozenChannels, ...]
     macs: Cost
     params: Cost
     providers: Providers
-    fixed_batch: int | None
-    runs_as_given: bool
+    fixed_batch: int | None  # The batch that the model insists on
+    runs_as_given: bool  # Whether onnxruntime runs the model in the types that it has
 
     @property
     def full_widths(self) -> npt.NDArray[np.int64]:

@@ -34,41 +34,22 @@ OTHER = -1
 
 @dataclass(frozen=True)
 class Branch:
-    """What vanishes with all channels of one group.
+    """What vanishes with all channels of one group."""
 
-    Attributes
-    ----------
-    group : int
-        Its index.
-    units : frozenset of int
-    roots : tuple of str
-        Keys of the layers that give their bias alone.
-    joins : tuple of Join
-        Where the branch is added to something else.
-    """
-
-    group: int
+    group: int  # Its index
     units: frozenset[int]
-    roots: tuple[str, ...]
-    joins: tuple[Join, ...]
+    roots: tuple[str, ...]  # Keys of the layers that give their bias alone
+    joins: tuple[Join, ...]  # Where the branch is added to something else
 
 
 @dataclass(frozen=True)
 class Branches:
-    """All branches that may vanish, in any combination.
-
-    Attributes
-    ----------
-    every : tuple of Branch
-    nodes : mapping of str to Ways
-        By key, the ways from a node to the outputs.
-    groups : tuple of Ways
-        By group, the ways of the tensors that hold its channels.
-    """
+    """All branches that may vanish, in any combination."""
 
     every: tuple[Branch, ...] = ()
+    # By key, the ways from a node to the outputs
     nodes: Mapping[str, Ways] = field(default_factory=dict)
-    groups: tuple[Ways, ...] = ()
+    groups: tuple[Ways, ...] = ()  # By group, the ways of the tensors that hold its channels
 
     @property
     def vanishing(self) -> frozenset[int]:

@@ -25,23 +25,12 @@ Edge = tuple[str, int]
 
 @dataclass(frozen=True)
 class Join:
-    """One addend that becomes constant.
+    """One addend that becomes constant."""
 
-    Attributes
-    ----------
-    edge : Edge
-        The addition, and which of its inputs this is.
-    tensor : str
-    axis : int
-        Of the channels; along all others the constant is the same.
-    beside : str
-        An addend of the full shape that is not constant.
-    """
-
-    edge: Edge
+    edge: Edge  # The addition, and which of its inputs this is
     tensor: str
-    axis: int
-    beside: str
+    axis: int  # Of the channels; along all others the constant is the same
+    beside: str  # An addend of the full shape that is not constant
 
 
 def find_joins(

@@ -21,24 +21,14 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What follows a layer's output y: `u = scale * y + shift`, then `u + addend`, then clipping.
+    """What follows a layer's output y: u = scale * y + shift, then u + addend, then clipping."""
 
-    Attributes
-    ----------
-    scale, shift : (O,) float64 array
-        Per output channel.
-    tensor : str
-        The tensor that holds u, or u + addend where there is one.
-    addend : str, optional
-        The other operand of the addition.
-    low, high : float
-        Bounds of the clipping activation that is all that reads `tensor`; infinite without one.
-    """
-
+    # (O,) float64: per output channel
     scale: Vector
     shift: Vector
-    tensor: str
-    addend: str | None = None
+    tensor: str  # The tensor that holds u, or u + addend where there is one
+    addend: str | None = None  # The other operand of the addition
+    # Bounds of the clipping activation that is all that reads `tensor`; infinite without one
     low: float = -np.inf
     high: float = np.inf
 

@@ -15,25 +15,17 @@ from onnx_reap.graph.labels.records import Flow
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that are chosen from together.
+    """Channels that are chosen from together."""
 
-    Attributes
-    ----------
-    name : str
-        Key of the node that makes the channels (with a number where it makes several groups).
-    units : tuple of int
-        Representatives, in channel order. A unit may stand for several channels, for instance
-        the four that a pixel shuffle makes one.
-    producers, consumers : tuple of str
-        Keys of the nodes that make and that mix the channels.
-    parts : tuple of int, optional
-        For every unit the part that it belongs to; parts must keep equally many units.
-    """
-
+    # Key of the node that makes the channels (with a number where it makes several groups)
     name: str
+    # Representatives, in channel order. A unit may stand for several channels, for instance the
+    # four that a pixel shuffle makes one.
     units: tuple[int, ...]
+    # Keys of the nodes that make and that mix the channels
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
+    # For every unit the part that it belongs to; parts must keep equally many units
     parts: tuple[int, ...] | None = None
 
     @property

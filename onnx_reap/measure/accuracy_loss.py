@@ -36,29 +36,17 @@ Evaluate = Callable[[onnx.ModelProto], float]
 
 @dataclass(frozen=True)
 class EstimatedLoss:
-    """What a model loses against the original.
+    """What a model loses against the original."""
 
-    Attributes
-    ----------
-    kind : str
-        `top-1 disagreement`, `output error`, `accuracy` or `evaluate`.
-    value : float
-        Loss as a fraction; at most 0 where nothing was lost.
-    likely : float
-        What the loss on other samples does not exceed, with odds of 3 to 1; `value` where that is
-        not known.
-    low, high : float or None
-        95 % confidence interval; None where it is not known.
-    samples : int
-        Number of samples; 0 where a function of the user's evaluates.
-    """
-
-    kind: str
-    value: float
+    kind: str  # `top-1 disagreement`, `output error`, `accuracy` or `evaluate`
+    value: float  # Loss as a fraction; at most 0 where nothing was lost
+    # What the loss on other samples does not exceed, with odds of 3 to 1; `value` where that is not
+    # known
     likely: float
+    # 95 % confidence interval; None where it is not known
     low: float | None
     high: float | None
-    samples: int
+    samples: int  # Number of samples; 0 where a function of the user's evaluates
 
 
 LossEstimator = Callable[[LightModel], EstimatedLoss]

@@ -35,21 +35,14 @@ _LOCATION = "LightModel.weights, by its name"
 
 @dataclass(frozen=True)
 class LightModel:
-    """A model, and those of its weights that its proto only names.
+    """A model, and those of its weights that its proto only names."""
 
-    Attributes
-    ----------
-    proto : onnx.ModelProto
-        Initializers that are marked as external data have their values in `weights`.
-    weights : mapping of str to array
-        C-contiguous arrays by name of the initializer, not to be changed in place. There may be
-        some that the proto doesn't name.
-    sources : tuple of Source
-        Files that weights are mapped from; they have to stay as they are.
-    """
-
+    # Initializers that are marked as external data have their values in `weights`
     proto: onnx.ModelProto = field(repr=False)
+    # C-contiguous arrays by name of the initializer, not to be changed in place. There may be some
+    # that the proto doesn't name.
     weights: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    # Files that weights are mapped from; they have to stay as they are
     sources: tuple[Source, ...] = ()
 
     @classmethod

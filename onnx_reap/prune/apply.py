@@ -36,28 +36,16 @@ from onnx_reap.prune.refit.walk import Fit
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned model.
-
-    Attributes
-    ----------
-    model : LightModel
-    macs, params : int
-        Counted on it.
-    refits : dict of str to Fit
-        By node; empty without a refit.
-    blocks : tuple of BlockFit
-        Blocks whose layers were then refitted together.
-    notes : tuple of str
-        Warnings.
-    """
+    """A pruned model."""
 
     choice: Choice
     model: LightModel
+    # Counted on it
     macs: int
     params: int
-    refits: dict[str, Fit]
-    blocks: tuple[BlockFit, ...]
-    notes: tuple[str, ...]
+    refits: dict[str, Fit]  # By node; empty without a refit
+    blocks: tuple[BlockFit, ...]  # Blocks whose layers were then refitted together
+    notes: tuple[str, ...]  # Warnings
 
 
 def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:

@@ -36,36 +36,20 @@ UNSTEADY = 0.5  # of the median: runs that spread by more tell nothing
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run.
+    """A finished run."""
 
-    Attributes
-    ----------
-    run : Run
-        On the given model.
-    pruned : Pruned
-        The pruned model; its choice is one of channels of the given model.
-    plan : Plan
-    fitted, held_out : Quality or None
-        On the samples that weights were fitted to, and on samples that nothing was decided on.
-    drop : EstimatedLoss or None
-        What was lost, where that was bounded.
-    factors : sequence of Factorised
-    before, after : Timing
-        Latency of the original and of the pruned model.
-    notes : sequence of str
-        Warnings.
-    """
-
-    run: Run
-    pruned: Pruned
+    run: Run  # On the given model
+    pruned: Pruned  # The pruned model; its choice is one of channels of the given model
     plan: Plan
+    # On the samples that weights were fitted to, and on samples that nothing was decided on
     fitted: Quality | None
     held_out: Quality | None
-    drop: EstimatedLoss | None
+    drop: EstimatedLoss | None  # What was lost, where that was bounded
     factors: Sequence[Factorised]
+    # Latency of the original and of the pruned model
     before: Timing
     after: Timing
-    notes: Sequence[str]
+    notes: Sequence[str]  # Warnings
 
 
 def conclude(

@@ -15,49 +15,28 @@ from onnx_reap.solve.cost import Cost
 
 @dataclass(frozen=True)
 class Choice:
-    """What is removed.
+    """What is removed."""
 
-    Attributes
-    ----------
-    widths : (groups,) int array
-        Units that stay.
-    removed : tuple of int
-        Units.
-    errors : tuple of float or None
-        By group, error of its removal relative to the variance of its consumers' outputs.
-    notes : tuple of str
-        Warnings.
-    merge : Merge
-        Units that are merged into others first.
-    """
-
-    widths: np.ndarray
-    removed: tuple[int, ...]
+    widths: np.ndarray  # (groups,) int: units that stay
+    removed: tuple[int, ...]  # Units
+    # By group, error of its removal relative to the variance of its consumers' outputs
     errors: tuple[float | None, ...]
-    notes: tuple[str, ...] = ()
-    merge: Merge = NOTHING
+    notes: tuple[str, ...] = ()  # Warnings
+    merge: Merge = NOTHING  # Units that are merged into others first
 
 
 @dataclass(frozen=True)
 class Factorised:
-    """A layer that became two, or a group of channels in another basis.
+    """A layer that became two, or a group of channels in another basis."""
 
-    Attributes
-    ----------
-    node : str
-        The layer, now the second of the two, or the group.
-    scheme : {"channel", "spatial", "stream"}
-        Its whole kernel and 1 x 1, or k x 1 and 1 x k; or a group's basis.
-    rank, full : int
-        Channels between the two, or coordinates, and how many it takes to be exact.
-    error : float, optional
-        Local error, as a fraction of the variance of the outputs of the layers that read these.
-    """
-
-    node: str
+    node: str  # The layer, now the second of the two, or the group
+    # "channel", "spatial" or "stream": its whole kernel and 1 x 1, or k x 1 and 1 x k; or a group's
+    # basis
     scheme: str
+    # Channels between the two, or coordinates, and how many it takes to be exact
     rank: int
     full: int
+    # Local error, as a fraction of the variance of the outputs of the layers that read these
     error: float | None
 
 
@@ -67,22 +46,15 @@ class Form:
 
     An extension may write the same function in another way, and have that pruned: a subclass, which
     tells what a choice of channels in its form makes of the given model.
-
-    Attributes
-    ----------
-    analysis : Analysis
-        Of the model in this form. Its costs are those of the models that choices lead to.
-    widths : mapping of int to int array
-        By group, the widths that it may take, ascending, where settings don't tell.
-    coordinates : frozenset of int
-        Groups that are coordinates in a basis, in descending order of their weight.
-    added_biases : Cost, optional
-        Parameters that a refit adds, where these are not those of the layers without a bias.
     """
 
+    # Of the model in this form. Its costs are those of the models that choices lead to.
     analysis: Analysis
+    # By group, the widths that it may take, ascending, where settings don't tell
     widths: Mapping[int, np.ndarray] = field(default_factory=dict)
+    # Groups that are coordinates in a basis, in descending order of their weight
     coordinates: frozenset[int] = frozenset()
+    # Parameters that a refit adds, where these are not those of the layers without a bias
     added_biases: Cost | None = None
 
     @property

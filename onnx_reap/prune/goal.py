@@ -22,27 +22,16 @@ from onnx_reap.solve.allocation import Budget, Choices, allowed_widths, check_re
 
 @dataclass(frozen=True)
 class Goal:
-    """What to reach: a ratio for every group, or budgets for the whole model.
+    """What to reach: a ratio for every group, or budgets for the whole model."""
 
-    Attributes
-    ----------
-    widths : tuple of int arrays
-        For every group the widths that it may take, ascending, its own last; 0 first where it may
-        vanish.
-    ratios : tuple of float, optional
-        Fraction to remove from every group.
-    budgets : tuple of Budget
-    latency : (float, str), optional
-        Time of a run at most, in `ms` or as a factor `x` of the original's, found by timing.
-    max_drop : float, optional
-        Loss at most; the smallest model within it is wanted.
-    """
-
+    # For every group the widths that it may take, ascending, its own last; 0 first where it may
+    # vanish
     widths: tuple[np.ndarray, ...]
-    ratios: tuple[float, ...] | None
+    ratios: tuple[float, ...] | None  # Fraction to remove from every group
     budgets: tuple[Budget, ...]
+    # Time of a run at most, in `ms` or as a factor `x` of the original's, found by timing
     latency: tuple[float, str] | None = None
-    max_drop: float | None = None
+    max_drop: float | None = None  # Loss at most; the smallest model within it is wanted
 
 
 def read_goal(run: Run) -> Goal:

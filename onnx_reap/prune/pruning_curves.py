@@ -30,27 +30,15 @@ VANISHED = 0.7  # of a vanished branch's error is left by later layers, see docs
 
 @dataclass(frozen=True)
 class PruningCurves:
-    """What narrowing every group costs.
+    """What narrowing every group costs."""
 
-    Attributes
-    ----------
-    paths : tuple of RemovalPath
-        By group, down to the narrowest width but 0 that may be chosen.
-    variances : tuple of float or None
-        Of the consumers' outputs, in the unit of the paths' errors; None where nothing may go.
-    choices : tuple of Choices
-        Widths, and an error for each that compares across groups.
-    rankings : tuple of Ranking or None
-        By group, what the criterion says; None where it goes by the errors of the path.
-    notes : tuple of str
-        Warnings about these errors.
-    """
-
-    paths: tuple[RemovalPath, ...]
+    paths: tuple[RemovalPath, ...]  # By group, down to the narrowest width but 0 that may be chosen
+    # Of the consumers' outputs, in the unit of the paths' errors; None where nothing may go
     variances: tuple[float | None, ...]
-    choices: tuple[Choices, ...]
+    choices: tuple[Choices, ...]  # Widths, and an error for each that compares across groups
+    # By group, what the criterion says; None where it goes by the errors of the path
     rankings: tuple[Ranking | None, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # Warnings about these errors
 
 
 def curves_from_weights(

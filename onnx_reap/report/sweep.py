@@ -19,41 +19,27 @@ from onnx_reap.report.text import new_table, quantity
 
 @dataclass(frozen=True)
 class Row:
-    """One model; the fields are the columns of the CSV file, in their order.
+    """One model; the fields are the columns of the CSV file, in their order."""
 
-    Attributes
-    ----------
-    target, macs_ratio : float
-        Fractions of the original's multiply-accumulates: allowed, and left.
-    macs, params, bytes : int
-    latency_ms_before, latency_ms_after : float
-        Of the original and of the model, measured by turns.
-    held_out_samples : int, optional
-    held_out_error, calibration_error : float, optional
-        Squared output error over the variance of the original's output, the largest of all
-        outputs, on samples kept aside and on samples that weights were fitted to.
-    top1_agreement : float, optional
-        On samples kept aside.
-    accuracy_before, accuracy_after : float, optional
-        Of the original and of the model, on samples kept aside.
-    file : str
-        The model's, or the plan's if only plans are written.
-    """
-
+    # Fractions of the original's multiply-accumulates: allowed, and left
     target: float
     macs: int
     macs_ratio: float
     params: int
     bytes: int
+    # Of the original and of the model, measured by turns
     latency_ms_before: float
     latency_ms_after: float
     held_out_samples: int | None
+    # Squared output error over the variance of the original's output, the largest of all outputs,
+    # on samples kept aside and on samples that weights were fitted to
     held_out_error: float | None
-    top1_agreement: float | None
+    top1_agreement: float | None  # On samples kept aside
     calibration_error: float | None
+    # Of the original and of the model, on samples kept aside
     accuracy_before: float | None
     accuracy_after: float | None
-    file: str
+    file: str  # The model's, or the plan's if only plans are written
 
 
 def make_row(

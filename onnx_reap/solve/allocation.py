@@ -22,36 +22,20 @@ EASIER = "raise the target, lower --min-channels or --round-to, or exclude less"
 
 @dataclass(frozen=True)
 class Choices:
-    """Widths that a group may take, and what each costs in quality.
+    """Widths that a group may take, and what each costs in quality."""
 
-    Attributes
-    ----------
-    widths : (k,) int array
-        Ascending; the last is the full width.
-    errors : (k,) float array
-        Error at each width, non-increasing; the last is 0.
-    """
-
-    widths: npt.NDArray[np.int64]
+    widths: npt.NDArray[np.int64]  # (k,) int: ascending; the last is the full width
+    # (k,) float: error at each width, non-increasing; the last is 0
     errors: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """An upper bound on a cost.
+    """An upper bound on a cost."""
 
-    Attributes
-    ----------
-    name : str
-        What the user called it, for messages.
-    cost : Costs
-    limit : int
-        Most that the result may cost.
-    """
-
-    name: str
+    name: str  # What the user called it, for messages
     cost: Costs
-    limit: int
+    limit: int  # Most that the result may cost
 
     def text(self, cost: int) -> str:
         """Write a cost for people; latencies, which are counted in nanoseconds, in milliseconds."""

@@ -109,16 +109,9 @@ def on_device(x: Any, like: Array, dtype: Any = None) -> Array:
 
 @dataclass(frozen=True)
 class Backend:
-    """Where a run computes: a namespace and a device, and the way there and back.
+    """Where a run computes: a namespace and a device, and the way there and back."""
 
-    Parameters
-    ----------
-    xp : module
-        Array-API namespace.
-    device : object
-    """
-
-    xp: Any
+    xp: Any  # Array-API namespace
     device: Any
 
     @classmethod

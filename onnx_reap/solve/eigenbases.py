@@ -44,18 +44,12 @@ FAINTEST = 1e-3  # of the largest scale: an output that counts nothing still has
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix as a product, the columns of the first in the order of what they explain.
+    """A matrix as a product, the columns of the first in the order of what they explain."""
 
-    Attributes
-    ----------
-    first : (D, R) float64 array
-    second : (R, O) float64 array
-    explained : (R,) float64 array
-        Eigenvalues, descending: variance of the scaled outputs along each axis of the basis.
-    """
-
-    first: Array
-    second: Array
+    first: Array  # (D, R) float64
+    second: Array  # (R, O) float64
+    # (R,) float64: eigenvalues, descending: variance of the scaled outputs along each axis of the
+    # basis
     explained: Array
 
 

@@ -23,18 +23,11 @@ FEWEST = 0.25  # of the share that stays on average, stays in every layer
 
 @dataclass(frozen=True)
 class Tiles:
-    """Tiles of `rows` outputs times `columns` input channels are kept or zeroed whole.
-
-    Attributes
-    ----------
-    rows, columns : int
-    sparsity : float
-        Share of the weights of all layers together that is zeroed.
-    """
+    """Tiles of `rows` outputs times `columns` input channels are kept or zeroed whole."""
 
     rows: int
     columns: int
-    sparsity: float
+    sparsity: float  # Share of the weights of all layers together that is zeroed
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.columns} tiles"

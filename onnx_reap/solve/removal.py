@@ -36,38 +36,23 @@ _TIE = 1e-12
 
 @dataclass(frozen=True)
 class Consumer:
-    """One linear map that reads the group's units.
+    """One linear map that reads the group's units."""
 
-    Parameters
-    ----------
-    gram : array, shape (D, D), float64
-        Centred second moment of its input patches (mean over samples), not damped.
-    weight : array, shape (D, O), float64
-        Each output already scaled by how much it matters.
-    columns : array, shape (U, B), int
-        The columns of `gram` that belong to each unit; -1 where a unit has fewer than B, or none.
-        Columns that no unit names stay for good and help to reconstruct the others.
-    """
-
+    # (D, D) float64: centred second moment of its input patches (mean over samples), not damped
     gram: Array
-    weight: Array
+    weight: Array  # (D, O) float64: each output already scaled by how much it matters
+    # (U, B) int: the columns of `gram` that belong to each unit; -1 where a unit has fewer than B,
+    # or none. Columns that no unit names stay for good and help to reconstruct the others.
     columns: Array
 
 
 @dataclass(frozen=True)
 class RemovalPath:
-    """What removing units one after the other costs.
+    """What removing units one after the other costs."""
 
-    Parameters
-    ----------
-    order : ndarray, shape (steps,), int64
-        Units, first removed first.
-    errors : ndarray, shape (steps,), float64
-        Error of the refitted consumers after each removal, summed over them, in squared units of
-        the (weighted) outputs; never decreases.
-    """
-
-    order: np.ndarray
+    order: np.ndarray  # (steps,) int64: units, first removed first
+    # (steps,) float64: error of the refitted consumers after each removal, summed over them, in
+    # squared units of the (weighted) outputs; never decreases
     errors: np.ndarray
 
 

@@ -14,23 +14,12 @@ from onnx_reap.graph.labels.records import Linear
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """How a layer reads its inputs.
-
-    Attributes
-    ----------
-    linear : Linear
-    weight : array
-        As it is stored.
-    left : (outputs,) bool array
-        Outputs that don't go themselves.
-    per_part : int
-        Inputs of each group of a grouped convolution; all of them otherwise.
-    """
+    """How a layer reads its inputs."""
 
     linear: Linear
-    weight: np.ndarray
-    left: np.ndarray
-    per_part: int
+    weight: np.ndarray  # As it is stored
+    left: np.ndarray  # (outputs,) bool: outputs that don't go themselves
+    per_part: int  # Inputs of each group of a grouped convolution; all of them otherwise
 
     def reads(self, position: int) -> bool:
         """Whether any output that is left feels an input."""
@@ -54,21 +43,11 @@ class Read:
 
 @dataclass(frozen=True)
 class Absorbed:
-    """One input of a layer that is `constant` plus a combination of others.
-
-    Attributes
-    ----------
-    read : Read
-    position : int
-        Of the input that goes.
-    by : mapping of int to float
-        Positions of inputs that stay, and their coefficients.
-    constant : float
-    """
+    """One input of a layer that is `constant` plus a combination of others."""
 
     read: Read
-    position: int
-    by: Mapping[int, float]
+    position: int  # Of the input that goes
+    by: Mapping[int, float]  # Positions of inputs that stay, and their coefficients
     constant: float
 
 

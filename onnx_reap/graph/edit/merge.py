@@ -14,18 +14,12 @@ from onnx_reap.graph.labels.records import Flow, Linear
 
 @dataclass(frozen=True)
 class Merge:
-    """Merge targets: which units take over from those that are removed.
+    """Merge targets: which units take over from those that are removed."""
 
-    Attributes
-    ----------
-    targets : mapping of int to (int, float)
-        By removed unit: a unit that stays, and how much more of it is read for what was read of
-        the other.
-    averaged : frozenset of int
-        Units that become the mean of themselves and of those that they take over from.
-    """
-
+    # By removed unit: a unit that stays, and how much more of it is read for what was read of the
+    # other
     targets: Mapping[int, tuple[int, float]] = field(default_factory=dict)
+    # Units that become the mean of themselves and of those that they take over from
     averaged: frozenset[int] = frozenset()
 
 

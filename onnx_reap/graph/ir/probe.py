@@ -28,29 +28,15 @@ SMALL = 4096  # values of tensors up to this many elements are kept: shapes, ind
 
 @dataclass(frozen=True)
 class Probe:
-    """What a run of the model showed.
+    """What a run of the model showed."""
 
-    Attributes
-    ----------
-    shapes : mapping of str to tuple of int
-        Shape of every tensor, constants included.
-    dtypes : mapping of str to numpy.dtype
-        As they were in the run.
-    values : mapping of str to numpy.ndarray
-        Values of small tensors that nodes compute.
-    batch : int
-        Samples in the run.
-    dynamic : mapping of str to frozenset of int
-        Axes whose size depends on the batch, for tensors that have any.
-    written : mapping of str to numpy.dtype
-        Types in the model as given, as far as they are known; empty where the run had the same.
-    """
-
-    shapes: Mapping[str, tuple[int, ...]]
-    dtypes: Mapping[str, np.dtype]
-    values: Mapping[str, np.ndarray]
-    batch: int
+    shapes: Mapping[str, tuple[int, ...]]  # Shape of every tensor, constants included
+    dtypes: Mapping[str, np.dtype]  # As they were in the run
+    values: Mapping[str, np.ndarray]  # Values of small tensors that nodes compute
+    batch: int  # Samples in the run
+    # Axes whose size depends on the batch, for tensors that have any
     dynamic: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    # Types in the model as given, as far as they are known; empty where the run had the same
     written: Mapping[str, np.dtype] = field(default_factory=dict)
 
     def type_as_given(self, tensor: str) -> np.dtype | None:

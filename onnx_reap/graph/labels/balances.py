@@ -13,15 +13,9 @@ from onnx_reap.graph.labels.labels import FROZEN, LabelArray, collapse
 
 @dataclass(frozen=True)
 class Balance:
-    """Classes of units of which equally many must be kept.
+    """Classes of units of which equally many must be kept."""
 
-    Attributes
-    ----------
-    classes : tuple of tuple of int
-        Units by class, all of one size.
-    """
-
-    classes: tuple[tuple[int, ...], ...]
+    classes: tuple[tuple[int, ...], ...]  # Units by class, all of one size
 
     @property
     def units(self) -> tuple[int, ...]:

@@ -42,48 +42,33 @@ class Linear:
 
     Conv, ConvTranspose, Gemm, MatMul, and what LSTM, GRU and RNN do with their input: see
     `onnx_reap.graph.ir.recurrent`.
-
-    Attributes
-    ----------
-    node, op : str
-        Key of the node, and its operator.
-    x, y : str
-        Input and output tensor; a recurrent layer's projection.
-    x_axis, y_axis : int
-        The axis that is summed over, and the axis of the results.
-    weight, bias : str, str or None
-        Names of the constants; `bias` is None where the node has none.
-    weight_in, weight_out : int
-        Axes of the weight that belong to inputs and outputs. A recurrent layer's outputs are those
-        of both directions.
-    group : int
-        Independent maps side by side (1 but for grouped convolutions).
-    depthwise : bool
-        One input channel per map: channels pass through instead of being mixed.
-    kernel, strides, dilations : tuple of int
-        Spatial geometry; empty for Gemm and MatMul.
-    pads : tuple of int
-        Begin of every axis, then end of every axis.
-    alpha, beta : float
-        Factors of weight and bias (Gemm).
     """
 
+    # Key of the node, and its operator
     node: str
     op: str
+    # Input and output tensor; a recurrent layer's projection
     x: str
     y: str
+    # The axis that is summed over, and the axis of the results
     x_axis: int
     y_axis: int
+    # Names of the constants; `bias` is None where the node has none
     weight: str
     bias: str | None
+    # Axes of the weight that belong to inputs and outputs. A recurrent layer's outputs are those of
+    # both directions.
     weight_in: int
     weight_out: int
-    group: int = 1
+    group: int = 1  # Independent maps side by side (1 but for grouped convolutions)
+    # One input channel per map: channels pass through instead of being mixed
     depthwise: bool = False
+    # Spatial geometry; empty for Gemm and MatMul
     kernel: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
     dilations: tuple[int, ...] = ()
-    pads: tuple[int, ...] = ()
+    pads: tuple[int, ...] = ()  # Begin of every axis, then end of every axis
+    # Factors of weight and bias (Gemm)
     alpha: float = 1.0
     beta: float = 1.0
 
@@ -119,39 +104,21 @@ class Product:
 
 @dataclass(frozen=True)
 class Flow:
-    """The labels of every tensor, and all that the rules declared.
+    """The labels of every tensor, and all that the rules declared."""
 
-    Attributes
-    ----------
-    labels : mapping of str to LabelArray
-        Representatives (units), one array of the tensor's shape; 0 is frozen.
-    axes : mapping of str to int
-        The one axis along which a tensor's units vary, for tensors that have any.
-    linears : tuple of Linear
-        In topological order.
-    products : tuple of Product
-    bindings : tuple of Binding
-    equal_counts : tuple of EqualCounts
-    makers : mapping of str to LabelArray
-        For every node that made channels of its own: their units, in channel order.
-    members : mapping of str to LabelArray
-        The same channels by the raw labels, to look up `reasons`.
-    reasons : mapping of int to Reason
-        Why a raw label is frozen.
-    of_sizes : frozenset of str
-        Tensors that are computed from the sizes of others.
-    """
-
+    # Representatives (units), one array of the tensor's shape; 0 is frozen
     labels: Mapping[str, LabelArray]
+    # The one axis along which a tensor's units vary, for tensors that have any
     axes: Mapping[str, int]
-    linears: tuple[Linear, ...]
+    linears: tuple[Linear, ...]  # In topological order
     products: tuple[Product, ...]
     bindings: tuple[Binding, ...]
     equal_counts: tuple[EqualCounts, ...]
+    # For every node that made channels of its own: their units, in channel order
     makers: Mapping[str, LabelArray]
-    members: Mapping[str, LabelArray]
-    reasons: Mapping[int, Reason]
-    of_sizes: frozenset[str]
+    members: Mapping[str, LabelArray]  # The same channels by the raw labels, to look up `reasons`
+    reasons: Mapping[int, Reason]  # Why a raw label is frozen
+    of_sizes: frozenset[str]  # Tensors that are computed from the sizes of others
 
     def units_along(self, tensor: str, axis: int) -> LabelArray:
         """Return the units at each position along an axis, zero where the axis holds none."""

@@ -26,36 +26,26 @@ from onnx_reap.graph.labels.records import Binding, EqualCounts, Linear, Product
 
 @dataclass
 class Findings:
-    """What the rules have declared so far, for the whole graph.
-
-    Attributes
-    ----------
-    labels : dict[str, LabelArray]
-        By tensor. Labels of tensors in `of_sizes` are numbers of `sizes`, negative.
-    makers : dict[str, LabelArray]
-        Channels by the node that made them.
-    bound_uses : set of (id of node, input)
-        Uses of constants that a binding covers.
-    of_sizes : set of str
-        Tensors that are computed from the sizes of others.
-    sizes : dict[int, frozenset of (str, int)]
-        Axes of tensors that a number is computed from.
-    fixed_sizes : list of (LabelArray, Reason)
-        Labels of sizes that enter the computation, so that their axes may not shrink.
-    """
+    """What the rules have declared so far, for the whole graph."""
 
     model: Model
     probe: Probe
     sets: Labels = field(default_factory=Labels)
+    # By tensor. Labels of tensors in `of_sizes` are numbers of `sizes`, negative.
     labels: dict[str, LabelArray] = field(default_factory=dict)
     linears: list[Linear] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     bindings: list[Binding] = field(default_factory=list)
     equal_counts: list[EqualCounts] = field(default_factory=list)
+    # Channels by the node that made them
     makers: dict[str, LabelArray] = field(default_factory=dict)
+    # (id of node, input): uses of constants that a binding covers
     bound_uses: set[tuple[int, int]] = field(default_factory=set)
+    # Tensors that are computed from the sizes of others
     of_sizes: set[str] = field(default_factory=set)
+    # Axes of tensors that a number is computed from
     sizes: dict[int, frozenset[tuple[str, int]]] = field(default_factory=dict)
+    # Labels of sizes that enter the computation, so that their axes may not shrink
     fixed_sizes: list[tuple[LabelArray, Reason]] = field(default_factory=list)
 
     def new_size(self, axes: Iterable[tuple[str, int]]) -> int:

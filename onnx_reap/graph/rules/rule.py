@@ -14,18 +14,12 @@ Correct = Callable[[Correction], None]
 
 @dataclass(frozen=True)
 class Rule:
-    """How one operator treats channels.
+    """How one operator treats channels."""
 
-    Attributes
-    ----------
-    flow : callable
-        Reads the labels of the inputs, declares what the node does with them and sets the labels
-        of the outputs. Inputs that it leaves unread and outputs that it leaves unset are frozen.
-    correct : callable, optional
-        Corrects the node's own numbers (shapes, bounds, group counts) after a cut.
-    """
-
+    # Reads the labels of the inputs, declares what the node does with them and sets the labels of
+    # the outputs. Inputs that it leaves unread and outputs that it leaves unset are frozen.
     flow: Callable[[Site], None]
+    # Corrects the node's own numbers (shapes, bounds, group counts) after a cut
     correct: Correct | None = None
 
 

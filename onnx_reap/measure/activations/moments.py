@@ -26,21 +26,14 @@ MOST_ENTRIES = 2**27  # of a layer's rows in any case
 
 @dataclass(frozen=True)
 class Tap:
-    """A layer whose input is observed, or several of one weight.
-
-    Attributes
-    ----------
-    linear : Linear
-    fold : (U, B) int array, optional
-        Columns that share one coefficient each: the rows become B times as many and as much
-        narrower, (n * B, U). For layers too wide for a matrix of all pairs of columns.
-    others : tuple of Linear
-        Layers with the same weight: what is removed from it is removed from all of them.
-    """
+    """A layer whose input is observed, or several of one weight."""
 
     linear: Linear
     columns: int
+    # (U, B) int: columns that share one coefficient each: the rows become B times as many and as
+    # much narrower, (n * B, U). For layers too wide for a matrix of all pairs of columns.
     fold: np.ndarray | None = None
+    # Layers with the same weight: what is removed from it is removed from all of them
     others: tuple[Linear, ...] = ()
 
     @property

@@ -17,17 +17,10 @@ HINT = "another criterion, such as reap"
 
 @dataclass(frozen=True)
 class Pooled:
-    """Pooled values of every sample.
+    """Pooled values of every sample."""
 
-    Attributes
-    ----------
-    maps : mapping of str to (N, C) float64 array
-        By tensor the largest value of every channel.
-    outputs : (N, K) float64 array
-        Of the model: the mean of every channel, which is the second axis.
-    """
-
-    maps: Mapping[str, np.ndarray]
+    maps: Mapping[str, np.ndarray]  # (N, C) float64: by tensor the largest value of every channel
+    # (N, K) float64: of the model: the mean of every channel, which is the second axis
     outputs: np.ndarray
 
 

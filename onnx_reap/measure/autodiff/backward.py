@@ -21,39 +21,21 @@ SIZES = frozenset(operators(Trait.MEASURES))  # what they give doesn't change wi
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a model's tensors.
+    """What is known of a model's tensors."""
 
-    Attributes
-    ----------
-    shapes : mapping of str to tuple of int
-        As they were before channels were cut: ranks, spatial sizes and ones are right.
-    layers : mapping of str to Linear
-        By the output of their node. Other convolutions and Gemms let no gradient through.
-    """
-
-    shapes: Shapes
+    shapes: Shapes  # As they were before channels were cut: ranks, spatial sizes and ones are right
+    # By the output of their node. Other convolutions and Gemms let no gradient through.
     layers: Mapping[str, Linear]
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """A model that returns an error and its gradients.
-
-    Attributes
-    ----------
-    model : LightModel
-    targets : mapping of str to str
-        Inputs to feed what tensors are wanted to be.
-    error : str
-        Output: the squared error, each tensor's weighted.
-    gradients : mapping of str to str
-        Outputs, by what the gradient is of.
-    """
+    """A model that returns an error and its gradients."""
 
     model: LightModel
-    targets: Mapping[str, str]
-    error: str
-    gradients: Mapping[str, str]
+    targets: Mapping[str, str]  # Inputs to feed what tensors are wanted to be
+    error: str  # Output: the squared error, each tensor's weighted
+    gradients: Mapping[str, str]  # Outputs, by what the gradient is of
 
 
 def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]:

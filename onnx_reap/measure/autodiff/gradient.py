@@ -15,29 +15,18 @@ Fits = Callable[[onnx.NodeProto, Constants, Shapes], bool]
 
 @dataclass(frozen=True)
 class Gradient:
-    """How to write the gradient at an operator's inputs from that at its output.
-
-    Attributes
-    ----------
-    write : callable
-    places : frozenset of int, optional
-        Inputs whose gradient can be written; None for all.
-    constant : tuple of int
-        Inputs that must be constants of the part.
-    fits : callable, optional
-        Whether a node is covered, from it, the part's constants and the shapes of tensors.
-    splits : bool
-        Whether the node has several results of one input: `write` is then given the place of the
-        result that the gradient is at.
-    layer : bool
-        Whether it needs to know the layer, that is, only covers nodes which are one.
-    """
+    """How to write the gradient at an operator's inputs from that at its output."""
 
     write: Write
+    # Inputs whose gradient can be written; None for all
     places: frozenset[int] | None = frozenset({0})
-    constant: tuple[int, ...] = ()
+    constant: tuple[int, ...] = ()  # Inputs that must be constants of the part
+    # Whether a node is covered, from it, the part's constants and the shapes of tensors
     fits: Fits | None = None
+    # Whether the node has several results of one input: `write` is then given the place of the
+    # result that the gradient is at
     splits: bool = False
+    # Whether it needs to know the layer, that is, only covers nodes which are one
     layer: bool = False
 
     def covers(self, place: int) -> bool:

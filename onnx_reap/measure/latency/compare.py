@@ -20,22 +20,13 @@ _STOP_SPINNING = {"session.force_spinning_stop": "1"}
 
 @dataclass(frozen=True)
 class Timing:
-    """Time of one run.
+    """Time of one run."""
 
-    Attributes
-    ----------
-    median_ms, spread_ms : float
-        Median and interquartile range, in milliseconds.
-    runs : int
-        Number of timed runs.
-    provider : str
-        Execution provider that onnxruntime chose first.
-    """
-
+    # Median and interquartile range, in milliseconds
     median_ms: float
     spread_ms: float
-    runs: int
-    provider: str
+    runs: int  # Number of timed runs
+    provider: str  # Execution provider that onnxruntime chose first
 
 
 def compare_latency(

@@ -20,43 +20,25 @@ from onnx_reap.onnxio.dtypes import to_onnx
 
 @dataclass(frozen=True)
 class TimedLayer:
-    """What decides a layer's time but for its channels; equal layers are measured once.
+    """What decides a layer's time but for its channels; equal layers are measured once."""
 
-    Attributes
-    ----------
-    node : bytes
-        Serialized NodeProto with inputs `x`, `w`, perhaps `r` (recurrent layers) and perhaps `b`,
-        output `y` and no name.
-    opset : int
-    dtype : numpy.dtype
-    x_shape : tuple of int
-        Shape of the input, 0 for the channels.
-    x_axis, weight_in, weight_out : int
-        See `Linear`.
-    kernel : tuple of int
-    group : int
-        1 for depthwise layers: theirs follow the channels.
-    multiplier : int
-        Outputs per input of a depthwise layer; 0 for others.
-    activation : bytes
-        Serialized NodeProto that follows, from `y` to `z`, empty if there is none: onnxruntime
-        makes it part of the layer, which yet takes longer for it. Its other inputs are `c1`, `c2`.
-    bounds : tuple of float
-        Scalars for these inputs.
-    """
-
+    # Serialized NodeProto with inputs `x`, `w`, perhaps `r` (recurrent layers) and perhaps `b`,
+    # output `y` and no name
     node: bytes
     opset: int
     dtype: np.dtype
-    x_shape: tuple[int, ...]
+    x_shape: tuple[int, ...]  # Shape of the input, 0 for the channels
+    # See `Linear`
     x_axis: int
     weight_in: int
     weight_out: int
     kernel: tuple[int, ...]
-    group: int
-    multiplier: int
+    group: int  # 1 for depthwise layers: theirs follow the channels
+    multiplier: int  # Outputs per input of a depthwise layer; 0 for others
+    # Serialized NodeProto that follows, from `y` to `z`, empty if there is none: onnxruntime makes
+    # it part of the layer, which yet takes longer for it. Its other inputs are `c1`, `c2`.
     activation: bytes = b""
-    bounds: tuple[float, ...] = ()
+    bounds: tuple[float, ...] = ()  # Scalars for these inputs
 
 
 @dataclass(frozen=True)

@@ -36,20 +36,11 @@ TINY = 1e-12  # of a probability
 
 @dataclass(frozen=True)
 class Metric:
-    """How one output is compared.
-
-    Attributes
-    ----------
-    output : str
-    kind : str
-        `logits`, `probabilities` or `values`.
-    axis : int
-        Of the classes.
-    """
+    """How one output is compared."""
 
     output: str
-    kind: str
-    axis: int = -1
+    kind: str  # `logits`, `probabilities` or `values`
+    axis: int = -1  # Of the classes
 
     def direction(self, tape: Tape, signs: str) -> str:
         """Write a random direction: its product with a change, squared, averages the divergence.

@@ -36,24 +36,12 @@ LARGEST_CONSTANTS = 256 << 20
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What sensitivities are measured of, and on.
+    """What sensitivities are measured of, and on."""
 
-    Attributes
-    ----------
-    analysis : Analysis
-        Of the original, which is only read.
-    metrics : sequence of Metric
-        Outputs, and how each is compared.
-    samples : Calibration
-        Best not among those that perturbations were fitted to.
-    seed : int
-        Of the random directions.
-    """
-
-    analysis: Analysis
-    metrics: Sequence[Metric]
-    samples: Calibration
-    seed: int
+    analysis: Analysis  # Of the original, which is only read
+    metrics: Sequence[Metric]  # Outputs, and how each is compared
+    samples: Calibration  # Best not among those that perturbations were fitted to
+    seed: int  # Of the random directions
 
 
 def measure_sensitivities(

@@ -24,50 +24,29 @@ from onnx_reap.solve.moments import Moments
 
 @dataclass(frozen=True)
 class ConsumerMoments:
-    """Moments at the inputs of layers, by node, and how consumers are fitted to them.
-
-    Attributes
-    ----------
-    damping : float
-        Of the ridge regression.
-    """
+    """Moments at the inputs of layers, by node, and how consumers are fitted to them."""
 
     taps: Mapping[str, Tap]
     moments: Mapping[str, Moments]
-    damping: float
+    damping: float  # Of the ridge regression
     backend: Backend
 
 
 @dataclass(frozen=True)
 class WeightChange:
-    """What a perturbation adds to a layer's constants.
-
-    Attributes
-    ----------
-    weight : array of the weight's shape
-    bias : (outputs,) array, optional
-        None where the layer's bias is not one number per output.
-    """
+    """What a perturbation adds to a layer's constants."""
 
     linear: Linear
-    weight: np.ndarray
-    bias: np.ndarray | None
+    weight: np.ndarray  # Of the weight's shape
+    bias: np.ndarray | None  # (outputs,): none where the layer's bias is not one number per output
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """A group without some of its units; changes are as large as layers, so made when needed.
+    """A group without some of its units; changes are as large as layers, so made when needed."""
 
-    Attributes
-    ----------
-    readers : tuple of Reader
-        Layers that read the group.
-    removed : frozenset of int
-        Units.
-    """
-
-    readers: tuple[Reader, ...]
-    removed: frozenset[int]
+    readers: tuple[Reader, ...]  # Layers that read the group
+    removed: frozenset[int]  # Units
 
     @property
     def outputs(self) -> list[str]:

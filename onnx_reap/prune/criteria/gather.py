@@ -21,21 +21,11 @@ from onnx_reap.solve.moments import Moments
 
 @dataclass(frozen=True)
 class Captured:
-    """What was captured of the model at work; nothing by default.
+    """What was captured of the model at work; nothing by default."""
 
-    Attributes
-    ----------
-    taps : mapping of str to Tap
-        By node.
-    moments : mapping of str to Moments
-        By node, of its inputs.
-    pooled : Pooled, optional
-        Of the same inputs, see `axes_of`.
-    """
-
-    taps: Mapping[str, Tap] = field(default_factory=dict)
-    moments: Mapping[str, Moments] = field(default_factory=dict)
-    pooled: Pooled | None = None
+    taps: Mapping[str, Tap] = field(default_factory=dict)  # By node
+    moments: Mapping[str, Moments] = field(default_factory=dict)  # By node, of its inputs
+    pooled: Pooled | None = None  # Of the same inputs, see `axes_of`
 
 
 def axes_of(taps: Iterable[Tap]) -> dict[str, int]:

@@ -16,24 +16,13 @@ Order = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Reader:
-    """One linear map that reads units of the group: a layer, or one map of a grouped convolution.
+    """One linear map that reads the group's units: a layer, or a grouped convolution's map."""
 
-    Attributes
-    ----------
-    weight : (D, O) array
-        Each output scaled by what the normalisation behind makes of it.
-    columns : (U, B) int array
-        Rows of `weight` that read each unit; -1 where a unit has fewer than B, or none.
-    gram : (D, D) array
-        Centred second moment of the inputs, mean over the rows observed.
-    mean : (D,) array
-        Of the inputs.
-    """
-
-    weight: Matrix
+    weight: Matrix  # (D, O): each output scaled by what the normalisation behind makes of it
+    # (U, B) int: rows of `weight` that read each unit; -1 where a unit has fewer than B, or none
     columns: npt.NDArray[np.int64]
-    gram: Matrix
-    mean: Matrix
+    gram: Matrix  # (D, D): centred second moment of the inputs, mean over the rows observed
+    mean: Matrix  # (D,): of the inputs
 
     @property
     def reads(self) -> npt.NDArray[np.bool_]:
@@ -95,30 +84,18 @@ class Reader:
 
 @dataclass(frozen=True)
 class Observation:
-    """What is known of a group.
-
-    Attributes
-    ----------
-    name : str
-    filters : (U, R) array
-        The weights that make each unit in a row, those of all its producers one behind the other.
-    readers : tuple of Reader
-        Empty where nothing was run, or nothing reads the units.
-    parts : (U,) int array, optional
-        Parts that shrink alike.
-    seed : int
-    features : (N, U) array
-        Largest value of each unit by sample; no samples unless the criterion asks for them.
-    responses : (N, K) array
-        What the model puts out for each of these, or 1 in the column of its class.
-    """
+    """What is known of a group."""
 
     name: str
+    # (U, R): the weights that make each unit in a row, those of all its producers one behind the
+    # other
     filters: Matrix
-    readers: tuple[Reader, ...] = ()
-    parts: npt.NDArray[np.int64] | None = None
+    readers: tuple[Reader, ...] = ()  # Empty where nothing was run, or nothing reads the units
+    parts: npt.NDArray[np.int64] | None = None  # (U,) int: parts that shrink alike
     seed: int = 0
+    # (N, U): largest value of each unit by sample; no samples unless the criterion asks for them
     features: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
+    # (N, K): what the model puts out for each of these, or 1 in the column of its class
     responses: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
 
     @property

@@ -16,21 +16,13 @@ class MergeTarget(NamedTuple):
 
 @dataclass(frozen=True)
 class Ranking:
-    """Units in the order in which they go.
-
-    Attributes
-    ----------
-    order : list of int
-    targets : mapping of int to MergeTarget
-        By unit that goes, the unit that takes over. If that one goes too, its own target takes
-        over, or nobody does.
-    averaged : bool
-        Whether a unit that stays becomes the mean of all that it takes over.
-    """
+    """Units in the order in which they go."""
 
     order: list[int]
+    # By unit that goes, the unit that takes over. If that one goes too, its own target takes over,
+    # or nobody does.
     targets: Mapping[int, MergeTarget] = field(default_factory=dict)
-    averaged: bool = False
+    averaged: bool = False  # Whether a unit that stays becomes the mean of all that it takes over
 
     def merged(self, gone: int) -> dict[int, MergeTarget]:
         """Return the targets that stay when the first `gone` units have gone."""

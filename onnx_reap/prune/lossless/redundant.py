@@ -27,41 +27,23 @@ KINDS = (DEAD, DUPLICATE, DEPENDENT)
 
 @dataclass(frozen=True)
 class Redundant:
-    """One unit that can go.
-
-    Attributes
-    ----------
-    unit : int
-    kind : str
-        `dead` holds constants or is read by nobody, a `duplicate` holds what another unit does, and
-        what is `dependent` holds a multiple of another one, or differs from it by a constant.
-    absorbed : tuple of Absorbed
-        By whom, at each layer that reads it.
-    """
+    """One unit that can go."""
 
     unit: int
+    # `dead` holds constants or is read by nobody, a `duplicate` holds what another unit does, and
+    # what is `dependent` holds a multiple of another one, or differs from it by a constant
     kind: str
-    absorbed: tuple[Absorbed, ...]
+    absorbed: tuple[Absorbed, ...]  # By whom, at each layer that reads it
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """A place of units at a layer that reads them.
-
-    Attributes
-    ----------
-    read : Read
-    positions : (n,) int array
-        By unit.
-    form : Form
-    exact : bool
-        Whether constants can go to the layer's bias.
-    """
+    """A place of units at a layer that reads them."""
 
     read: Read
-    positions: np.ndarray
+    positions: np.ndarray  # (n,) int: by unit
     form: Form
-    exact: bool
+    exact: bool  # Whether constants can go to the layer's bias
 
     @property
     def parts(self) -> np.ndarray:

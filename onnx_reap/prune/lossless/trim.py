@@ -22,19 +22,13 @@ NOTHING = "nothing to remove: no channel is dead, a duplicate or a multiple of a
 
 @dataclass(frozen=True)
 class Lossless:
-    """Channels that went without loss, by what they were.
+    """Channels that went without loss, by what they were."""
 
-    Attributes
-    ----------
-    dead, duplicate, dependent : int
-        Constant or unread ones, copies of others, multiples of others.
-    difference : float
-        Largest difference of an output on random samples, relative to the output's largest entry.
-    """
-
+    # Constant or unread ones, copies of others, multiples of others
     dead: int
     duplicate: int
     dependent: int
+    # Largest difference of an output on random samples, relative to the output's largest entry
     difference: float
 
 

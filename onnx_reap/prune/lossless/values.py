@@ -21,17 +21,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Form:
-    """Channels along one axis of a tensor.
+    """Channels along one axis of a tensor."""
 
-    Attributes
-    ----------
-    signal : (P,) int64 array
-        0 where the channel is constant.
-    scale, offset : (P,) float64 array
-        Scale is 0 where there is no signal.
-    """
-
-    signal: Ints
+    signal: Ints  # (P,) int64: 0 where the channel is constant
+    # (P,) float64: scale is 0 where there is no signal
     scale: Floats
     offset: Floats
 

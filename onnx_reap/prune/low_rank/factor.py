@@ -22,24 +22,14 @@ _SAME = ("SAME_UPPER", "SAME_LOWER")
 
 @dataclass(frozen=True)
 class Factor:
-    """Two layers in place of one.
+    """Two layers in place of one."""
 
-    Attributes
-    ----------
-    linear : Linear
-        The layer.
-    scheme : {"channel", "spatial"}
-        Its whole kernel to a basis and 1 x 1 from there, or k_h x 1 and 1 x k_w.
-    first : array
-        Weight of the new layer in front, (D, R) or as a convolution stores it.
-    second : array
-        What the layer's own weight becomes.
-    """
-
-    linear: Linear
+    linear: Linear  # The layer
+    # "channel" or "spatial": its whole kernel to a basis and 1 x 1 from there, or k_h x 1 and 1 x
+    # k_w
     scheme: str
-    first: np.ndarray
-    second: np.ndarray
+    first: np.ndarray  # Weight of the new layer in front, (D, R) or as a convolution stores it
+    second: np.ndarray  # What the layer's own weight becomes
 
     @property
     def node(self) -> str:

@@ -46,21 +46,11 @@ FEW_CHANNELS = "no float32 convolution or dense layer has enough channels"
 
 @dataclass(frozen=True, kw_only=True)
 class LowRank(Form):
-    """A model whose layers are written as two, and streams in other bases.
+    """A model whose layers are written as two, and streams in other bases."""
 
-    Attributes
-    ----------
-    given : Run
-        On the model that was given.
-    bases : mapping of str to Factor or Stream
-        By name of the group of coordinates.
-    left_whole : tuple of str
-        Warnings about layers that are not written as two.
-    """
-
-    given: Run
-    bases: Mapping[str, Basis]
-    left_whole: tuple[str, ...] = ()
+    given: Run  # On the model that was given
+    bases: Mapping[str, Basis]  # By name of the group of coordinates
+    left_whole: tuple[str, ...] = ()  # Warnings about layers that are not written as two
 
     @property
     def original(self) -> Analysis:

@@ -21,18 +21,10 @@ from onnx_reap.prune.low_rank.timing import faster_ranks
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A model with layers written as two, and streams in other bases.
+    """A model with layers written as two, and streams in other bases."""
 
-    Attributes
-    ----------
-    analysis : Analysis
-        Of which the two cost what they do at all ranks: see `priced`.
-    by_group : mapping of int to Factor or Stream
-        By group of coordinates.
-    """
-
-    analysis: Analysis
-    by_group: Mapping[int, Basis]
+    analysis: Analysis  # Of which the two cost what they do at all ranks: see `priced`
+    by_group: Mapping[int, Basis]  # By group of coordinates
 
     @property
     def factors(self) -> dict[int, Factor]:

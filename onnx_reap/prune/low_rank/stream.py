@@ -28,17 +28,11 @@ STREAM = "stream"
 
 @dataclass(frozen=True)
 class Stream:
-    """A basis for a group of channels.
+    """A basis for a group of channels."""
 
-    Attributes
-    ----------
-    node : str
-        Name of the group.
-    into, back : (C, C) float64 array
-        Coordinates of channels x are `x @ into`, and channels of coordinates z are `z @ back`.
-    """
-
-    node: str
+    node: str  # Name of the group
+    # (C, C) float64: coordinates of channels x are `x @ into`, and channels of coordinates z are `z
+    # @ back`
     into: np.ndarray
     back: np.ndarray
     scheme: str = STREAM

@@ -30,26 +30,15 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class BlockProblem:
-    """What a block receives, and what it is to make of it.
+    """What a block receives, and what it is to make of it."""
 
-    Attributes
-    ----------
-    given, wanted : Batches
-        What the block receives, and what it is to make of it.
-    fitting : int
-        So many batches come first and are fitted; the others, one at least, are the validation
-        split.
-    passes : int
-        Over the batches that are fitted.
-    together : int
-        Batches whose mean gradient makes a step.
-    """
-
+    # What the block receives, and what it is to make of it
     given: Batches
     wanted: Batches
+    # So many batches come first and are fitted; the others, one at least, are the validation split
     fitting: int
-    passes: int
-    together: int = 1
+    passes: int  # Over the batches that are fitted
+    together: int = 1  # Batches whose mean gradient makes a step
 
 
 class Training:

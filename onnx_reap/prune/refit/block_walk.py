@@ -38,51 +38,30 @@ STEP = 32  # samples a step
 
 @dataclass(frozen=True)
 class BlockSetup:
-    """What a joint refit works with.
+    """What a joint refit works with."""
 
-    Attributes
-    ----------
-    linears : sequence of Linear
-        All layers, as they are after the cut: gradients pass through them.
-    biased : collection of str
-        Nodes that may get a bias if they have none: the target counted it.
-    kept : mapping of str to (int, array)
-        Axis and positions that stay, for tensors that were cut.
-    fit_samples : int
-        So many samples come first and are fitted, as far as they fill batches; the others validate.
-    batch : int
-        Samples per run, at most `fit_samples`; `pad` where the model insists on it.
-    passes : int
-        Over the samples that fit.
-    """
-
-    linears: Sequence[Linear]
-    biased: Collection[str]
+    linears: Sequence[Linear]  # All layers, as they are after the cut: gradients pass through them
+    biased: Collection[str]  # Nodes that may get a bias if they have none: the target counted it
+    # Axis and positions that stay, for tensors that were cut
     kept: Mapping[str, tuple[int, np.ndarray]]
     probe: Probe
     calibration: Calibration
+    # So many samples come first and are fitted, as far as they fill batches; the others validate
     fit_samples: int
-    batch: int
+    batch: int  # Samples per run, at most `fit_samples`; `pad` where the model insists on it
     pad: bool
     providers: Sequence[str]
-    passes: int
+    passes: int  # Over the samples that fit
     seed: int
 
 
 @dataclass(frozen=True)
 class BlockFit:
-    """What became of a block.
+    """What became of a block."""
 
-    Attributes
-    ----------
-    nodes : tuple of str
-        Layers that were free to move.
-    error_before, error_after : float
-        Squared error behind the block, relative to the variance there, on the validation split;
-        equal where moving would not have helped, and nothing was changed.
-    """
-
-    nodes: tuple[str, ...]
+    nodes: tuple[str, ...]  # Layers that were free to move
+    # Squared error behind the block, relative to the variance there, on the validation split; equal
+    # where moving would not have helped, and nothing was changed
     error_before: float
     error_after: float
 

@@ -14,19 +14,12 @@ FEWEST, MOST = 2, 4  # layers of a block
 
 @dataclass(frozen=True)
 class Block:
-    """Nodes from one place to another.
+    """Nodes from one place to another."""
 
-    Attributes
-    ----------
-    first, end : int
-        Nodes, in topological order; the end is none of them.
-    after : Move
-        The tensors that are alive behind it.
-    """
-
+    # Nodes, in topological order; the end is none of them
     first: int
     end: int
-    after: Move
+    after: Move  # The tensors that are alive behind it
 
 
 def blocks(

@@ -38,23 +38,14 @@ WEAK = 1e-4  # outputs scaled less than this, relative to the largest, ask nothi
 
 @dataclass(frozen=True)
 class Rows:
-    """Samples of one layer, n rows of g maps.
+    """Samples of one layer, n rows of g maps."""
 
-    Attributes
-    ----------
-    x : (g, n, D) float32 array
-        Inputs as the pruned model gives them.
-    wanted : (g, n, O) float32 array
-        What stood behind the layer (`Epilogue.tensor`) in the original.
-    addend : (g, n, O) float32 array, optional
-        What is added behind the layer in the pruned model.
-    fit : int
-        So many rows come first and fit the layer when its damping is chosen; the others validate.
-    """
-
-    x: npt.NDArray[np.float32]
+    x: npt.NDArray[np.float32]  # (g, n, D) float32: inputs as the pruned model gives them
+    # (g, n, O) float32: what stood behind the layer (`Epilogue.tensor`) in the original
     wanted: npt.NDArray[np.float32]
+    # (g, n, O) float32: what is added behind the layer in the pruned model
     addend: npt.NDArray[np.float32] | None
+    # So many rows come first and fit the layer when its damping is chosen; the others validate
     fit: int
 
     def of_outputs(self, asks: npt.NDArray[np.bool_]) -> Rows:

@@ -15,46 +15,28 @@ from onnx_reap.graph.labels.records import Linear
 
 @dataclass(frozen=True)
 class Zeros:
-    """Weights of a layer that are zero, and remain so.
+    """Weights of a layer that are zero, and remain so."""
 
-    Attributes
-    ----------
-    mask : (g, D, O) bool array
-        True where weights stay.
-    choose : callable, optional
-        Makes a better mask, once it is known what the layer receives: of the (g, D, D) Gram matrix
-        of its inputs, its (g, D, O) weight before any was zeroed, each output scaled by how much it
-        matters, and the mask.
-    """
-
-    mask: np.ndarray
+    mask: np.ndarray  # (g, D, O) bool: true where weights stay
+    # Makes a better mask, once it is known what the layer receives: of the (g, D, D) Gram matrix of
+    # its inputs, its (g, D, O) weight before any was zeroed, each output scaled by how much it
+    # matters, and the mask
     choose: Callable[[Any, Any, np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """One layer to refit.
+    """One layer to refit."""
 
-    Attributes
-    ----------
-    linear : Linear
-        The addition, with x the addend that stays, where a branch vanished.
-    epilogue : Epilogue
-        What follows it in the pruned model; `addend` is None where it could not be known in time.
-    place : int, optional
-        Index of the addition's input that took the branch's place; None for layers.
-    projection : (matrix, bias), optional
-        The original's weight (D, O) and bias (O,) where no tensor holds what the layer gave:
-        `epilogue.tensor` is the projection of a recurrent layer.
-    zeros : Zeros, optional
-        Where the layer has to be zero.
-    """
-
-    linear: Linear
+    linear: Linear  # The addition, with x the addend that stays, where a branch vanished
+    # What follows it in the pruned model; `addend` is None where it could not be known in time
     epilogue: Epilogue
+    # Index of the addition's input that took the branch's place; None for layers
     place: int | None = None
+    # (matrix, bias): the original's weight (D, O) and bias (O,) where no tensor holds what the
+    # layer gave: `epilogue.tensor` is the projection of a recurrent layer
     projection: tuple[np.ndarray, np.ndarray] | None = None
-    zeros: Zeros | None = None
+    zeros: Zeros | None = None  # Where the layer has to be zero
 
     @property
     def observed(self) -> str:

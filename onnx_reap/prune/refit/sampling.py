@@ -29,47 +29,28 @@ Tensors = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Walk:
-    """What a walk needs besides the two models.
+    """What a walk needs besides the two models."""
 
-    Attributes
-    ----------
-    kept : mapping of str to (int, array)
-        Axis and positions that stay, for tensors that were cut.
-    probe : Probe
-        Of the original.
-    fit_samples : int
-        So many samples come first and fit layers when a damping is chosen; the others validate it.
-    positions : int
-        Output positions per sample at most.
-    batch : int
-        Samples per run; `pad` where the model insists on it.
-    """
-
+    # Axis and positions that stay, for tensors that were cut
     kept: Mapping[str, tuple[int, np.ndarray]]
-    probe: Probe
+    probe: Probe  # Of the original
     calibration: Calibration
+    # So many samples come first and fit layers when a damping is chosen; the others validate it
     fit_samples: int
     backend: Backend
     providers: Sequence[str]
-    positions: int
-    batch: int
+    positions: int  # Output positions per sample at most
+    batch: int  # Samples per run; `pad` where the model insists on it
     pad: bool
     seed: int
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Rows of one layer over all batches, those that fit first.
+    """Rows of one layer over all batches, those that fit first."""
 
-    Attributes
-    ----------
-    arrays : list of (g, n, columns) float32 arrays
-    fit : int
-        So many rows are for fitting; the others validate.
-    """
-
-    arrays: list[np.ndarray]
-    fit: int
+    arrays: list[np.ndarray]  # (g, n, columns) float32
+    fit: int  # So many rows are for fitting; the others validate
 
 
 class Sampler:

@@ -27,18 +27,13 @@ TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
 
 @dataclass(frozen=True)
 class Fit:
-    """How a layer was fitted; errors relative to the variance of its target.
-
-    Attributes
-    ----------
-    overflows : bool
-        Whether it was left as it was since new numbers were too large for the type that they are
-        stored in.
-    """
+    """How a layer was fitted; errors relative to the variance of its target."""
 
     damping: float
     error_before: float
     error_after: float
+    # Whether it was left as it was since new numbers were too large for the type that they are
+    # stored in
     overflows: bool = False
 
 

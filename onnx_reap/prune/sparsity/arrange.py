@@ -47,24 +47,12 @@ Features = npt.NDArray[np.float32]
 
 @dataclass
 class Side:
-    """How one layer divides a group's channels into blocks.
+    """How one layer divides a group's channels into blocks."""
 
-    Attributes
-    ----------
-    features : (P, K) float32 array
-        Scores by position along the layer's axis.
-    block : (P,) int array
-        That each position is in.
-    at : (n,) int array
-        Positions of the group's places.
-    limit : (P, K) float32 array or None
-        Threshold of the block's sums; None for 2:4.
-    """
-
-    features: Features
-    block: npt.NDArray[np.int64]
-    at: npt.NDArray[np.int64]
-    limit: Features | None
+    features: Features  # (P, K) float32: scores by position along the layer's axis
+    block: npt.NDArray[np.int64]  # (P,) int: that each position is in
+    at: npt.NDArray[np.int64]  # (n,) int: positions of the group's places
+    limit: Features | None  # (P, K) float32: threshold of the block's sums; None for 2:4
 
     def exchanged(self, perm: npt.NDArray[np.int64]) -> Side:
         """Return it with another order of the group's channels."""

@@ -31,15 +31,10 @@ EXCLUDED = "excluded by --exclude or --include"
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with what flows in and out of it.
-
-    Attributes
-    ----------
-    x_units, y_units : (g * C,) and (g * O,) int arrays
-        Units at its inputs and outputs, 0 where these must stay where they are.
-    """
+    """A layer with what flows in and out of it."""
 
     linear: Linear
+    # (g * C,) and (g * O,): units at its inputs and outputs, 0 where these must stay where they are
     x_units: LabelArray
     y_units: LabelArray
 

@@ -23,26 +23,16 @@ TOO_WIDE = f"more than {WIDEST:,} channels have too many pairs to look at"
 
 @dataclass(frozen=True)
 class Arranged:
-    """A model whose channels are in order, and its masks.
-
-    Attributes
-    ----------
-    model : Model
-    permutation : mapping of int to int
-    masks, before : mapping of str to (g, T, C, O) bool array
-        By node: of `model`, and those that there would be without a change of order.
-    skipped : mapping of str to str
-        By group, why its channels stay in their order.
-    difference : float, optional
-        Largest difference of an output to the model's before, relative to its largest entry.
-    notes : tuple of str
-    """
+    """A model whose channels are in order, and its masks."""
 
     model: Model
     permutation: Permutation
+    # (g, T, C, O) bool: by node: of `model`, and those that there would be without a change of
+    # order
     masks: Mapping[str, Mask]
     before: Mapping[str, Mask]
-    skipped: Mapping[str, str]
+    skipped: Mapping[str, str]  # By group, why its channels stay in their order
+    # Largest difference of an output to the model's before, relative to its largest entry
     difference: float | None = None
     notes: tuple[str, ...] = ()
 
