@@ -46,13 +46,7 @@ class Option:
         return "--" + ("no_" * (self.default is True) + self.name).replace("_", "-")
 
     def accept(self, value: Any) -> Any:
-        """Return a value that Python passes as the settings hold it.
-
-        Raises
-        ------
-        UsageError
-            If it isn't valid.
-        """
+        """Return a value that Python passes as the settings hold it."""
         if value is None and self.default is None:
             return None
         if self.alone is not None and isinstance(value, bool):

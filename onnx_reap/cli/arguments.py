@@ -121,13 +121,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(command: Command, argv: Sequence[str]) -> Arguments:
-    """Read a command line, without the command's name.
-
-    Raises
-    ------
-    UsageError
-        If it can't be understood.
-    """
+    """Read a command line, without the command's name."""
     options = command.options
     parsed = vars(make_parser(command).parse_args(_with_values(options, argv)))
     for option in options:

@@ -53,11 +53,6 @@ class Recipe:
         -------
         numpy.ndarray, shape (n, ...)
             Contiguous, of the model's dtype.
-
-        Raises
-        ------
-        ReapError
-            If an image is smaller than the crop, or values don't fit an integer input.
         """
         if self.geometry is not None:
             axis = self.spec.channel_axis or 1

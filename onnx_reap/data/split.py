@@ -52,11 +52,6 @@ def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> 
     """Open data, or make some up, and divide it as the settings need.
 
     With nothing to estimate, data that is given evaluates the result; without any, nothing is run.
-
-    Raises
-    ------
-    ReapError
-        If the data can't be read or doesn't fit the model.
     """
     preprocess, seed = _preprocess(settings), settings.seed
     if data is None:

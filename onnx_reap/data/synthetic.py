@@ -60,11 +60,6 @@ def synthetic_calibration(
     -------
     Calibration
         Its `notes` warn that samples are synthetic.
-
-    Raises
-    ------
-    ReapError
-        If a dimension is dynamic and `shapes` doesn't tell its size.
     """
     return Calibration(_Synthetic(inputs, preprocess, samples, seed, shapes or {}))
 

@@ -113,11 +113,6 @@ def analyse(
     bases : collection of str
         Nodes that make channels between the two that a layer was written as: whatever the user
         excludes, these may go, though not all of them.
-
-    Raises
-    ------
-    ReapError
-        If onnxruntime can't run the model.
     """
     providers = execution_providers(None) if providers is None else providers
     light = LightModel.of(given)

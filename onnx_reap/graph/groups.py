@@ -105,13 +105,7 @@ def translate(
 
 
 def corresponding_units(source: Sequence[Group], target: Sequence[Group]) -> dict[int, int]:
-    """Map the units of one form of a model to those of another, see `translate`.
-
-    Raises
-    ------
-    ValueError
-        If groups of the same name differ in width, so that the forms are not of the same model.
-    """
+    """Map the units of one form of a model to those of another, see `translate`."""
     others = {group.name: group.units for group in target}
     shared = (group for group in source if group.name in others)
     return {

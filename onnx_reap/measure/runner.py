@@ -63,11 +63,6 @@ def run_batches(
         Samples of this batch, without those that pad the last one.
     results : list of dict of str to array
         By model, its outputs without what padding made.
-
-    Raises
-    ------
-    ReapError
-        If onnxruntime refuses a model or fails on a batch, or if a sample can't be read.
     """
     padded = analysis.fixed_batch is not None
     names = [t.name for t in analysis.model.graph.outputs] if outputs is None else outputs

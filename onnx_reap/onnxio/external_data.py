@@ -47,11 +47,6 @@ def read_external(model: onnx.ModelProto, path: Path, label: str) -> LightModel:
         Of its file.
     label : str
         What the user calls it.
-
-    Raises
-    ------
-    ReapError
-        If a file is missing, too short, or not in the model's folder.
     """
     weights: dict[str, np.ndarray] = {}
     files: dict[Path, MappedFile] = {}

@@ -35,11 +35,6 @@ def model_files(path: Path, model: LightModel) -> dict[Path, Content]:
         Of the model.
     model : LightModel
         Weights that lie beside its proto go into a file beside it.
-
-    Raises
-    ------
-    ReapError
-        If what is in the model itself is larger than 2 GB.
     """
     weights = model.external()
     if not weights:

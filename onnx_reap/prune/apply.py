@@ -142,11 +142,6 @@ def cut_model(
     -------
     pruned : Model
     notes : list of str
-
-    Raises
-    ------
-    CheckError
-        If the two differ.
     """
     pruned = analysis.copy()
     merge_units(pruned, analysis.flow, merge)

@@ -90,11 +90,6 @@ def open_run(
     ----------
     sizes : mapping of str to sequence of int, optional
         By input, sizes to take where neither the model nor the settings tell.
-
-    Raises
-    ------
-    ReapError
-        If the model or the data can't be used.
     """
     clock = Clock()
     with clock("load"):

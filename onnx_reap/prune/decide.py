@@ -49,13 +49,7 @@ def estimate(run: Run, goals: Sequence[Goal]) -> PruningCurves:
 
 
 def decide(run: Run, goal: Goal, curves: PruningCurves) -> Choice:
-    """Choose the channels to remove.
-
-    Raises
-    ------
-    TargetError
-        If a budget is out of reach.
-    """
+    """Choose the channels to remove."""
     widths = _fixed_widths(run, goal)
     if widths is None:
         widths = knapsack(curves.choices, goal.budgets)

@@ -32,13 +32,7 @@ def estimate_for(run: Run, goal: Goal) -> tuple[Goal, PruningCurves]:
 
 
 def estimator_for(goal: Goal, run: Run) -> LossEstimator | None:
-    """Make the function that tells what a model lost, if the goal bounds that; else None.
-
-    Raises
-    ------
-    ReapError
-        If nothing can tell it, or not so small a loss.
-    """
+    """Make the function that tells what a model lost, if the goal bounds that; else None."""
     if goal.max_drop is None:
         return None
     return loss_estimator(run.form.original, run.samples, run.settings)
@@ -61,11 +55,6 @@ def reach(
         What was lost, where that is bounded.
     goal : Goal
         With the budget that a latency search came to.
-
-    Raises
-    ------
-    TargetError
-        If the goal is out of reach.
     """
     if goal.latency is not None:
         goal = search_latency(run, goal, curves)

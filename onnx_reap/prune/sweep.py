@@ -75,13 +75,7 @@ def _goal_in_reach(run: Run, target: float) -> Goal | None:
 
 
 def checked_targets(targets: Any) -> list[float]:
-    """Return targets, largest first.
-
-    Raises
-    ------
-    UsageError
-        If they are no fractions, or none.
-    """
+    """Return targets, largest first."""
     values = FRACTIONS.accept("--targets", targets)
     return sorted({float(value) for value in values}, reverse=True)
 

@@ -84,11 +84,6 @@ class Moments:
         ----------
         other : Moments
             Of arrays of the same shapes.
-
-        Raises
-        ------
-        ReapError
-            If the shapes differ.
         """
         merged = Moments()
         for part in (self, other):

@@ -142,11 +142,6 @@ def best_damping(
         Strengths to choose from, as for `ridge`; among equals the largest wins.
     solve : callable
         What refits; takes what `ridge` takes.
-
-    Raises
-    ------
-    ReapError
-        If `dampings` is empty, or as for `ridge`.
     """
     return weakest_that_helps(dampings, lambda d: residual(held_out, *solve(fit, weight, d)))
 

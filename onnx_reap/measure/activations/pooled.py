@@ -38,11 +38,6 @@ def capture_pooled(
         Tensors, and the axis of each that holds its channels.
     on_batch : callable, optional
         Called with the number of samples after every batch.
-
-    Raises
-    ------
-    ReapError
-        If a tensor has no part of its own for every sample, or the model no such output.
     """
     model = analysis.model.to_run()
     ends = [output.name for output in model.graph.output]

@@ -130,11 +130,6 @@ def sampled_rows(
     Returns
     -------
     (g, n, D) array
-
-    Raises
-    ------
-    ReapError
-        If a value is NaN or infinite.
     """
     y_shape = output_shape(linear, x.shape, shapes[linear.y])
     at = sample_positions(linear, y_shape, limit, rng)

@@ -76,11 +76,6 @@ def measure(
     whole_ms : float
         The lesser of a plain run, and of the quietest visit to each of its kernels, which is longer
         by what the profiler takes but can be had on a busy machine.
-
-    Raises
-    ------
-    ReapError
-        If onnxruntime can't run a model.
     """
     times = dict.fromkeys(points, np.inf)
     parts: dict[Kernel, float] = {}

@@ -35,11 +35,6 @@ def measured_table(
         The first one serves to run the whole model.
     settings : Settings
         Of which the widths that groups may take are read.
-
-    Raises
-    ------
-    ReapError
-        If onnxruntime can't run a model.
     """
     linears, grids = analysis.flow.linears, _grids(analysis, settings)
     layers = [

@@ -40,11 +40,6 @@ def best_form(run: Run, goal: Goal) -> Candidate:
     -------
     goal, curves, run
         In that form.
-
-    Raises
-    ------
-    TargetError
-        If the goal is out of reach.
     """
     found = _without_idle(run, goal)
     other, parts = with_layers_whole(low_rank_of(found[2])), run.samples.train_validation

@@ -39,11 +39,6 @@ def faster_ranks(
     -------
     list of int array
         By layer.
-
-    Raises
-    ------
-    ReapError
-        If onnxruntime can't run a layer.
     """
     points = [_points(original, changed, *layer) for layer in layers]
     every = [point for whole, pairs in points for point in chain([whole], *pairs.values())]

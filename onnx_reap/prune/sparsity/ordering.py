@@ -105,13 +105,7 @@ def _checked(
 
 
 def _difference(run: Run, permutation: Permutation) -> tuple[float, list[str]]:
-    """Compare a model with itself in another order, on random inputs of several scales.
-
-    Raises
-    ------
-    CheckError
-        If outputs, or what layers give, differ by more than rounding.
-    """
+    """Compare a model with itself in another order, on random inputs of several scales."""
     analysis = run.analysis
     return compare(
         analysis.model.to_run(),
