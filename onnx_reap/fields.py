@@ -172,7 +172,6 @@ class Record:
 
         Parameters
         ----------
-        given : mapping of str to object
         keywords : subclass of TypedDict, optional
             The names that mean something to the caller, if not all.
 

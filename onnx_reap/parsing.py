@@ -54,11 +54,6 @@ class Kind:
     def accept(self, name: str, value: Any) -> Any:
         """Return a value that Python passes as the settings hold it.
 
-        Parameters
-        ----------
-        name : str
-            What the user calls it.
-
         Raises
         ------
         UsageError

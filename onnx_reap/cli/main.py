@@ -22,13 +22,7 @@ COMMANDS = {"inspect": run_inspect, "profile": run_profile, "sweep": run_sweep}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments without the program's name; those of the process by default.
-    """
+    """Run the command and return its exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of nodes may be in any script
         sys.stdout.reconfigure(errors="replace")
     given = list(sys.argv[1:] if argv is None else argv)

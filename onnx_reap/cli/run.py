@@ -34,10 +34,6 @@ RUN = Command(
 def run_reap(argv: Sequence[str]) -> None:
     """Run the command.
 
-    Parameters
-    ----------
-    argv : sequence of str
-
     Raises
     ------
     ReapError

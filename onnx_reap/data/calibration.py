@@ -81,8 +81,6 @@ class Calibration:
 
         Parameters
         ----------
-        size : int
-            Samples a batch.
         pad : bool
             Fill the last batch by repeating its last sample, for models whose batch is fixed. Batch
             ``k`` then still starts with ``min(size, len(self) - k * size)`` samples of its own.
@@ -121,8 +119,6 @@ class Calibration:
         ----------
         fraction : float
             Part to hold out, between 0 and 1; each side gets one sample at least.
-        seed : int
-            Seed of the choice.
 
         Returns
         -------

@@ -26,11 +26,6 @@ _READ_HEADER = {
 def open_arrays(path: Path) -> Mapping[str, np.ndarray]:
     """Open a ``.npy`` file, whose array is named after the file, or a ``.npz`` file.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-
     Returns
     -------
     mapping of str to numpy.ndarray

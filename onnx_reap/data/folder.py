@@ -27,10 +27,6 @@ class FolderSource:
 
     Parameters
     ----------
-    folder : pathlib.Path
-        The folder.
-    inputs : sequence of InputSpec
-        The model's only input, an image of 1 (grey) or 3 (RGB) channels.
     preprocess : Preprocess
         What is done to every image.
 
@@ -78,8 +74,6 @@ def decode(path: Path, channels: int) -> np.ndarray:
 
     Parameters
     ----------
-    path : pathlib.Path
-        The file.
     channels : int
         1 for grey, 3 for RGB; the image is converted.
 

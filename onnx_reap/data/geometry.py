@@ -79,8 +79,6 @@ class Geometry:
         ----------
         image : numpy.ndarray, shape (height, width, channels)
             uint8 stays uint8, anything else becomes float32 if it is resized.
-        label : str
-            What to call the image in a refusal.
 
         Returns
         -------

@@ -22,15 +22,6 @@ _COLOUR = np.array([[0.95, 0.25, 0.12], [0.95, 0.0, -0.24], [0.95, -0.25, 0.12]]
 def dead_leaves(rng: np.random.Generator, height: int, width: int, channels: int) -> np.ndarray:
     """Draw one image.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of randomness.
-    height, width : int
-        Size in pixels.
-    channels : int
-        1 for grey, 3 for RGB.
-
     Returns
     -------
     numpy.ndarray of float64, shape (height, width, channels)

@@ -30,8 +30,6 @@ def match(
         Stored arrays; only those that are needed are looked up.
     recipes : mapping of str to Recipe
         By name of the input.
-    label : str
-        What to call the data in a refusal.
 
     Returns
     -------

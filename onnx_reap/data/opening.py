@@ -39,14 +39,8 @@ def open_calibration(
         onnxruntime ``CalibrationDataReader``, which is rewound before and after if it can be.
         Files are memory-mapped and images decoded when they are needed; feeds are read once and
         kept, a stream only as far as `samples`.
-    inputs : sequence of InputSpec
-        All inputs of the model.
-    preprocess : Preprocess
-        What is done to every sample.
     samples : int, optional
         Use at most so many, chosen at random; of a stream the first ones.
-    seed : int
-        Seed of that choice.
 
     Returns
     -------

@@ -70,16 +70,6 @@ class Preprocess:
         Flags are about images. A model that takes none has `scale`, `mean` and `std` applied to all
         of its floating inputs; token ids and masks are never touched.
 
-        Parameters
-        ----------
-        inputs : sequence of InputSpec
-            All inputs of the model.
-
-        Returns
-        -------
-        dict of str to Recipe
-            By name of the input, for all of them.
-
         Raises
         ------
         UsageError

@@ -44,14 +44,8 @@ def synthetic_calibration(
 
     Parameters
     ----------
-    inputs : sequence of InputSpec
-        All inputs of the model.
     preprocess : Preprocess
         `scale`, `mean`, `std` and `color` are obeyed; `resize` and `crop` give the size of images.
-    samples : int
-        Number of samples.
-    seed : int
-        Seed of everything random.
     shapes : mapping of str to tuple of int, optional
         By name of the input, one sample's shape without a batch axis, where the model's is dynamic.
         Inputs that have none (`without_batch`) are drawn once, whole.

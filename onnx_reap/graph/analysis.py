@@ -104,10 +104,6 @@ def analyse(
     ----------
     inputs : sequence of InputSpec
         See `onnx_reap.graph.inputs.model_inputs`.
-    samples : Calibration
-        Of which as few are used as the model can be run on.
-    providers : Providers, optional
-        By default the best that onnxruntime offers.
     why_not : callable, optional
         Takes a node's key; returns why the channels that it makes must stay, or None.
     bases : collection of str

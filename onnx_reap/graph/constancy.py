@@ -110,7 +110,6 @@ def constant_values(
     ----------
     roots : sequence of str
         Keys of these layers.
-    tensors : sequence of str
 
     Returns
     -------

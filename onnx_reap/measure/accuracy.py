@@ -54,11 +54,6 @@ def correct_on(
     ----------
     labels : (samples of the source,) int array
 
-    Returns
-    -------
-    callable
-        From a model to a (samples,) bool array; it raises ReapError if the model is no classifier.
-
     Raises
     ------
     ReapError

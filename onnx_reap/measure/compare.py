@@ -90,8 +90,6 @@ def compare(
 
     Parameters
     ----------
-    original, changed : LightModel
-        With tensors of the same names, in float32: half precision rounds too much to tell.
     places : mapping of str to (int, array)
         For inner tensors of which `changed` has less, or in another order, the axis and the
         positions in the original.

@@ -47,15 +47,10 @@ def run_batches(
     ----------
     analysis : Analysis
         Of the original model: its batch size and providers are used.
-    models : sequence of LightModel
     outputs : sequence of str, optional
         Tensors to return instead of the models' own outputs.
-    batch : int, optional
-        Samples per run; by default as many as fit, or what the model insists on.
     count_input : str, optional
         Input of the models that is fed the number of samples in a run, shape (1,), int64.
-    on_batch : callable, optional
-        Called with the number of samples once a batch is dealt with.
 
     Yields
     ------
@@ -83,16 +78,7 @@ def run_batches(
 
 
 def own_samples(x: Any, count: int, batch: int) -> Any:
-    """Leave out what pads the last batch of a model with a fixed batch size.
-
-    Parameters
-    ----------
-    x : array
-        Activations of a batch; the leading axis holds its samples, or a multiple of them.
-    count : int
-        Samples of the batch that are real.
-    batch : int
-    """
+    """Leave out what pads the last batch of a model with a fixed batch size."""
     if count == batch or not isinstance(x, np.ndarray) or x.ndim == 0 or len(x) % batch:
         return x
     return x[: len(x) // batch * count]

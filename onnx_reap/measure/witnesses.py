@@ -14,11 +14,6 @@ from onnx_reap.onnxio.extract import names_in_subgraphs
 def find_jumps(graph: onnx.GraphProto) -> tuple[dict[str, str], list[str]]:
     """Find what lies behind jumps, and what goes into them.
 
-    Parameters
-    ----------
-    graph : onnx.GraphProto
-        Sorted topologically.
-
     Returns
     -------
     causes : dict of str to str

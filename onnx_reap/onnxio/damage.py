@@ -20,15 +20,6 @@ from onnx_reap.onnxio.dtypes import bits, exists
 def check_parts(model: onnx.ModelProto, label: str, beside: Container[str] = ()) -> None:
     """Refuse tensors that are broken, types that don't exist and names that are no text.
 
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        With its external data.
-    label : str
-        What the user calls it.
-    beside : container of str
-        Initializers whose values lie beside the proto, and were measured when they were found.
-
     Raises
     ------
     ReapError

@@ -37,17 +37,7 @@ def data_files(model: onnx.ModelProto, path: Path) -> list[Path]:
 
 
 def read_external(model: onnx.ModelProto, path: Path, label: str) -> LightModel:
-    """Find the data of all tensors of a model; large initializers are mapped.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        As it was parsed; changed in place.
-    path : Path
-        Of its file.
-    label : str
-        What the user calls it.
-    """
+    """Find the data of all tensors of a model; large initializers are mapped."""
     weights: dict[str, np.ndarray] = {}
     files: dict[Path, MappedFile] = {}
     initializers = sum(map(uses_external_data, model.graph.initializer))  # which come first

@@ -31,8 +31,6 @@ def extract(
         Its graph inputs that the part still needs stay inputs.
     inputs : mapping of str to numpy.dtype
         Tensors that will be fed, with their types.
-    outputs : sequence of str
-        Tensors to compute.
     """
     graph = model.graph
     place = {name: i for i, node in enumerate(graph.node) for name in node.output if name}

@@ -19,11 +19,6 @@ Content = bytes | Iterable[bytes | memoryview]
 def read_text(what: str, path: str | Path) -> str:
     """Read a text file.
 
-    Parameters
-    ----------
-    what : str
-        What the user calls it.
-
     Raises
     ------
     ReapError
@@ -89,12 +84,6 @@ def check_folder(
     ----------
     name : str
         What the user calls the folder, such as `--output`.
-    folder : path
-        It need not exist.
-    files : iterable of str
-        Names of what will be written in it.
-    inputs : mapping of str to path
-        Paths by what the user calls them.
 
     Raises
     ------

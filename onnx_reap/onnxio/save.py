@@ -31,8 +31,6 @@ def model_files(path: Path, model: LightModel) -> dict[Path, Content]:
 
     Parameters
     ----------
-    path : Path
-        Of the model.
     model : LightModel
         Weights that lie beside its proto go into a file beside it.
     """

@@ -58,9 +58,6 @@ def session(
     Parameters
     ----------
     model : LightModel or onnx.ModelProto
-    providers : sequence of str
-        Execution providers, best first; with libraries of operators if they are
-        `providers.Providers`.
     outputs : iterable of str, optional
         Tensors that the session returns; the model's outputs by default.
     optimize : bool

@@ -137,11 +137,6 @@ def cut_model(
         Units that are merged into others first.
     verify : bool
         Whether to run both models; the shape of a cut model alone needs no proof.
-
-    Returns
-    -------
-    pruned : Model
-    notes : list of str
     """
     pruned = analysis.copy()
     merge_units(pruned, analysis.flow, merge)

@@ -66,10 +66,6 @@ def conclude(
     ----------
     budgets : sequence of Budget
         What the model may cost.
-    drop : EstimatedLoss, optional
-        What was lost, where that was bounded.
-    notes : sequence of str
-        Warnings besides those of the samples and of the model.
 
     Raises
     ------

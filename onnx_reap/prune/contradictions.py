@@ -23,13 +23,6 @@ from onnx_reap.prune.criteria.table import check_packages
 def run_settings(given: Mapping[str, Any], data: Any) -> Settings:
     """Make the settings of a run, with a budget if none is set.
 
-    Parameters
-    ----------
-    given : mapping of str to object
-        Settings by name, as Python passes them.
-    data : object
-        Calibration samples; None if there are none.
-
     Raises
     ------
     UsageError

@@ -27,13 +27,7 @@ DEEPEST = 0.4  # of the fraction that is to stay on average: narrower groups are
 
 
 def estimate(run: Run, goals: Sequence[Goal]) -> PruningCurves:
-    """Find out what removing channels costs, as far as any of the goals needs it.
-
-    Parameters
-    ----------
-    goals : sequence of Goal
-        At least one; all for the same groups.
-    """
+    """Find out what removing channels costs, as far as any of the goals needs it."""
     fixed = [_fixed_widths(run, goal) for goal in goals]
     wanted = [
         _worth_following(goal) if widths is None else _only(goal, widths)

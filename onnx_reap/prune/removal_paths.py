@@ -69,14 +69,11 @@ def group_path(
 
     Parameters
     ----------
-    steps : int
-        Units to remove.
     order : sequence of int, optional
         Remove units in this order instead of the best one.
 
     Returns
     -------
-    path : RemovalPath
     variance : float
         Of all consumers' outputs, in the unit of the errors.
     """

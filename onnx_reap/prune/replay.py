@@ -28,7 +28,6 @@ def open_planned(
 
     Returns
     -------
-    run : Run
     removed : tuple of int
         Units that the plan removes.
 

@@ -15,12 +15,6 @@ from onnx_reap.prune.pruning_curves import PruningCurves
 def estimate_for(run: Run, goal: Goal) -> tuple[Goal, PruningCurves]:
     """Find out what removing channels costs, as deep as a search for the goal will go.
 
-    Returns
-    -------
-    goal : Goal
-        Without a latency that the model has anyway.
-    curves : PruningCurves
-
     Raises
     ------
     TargetError
@@ -43,14 +37,8 @@ def reach(
 ) -> tuple[Pruned, EstimatedLoss | None, Goal]:
     """Prune a model as far as a goal asks for.
 
-    Parameters
-    ----------
-    loss_of : callable, optional
-        Tells what a model lost, where the goal bounds that.
-
     Returns
     -------
-    pruned : Pruned
     drop : EstimatedLoss or None
         What was lost, where that is bounded.
     goal : Goal

@@ -26,13 +26,6 @@ def reachable_goals(
 ) -> tuple[dict[float, Goal], list[str]]:
     """Work out the goals; refuse targets out of reach, or leave out those that nobody named.
 
-    Parameters
-    ----------
-    targets : sequence of float
-        Fractions of the multiply-accumulates.
-    named : bool
-        Whether the user named them.
-
     Returns
     -------
     goals : dict of float to Goal

@@ -23,15 +23,7 @@ from onnx_reap.report.result import Result
 def make_result(
     outcome: Outcome, *, lossless: Lossless | None = None, tiling: Tiling | None = None
 ) -> Result:
-    """Put the model, its plan and a report together.
-
-    Parameters
-    ----------
-    lossless : Lossless, optional
-        What went, where nothing was to be lost.
-    tiling : Tiling, optional
-        What was zeroed in a pattern.
-    """
+    """Put the model, its plan and a report together."""
     return Result(outcome.pruned.model, make_report(outcome, lossless, tiling), outcome.plan)
 
 

@@ -39,8 +39,6 @@ def make_inspection(
     ----------
     widths : sequence of int arrays
         By group, the widths that it may take, ascending.
-    settings : mapping of str to object
-        Those that were named.
     """
     narrowest = np.array([choices[0] for choices in widths], np.int64)
     by_group, by_frozen = _shares(analysis)

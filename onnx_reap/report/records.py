@@ -27,8 +27,6 @@ class Figures:
     ----------
     macs, params : int
         Multiply-accumulates per sample, floating-point parameters.
-    bytes : int
-        Size of the serialized model.
     latency_ms : float
         Median time of one run, in milliseconds: of one sample, or of one batch where the model's
         batch size is fixed.
@@ -53,12 +51,8 @@ class Loss:
         `top-1 disagreement`, `output error`, `accuracy` or `evaluate`.
     value, limit : float
         Loss, and what was allowed, as fractions.
-    likely : float
-        What the loss on other samples does not exceed, with odds of 3 to 1.
     low, high : float, optional
         95 % confidence interval of the loss.
-    samples : int
-        Held-out samples; 0 where a function of the user's measured.
     """
 
     kind: str

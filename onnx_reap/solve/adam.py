@@ -24,8 +24,6 @@ class Descent:
 
     Parameters
     ----------
-    values : mapping of str to float32 array
-        Where to start.
     scales : mapping of str to float
         What a step of 1 would be.
     steps : int

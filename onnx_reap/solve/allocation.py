@@ -51,8 +51,6 @@ def allowed_widths(
     ----------
     width : int
         Units now.
-    step : int
-        Fewest units that can go at once.
     round_to : int or None
         Widths are multiples of this, so that a group with no smaller one stays whole; None picks 8
         for 64 units and more, 4 from 16 on, else 1.
@@ -156,10 +154,8 @@ def widen(widths: Widths, choices: Sequence[Choices], budgets: Sequence[Budget])
 
     Parameters
     ----------
-    widths : (groups,) int array
     choices : sequence of Choices
         By group.
-    budgets : sequence of Budget
 
     Returns
     -------
@@ -203,13 +199,7 @@ def each_fits(
 
     Parameters
     ----------
-    widths : (groups,) int array
     options : (groups, k) int array
-    budgets : sequence of Budget
-
-    Returns
-    -------
-    (groups, k) bool array
     """
     # A cost is a whole number, rounded; a bit less than the half keeps float noise from tipping it.
     each = (b.cost.alone(widths, options) <= b.limit + 0.49 for b in budgets)

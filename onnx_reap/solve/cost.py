@@ -100,7 +100,6 @@ class Cost:
 
         Parameters
         ----------
-        widths : (groups,) int array
         options : (groups, k) int array
             Widths that each group may change to while all others keep theirs.
 

@@ -18,12 +18,9 @@ def dual(gram: Array, weight: Array, columns: np.ndarray, damping: float) -> tup
 
     Parameters
     ----------
-    gram : array, shape (D, D)
     weight : array, shape (D, O)
     columns : ndarray, shape (S, B), int
         Columns of each unit; -1 where it has fewer than B.
-    damping : float
-        Relative to the mean diagonal.
 
     Returns
     -------

@@ -58,8 +58,6 @@ def output_moment(gram: Array, weight: Array) -> Array:
 
     Parameters
     ----------
-    gram : (D, D) float64 array
-        Centred second moment of the inputs.
     weight : (D, O) float64 array
     """
     xp = compat.array_namespace(gram, weight)
@@ -98,12 +96,7 @@ def factor(weight: Array, moment: Array, scale: Array) -> Product:
 
 
 def slice_moment(gram: Array, channels: int, down: int, across: int) -> Array:
-    """Return the moment of vertical slices, (C k_h, C k_h), from that of patches.
-
-    Parameters
-    ----------
-    gram : (C k_h k_w, C k_h k_w) float64 array
-    """
+    """Return the moment of vertical slices, (C k_h, C k_h), from that of patches."""
     xp = compat.array_namespace(gram)
     rows = channels * down
     blocks = xp.reshape(gram, (rows, across, rows, across))

@@ -39,8 +39,6 @@ class Gates:
     ----------
     parts : sequence of Ways
     groups : int
-    shut : (groups,) int array, optional
-        Width at which a group closes its ways, 0 by default.
     """
 
     def __init__(

@@ -31,9 +31,6 @@ def without(gram: Array, weight: Array, removed: np.ndarray, damping: float) -> 
     gram : array, shape (D, D), float64
         Centred second moment of the inputs.
     weight : array, shape (D, O), float64
-    removed : ndarray, shape (D,), bool
-    damping : float
-        Relative to the mean diagonal, at least 1e-9.
 
     Returns
     -------

@@ -52,13 +52,6 @@ def knapsack(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
     Where costs are coupled, or budgets several, the result is good, if not the best, and never
     worse than that of `global_threshold`.
 
-    Parameters
-    ----------
-    choices : sequence of Choices
-        By group.
-    budgets : sequence of Budget
-        All of them are met.
-
     Returns
     -------
     (groups,) int array
@@ -219,7 +212,6 @@ class _Table:
     ----------
     extra : (groups, k) float array
         Cost of each width beyond its group's cheapest.
-    errors : (groups, k) float array
     room : float
         Most that the extra costs may add up to, at least 0.
 

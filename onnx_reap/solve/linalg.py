@@ -51,8 +51,6 @@ def damped(A: Array, damping: float) -> Array:
     Parameters
     ----------
     A : array, shape (..., D, D), float64
-    damping : float
-        Relative strength, without unit.
 
     Returns
     -------

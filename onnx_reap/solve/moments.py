@@ -157,7 +157,6 @@ def moments_of(x: Array, y: Array | None = None) -> Moments:
 
     Parameters
     ----------
-    x : array, shape (..., n, D)
     y : array, shape (..., n, O), optional
         Targets of the same rows.
     """
@@ -189,13 +188,8 @@ def _of_block(x: Array, y: Array) -> Moments:
 def centred(x: Array) -> tuple[Array, Array]:
     """Split rows into their mean and what is left.
 
-    Parameters
-    ----------
-    x : array, shape (..., n, D), float32 or float64
-
     Returns
     -------
-    mean : array, shape (..., D), float64
     rest : array, shape (..., n, D), dtype of `x`
     """
     xp = compat.array_namespace(x)

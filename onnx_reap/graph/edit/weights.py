@@ -18,7 +18,6 @@ def layer_weights(model: Model, linear: Linear) -> tuple[np.ndarray, np.ndarray]
 
     Returns
     -------
-    weight : array, shape and dtype of the constant
     bias : (outputs,) or (1,) float64 array
         The factor beta included; zero where the layer has none.
     """

@@ -186,14 +186,7 @@ class Model:
             constant.values = np.empty(0)
 
     def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
-        """Write the part that computes tensors from others, in float32; see `onnxio.extract`.
-
-        Parameters
-        ----------
-        inputs : mapping of str to numpy.dtype
-            Tensors that will be fed, with their types.
-        outputs : sequence of str
-        """
+        """Write the part that computes tensors from others, in float32; see `onnxio.extract`."""
         shell = without_content(self.light.proto)
         shell.graph.node.extend(self.node_proto(node) for node in self.graph.nodes)
         out = extract(shell, inputs, outputs)

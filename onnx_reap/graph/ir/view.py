@@ -22,7 +22,6 @@ class View:
         Its unique name.
     opset : int
         Version of the standard operators.
-    probe : Probe
     """
 
     def __init__(self, node: gs.Node, model: Model, probe: Probe, of_sizes: Set[str]) -> None:

@@ -27,10 +27,6 @@ def flow(
     ----------
     excluded : callable
         Takes a node's key; returns why its channels must stay, or None.
-
-    Returns
-    -------
-    Flow
     """
     findings = Findings(model, probe)
     outputs = {tensor.name for tensor in model.graph.outputs}

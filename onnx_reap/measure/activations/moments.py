@@ -52,7 +52,6 @@ def first_of_each(nodes: Iterable[str], taps: Mapping[str, Tap]) -> list[str]:
 
     Parameters
     ----------
-    nodes : iterable of str
     taps : mapping of str to Tap
         By node; what is in none of them is kept, so that a missing tap is no layer without cost.
     """
@@ -71,7 +70,6 @@ def positions_for(
         Unknowns of one map, which the rows must outnumber well.
     per_row : int
         Numbers that a row holds, over all maps.
-    samples : int
     limit : int
         What the user asked for at most.
     entries : int
@@ -101,10 +99,6 @@ def capture_moments(
         Of which `positions` and `seed` are read.
     total : int
         Samples in all, those that are captured apart included.
-    to_device : callable
-        Puts a NumPy array where the solver computes.
-    on_batch : callable, optional
-        Called with the number of samples after every batch.
 
     Returns
     -------

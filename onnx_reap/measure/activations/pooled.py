@@ -36,8 +36,6 @@ def capture_pooled(
     ----------
     axes : mapping of str to int
         Tensors, and the axis of each that holds its channels.
-    on_batch : callable, optional
-        Called with the number of samples after every batch.
     """
     model = analysis.model.to_run()
     ends = [output.name for output in model.graph.output]

@@ -122,8 +122,6 @@ def sampled_rows(
     Parameters
     ----------
     x : array of the node's input shape
-    shapes : mapping of str to tuple of int
-        Of tensors, in some batch.
     limit : int
         Positions per sample at most.
 
@@ -194,8 +192,6 @@ def output_rows(
     Parameters
     ----------
     y : array of the node's output shape
-    at : (N, P) int array
-        From `sample_positions`.
     channels : (O,) int array, optional
         The node's outputs among those of `y`; all of them by default.
 

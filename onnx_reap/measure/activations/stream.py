@@ -76,16 +76,7 @@ class Store:
 
 
 class ActivationStream:
-    """Runs of one model from a movable frontier.
-
-    Parameters
-    ----------
-    calibration : Calibration
-    batch : int
-        Samples per run.
-    pad : bool
-        Whether the last batch must be filled up.
-    """
+    """Runs of one model from a movable frontier."""
 
     def __init__(
         self, calibration: Calibration, batch: int, pad: bool, providers: Sequence[str]
@@ -116,7 +107,6 @@ class ActivationStream:
 
         Parameters
         ----------
-        outputs : sequence of str
         move : Move, optional
             Once all batches are through, runs start there.
         """

@@ -52,15 +52,6 @@ def variances(
 ) -> dict[str, tuple[Vector, list[float]]]:
     """Run the model; return variances of layers' inputs, and of their products with weights.
 
-    Parameters
-    ----------
-    layers : sequence of (Linear, sequence of (g, D, O) arrays)
-        Layers, each with weights to multiply its input by.
-    settings : Settings
-        Of which `positions` and `seed` are read.
-    on_batch : callable, optional
-        Called with the number of samples after every batch.
-
     Returns
     -------
     dict

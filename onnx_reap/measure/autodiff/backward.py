@@ -39,14 +39,7 @@ class Trainer:
 
 
 def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]:
-    """Tell which tensors of a part get their whole gradient from its outputs.
-
-    Parameters
-    ----------
-    part : LightModel
-    wanted : collection of str
-        Tensors in question.
-    """
+    """Tell which tensors of a part get their whole gradient from its outputs."""
     if opset(part) < OLDEST:
         return set()
     constants = part.constants
@@ -120,9 +113,6 @@ def backpropagate(
 
     Parameters
     ----------
-    tape : Tape
-    nodes : sequence of onnx.NodeProto
-        The forward pass, in order.
     starts : mapping of str to str
         Gradients at some tensors.
     wanted : sequence of str

@@ -29,8 +29,6 @@ class Tape:
 
     Parameters
     ----------
-    part : LightModel
-        Its proto is appended to.
     shapes : mapping of str to tuple of int
         Of tensors, as they were before channels were cut: ranks, spatial sizes and ones are right.
     layers : mapping of str to Linear

@@ -42,21 +42,12 @@ def compare_latency(
 
     Parameters
     ----------
-    before, after : LightModel
-    feed : mapping of str to numpy.ndarray
-        Inputs by name, in the shapes to measure at.
-    providers : sequence of str
-        Execution providers of onnxruntime, best first.
     runs : int
         Timed runs of each model after which no more time is spent than a fifth of `seconds`: runs
         of a small model are many and short, and other work on the machine comes in bursts.
     seconds : float
         Time after which no further run is started, warm-up included. Each model is run once to
         warm up and timed once whatever the time.
-
-    Returns
-    -------
-    before, after : Timing
 
     Raises
     ------

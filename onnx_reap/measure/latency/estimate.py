@@ -55,13 +55,10 @@ class LatencyEstimate:
 
     Parameters
     ----------
-    table : LatencyTable
     extents : sequence of (Extent, Extent)
         Input and output channels of every layer of the table, in its order.
     entries : Cost
         Entries of the tensors that other nodes make.
-    full : (groups,) int array
-        Widths of the model that was measured.
     ways : sequence of Ways, optional
         By layer, which groups take it along when they vanish; by default none does.
     """

@@ -151,13 +151,7 @@ def _activation(model: Model, linear: Linear) -> tuple[onnx.NodeProto, dict[int,
 
 
 def layer_model(point: SizedLayer) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """Build a model of one layer and its activation, with random weights, and something to feed it.
-
-    Returns
-    -------
-    model : onnx.ModelProto
-    feed : dict of str to numpy.ndarray
-    """
+    """Build a model of one layer and its activation, with random weights, and a feed for it."""
     layer, rng = point.layer, np.random.default_rng(0)
     nodes = [onnx.NodeProto.FromString(each) for each in (layer.node, layer.activation) if each]
     group = point.inputs if layer.multiplier else layer.group

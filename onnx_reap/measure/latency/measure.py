@@ -57,22 +57,8 @@ def measure(
 ) -> tuple[dict[SizedLayer, float], float]:
     """Time layers and, every now and then, the whole model; the quietest visit to each counts.
 
-    Parameters
-    ----------
-    points : iterable of SizedLayer
-        Equal ones are measured once.
-    whole : LightModel
-    feed : mapping of str to numpy.ndarray
-        Inputs of the whole model.
-    providers : sequence of str
-        Execution providers of onnxruntime, best first.
-    on_point : callable
-        Called when a layer was visited, `ROUNDS` times each.
-
     Returns
     -------
-    times : dict of SizedLayer to float
-        Milliseconds.
     whole_ms : float
         The lesser of a plain run, and of the quietest visit to each of its kernels, which is longer
         by what the profiler takes but can be had on a busy machine.

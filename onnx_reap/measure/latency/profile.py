@@ -31,8 +31,6 @@ def measured_table(
 
     Parameters
     ----------
-    samples : Calibration
-        The first one serves to run the whole model.
     settings : Settings
         Of which the widths that groups may take are read.
     """

@@ -66,12 +66,6 @@ def divergence_choices(
         By group.
     orders : sequence of int arrays
         For every group its units in the order of removal, as indices.
-    known : ConsumerMoments
-        What consumers are refitted by.
-    samples : Calibration
-        To measure on; best others than those of `known`.
-    on_batch : callable, optional
-        Called with the number of samples after every batch.
     coordinates : container of int
         Groups that are coordinates in a basis.
 

@@ -51,11 +51,6 @@ def measure_sensitivities(
 ) -> list[float | None]:
     """Measure how far every perturbation moves the outputs from the original's.
 
-    Parameters
-    ----------
-    on_batch : callable, optional
-        Called with the number of samples after every batch.
-
     Returns
     -------
     list of float or None

@@ -29,13 +29,6 @@ def best_form(run: Run, goal: Goal) -> Candidate:
     outputs of a layer are read besides coordinates in front of it, more is lost than both estimates
     alone say; so both forms are pruned, and validation samples decide.
 
-    Parameters
-    ----------
-    run : Run
-        Of `in_low_rank`.
-    goal : Goal
-        Of `run`.
-
     Returns
     -------
     goal, curves, run

@@ -97,11 +97,6 @@ class LowRank(Form):
 def in_low_rank(run: Run) -> Run:
     """Write every layer as two, and every stream in another basis, that may gain by it.
 
-    Returns
-    -------
-    Run
-        On the model in that form.
-
     Raises
     ------
     ReapError

@@ -74,11 +74,6 @@ def sound_ones(run: Run, bases: Sequence[Basis]) -> Rewritten:
 def check_same(run: Run, bases: Sequence[Basis]) -> Rewritten:
     """Compare the given model, and its layers, with another form, and return that.
 
-    Parameters
-    ----------
-    run : Run
-        On the given model.
-
     Raises
     ------
     CheckError

@@ -68,18 +68,10 @@ class Training:
 
         Parameters
         ----------
-        start : mapping of str to float32 array
         scales : mapping of str to float
             What a step of 1 is.
         stored : mapping of str to numpy.dtype
             Types that parameters will be rounded to, where others than float32.
-
-        Returns
-        -------
-        found : mapping of str to float32 array
-            As far from `start` towards where descent led as is best for the validation batches.
-        before, after : float
-            Error there.
         """
         best, before = start, self._error(start)
         if before < EXACT:

@@ -81,8 +81,6 @@ def refit_blocks(
         With constants folded as in `pruned`, so that tensors have the same names.
     layers : sequence of Linear
         Those of `setup.linears` that may change; their constants are their own.
-    on_node : callable
-        Told how many nodes are done.
     """
     frontier = Frontier(pruned, setup.probe, len(setup.calibration))
     start = frontier.at(0)

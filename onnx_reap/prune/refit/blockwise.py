@@ -28,13 +28,7 @@ LARGEST = 2**23  # weights of a layer; wider ones stay as they were refitted
 
 
 def passes_over(settings: Settings, macs: int, samples: Samples) -> int:
-    """Return how often to go through the training samples; 0 where no block is refitted.
-
-    Parameters
-    ----------
-    macs : int
-        Of the cut model.
-    """
+    """Return how often to go through the training samples; 0 where no block is refitted."""
     if settings.joint_refit is not None:
         return settings.joint_refit
     parts = samples.train_validation
@@ -55,11 +49,6 @@ def join(
     """Refit the blocks of a cut model in place; return what was fitted, and a note if nothing was.
 
     The note is for those who asked for it.
-
-    Parameters
-    ----------
-    macs : int
-        Of the cut model.
     """
     parts = samples.train_validation
     passes = passes_over(settings, macs, samples)

@@ -133,12 +133,8 @@ def fit_constant(rows: Rows, constant: np.ndarray, epilogue: Epilogue) -> Fitted
 
     Parameters
     ----------
-    rows : Rows
-        Inputs are what the constant is added to; without an addend.
     constant : (1, O) float64 array
         Current values.
-    epilogue : Epilogue
-        What follows the addition; neither scaled nor shifted.
 
     Returns
     -------
@@ -169,7 +165,6 @@ class Clip:
     ----------
     low, high : float
         Bounds of the activation, infinite where it has none.
-    wanted : (g, n, O) float32 array
     """
 
     def __init__(self, low: float, high: float, wanted: npt.NDArray[np.float32]) -> None:

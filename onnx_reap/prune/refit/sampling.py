@@ -72,11 +72,6 @@ class Sampler:
         ----------
         rows : callable
             `target_rows` or `input_rows`.
-
-        Returns
-        -------
-        dict
-            By node.
         """
         walk, seen = self._walk, 0
         taken: dict[str, list[list[np.ndarray]]] = {job.linear.node: [] for job in jobs}

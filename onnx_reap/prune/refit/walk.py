@@ -54,8 +54,6 @@ def refit_model(
         Cut; its weights are replaced.
     jobs : sequence of Job
         In topological order, with epilogues of the pruned model.
-    on_layer : callable
-        Told each layer's node when it is done.
 
     Returns
     -------

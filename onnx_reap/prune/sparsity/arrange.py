@@ -113,8 +113,6 @@ def arrange(
     Parameters
     ----------
     layers, scores : mappings by node
-    groups : sequence of Group
-        Whose channels may change places, within their part.
 
     Returns
     -------

@@ -44,11 +44,6 @@ def find_layers(
 ) -> tuple[dict[str, Layer], dict[str, str]]:
     """Divide the linear layers.
 
-    Parameters
-    ----------
-    excluded : frozenset of str
-        Nodes that the user wants to be left alone.
-
     Returns
     -------
     layers : dict of str to Layer

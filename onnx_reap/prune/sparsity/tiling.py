@@ -74,13 +74,6 @@ def untouched(run: Run) -> Pruned:
 def with_zeros(run: Run, pruned: Pruned, pattern: Pattern) -> tuple[Pruned, Tiling]:
     """Zero weights of a finished model in a pattern, and repair those that stay.
 
-    Returns
-    -------
-    pruned : Pruned
-        With the model and the refits of the layers as they are now.
-    tiling : Tiling
-        What was zeroed, and what it cost.
-
     Raises
     ------
     ReapError
