@@ -1,7 +1,5 @@
 """Refusals: one sentence that says what is wrong, what was seen, what is needed and what to try."""
 
-from __future__ import annotations
-
 
 class ReapError(Exception):
     """A request that can't be honoured, as opposed to a bug in this package.

@@ -3,8 +3,6 @@
 The criteria, which one option names and the run asks, are listed here, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches

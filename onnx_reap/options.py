@@ -4,8 +4,6 @@ A new option takes a field in `Settings` and its type in one of the classes of k
 the commands that take it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Kinds of values that options take: how a text becomes a value, and which values are valid."""
 
-from __future__ import annotations
-
 import math
 import re
 from argparse import ArgumentTypeError

@@ -1,7 +1,5 @@
 """Progress: what the stages of a run report to."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol

@@ -1,7 +1,5 @@
 """The command line: argparse over the table of options, and the options that are no settings."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The command `onnx-reap inspect`: what could be pruned of a model, what could not, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from onnx_reap.cli.arguments import Command, parse

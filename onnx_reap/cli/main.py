@@ -4,8 +4,6 @@ A refusal is one line on stderr and an exit status; files appear only when every
 Whatever is slow to import is imported once the arguments are understood.
 """
 
-from __future__ import annotations
-
 import io
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The command `onnx-reap profile`: measure a model's layers, and save the table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from onnx_reap.cli.arguments import Command, parse

@@ -1,7 +1,5 @@
 """Samples that lie in arrays, in memory or in a file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Arrays in files, memory-mapped so that a large set is never read as a whole."""
 
-from __future__ import annotations
-
 import os
 import struct
 import zipfile

@@ -1,7 +1,5 @@
 """A folder of images, decoded in worker threads when a batch asks for them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Labels: the class of every sample."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile

@@ -10,8 +10,6 @@ References
 .. [1] A. B. Lee, D. Mumford, J. Huang, "Occlusion models for natural images", IJCV 41, 2001.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 _LEAVES = 300

@@ -1,7 +1,5 @@
 """Which array belongs to which input, and in which layout."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np

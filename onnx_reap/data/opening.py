@@ -1,7 +1,5 @@
 """From whatever a user calls data to a `Calibration`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ The order is fixed: resize (shorter side), centre crop, colour order, then ``(x 
 0.485 0.456 0.406, std 0.229 0.224 0.225.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """One input's preprocessing, ready to run on batches."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """What the model wants to be fed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar

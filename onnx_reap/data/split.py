@@ -1,7 +1,5 @@
 """The samples of one run: real or synthetic, and which of them are held out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

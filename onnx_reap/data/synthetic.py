@@ -1,7 +1,5 @@
 """Samples made up from statistics, for when there is no data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The first look at a model: inputs, one run, channel groups and costs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Layers inside the bodies of If, Loop and Scan: they stay as they are, and are reported."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs

@@ -7,8 +7,6 @@ branch with a tensor of the full shape. If the group's channels are read on no o
 computes them serves nobody, and the branch is as good as one number per channel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 

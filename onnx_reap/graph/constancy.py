@@ -1,7 +1,5 @@
 """Tensors that a layer without inputs makes constant, and the additions that end their spread."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 

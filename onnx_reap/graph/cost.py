@@ -7,8 +7,6 @@ tell how the time outside linear layers shrinks. What a vanished branch took alo
 the constant that is added in its place is a parameter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -4,8 +4,6 @@ A layer's error matters behind these. BatchNormalization scales it, an addition 
 up for errors of the shortcut, and a clipping activation forgives errors where it clips anyway.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

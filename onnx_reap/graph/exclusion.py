@@ -1,7 +1,5 @@
 """Nodes that the user wants to be left alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 

@@ -1,7 +1,5 @@
 """Channel groups: units that occur in the same tensors, which get one keep count together."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass

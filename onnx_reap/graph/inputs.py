@@ -1,7 +1,5 @@
 """The inputs of a model: what must be fed, and whether the model normalises it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod

@@ -1,7 +1,5 @@
 """Class scores of a model on samples, and which samples it classifies correctly."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -6,8 +6,6 @@ their squared output error relative to the variance of the original's output. Wi
 accuracy that was lost, and a function of the user's may measure anything.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 import sys

@@ -9,8 +9,6 @@ says little of its input. So where an output or the input of a jump holds such r
 are computed from is compared as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """How close the outputs of two models are."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

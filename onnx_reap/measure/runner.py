@@ -1,7 +1,5 @@
 """Run models on samples, batch by batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

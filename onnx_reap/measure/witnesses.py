@@ -1,7 +1,5 @@
 """Tensors that tell more of two models than their outputs do."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import onnx

@@ -1,7 +1,5 @@
 """Whether a pruned model is valid ONNX, with the interface of the original."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import onnx

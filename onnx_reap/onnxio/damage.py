@@ -4,8 +4,6 @@ onnx.checker says nothing of tensors whose data doesn't fill their shape nor of 
 text, and what reads these later fails where a user can't tell why.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Iterator
 from math import prod
 

@@ -3,8 +3,6 @@
 `FLOATS` is the one list of the types that layers compute in; all else asks the functions here.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from types import MappingProxyType

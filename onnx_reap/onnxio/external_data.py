@@ -3,8 +3,6 @@
 Their names come with the model, so they lead nowhere but into its own folder.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Parts of models: what computes some tensors from others."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np

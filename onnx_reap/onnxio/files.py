@@ -1,7 +1,5 @@
 """Reading text, and writing files: whole or not at all, and never over an input."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import shutil

@@ -5,8 +5,6 @@ their gradients leave the range of float16. So whatever is observed, is observed
 same nodes and tensors whose numbers are float32. What is cut and written keeps its types.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace

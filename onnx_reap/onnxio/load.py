@@ -1,7 +1,5 @@
 """Models from files and as the bytes of files, and what is wrong with them."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Execution providers of onnxruntime, and libraries of operators that it lacks."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from pathlib import Path

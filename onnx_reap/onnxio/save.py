@@ -1,7 +1,5 @@
 """A model as the bytes of its file, or of two: the second holds the weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

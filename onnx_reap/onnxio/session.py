@@ -1,7 +1,5 @@
 """onnxruntime: sessions that run models."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

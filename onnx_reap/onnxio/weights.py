@@ -1,7 +1,5 @@
 """Writing changed weights into a model that stays as it is otherwise, node by node."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

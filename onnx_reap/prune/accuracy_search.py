@@ -1,7 +1,5 @@
 """The smallest model within a loss, found by tries."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace

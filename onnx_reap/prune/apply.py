@@ -1,7 +1,5 @@
 """From a choice of channels to a pruned model: cut, verify against the mask, refit."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 A kind of budget is one row of `COSTS` beside its setting, and the figure that `check_met` is given.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The end of a run: the pruned model is verified, measured and compared with the original."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

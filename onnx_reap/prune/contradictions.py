@@ -1,7 +1,5 @@
 """What settings mean together: the budget if none is set, and which contradict each other."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

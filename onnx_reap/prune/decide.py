@@ -1,7 +1,5 @@
 """Which channels stay: a width for every group, and the first ones on its removal path go."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What is pruned: a form of the given model, and a choice of the channels that go."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """What the user asked to remove, in terms of the model's groups."""
 
-from __future__ import annotations
-
 import fnmatch
 import json
 from collections.abc import Mapping, Sequence

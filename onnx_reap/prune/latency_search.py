@@ -1,7 +1,5 @@
 """The largest model within a time: planned by its layers' times, corrected by timing it whole."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What removing channels costs: a removal path for every group, and an error for every width."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 

@@ -6,8 +6,6 @@ that errors of consumers and of groups are in the same unit: that of the activat
 to.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 

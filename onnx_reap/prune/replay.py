@@ -1,7 +1,5 @@
 """The start of a run that repeats a plan."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path

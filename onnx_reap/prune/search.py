@@ -1,7 +1,5 @@
 """From a goal to a pruned model: what is estimated first, and which search reaches the goal."""
 
-from __future__ import annotations
-
 from onnx_reap.measure.accuracy_loss import EstimatedLoss, LossEstimator, loss_estimator
 from onnx_reap.prune.accuracy_search import deepest_goal, search_accuracy
 from onnx_reap.prune.apply import Pruned, apply_choice

@@ -1,7 +1,5 @@
 """What a sweep takes: several budgets on one model's multiply-accumulates, and accuracies."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The result of a run, and its report, from what the run came to."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 from onnx_reap import __version__

@@ -1,7 +1,5 @@
 """A first look at a model: what could be pruned, what could not, and why."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What an inspection tells of a model; `Inspection.to_dict` is the JSON file's content."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """An inspection as tables for a terminal."""
 
-from __future__ import annotations
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text

@@ -1,7 +1,5 @@
 """The front of a sweep as a drawing."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The report's content; `Report.to_dict` is the JSON file's."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

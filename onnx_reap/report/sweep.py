@@ -1,7 +1,5 @@
 """The models of a sweep as rows: of a CSV file, and of a table for a terminal."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Sequence

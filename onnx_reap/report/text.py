@@ -1,7 +1,5 @@
 """The report as tables for a terminal; plain text anywhere else."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence

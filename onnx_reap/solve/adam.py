@@ -5,8 +5,6 @@ References
 D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

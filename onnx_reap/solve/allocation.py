@@ -1,7 +1,5 @@
 """Widths for a budget: equal ratios, or one threshold on error per cost for all groups."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce

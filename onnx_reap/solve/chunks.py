@@ -1,7 +1,5 @@
 """Things in lots that fit into memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 

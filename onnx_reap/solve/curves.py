@@ -5,8 +5,6 @@ width: a straight line in the logarithms of both, through the measured points. P
 points the divergence stays proportional to the local error.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -8,8 +8,6 @@ which takes a third off the standard error. The original's margins are as good o
 pruned model was fitted to, so these are tried, too.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

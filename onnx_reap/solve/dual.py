@@ -1,7 +1,5 @@
 """The dual basis of a consumer's input columns: P = (G + l I)^-1, in the order of the units."""
 
-from __future__ import annotations
-
 import array_api_compat as compat
 import numpy as np
 

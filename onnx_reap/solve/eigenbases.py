@@ -27,8 +27,6 @@ S. Ashkboos et al., "SliceGPT: Compress Large Language Models by Deleting Rows a
 Y. Xu et al., "TRP: Trained Rank Pruning for Efficient Deep Neural Networks", IJCAI 2020.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -23,8 +23,6 @@ References
        Preservation", IEICE Trans. Inf. & Syst. E104-D(1), 2021.
 """
 
-from __future__ import annotations
-
 import array_api_compat as compat
 import numpy as np
 

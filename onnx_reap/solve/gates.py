@@ -5,8 +5,6 @@ model's outputs is open, that is, none of the groups on this way has vanished. T
 that may be written as two closes its ways at its full width instead: then the layer is left whole.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

@@ -9,8 +9,6 @@ A. Agresti, Y. Min, "Simple Improved Confidence Intervals for Comparing Matched 
 Statistics in Medicine 24(5), 2005.
 """
 
-from __future__ import annotations
-
 import math
 
 Z = 1.96  # of a normal distribution, for a two-sided interval of 95 %

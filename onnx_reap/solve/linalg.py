@@ -13,8 +13,6 @@ References
 .. [1] N. J. Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed., SIAM 2002, ch. 14.
 """
 
-from __future__ import annotations
-
 import array_api_compat as compat
 import numpy as np
 

@@ -15,8 +15,6 @@ References
        Quantization and Pruning", NeurIPS 2022.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -6,8 +6,6 @@ input channels of the first kernel position, then through those of the second. N
 one kernel position, or map, into the next; the last ones of each may be smaller.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -18,8 +18,6 @@ References
        ICML 1998.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

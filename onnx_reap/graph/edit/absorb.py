@@ -1,7 +1,5 @@
 """Layers take over what channels bring that will go."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ sliced by the tensors that they follow, and a node's own numbers are corrected b
 node, run on what is left of its input, gives what is left of its output.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import numpy as np

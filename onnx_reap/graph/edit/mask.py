@@ -1,7 +1,5 @@
 """Masking: the original graph with removed channels' rows set to zero in their consumers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Units take over what others bring that will be removed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Taking branches out: what they add becomes one number per channel, and their nodes go."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Reading and writing the weights of a layer in the graph."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Writing a graph back as ONNX, keeping what nobody touched as it was."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A loaded model: the file's proto, kept as it is, and a graph to work on."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from graphlib import CycleError, TopologicalSorter

@@ -4,8 +4,6 @@ Static shape inference gives up on many exports; a run never does. A model with 
 run at two batch sizes, which tells the dimensions that depend on it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 

@@ -1,7 +1,5 @@
 """Reading a model into a graph."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs

@@ -6,8 +6,6 @@ refitted. No tensor of the graph holds its result, the projection, so it gets a 
 its own; its values follow from the layer's input.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model

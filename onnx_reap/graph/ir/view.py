@@ -1,7 +1,5 @@
 """A node as rules see it: attributes, shapes, and the values that are the same in every run."""
 
-from __future__ import annotations
-
 from collections.abc import Set
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Balances: channels that fall into parts which must stay equally long."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ something is left in any case; constants that several nodes share must be cut al
 grouped convolutions must stay equally long.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

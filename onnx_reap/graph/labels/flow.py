@@ -1,7 +1,5 @@
 """The interpreter: lets labels flow through the graph by the rules, then closes the sets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import numpy as np

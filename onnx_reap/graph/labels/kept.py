@@ -1,7 +1,5 @@
 """Which entries of every tensor stay when units go."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import numpy as np

@@ -4,8 +4,6 @@ A label array has the shape of the tensor that it describes. Axes along which la
 are stride-0 views, so an array costs as much memory as its channels, not as its tensor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What the label flow finds: which constants follow tensors, which nodes are linear, what ties."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 

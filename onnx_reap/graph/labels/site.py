@@ -1,7 +1,5 @@
 """What a rule sees of its node during the label flow, and what it may declare."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 

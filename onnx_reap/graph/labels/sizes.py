@@ -1,7 +1,5 @@
 """Shape arithmetic: numbers that are computed from the sizes of tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Set
 
 import numpy as np

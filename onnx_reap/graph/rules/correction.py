@@ -1,7 +1,5 @@
 """What a rule sees of its node after a cut, and the corrections that it may make."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Set
 
 import numpy as np

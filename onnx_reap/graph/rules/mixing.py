@@ -1,7 +1,5 @@
 """Operators with a weight: they end the channels that arrive and begin new ones."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from onnx_reap.graph.labels.labels import first_along

@@ -1,7 +1,5 @@
 """Data movement: executed on the labels themselves."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Operators that treat each channel alone, and those that couple positions along an axis."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

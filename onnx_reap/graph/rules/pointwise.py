@@ -1,7 +1,5 @@
 """Pointwise operators: labels that meet are united, constants follow what they meet."""
 
-from __future__ import annotations
-
 from collections.abc import Set
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Products of two activations, as in attention."""
 
-from __future__ import annotations
-
 from collections.abc import Set
 from string import ascii_lowercase
 

@@ -1,7 +1,5 @@
 """Recurrent layers: they end the channels that arrive; the hidden size stays."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from onnx_reap.graph.ir.recurrent import projection

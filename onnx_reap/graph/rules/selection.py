@@ -1,7 +1,5 @@
 """Parts of a tensor: Slice, Split, Gather, Pad; their bounds follow from the labels left."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from onnx_reap.graph.ir.model import is_floating

@@ -5,8 +5,6 @@ operators, poolings and reductions derives from their traits. An operator that h
 its channels, whatever its traits are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from enum import Flag, auto
 

@@ -1,7 +1,5 @@
 """Where the streams can start: sets of tensors from which all that follows can be computed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One number by sample and channel: feature maps and outputs, pooled over all positions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

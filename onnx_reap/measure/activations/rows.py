@@ -6,8 +6,6 @@ convolutions. Column `c * taps + t` of X is input channel c (in its group) under
 a transposed convolution reads zeros wherever no input meets a tap.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Variances of layers' inputs, and of their products with weights, streamed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

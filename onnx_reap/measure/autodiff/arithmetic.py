@@ -1,7 +1,5 @@
 """Gradients of operators with several operands, repeated along axes where they have size one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From a forward pass to one that also gives the gradient of a squared error."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 

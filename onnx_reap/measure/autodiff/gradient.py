@@ -1,7 +1,5 @@
 """How the gradient passes through one operator."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ what the tap saw with the gradient at the output; with groups it is a convolutio
 and channels change places.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

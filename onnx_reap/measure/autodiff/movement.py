@@ -1,7 +1,5 @@
 """Gradients of operators that only move entries, leave some out or add zeros."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

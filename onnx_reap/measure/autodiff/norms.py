@@ -1,7 +1,5 @@
 """Gradients of normalizations and of softmax."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import onnx

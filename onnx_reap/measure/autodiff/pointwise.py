@@ -1,7 +1,5 @@
 """Gradients of functions of single entries."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import partial, reduce

@@ -3,8 +3,6 @@
 Channels are taken for samples there, so that it does not matter how many are left.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Gradients of sums, means and largest entries over whole axes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

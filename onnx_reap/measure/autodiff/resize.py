@@ -3,8 +3,6 @@
 Resizing an identity along one axis gives the matrix, whatever the mode.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

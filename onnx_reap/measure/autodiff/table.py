@@ -1,7 +1,5 @@
 """The gradients of all operators that have one; what has none lets no gradient through."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from onnx_reap.measure.autodiff.arithmetic import ARITHMETIC

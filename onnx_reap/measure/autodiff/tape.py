@@ -1,7 +1,5 @@
 """What rules write the nodes of a backward pass with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

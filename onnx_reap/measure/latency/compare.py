@@ -1,7 +1,5 @@
 """Latency of two models, measured side by side."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

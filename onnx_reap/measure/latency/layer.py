@@ -1,7 +1,5 @@
 """A layer on its own: what its time depends on, and a model of it with other channels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -11,8 +11,6 @@ Other work on the machine only ever adds time. So every layer, and every kernel 
 is visited several times, far apart, and the quietest visit counts.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """Latency tables of models: measured here, and read by a budget anywhere."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -17,8 +17,6 @@ temperature.
 Entries that the original has not finite, such as masked classes, don't count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -12,8 +12,6 @@ K. Kamma, S. Inoue, T. Wada, "Pruning Ratio Optimization with Layer-Wise Pruning
 Accelerating Convolutional Neural Networks", IEICE Trans. Inf. & Syst. E105-D(1), 2022.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Mapping, Sequence
 
 import numpy as np

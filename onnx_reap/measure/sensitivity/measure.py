@@ -5,8 +5,6 @@ the difference. Its product with the gradient of a random direction of the model
 squared and on average, how far the outputs move, see `divergence`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 

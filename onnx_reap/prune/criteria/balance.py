@@ -1,7 +1,5 @@
 """Orders in which the parts of a group, such as those of a grouped convolution, shrink alike."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import numpy as np

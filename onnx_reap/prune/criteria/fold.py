@@ -15,8 +15,6 @@ Compress", ICLR 2025.
 J. H. Ward, "Hierarchical Grouping to Optimize an Objective Function", JASA 58(301), 1963.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

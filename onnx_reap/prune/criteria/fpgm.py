@@ -10,8 +10,6 @@ Y. He, P. Liu, Z. Wang, Z. Hu, Y. Yang, "Filter Pruning via Geometric Median for
 Neural Networks Acceleration", CVPR 2019.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from onnx_reap.prune.criteria.observation import Observation, Order

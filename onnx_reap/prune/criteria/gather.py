@@ -1,7 +1,5 @@
 """What a criterion is shown of a group, gathered from the graph and from what was captured."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 

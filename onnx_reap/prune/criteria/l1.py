@@ -6,8 +6,6 @@ H. Li, A. Kadav, I. Durdanovic, H. Samet, H. P. Graf, "Pruning Filters for Effic
 ICLR 2017.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from onnx_reap.prune.criteria.observation import Observation, Order

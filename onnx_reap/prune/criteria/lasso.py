@@ -15,8 +15,6 @@ B. Efron, T. Hastie, I. Johnstone, R. Tibshirani, "Least Angle Regression", Anna
 32(2), 2004.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

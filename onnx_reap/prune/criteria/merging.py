@@ -1,7 +1,5 @@
 """Hierarchical clustering as a ranking: of two clusters that merge, one representative goes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

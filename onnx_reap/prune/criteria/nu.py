@@ -13,8 +13,6 @@ K. Kamma, Y. Isoda, S. Inoue, T. Wada, "Neural Behavior-Based Approach for Neura
 IEICE Trans. Inf. & Syst. E103-D(5), 2020.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from onnx_reap.prune.criteria.balance import greedily

@@ -3,8 +3,6 @@
 Everything is NumPy on the host, float64, and addresses units by their index in the group.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

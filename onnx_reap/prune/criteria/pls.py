@@ -18,8 +18,6 @@ A. Jordao, R. Kloss, F. Yamada, W. R. Schwartz, "Pruning Deep Neural Networks us
 Squares", arXiv:1810.07610, 2018.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

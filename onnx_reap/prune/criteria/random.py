@@ -1,7 +1,5 @@
 """Chance, the baseline of all baselines."""
 
-from __future__ import annotations
-
 import zlib
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a criterion says of a group: who goes first, and who takes over."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple

@@ -15,8 +15,6 @@ Y. Zhang, C. Zhao, B. Ni, J. Zhang, H. Deng, "Exploiting Channel Similarity for 
 Convolutional Neural Networks", arXiv:1908.02620, 2019.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from onnx_reap.prune.criteria.merging import merging

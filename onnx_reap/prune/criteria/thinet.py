@@ -11,8 +11,6 @@ J.-H. Luo, J. Wu, W. Lin, "ThiNet: A Filter Level Pruning Method for Deep Neural
 Compression", ICCV 2017.
 """
 
-from __future__ import annotations
-
 from onnx_reap.prune.criteria.balance import greedily
 from onnx_reap.prune.criteria.observation import Observation, Order
 

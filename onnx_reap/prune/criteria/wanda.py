@@ -11,8 +11,6 @@ M. Sun, Z. Liu, A. Bair, J. Z. Kolter, "A Simple and Effective Pruning Approach 
 Models", ICLR 2024, arXiv:2306.11695.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from onnx_reap.prune.criteria.observation import Observation, Order

@@ -1,7 +1,5 @@
 """Follow what channels hold through the graph, by the weights alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

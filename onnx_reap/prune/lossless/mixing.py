@@ -1,7 +1,5 @@
 """What a layer makes of channels: rows of weights over the signals that arrive."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx_graphsurgeon as gs
 

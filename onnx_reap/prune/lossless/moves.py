@@ -1,7 +1,5 @@
 """Where the channels behind a movement of data come from: it is executed on indices."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Channels that another one makes up for exactly, at every layer that reads them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

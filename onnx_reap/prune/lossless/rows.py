@@ -1,7 +1,5 @@
 """Rows that are multiples of others, to float tolerance."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,7 +1,5 @@
 """Removing what nothing depends on: no data, no budget, and the same function afterwards."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """A basis for every layer that may be written as two, from what the layer sees."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Which form of a model is pruned: of those that low rank makes of it, the one that loses least."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

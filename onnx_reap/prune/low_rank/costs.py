@@ -1,7 +1,5 @@
 """What a model in another form costs: what there was before, where all coordinates stay."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

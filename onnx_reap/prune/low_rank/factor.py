@@ -1,7 +1,5 @@
 """A layer as two: the record, which layers can be, what they cost, and rewriting the graph."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod

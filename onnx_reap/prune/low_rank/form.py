@@ -14,8 +14,6 @@ S. Ashkboos et al., "SliceGPT: Compress Large Language Models by Deleting Rows a
 2024.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 

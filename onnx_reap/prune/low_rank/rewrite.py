@@ -1,7 +1,5 @@
 """Other forms of a model, the same function: layers as two, streams in other bases."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ and those that read them, as in the narrow streams of inverted residuals, channe
 in a basis that nobody fixed. In a better one fewer coordinates do, and no layer comes on top.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from math import prod

@@ -1,7 +1,5 @@
 """A basis for every stream of channels between linear layers, from what these layers see."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Which ranks make two layers faster than the one that they stand for, by timing them here."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import chain
 

@@ -1,7 +1,5 @@
 """Training one block by gradient descent; the validation split decides how far to go."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol

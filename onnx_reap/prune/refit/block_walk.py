@@ -10,8 +10,6 @@ Y. Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block R
 2021, reconstruct blocks in this way after quantisation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Where to cut a graph into blocks of a few layers each."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice

@@ -1,7 +1,5 @@
 """Refitting the layers of blocks together, after each was refitted alone."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Refitting the layers behind a cut."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 

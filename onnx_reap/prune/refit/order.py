@@ -1,7 +1,5 @@
 """Which layers are refitted, and in what order."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any

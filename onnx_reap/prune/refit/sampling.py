@@ -1,7 +1,5 @@
 """Rows of layers from both streams, at the same samples and positions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 

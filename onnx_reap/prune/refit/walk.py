@@ -1,7 +1,5 @@
 """The walk: layer by layer, fit the pruned model's outputs to the original's."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

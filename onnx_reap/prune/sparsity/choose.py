@@ -14,8 +14,6 @@ References
        One-Shot", ICML 2023.
 """
 
-from __future__ import annotations
-
 import array_api_compat as compat
 import numpy as np
 

@@ -13,8 +13,6 @@ References
        Language Models", ICLR 2024.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 

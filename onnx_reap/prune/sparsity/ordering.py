@@ -1,7 +1,5 @@
 """Putting channels in order where that loses less, and proving that the function stays."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ wherever a tensor holds unit u, it then holds what took its place; constants tha
 are taken in that order, by the same bindings that cut them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import product
 

@@ -1,7 +1,5 @@
 """What a run tells of zeros in a pattern."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ This works on a finished model, whatever was done to it before, and takes that m
 as the target.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
