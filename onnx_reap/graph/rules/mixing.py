@@ -8,6 +8,7 @@ from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.correction import Correction
 from onnx_reap.graph.rules.products import einsum, matmul_of_two
 from onnx_reap.graph.rules.rule import Rule
+from onnx_reap.graph.rules.traits import Trait
 
 
 def _conv(site: Site) -> None:
@@ -176,10 +177,12 @@ def _matmul_elsewhere(site: Site, data: int) -> None:
     site.set_labels(first_along(labels, [summed]))
 
 
+_LAYER = Trait.WEIGHTED | Trait.KEEPS_CONSTANTS
+
 MIXING: dict[str, Rule] = {
-    "Conv": Rule(_conv, _correct_conv),
-    "ConvTranspose": Rule(_conv, _correct_conv),
-    "Gemm": Rule(_gemm),
-    "MatMul": Rule(_matmul),
+    "Conv": Rule(_conv, _correct_conv, _LAYER),
+    "ConvTranspose": Rule(_conv, _correct_conv, Trait.WEIGHTED),
+    "Gemm": Rule(_gemm, traits=_LAYER),
+    "MatMul": Rule(_matmul, traits=_LAYER),
     "Einsum": Rule(einsum),
 }

@@ -9,6 +9,7 @@ from onnx_reap.graph.labels.labels import LabelArray, collapse, first_along, rai
 from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.correction import Correction
 from onnx_reap.graph.rules.rule import Correct, Rule, movement
+from onnx_reap.graph.rules.traits import Trait
 
 LARGEST_FILL = 2**16  # entries of a tensor of equal numbers, past which its channels stay
 
@@ -183,19 +184,25 @@ def _cast_like(site: Site) -> None:
     site.set_labels(site.labels())
 
 
+_RESHAPING = Trait.SAME_ENTRIES | Trait.KEEPS_CONSTANTS
+
 MOVEMENT: dict[str, Rule] = {
-    "Identity": movement(_identity),
-    "Cast": movement(_identity),
-    "CastLike": Rule(_cast_like),
-    "Reshape": movement(_to_output_shape, _correct_reshape),
-    "Flatten": movement(_to_output_shape),
-    "Squeeze": movement(_to_output_shape, _correct_squeeze),
-    "Unsqueeze": movement(_to_output_shape),
-    "Transpose": movement(_transpose),
-    "DepthToSpace": movement(_depth_to_space),
-    "SpaceToDepth": movement(_space_to_depth),
-    "Expand": Rule(_expand_or_fill, correct_sizes(1)),
+    "Identity": movement(_identity, traits=_RESHAPING | Trait.SAME_ORDER),
+    "Cast": movement(_identity, traits=Trait.SAME_ORDER | Trait.KEEPS_CONSTANTS),
+    "CastLike": Rule(_cast_like, traits=Trait.MOVES),
+    "Reshape": movement(
+        _to_output_shape, _correct_reshape, _RESHAPING | Trait.REGROUPS | Trait.SAME_ORDER
+    ),
+    "Flatten": movement(_to_output_shape, traits=_RESHAPING | Trait.REGROUPS | Trait.SAME_ORDER),
+    "Squeeze": movement(
+        _to_output_shape, _correct_squeeze, _RESHAPING | Trait.PICKS | Trait.SAME_ORDER
+    ),
+    "Unsqueeze": movement(_to_output_shape, traits=_RESHAPING | Trait.PICKS),
+    "Transpose": movement(_transpose, traits=_RESHAPING | Trait.PICKS),
+    "DepthToSpace": movement(_depth_to_space, traits=Trait.REGROUPS),
+    "SpaceToDepth": movement(_space_to_depth, traits=Trait.REGROUPS),
+    "Expand": Rule(_expand_or_fill, correct_sizes(1), Trait.MOVES | Trait.FILLS),
     "Tile": movement(_tile),
-    "Concat": Rule(_concat),
-    "ConstantOfShape": Rule(_fill(0), _correct_filled),
+    "Concat": Rule(_concat, traits=Trait.MOVES | Trait.PICKS | Trait.ALONG_AXIS),
+    "ConstantOfShape": Rule(_fill(0), _correct_filled, Trait.FILLS),
 }

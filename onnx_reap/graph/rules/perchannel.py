@@ -1,6 +1,6 @@
 """Operators that treat each channel alone, and those that couple positions along an axis."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.correction import Correction
 from onnx_reap.graph.rules.movement import correct_sizes
 from onnx_reap.graph.rules.rule import Rule
-from onnx_reap.graph.rules.traits import Trait, operators
+from onnx_reap.graph.rules.traits import Trait
 
 
 def _windowed(site: Site) -> None:
@@ -79,6 +79,10 @@ def _reduced_axes(site: Site) -> Sequence[int]:
     return [int(axis) for axis in axes]
 
 
+def _reduction(site: Site) -> None:
+    _coupled(_reduced_axes, keeps_shape=False)(site)
+
+
 def _softmax_axes(site: Site) -> Sequence[int]:
     rank = len(site.shape(0))
     if site.opset >= 13:
@@ -86,8 +90,16 @@ def _softmax_axes(site: Site) -> Sequence[int]:
     return range(site.axis(site.attribute("axis", 1)), rank)  # flattens what follows the axis
 
 
+def _softmax(site: Site) -> None:
+    _coupled(_softmax_axes, keeps_shape=True)(site)
+
+
 def _one_axis(default: int) -> Callable[[Site], Sequence[int]]:
     return lambda site: [site.attribute("axis", default)]
+
+
+def _arg_extreme(site: Site) -> None:
+    _coupled(_one_axis(0), keeps_shape=False)(site)
 
 
 def _from_axis(site: Site) -> Sequence[int]:
@@ -117,19 +129,55 @@ def _cumsum_axes(site: Site) -> Sequence[int]:
     return range(len(site.shape(0))) if axis is None else [int(np.ravel(axis)[0])]
 
 
+_POOL = Trait.POOLS | Trait.OWN_CHANNEL
+_REDUCTION = Trait.REDUCES | Trait.OWN_CHANNEL
+
+_POOLINGS: Mapping[str, Trait] = {
+    "AveragePool": _POOL | Trait.HOMOGENEOUS | Trait.LINEAR | Trait.KEEPS_INNER_CONSTANTS,
+    "GlobalAveragePool": _POOL | Trait.LINEAR | Trait.AVERAGES | Trait.KEEPS_CONSTANTS,
+    "GlobalLpPool": _POOL,
+    "GlobalMaxPool": _POOL | Trait.HOMOGENEOUS | Trait.KEEPS_CONSTANTS,
+    "LpPool": _POOL,
+    "MaxPool": _POOL | Trait.HOMOGENEOUS | Trait.SELECTS | Trait.KEEPS_INNER_CONSTANTS,
+}
+
+_REDUCTIONS: Mapping[str, Trait] = {
+    "ReduceL1": _REDUCTION,
+    "ReduceL2": _REDUCTION,
+    "ReduceLogSum": _REDUCTION,
+    "ReduceLogSumExp": _REDUCTION,
+    "ReduceMax": _REDUCTION | Trait.HOMOGENEOUS | Trait.SELECTS | Trait.KEEPS_CONSTANTS,
+    "ReduceMean": _REDUCTION | Trait.LINEAR | Trait.AVERAGES | Trait.KEEPS_CONSTANTS,
+    "ReduceMin": _REDUCTION | Trait.HOMOGENEOUS | Trait.SELECTS,
+    "ReduceProd": _REDUCTION,
+    "ReduceSum": _REDUCTION | Trait.HOMOGENEOUS | Trait.LINEAR,
+    "ReduceSumSquare": _REDUCTION,
+}
+
 PER_CHANNEL: dict[str, Rule] = {
-    **dict.fromkeys(operators(Trait.POOLS), Rule(_windowed)),
-    **dict.fromkeys(operators(Trait.REDUCES), Rule(_coupled(_reduced_axes, keeps_shape=False))),
-    **dict.fromkeys(
-        ("Softmax", "LogSoftmax", "Hardmax"), Rule(_coupled(_softmax_axes, keeps_shape=True))
-    ),
-    **dict.fromkeys(("ArgMax", "ArgMin"), Rule(_coupled(_one_axis(0), keeps_shape=False))),
-    "LpNormalization": Rule(_coupled(_one_axis(-1), keeps_shape=True)),
+    **{op: Rule(_windowed, traits=traits) for op, traits in _POOLINGS.items()},
+    **{op: Rule(_reduction, traits=traits) for op, traits in _REDUCTIONS.items()},
+    "Softmax": Rule(_softmax, traits=Trait.OWN_CHANNEL | Trait.SATURATES),
+    "LogSoftmax": Rule(_softmax, traits=Trait.OWN_CHANNEL),
+    "Hardmax": Rule(_softmax, traits=Trait.OWN_CHANNEL | Trait.JUMPS),
+    "ArgMax": Rule(_arg_extreme, traits=Trait.OWN_CHANNEL | Trait.JUMPS),
+    "ArgMin": Rule(_arg_extreme, traits=Trait.OWN_CHANNEL | Trait.JUMPS),
+    "LpNormalization": Rule(_coupled(_one_axis(-1), keeps_shape=True), traits=Trait.OWN_CHANNEL),
     "LRN": Rule(_lrn, _correct_lrn),
-    "CumSum": Rule(_coupled(_cumsum_axes, keeps_shape=True)),
-    "LayerNormalization": Rule(_layer_normalization),
-    "BatchNormalization": Rule(_batch_normalization),
-    "InstanceNormalization": Rule(_per_channel((1, 2))),
-    "Resize": Rule(_scaled, correct_sizes(3, axes="axes")),
-    "Upsample": Rule(_scaled),
+    "CumSum": Rule(_coupled(_cumsum_axes, keeps_shape=True), traits=Trait.OWN_CHANNEL),
+    "LayerNormalization": Rule(
+        _layer_normalization, traits=Trait.OWN_CHANNEL | Trait.KEEPS_CONSTANTS
+    ),
+    "BatchNormalization": Rule(
+        _batch_normalization, traits=Trait.OWN_CHANNEL | Trait.KEEPS_CONSTANTS | Trait.SCALES
+    ),
+    "InstanceNormalization": Rule(
+        _per_channel((1, 2)), traits=Trait.OWN_CHANNEL | Trait.KEEPS_INNER_CONSTANTS
+    ),
+    "Resize": Rule(
+        _scaled,
+        correct_sizes(3, axes="axes"),
+        Trait.OWN_CHANNEL | Trait.LINEAR | Trait.KEEPS_INNER_CONSTANTS,
+    ),
+    "Upsample": Rule(_scaled, traits=Trait.OWN_CHANNEL),
 }

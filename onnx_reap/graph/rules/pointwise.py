@@ -1,13 +1,13 @@
 """Pointwise operators: labels that meet are united, constants follow what they meet."""
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 import numpy as np
 
 from onnx_reap.graph.labels.labels import LabelArray, raise_rank
 from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.rule import Rule
-from onnx_reap.graph.rules.traits import Trait, operators
+from onnx_reap.graph.rules.traits import Trait
 
 
 def _pointwise(site: Site) -> None:
@@ -57,8 +57,86 @@ def _unary(site: Site) -> None:
         site.set_labels(site.labels(), index)
 
 
+_MAP = Trait.POINTWISE | Trait.OWN_CHANNEL
+_CARRYING_MAP = _MAP | Trait.KEEPS_CONSTANTS
+_BINARY = _MAP | Trait.BROADCASTS
+_CARRYING_BINARY = _BINARY | Trait.KEEPS_CONSTANTS
+_COMPARISON = _BINARY | Trait.JUMPS
+
+_UNARY: Mapping[str, Trait] = {
+    "Abs": _CARRYING_MAP | Trait.HOMOGENEOUS,
+    "Acos": _MAP,
+    "Acosh": _MAP,
+    "Asin": _MAP,
+    "Asinh": _MAP,
+    "Atan": _MAP,
+    "Atanh": _MAP,
+    "BitwiseNot": _MAP,
+    "Ceil": _MAP | Trait.JUMPS,
+    "Celu": _CARRYING_MAP,
+    "Clip": _CARRYING_MAP | Trait.FUSES,
+    "Cos": _MAP,
+    "Cosh": _MAP,
+    "Dropout": Trait.POINTWISE | Trait.KEEPS_CONSTANTS,
+    "Elu": _CARRYING_MAP,
+    "Erf": _CARRYING_MAP,
+    "Exp": _CARRYING_MAP,
+    "Floor": _MAP | Trait.JUMPS,
+    "Gelu": _CARRYING_MAP,
+    "HardSigmoid": _CARRYING_MAP | Trait.SATURATES | Trait.FUSES,
+    "HardSwish": _CARRYING_MAP,
+    "IsInf": _MAP | Trait.JUMPS,
+    "IsNaN": _MAP | Trait.JUMPS,
+    "LeakyRelu": _CARRYING_MAP | Trait.HOMOGENEOUS | Trait.FUSES,
+    "Log": _CARRYING_MAP,
+    "Mish": _CARRYING_MAP,
+    "Neg": _CARRYING_MAP,
+    "Not": _MAP,
+    "Reciprocal": _CARRYING_MAP,
+    "Relu": _CARRYING_MAP | Trait.HOMOGENEOUS | Trait.FUSES,
+    "Round": _MAP | Trait.JUMPS,
+    "Selu": _CARRYING_MAP,
+    "Shrink": _MAP,
+    "Sigmoid": _CARRYING_MAP | Trait.SATURATES | Trait.FUSES,
+    "Sign": _MAP | Trait.JUMPS,
+    "Sin": _MAP,
+    "Sinh": _MAP,
+    "Softplus": _CARRYING_MAP,
+    "Softsign": _MAP,
+    "Sqrt": _CARRYING_MAP,
+    "Swish": _CARRYING_MAP,
+    "Tan": _MAP,
+    "Tanh": _CARRYING_MAP | Trait.SATURATES | Trait.FUSES,
+    "ThresholdedRelu": _CARRYING_MAP,
+}
+
+_BROADCASTING: Mapping[str, Trait] = {
+    "Add": _CARRYING_BINARY | Trait.ADDS,
+    "And": _BINARY,
+    "BitwiseAnd": _BINARY,
+    "BitwiseOr": _BINARY,
+    "BitwiseXor": _BINARY,
+    "Div": _CARRYING_BINARY | Trait.SCALES,
+    "Equal": _COMPARISON,
+    "Greater": _COMPARISON,
+    "GreaterOrEqual": _COMPARISON,
+    "Less": _COMPARISON,
+    "LessOrEqual": _COMPARISON,
+    "Max": _CARRYING_BINARY,
+    "Mean": _BINARY,
+    "Min": _CARRYING_BINARY,
+    "Mod": _BINARY | Trait.JUMPS,
+    "Mul": _CARRYING_BINARY | Trait.SCALES,
+    "Or": _BINARY,
+    "Pow": _CARRYING_BINARY,
+    "Sub": _CARRYING_BINARY | Trait.SUBTRACTS,
+    "Sum": _CARRYING_BINARY | Trait.ADDS,
+    "Where": _BINARY,
+    "Xor": _BINARY,
+}
+
 POINTWISE: dict[str, Rule] = {
-    **dict.fromkeys(operators(Trait.POINTWISE), Rule(_unary)),
-    **dict.fromkeys(operators(Trait.BROADCASTS), Rule(_pointwise)),
-    "PRelu": Rule(_prelu),
+    **{op: Rule(_unary, traits=traits) for op, traits in _UNARY.items()},
+    **{op: Rule(_pointwise, traits=traits) for op, traits in _BROADCASTING.items()},
+    "PRelu": Rule(_prelu, traits=_CARRYING_MAP | Trait.HOMOGENEOUS),
 }

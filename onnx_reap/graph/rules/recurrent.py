@@ -6,6 +6,7 @@ from onnx_reap.graph.ir.recurrent import projection
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.rule import Rule
+from onnx_reap.graph.rules.traits import Trait
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 """Results of the projection by entry of the hidden state."""
@@ -48,4 +49,4 @@ def _recurrent(site: Site) -> None:
         site.product(results * steps, 1)
 
 
-RECURRENT: dict[str, Rule] = dict.fromkeys(GATES, Rule(_recurrent))
+RECURRENT: dict[str, Rule] = dict.fromkeys(GATES, Rule(_recurrent, traits=Trait.RECURRENT))

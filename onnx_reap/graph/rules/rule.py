@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from onnx_reap.graph.labels.labels import LabelArray
 from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.correction import Correction
+from onnx_reap.graph.rules.traits import NO_TRAITS, Trait
 
 Correct = Callable[[Correction], None]
 
@@ -19,10 +20,13 @@ class Rule:
     flow: Callable[[Site], None]
     # Corrects the node's own numbers (shapes, bounds, group counts) after a cut
     correct: Correct | None = None
+    traits: Trait = NO_TRAITS  # What else is known of the operator
 
 
 def movement(
-    move: Callable[[Site, LabelArray], LabelArray], correct: Correct | None = None
+    move: Callable[[Site, LabelArray], LabelArray],
+    correct: Correct | None = None,
+    traits: Trait = NO_TRAITS,
 ) -> Rule:
     """Make the rule of an operator with one data input, from what it does to an array.
 
@@ -38,4 +42,4 @@ def movement(
             labels = move(site, labels)
         site.set_labels(labels)
 
-    return Rule(flow, correct)
+    return Rule(flow, correct, Trait.MOVES | traits)

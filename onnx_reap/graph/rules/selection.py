@@ -8,6 +8,7 @@ from onnx_reap.graph.labels.labels import LabelArray, collapse, first_along
 from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.correction import Correction
 from onnx_reap.graph.rules.rule import Rule, movement
+from onnx_reap.graph.rules.traits import Trait
 
 
 def _slices(node: View) -> dict[int, slice]:
@@ -215,8 +216,14 @@ def _correct_pad(node: Correction) -> None:
 
 
 SELECTION: dict[str, Rule] = {
-    "Slice": movement(_slice, _correct_slice),
-    "Split": Rule(_split, _correct_split),
-    "Gather": Rule(_gather_or_embed, _correct_gather),
-    "Pad": Rule(_pad, _correct_pad),
+    "Slice": movement(_slice, _correct_slice, Trait.PICKS | Trait.SELECTS),
+    "Split": Rule(
+        _split, _correct_split, Trait.MOVES | Trait.PICKS | Trait.ALONG_AXIS | Trait.SELECTS
+    ),
+    "Gather": Rule(
+        _gather_or_embed,
+        _correct_gather,
+        Trait.MOVES | Trait.PICKS | Trait.ALONG_AXIS | Trait.SELECTS,
+    ),
+    "Pad": Rule(_pad, _correct_pad, Trait.OWN_CHANNEL | Trait.KEEPS_INNER_CONSTANTS),
 }

@@ -1,4 +1,6 @@
-"""The rules of all operators that have one, by family."""
+"""All operators of which anything is known, by family."""
+
+from collections.abc import Mapping
 
 from onnx_reap.graph.rules.mixing import MIXING
 from onnx_reap.graph.rules.movement import MOVEMENT
@@ -7,6 +9,7 @@ from onnx_reap.graph.rules.pointwise import POINTWISE
 from onnx_reap.graph.rules.recurrent import RECURRENT
 from onnx_reap.graph.rules.rule import Rule
 from onnx_reap.graph.rules.selection import SELECTION
+from onnx_reap.graph.rules.traits import Trait
 
 RULES: dict[str, Rule] = {
     **MIXING,
@@ -15,4 +18,28 @@ RULES: dict[str, Rule] = {
     **POINTWISE,
     **PER_CHANNEL,
     **RECURRENT,
+}
+
+_WITHOUT_RULE: Mapping[str, Trait] = {
+    "Bernoulli": Trait.RANDOM,
+    "Multinomial": Trait.RANDOM,
+    "RandomNormal": Trait.RANDOM,
+    "RandomNormalLike": Trait.RANDOM,
+    "RandomUniform": Trait.RANDOM,
+    "RandomUniformLike": Trait.RANDOM,
+    "Shape": Trait.MEASURES,
+    "Size": Trait.MEASURES,
+    "Compress": Trait.JUMPS,
+    "DequantizeLinear": Trait.QUANTISES,
+    "DynamicQuantizeLinear": Trait.QUANTISES | Trait.JUMPS,
+    "NonMaxSuppression": Trait.JUMPS,
+    "NonZero": Trait.JUMPS,
+    "QuantizeLinear": Trait.QUANTISES | Trait.JUMPS,
+    "TopK": Trait.JUMPS,
+    "Unique": Trait.JUMPS,
+}
+
+TRAITS: Mapping[str, Trait] = {
+    **{op: rule.traits for op, rule in RULES.items()},
+    **_WITHOUT_RULE,
 }

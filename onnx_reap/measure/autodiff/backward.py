@@ -7,14 +7,16 @@ import onnx
 
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.graph.rules.traits import Trait, operators
+from onnx_reap.graph.rules.table import TRAITS
+from onnx_reap.graph.rules.traits import Trait
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Constants, Shapes, Tape
 from onnx_reap.onnxio.extract import names_in_subgraphs
 from onnx_reap.onnxio.light_model import LightModel
 
 OLDEST = 11  # operator set in which all nodes that rules write exist
-SIZES = frozenset(operators(Trait.MEASURES))  # what they give doesn't change with values
+SIZES = frozenset(op for op, traits in TRAITS.items() if Trait.MEASURES in traits)
+"""What they give does not change with values."""
 
 
 @dataclass(frozen=True)
