@@ -43,40 +43,24 @@ ALLOCATIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is made.
-
-    Attributes
-    ----------
-    allocation : str
-        A name in ALLOCATIONS.
-    removed : int
-        Multiply-accumulates to remove, in percent.
-    """
+    """What is made."""
 
     model: str
     criterion: str
     refit: bool
-    allocation: str
-    removed: int
+    allocation: str  # A name in ALLOCATIONS
+    removed: int  # Multiply-accumulates to remove, in percent
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out.
+    """What came out."""
 
-    Attributes
-    ----------
-    accuracy : float or None
-        Top-1 on labelled images, in percent; None where so much can't be removed.
-    branches : int
-        Groups that went wholly.
-    choosing, making : float
-        Seconds of processor time, over all cores: for the criterion's observations at all budgets,
-        and for the choice of widths, cut and refit of this model.
-    """
-
+    # Top-1 on labelled images, in percent; None where so much can't be removed
     accuracy: float | None
-    branches: int = 0
+    branches: int = 0  # Groups that went wholly
+    # Seconds of processor time, over all cores: for the criterion's observations at all budgets,
+    # and for the choice of widths, cut and refit of this model
     choosing: float = 0.0
     making: float = 0.0
 

@@ -38,31 +38,15 @@ CONSOLE = Console(width=200)
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one model, as text.
-
-    Attributes
-    ----------
-    convs : str
-        Convolutions in the file.
-    macs_off : str
-        Percent of the multiply-accumulates that went.
-    cut : str
-        Groups that lost channels, of all groups.
-    frozen : str
-        Layers some of whose channels must stay.
-    outcome : str
-        Batches at which the cut model is the masked one, or why there is none.
-    reasons : str
-        Most frequent reasons for channels that must stay, with the number of channels.
-    """
+    """What became of one model, as text."""
 
     model: str
-    convs: str
-    macs_off: str
-    cut: str
-    frozen: str
-    outcome: str
-    reasons: str
+    convs: str  # Convolutions in the file
+    macs_off: str  # Percent of the multiply-accumulates that went
+    cut: str  # Groups that lost channels, of all groups
+    frozen: str  # Layers some of whose channels must stay
+    outcome: str  # Batches at which the cut model is the masked one, or why there is none
+    reasons: str  # Most frequent reasons for channels that must stay, with the number of channels
     seconds: str
 
 

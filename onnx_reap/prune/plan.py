@@ -32,19 +32,11 @@ Constants = Mapping[str, Mapping[str, list[int] | list[list[int]]]]
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """One channel group.
+    """One channel group."""
 
-    Attributes
-    ----------
-    name : str
-        The group's name; `width` units of it exist.
-    kept : tuple of int
-        Units that stay, ascending, counted from 0 in channel order.
-    """
-
-    name: str
+    name: str  # The group's name; `width` units of it exist
     width: int
-    kept: tuple[int, ...]
+    kept: tuple[int, ...]  # Units that stay, ascending, counted from 0 in channel order
     producers: tuple[str, ...] = ()
     consumers: tuple[str, ...] = ()
 

@@ -19,43 +19,27 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Figures:
-    """Size and speed of one model.
+    """Size and speed of one model."""
 
-    Attributes
-    ----------
-    macs, params : int
-        Multiply-accumulates per sample, floating-point parameters.
-    latency_ms : float
-        Median time of one run, in milliseconds: of one sample, or of one batch where the model's
-        batch size is fixed.
-    latency_spread_ms : float
-        Interquartile range of that time.
-    """
-
+    # Multiply-accumulates per sample, floating-point parameters
     macs: int
     params: int
     bytes: int
+    # Median time of one run, in milliseconds: of one sample, or of one batch where the model's
+    # batch size is fixed
     latency_ms: float
-    latency_spread_ms: float
+    latency_spread_ms: float  # Interquartile range of that time
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What the pruned model lost, where that was bounded.
+    """What the pruned model lost, where that was bounded."""
 
-    Attributes
-    ----------
-    kind : str
-        `top-1 disagreement`, `output error`, `accuracy` or `evaluate`.
-    value, limit : float
-        Loss, and what was allowed, as fractions.
-    low, high : float, optional
-        95 % confidence interval of the loss.
-    """
-
-    kind: str
+    kind: str  # `top-1 disagreement`, `output error`, `accuracy` or `evaluate`
+    # Loss, and what was allowed, as fractions
     value: float
     likely: float
+    # 95 % confidence interval of the loss
     low: float | None
     high: float | None
     samples: int
@@ -64,19 +48,14 @@ class Loss:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What became of one channel group.
-
-    Attributes
-    ----------
-    error : float, optional
-        Local error of the removal, as a fraction of the consumers' output variance.
-    """
+    """What became of one channel group."""
 
     name: str
     before: int
     after: int
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
+    # Local error of the removal, as a fraction of the consumers' output variance
     error: float | None
 
 

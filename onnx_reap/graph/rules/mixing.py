@@ -1,5 +1,7 @@
 """Operators with a weight: they end the channels that arrive and begin new ones."""
 
+from typing import Any
+
 import numpy as np
 
 from onnx_reap.graph.labels.labels import first_along
@@ -22,15 +24,9 @@ def _conv(site: Site) -> None:
     inputs, outputs = site.shape(0)[1], site.output_shape()[1]
     depthwise = 1 < group == inputs
     kernel = site.shape(1)[2:]
-    linear = Linear(
-        site.key,
-        site.op,
-        site.name(0),
-        site.output_name(),
-        x_axis=1,
-        y_axis=1,
-        weight=site.name(1),
-        bias=site.name(2) if site.has_input(2) else None,
+    linear = _layer(
+        site,
+        1,
         weight_in=0 if transposed else 1,
         weight_out=1 if transposed else 0,
         group=group,
@@ -56,6 +52,21 @@ def _conv(site: Site) -> None:
     if linear.bias:
         site.bind(2, 0, linear.y, 1)
     site.linear(linear)
+
+
+def _layer(site: Site, axis: int, **more: Any) -> Linear:
+    """Describe a layer that makes channels along the axis along which it reads them."""
+    return Linear(
+        site.key,
+        site.op,
+        site.name(0),
+        site.output_name(),
+        x_axis=axis,
+        y_axis=axis,
+        weight=site.name(1),
+        bias=site.name(2) if site.has_input(2) else None,
+        **more,
+    )
 
 
 def _pads(site: Site, kernel: tuple[int, ...]) -> tuple[int, ...]:
@@ -103,18 +114,11 @@ def _gemm(site: Site) -> None:
         site.freeze(site.labels(0), "Gemm that transposes its input")
         site.product(site.shape(0)[0])
         return
-    weight_in, weight_out = (1, 0) if transposed_b else (0, 1)
-    linear = Linear(
-        site.key,
-        site.op,
-        site.name(0),
-        site.output_name(),
-        x_axis=1,
-        y_axis=1,
-        weight=site.name(1),
-        bias=site.name(2) if site.has_input(2) else None,
-        weight_in=weight_in,
-        weight_out=weight_out,
+    linear = _layer(
+        site,
+        1,
+        weight_in=1 if transposed_b else 0,
+        weight_out=0 if transposed_b else 1,
         alpha=float(site.attribute("alpha", 1.0)),
         beta=float(site.attribute("beta", 1.0)),
     )
@@ -125,20 +129,7 @@ def _gemm(site: Site) -> None:
 
 def _matmul(site: Site) -> None:
     if site.is_constant(1) and len(site.shape(1)) == 2 and len(site.shape(0)) >= 2:
-        rank = len(site.shape(0))
-        linear = Linear(
-            site.key,
-            site.op,
-            site.name(0),
-            site.output_name(),
-            x_axis=rank - 1,
-            y_axis=rank - 1,
-            weight=site.name(1),
-            bias=None,
-            weight_in=0,
-            weight_out=1,
-        )
-        _dense(site, linear)
+        _dense(site, _layer(site, len(site.shape(0)) - 1, weight_in=0, weight_out=1))
     elif site.is_constant(1) or site.is_constant(0):
         _matmul_elsewhere(site, 0 if site.is_constant(1) else 1)
     else:

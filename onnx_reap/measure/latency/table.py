@@ -23,30 +23,19 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """One linear layer's latency over a grid of widths.
+    """One linear layer's latency over a grid of widths."""
 
-    Attributes
-    ----------
-    node, op : str
-        Key of the node, and its operator.
-    weight : tuple of int
-        Shape of its weight in the model.
-    x_shape : tuple of int
-        Shape of its input in the model: of one sample, or one batch where that is fixed.
-    inputs, outputs : tuple of int
-        Channels that it was measured at, ascending; the last is what the model has. A depthwise
-        layer's inputs follow its outputs, so there `inputs` holds one entry.
-    ms : tuple of tuple of float, (inputs, outputs)
-        Milliseconds.
-    """
-
+    # Key of the node, and its operator
     node: str
     op: str
-    weight: tuple[int, ...]
+    weight: tuple[int, ...]  # Shape of its weight in the model
+    # Shape of its input in the model: of one sample, or one batch where that is fixed
     x_shape: tuple[int, ...]
+    # Channels that it was measured at, ascending; the last is what the model has. A depthwise
+    # layer's inputs follow its outputs, so there `inputs` holds one entry.
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    ms: tuple[tuple[float, ...], ...]
+    ms: tuple[tuple[float, ...], ...]  # (inputs, outputs): milliseconds
 
 
 @dataclass(frozen=True)
