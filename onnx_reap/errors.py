@@ -45,3 +45,17 @@ class CheckError(ReapError):
     """The pruned model failed verification; nothing is written."""
 
     exit_code = 3
+
+
+class MissingKernelError(ReapError):
+    """A model that onnxruntime can't load since it doesn't implement an operator.
+
+    Parameters
+    ----------
+    operator : str
+        The operator.
+    """
+
+    def __init__(self, operator: str, what: str, *, got: str, hint: str) -> None:
+        super().__init__(what, got=got, hint=hint)
+        self.operator = operator

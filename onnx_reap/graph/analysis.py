@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx
 
 from onnx_reap.data import Calibration, InputSpec
-from onnx_reap.errors import ReapError
+from onnx_reap.errors import MissingKernelError, ReapError
 from onnx_reap.graph.bodies import find_in_bodies
 from onnx_reap.graph.branches import Branches, find_branches
 from onnx_reap.graph.cost import count_macs, count_params
@@ -40,7 +40,7 @@ class Analysis:
     params: Cost
     providers: Providers
     fixed_batch: int | None  # The batch that the model insists on
-    runs_as_given: bool  # Whether onnxruntime runs the model in the types that it has
+    runs_as_given: bool  # Whether onnxruntime runs the model with the types and operators it has
 
     @property
     def full_widths(self) -> npt.NDArray[np.int64]:
@@ -48,12 +48,19 @@ class Analysis:
         return np.array([group.width for group in self.groups], np.int64)
 
     def runnable(self, model: LightModel) -> LightModel:
-        """Return a model of the same nodes to run and compare: itself, or its float32 copy."""
-        return model if self.runs_as_given else in_float32(model, self.model.types)
+        """Return what to run and compare of a model of the same operators.
+
+        Itself, or a copy in float32 and with bodies for operators that onnxruntime lacks.
+        """
+        if self.runs_as_given:
+            return model
+        if self.model.expanded:
+            model = Model(model, self.model.expanded).to_light()
+        return in_float32(model, self.model.types)
 
     def copy(self) -> Model:
         """Return a graph of its own to edit, with the same node keys."""
-        fresh = Model(self.light)
+        fresh = Model(self.light, self.model.expanded)
         fold_constants(fresh, self.providers)
         return fresh
 
@@ -110,9 +117,7 @@ def analyse(
     """
     providers = execution_providers(None) if providers is None else providers
     light = LightModel.of(given)
-    model = Model(light)
-    fold_constants(model, providers)
-    probed, fixed = _probe(model, inputs, samples, providers)
+    model, probed, fixed = _first_run(light, inputs, samples, providers)
     found = flow(model, probed, lambda key: None if key in bases else why_not(key))
     groups = find_groups(found)
     branches = find_branches(model, probed, found, groups, bases)
@@ -128,8 +133,24 @@ def analyse(
         count_params(model, found, groups, branches),
         providers,
         fixed,
-        not model.types or _runs(light, _feed(samples, fixed or 1), providers),
+        not (model.types or model.expanded) or _runs(light, _feed(samples, fixed or 1), providers),
     )
+
+
+def _first_run(
+    light: LightModel, inputs: Sequence[InputSpec], samples: Calibration, providers: Providers
+) -> tuple[Model, Probe, int | None]:
+    """Read and run a model; operators that onnxruntime doesn't implement stand as their bodies."""
+    expanded: frozenset[str] = frozenset()
+    while True:
+        model = Model(light, expanded)
+        try:
+            fold_constants(model, providers)
+            return model, *_probe(model, inputs, samples, providers)
+        except MissingKernelError as error:
+            if error.operator in expanded:
+                raise
+            expanded |= {error.operator}
 
 
 def _probe(

@@ -21,7 +21,8 @@ from onnx_reap.graph.constancy import (
     per_channel,
 )
 from onnx_reap.graph.groups import Group
-from onnx_reap.graph.ir.model import Model, captured_tensors
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Flow
 from onnx_reap.solve.gates import ALWAYS, Ways, fewest, is_open

@@ -14,7 +14,8 @@ import numpy as np
 
 from onnx_reap.graph.branches import NONE, Branches
 from onnx_reap.graph.groups import Group
-from onnx_reap.graph.ir.model import Model, captured_tensors, is_floating
+from onnx_reap.graph.ir.model import Model, is_floating
+from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Binding, Flow, Linear, Product
 from onnx_reap.solve.cost import Cost, Extent, Term

@@ -101,6 +101,15 @@ class LightModel:
         )
         return out
 
+    def inferred_types(self) -> dict[str, onnx.TypeProto]:
+        """Return the types of tensors, as far as onnx knows them."""
+        graph = onnx.shape_inference.infer_shapes(self.with_weights_as_inputs()).graph
+        values = (*graph.input, *graph.value_info, *graph.output)
+        return {
+            tensor.name: onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
+            for tensor in graph.initializer
+        } | {value.name: value.type for value in values}
+
     def check_unchanged(self) -> None:
         """Refuse a model if files that its weights are mapped from changed.
 

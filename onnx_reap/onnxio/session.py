@@ -1,6 +1,7 @@
 """onnxruntime: sessions that run models."""
 
 import importlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_reap.errors import ReapError
+from onnx_reap.errors import MissingKernelError, ReapError
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.extract import with_outputs
 from onnx_reap.onnxio.light_model import LightModel
@@ -96,13 +97,18 @@ def session(
             proto.SerializeToString(), options, providers=list(providers)
         )
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ReapError(
-            "onnxruntime can't load the model",
-            got=str(error),
-            hint=_way_out(proto),
-        ) from error
+        raise _refusal(proto, str(error)) from error
     active.weights = weights, values  # which onnxruntime reads, and doesn't keep alive
     return active
+
+
+def _refusal(model: onnx.ModelProto, text: str) -> ReapError:
+    what, hint = "onnxruntime can't load the model", _way_out(model)
+    missing = re.search(r"Could not find an implementation for (\w+)\(", text)
+    if missing is None:
+        return ReapError(what, got=text, hint=hint)
+    hint = f"export {missing[1]} as the operators that it is made of, or for an older opset; {hint}"
+    return MissingKernelError(missing[1], what, got=text, hint=hint)
 
 
 def _way_out(model: onnx.ModelProto) -> str:

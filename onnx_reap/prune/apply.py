@@ -163,7 +163,7 @@ def _verified(
     finally:
         masked.free_weights()  # they may be large
     if analysis.model.types and analysis.runs_as_given:
-        check_loads(pruned.to_light(), analysis.providers)
+        check_loads(pruned.to_file(), analysis.providers)
     return notes
 
 
@@ -188,7 +188,7 @@ def masked_model(analysis: Analysis, removed: tuple[int, ...]) -> onnx.ModelProt
 
 def finish(pruned: Model, settings: Settings) -> LightModel:
     """Write the model, with the tool's version and settings in its metadata."""
-    out = pruned.to_light()
+    out = pruned.to_file()
     own = {
         "onnx_reap.version": __version__,
         "onnx_reap.settings": json.dumps(settings.chosen(), default=str, sort_keys=True),

@@ -1,21 +1,22 @@
 """A loaded model: the file's proto, kept as it is, and a graph to work on."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from itertools import chain, count
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_reap.errors import ReapError
-from onnx_reap.graph.ir.export import Source, node_proto, with_constants, without_content
+from onnx_reap.graph.ir.calls import expand_calls
+from onnx_reap.graph.ir.export import node_proto, with_constants, without_content
+from onnx_reap.graph.ir.order import captured_tensors, in_order
 from onnx_reap.graph.ir.reading import constant_values, dense, read_graph
-from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.graph.rules.traits import NO_TRAITS, Trait, has_rule, traits_of
 from onnx_reap.onnxio.dtypes import is_any_float
 from onnx_reap.onnxio.extract import extract, names_in_subgraphs
 from onnx_reap.onnxio.float32 import in_float32, other_types
+from onnx_reap.onnxio.functions import Functions, functions_called
 from onnx_reap.onnxio.light_model import LightModel
 
 STANDARD_DOMAINS = ("", "ai.onnx", None)
@@ -27,8 +28,9 @@ class Model:
     The graph holds every constant as a dense initializer: Constant nodes are absorbed, and constant
     subgraphs can be replaced by their values (`set_constants`). No array is ever changed in place,
     since graphs of one model share them. Layers that an exporter gave one
-    vector of biases, all zero for instance, get a copy each. Nodes that nobody touched are
-    written back as they were, byte for byte.
+    vector of biases, all zero for instance, get a copy each. Calls of functions stand as the nodes
+    of their bodies. Nodes and calls that nobody touched are written back as they were, byte for
+    byte.
 
     Attributes
     ----------
@@ -40,16 +42,21 @@ class Model:
         A unique name for each node, by `id(node)`.
     types : frozenset of int
         Types that become float32 where the model is run, see `onnxio.float32`.
+    expanded : frozenset of str
+        Operators of ONNX's own that stand as their bodies though they have a rule.
     """
 
-    def __init__(self, model: LightModel | onnx.ModelProto) -> None:
+    def __init__(self, model: LightModel | onnx.ModelProto, expanded: Collection[str] = ()) -> None:
         self.light = LightModel.of(model)
         proto = self.light.proto
+        self.expanded = frozenset(expanded)
         self.types = other_types(proto)
         self.graph = read_graph(proto)
-        # Nodes are kept alive here, since their ids are keys.
-        pairs = zip(self.graph.nodes, proto.graph.node, strict=True)
-        self._source = {id(node): Source(node, dict(node.attrs), given) for node, given in pairs}
+        functions = Functions(proto, self._is_expanded, self.light.inferred_types)
+        # Nodes are kept alive in `_source`, since their ids are keys.
+        found = expand_calls(self.graph, proto.graph.node, functions)
+        self.graph.nodes, self._source, self._calls = found
+        self._folded: dict[str, np.ndarray] = {}
         self._given = _constants_of(proto.graph)
         external = self.light.external()
         for name, constant in self.constants().items():
@@ -58,7 +65,7 @@ class Model:
         self._absorb_constant_nodes()
         for sparse in proto.graph.sparse_initializer:
             self.constants()[sparse.values.name].values = dense(sparse)
-        self.graph.nodes = _in_order(self.graph.nodes)
+        self.graph.nodes = in_order(self.graph.nodes)
         self.keys = _unique_keys(self.graph.nodes)
         self._names: set[str] = set()
         self._unshare_parameters()
@@ -90,6 +97,7 @@ class Model:
         for name, array in values.items():
             old = tensors[name]
             new = gs.Constant(name, np.asarray(array, order="C"))
+            self._folded[name] = new.values
             for node in list(old.outputs):
                 node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
             unread += list(old.inputs)
@@ -128,6 +136,9 @@ class Model:
             node.inputs.clear()
             node.outputs.clear()
         self.graph.nodes = [node for node in self.graph.nodes if id(node) not in dropped]
+
+    def _is_expanded(self, op: str) -> bool:
+        return op in self.expanded or (not has_rule(op) and traits_of(op) == NO_TRAITS)
 
     def _absorb_constant_nodes(self) -> None:
         captured = captured_tensors(self.graph.nodes)
@@ -171,9 +182,34 @@ class Model:
         out.graph.node.extend(self.node_proto(node) for node in self.graph.nodes)
         return with_constants(out, self.constants().values(), self.light)
 
+    def to_file(self) -> LightModel:
+        """Write the graph as `to_light` does, with calls of functions where they still hold."""
+        out = without_content(self.light.proto)
+        out.graph.node.extend(self._nodes_with_calls())
+        called = functions_called(out.graph.node, out.functions)
+        functions = [f for f in out.functions if (f.domain, f.name) in called]
+        del out.functions[:]
+        out.functions.extend(functions)
+        read = {name for n in out.graph.node for name in (*n.input, *names_in_subgraphs(n))}
+        read |= {tensor.name for tensor in self.graph.outputs}
+        constants = [c for name, c in self.constants().items() if name in read]
+        return with_constants(out, constants, self.light)
+
+    def _nodes_with_calls(self) -> list[onnx.NodeProto]:
+        """Write all nodes, those of a call as the call where it still gives the same."""
+        place = {id(node): number for number, node in enumerate(self.graph.nodes)}
+        written = {number: self.node_proto(node) for number, node in enumerate(self.graph.nodes)}
+        for call in self._calls:
+            parts = sorted(place[key] for key in call.ids & place.keys())
+            if parts and call.is_whole(place.keys(), self._folded):
+                for number in parts:
+                    del written[number]
+                written[parts[-1]] = call.proto
+        return [written[number] for number in sorted(written)]
+
     def to_proto(self) -> onnx.ModelProto:
-        """Write the graph as `to_light` does, with all weights in the proto."""
-        return self.to_light().whole()
+        """Write the graph as `to_file` does, with all weights in the proto."""
+        return self.to_file().whole()
 
     def free_weights(self) -> None:
         """Let go of the weights of a graph that is used no more.
@@ -213,46 +249,6 @@ def _constants_of(graph: onnx.GraphProto) -> set[str]:
     sparse = {tensor.values.name for tensor in graph.sparse_initializer}
     nodes = {y for node in graph.node if node.op_type == "Constant" for y in node.output}
     return sparse | nodes | {tensor.name for tensor in graph.initializer}
-
-
-def captured_tensors(nodes: Iterable[gs.Node]) -> dict[str, gs.Tensor]:
-    """Return the outer tensors that subgraphs (If, Loop, Scan) read, at any depth, by name."""
-    found: dict[str, gs.Tensor] = {}
-    for node in nodes:
-        for body in (value for value in node.attrs.values() if isinstance(value, gs.Graph)):
-            inner = body.tensors() | captured_tensors(body.nodes)
-            own = {t.name for t in body.inputs}.union(t.name for n in body.nodes for t in n.outputs)
-            found.update((name, t) for name, t in inner.items() if name not in own)
-    return found
-
-
-def _in_order(nodes: Sequence[gs.Node]) -> list[gs.Node]:
-    """Sort nodes so that makers precede readers; a sorted list stays as it is."""
-    made: set[int] = set()
-    needs = {id(node): [id(maker) for maker in _makers(node)] for node in nodes}
-    for node in nodes:
-        if not made.issuperset(needs[id(node)]):
-            by_id = {id(n): n for n in nodes}
-            try:
-                order = list(TopologicalSorter(needs).static_order())
-            except CycleError as error:
-                raise _cycle([by_id[key] for key in error.args[1]]) from None
-            return [by_id[key] for key in order if key in by_id]
-        made.add(id(node))
-    return list(nodes)
-
-
-def _cycle(nodes: Sequence[gs.Node]) -> ReapError:
-    return ReapError(
-        "the model's nodes read what is made of their own outputs",
-        got=" <- ".join(node.name or node.op for node in nodes),
-        expected="a graph without cycles",
-    )
-
-
-def _makers(node: gs.Node) -> list[gs.Node]:
-    tensors = [*node.inputs, *captured_tensors([node]).values()]
-    return [maker for tensor in tensors for maker in tensor.inputs]
 
 
 def _unique_keys(nodes: Iterable[gs.Node]) -> dict[int, str]:

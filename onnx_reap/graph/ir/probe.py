@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_reap.errors import ReapError
-from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model, captured_tensors
+from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.recurrent import add_projections
 from onnx_reap.graph.rules.traits import NO_TRAITS, Trait, traits_of
 from onnx_reap.onnxio.dtypes import is_float, is_integer_or_bool, to_numpy
@@ -88,18 +88,14 @@ def _folded(
             raise
     part32 = in_float32(part, model.types)
     values = run(session(part32, providers, optimize=False), names, feed)
-    types = _inferred_types(part)
+    types = _dtypes(part)
     return {n: v.astype(types[n]) for n, v in values.items() if n in types}
 
 
-def _inferred_types(model: LightModel) -> dict[str, np.dtype]:
-    """Return the types of tensors, as far as onnx knows them."""
-    graph = onnx.shape_inference.infer_shapes(model.with_weights_as_inputs()).graph
-    return {
-        value.name: to_numpy(value.type.tensor_type.elem_type)
-        for value in (*graph.input, *graph.value_info, *graph.output)
-        if value.type.tensor_type.elem_type
-    }
+def _dtypes(model: LightModel) -> dict[str, np.dtype]:
+    """Return the element types of tensors, as far as onnx knows them."""
+    kinds = {name: kind.tensor_type.elem_type for name, kind in model.inferred_types().items()}
+    return {name: to_numpy(kind) for name, kind in kinds.items() if kind}
 
 
 def _types_cast_to(model: Model) -> dict[str, np.dtype]:
@@ -108,7 +104,7 @@ def _types_cast_to(model: Model) -> dict[str, np.dtype]:
     names = {t.name for t in likes if not isinstance(t, gs.Constant)}
     if not names:
         return {}
-    known = _inferred_types(model.to_light())
+    known = _dtypes(model.to_light())
     return {n: t for n, t in known.items() if n in names and (is_integer_or_bool(t) or is_float(t))}
 
 
@@ -155,7 +151,7 @@ def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Prob
     }
     for name, constant in model.constants().items():
         shapes[name] = tuple(int(size) for size in constant.shape)
-    written = _inferred_types(model.to_light()) if model.types else {}
+    written = _dtypes(model.to_light()) if model.types else {}
     add_projections(model, shapes, dtypes, dynamic)
     samples = _samples(model, feeds[0], shapes, dynamic)
     return Probe(shapes, dtypes, values, samples, dynamic, written)

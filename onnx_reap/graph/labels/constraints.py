@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnx_reap.graph.ir.model import captured_tensors
+from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.labels.balances import (
     joint_parts,
     occurrences,

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model, captured_tensors
+from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.constraints import close
 from onnx_reap.graph.labels.labels import LabelArray, Reason, collapse, varying_axes

@@ -108,10 +108,10 @@ def _correct_reshape(node: Correction) -> None:
     if cut is not None:
         corrected[cut[0]] = new[cut[0]]
     if _resolve(corrected, old, zero_copies) != new:
-        # A size of 0 copies from an axis that may have been cut while this one was not.
-        zero = np.flatnonzero(corrected == 0)
-        changed = [i for i in zero if i < len(old) and old[i] != new[i]]
-        corrected[changed] = [new[i] for i in changed]
+        # A size of 0 copies from an axis that may have been cut while this one was not, and a
+        # computed size may divide what the cut divided along another axis.
+        stays = [size == -1 or (size == 0 and old[i] == new[i]) for i, size in enumerate(corrected)]
+        corrected = np.where(stays, corrected, new)
     if _resolve(corrected, old, zero_copies) != new:
         raise AssertionError(f"{node.key}: no target shape gives {new} from {old}")
     node.set_parameter(1, "shape", corrected)

@@ -84,3 +84,10 @@ def traits_of(op: str) -> Trait:
     from onnx_reap.graph.rules.table import TRAITS
 
     return TRAITS.get(op, NO_TRAITS)
+
+
+def has_rule(op: str) -> bool:
+    """Whether there is a rule for the channels of an operator of ONNX's own."""
+    from onnx_reap.graph.rules.table import RULES
+
+    return op in RULES

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reap.graph.ir.model import Model, captured_tensors
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.ir.recurrent import projection
 from onnx_reap.measure.activations.stream import Move

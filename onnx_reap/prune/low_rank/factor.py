@@ -8,7 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.edit.weights import set_weight
-from onnx_reap.graph.ir.model import Model, captured_tensors
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.onnxio.dtypes import cast
 from onnx_reap.solve.eigenbases import Product

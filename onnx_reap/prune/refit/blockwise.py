@@ -9,7 +9,8 @@ import numpy as np
 from onnx_reap.data.split import Samples
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.edit.weights import has_plain_bias
-from onnx_reap.graph.ir.model import Model, captured_tensors
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.autodiff.backward import OLDEST

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from onnx_reap.graph.epilogue import Epilogue
-from onnx_reap.graph.ir.model import Model, captured_tensors
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.labels.records import Linear
 
 

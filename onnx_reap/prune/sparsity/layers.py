@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_reap.graph.ir.model import Model, captured_tensors
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.labels.labels import LabelArray
 from onnx_reap.graph.labels.records import Flow, Linear
 from onnx_reap.measure.activations.rows import weight_to_matrix

@@ -1,0 +1,78 @@
+"""Calls of functions, which stand in the graph as the nodes of a body, and in a file as one."""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
+
+from onnx_reap.graph.ir.export import Source
+from onnx_reap.onnxio.functions import Functions
+
+
+@dataclass(frozen=True)
+class Call:
+    """One node of the file, and those of the graph that it stands for."""
+
+    proto: onnx.NodeProto
+    parts: tuple[Source, ...]
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """The ids of the graph's nodes."""
+        return frozenset(id(part.node) for part in self.parts)
+
+    def is_whole(self, there: Set[int], folded: Mapping[str, np.ndarray]) -> bool:
+        """Whether the call still gives what its parts give.
+
+        Parameters
+        ----------
+        there : set of int
+            The ids of the nodes that the graph still has.
+        folded : mapping of str to numpy.ndarray
+            Values of tensors inside that were made constants.
+        """
+        own = {name for part in self.parts for name in part.proto.output}
+        left = [part for part in self.parts if id(part.node) in there]
+        inside = [t for p in left for t in p.node.inputs if isinstance(t, gs.Constant)]
+        return all(part.rewritten() is part.proto for part in left) and all(
+            tensor.values is folded.get(tensor.name) for tensor in inside if tensor.name in own
+        )
+
+
+def expand_calls(
+    graph: gs.Graph, protos: Sequence[onnx.NodeProto], functions: Functions
+) -> tuple[list[gs.Node], dict[int, Source], list[Call]]:
+    """Put the nodes of its function in the place of every call.
+
+    Returns
+    -------
+    nodes : list of gs.Node
+        All nodes of the graph, in order.
+    sources : dict of int to Source
+        By the id of a node, what it was in the file, or in the function.
+    calls : list of Call
+    """
+    nodes: list[gs.Node] = []
+    sources: dict[int, Source] = {}
+    calls = []
+    tensors = graph.tensors()
+    for node, proto in zip(graph.nodes, protos, strict=True):
+        body = functions.expand(proto)
+        if body is None:
+            parts = [Source(node, dict(node.attrs), proto)]
+        else:
+            node.inputs.clear()
+            node.outputs.clear()
+            parts = [_read(part, tensors, graph) for part in body]
+            calls.append(Call(proto, tuple(parts)))
+        nodes += [part.node for part in parts]
+        sources |= {id(part.node): part for part in parts}
+    return nodes, sources, calls
+
+
+def _read(proto: onnx.NodeProto, tensors: dict[str, gs.Tensor], graph: gs.Graph) -> Source:
+    node = OnnxImporter.import_node(proto, {}, tensors, graph.opset, graph.import_domains)
+    return Source(node, dict(node.attrs), proto)

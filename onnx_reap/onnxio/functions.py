@@ -1,0 +1,201 @@
+"""Operators that are functions: what defines them, and the nodes that a call of one stands for.
+
+A call can be one of the model's own functions, of an operator that onnxruntime's optimizer writes
+(see `contrib`), or of an operator of ONNX whose schema tells a body.
+"""
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import cache
+from typing import Any
+
+import onnx
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
+
+from onnx_reap.onnxio.contrib import definition
+
+Types = Mapping[str, onnx.TypeProto]
+
+OWN = ("", "ai.onnx")
+DEPTH = 16  # calls inside of calls; more are left as they are
+
+
+class Functions:
+    """What the operators of one model are defined by.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Its functions and opsets are read.
+    wanted : callable
+        Tells whether an operator of ONNX's own is to be taken for its body.
+    types : callable
+        Returns the types of tensors as far as they are known; only called where a body depends on
+        them.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        wanted: Callable[[str], bool],
+        types: Callable[[], Types],
+    ) -> None:
+        self.opset = max((e.version for e in model.opset_import if e.domain in OWN), default=1)
+        self._local = {(f.domain, f.name): f for f in model.functions}
+        self._wanted, self._types = wanted, cache(types)
+
+    def expand(self, node: NodeProto, depth: int = 0) -> list[NodeProto] | None:
+        """Return the nodes that a call stands for, calls among them expanded; None if it is none.
+
+        Names of tensors and nodes inside start with the name of the call's first output.
+        """
+        function = self._definition(node) if depth < DEPTH else None
+        if function is None or not self._fits(function):
+            return None
+        nodes = _instance(node, function)
+        return [part for inner in nodes for part in self.expand(inner, depth + 1) or [inner]]
+
+    def _definition(self, node: NodeProto) -> FunctionProto | None:
+        local = self._local.get((node.domain, node.op_type))
+        known = local or definition(node, self.opset, self._types)
+        own = node.domain in OWN and self._wanted(node.op_type)
+        return self._body(node) if known is None and own else known
+
+    def _body(self, node: NodeProto) -> FunctionProto | None:
+        """Return the body that a schema tells, the newest one for the model's opset."""
+        try:
+            schema: Any = onnx.defs.get_schema(node.op_type, self.opset, "")
+        except onnx.defs.SchemaError:
+            return None
+        fixed = [v for v in schema.function_opset_versions if v <= self.opset]
+        versions = schema.context_dependent_function_opset_versions
+        by_types = [v for v in versions if v <= self.opset]
+        if fixed:
+            written = schema.get_function_with_opset_version(max(fixed))
+        elif by_types and (kinds := self._kinds(node)) is not None:
+            written = schema.get_context_dependent_function_with_opset_version(
+                max(by_types), node.SerializeToString(), kinds
+            )
+        else:
+            return None
+        function = FunctionProto.FromString(written)
+        defaults = (attribute.default_value for attribute in schema.attributes.values())
+        function.attribute_proto.extend(value for value in defaults if value.type)
+        return function if function.node and not _has_bodies(function.node) else None
+
+    def _kinds(self, node: NodeProto) -> list[bytes] | None:
+        """Return the types of a node's inputs as bytes; None where one is unknown."""
+        known = self._types()
+        if not all(name in known for name in node.input if name):
+            return None
+        return [known[n].SerializeToString() if n else b"" for n in node.input]
+
+    def _fits(self, function: FunctionProto) -> bool:
+        """Whether nodes inside mean the same under the model's opset."""
+        return all(
+            _signature(node.op_type, entry.version) == _signature(node.op_type, self.opset)
+            for entry in function.opset_import
+            if entry.domain in OWN
+            for node in function.node
+            if node.domain in OWN
+        )
+
+
+def _signature(op: str, opset: int) -> object:
+    """Return what a version of an operator takes: later ones that only add types take the same."""
+    try:
+        schema = onnx.defs.get_schema(op, opset, "")
+    except onnx.defs.SchemaError:
+        return None
+    inputs = tuple(value.name for value in schema.inputs)
+    defaults = {
+        name: a.default_value.SerializeToString(deterministic=True)
+        for name, a in schema.attributes.items()
+    }
+    return inputs, len(schema.outputs), defaults
+
+
+def _has_bodies(nodes: Sequence[NodeProto]) -> bool:
+    return any(attribute.HasField("g") for node in nodes for attribute in node.attribute)
+
+
+def _instance(call: NodeProto, function: FunctionProto) -> list[NodeProto]:
+    """Copy a function's nodes, with the tensors and attributes of a call."""
+    prefix = next(name for name in call.output if name)
+    names = dict.fromkeys(function.input, "") | dict(zip(function.input, call.input, strict=False))
+    names |= {
+        inner: outer for inner, outer in zip(function.output, call.output, strict=False) if outer
+    }
+    given = {a.name: a for a in (*function.attribute_proto, *call.attribute)}
+    rename = _Renaming(names, prefix)
+    stem = call.name or prefix
+    nodes = []
+    for number, node in enumerate(function.node):
+        new = _with_attributes(node, given, rename)
+        new.name = f"{stem}/{node.name or f'{node.op_type}_{number}'}"
+        nodes.append(new)
+    passed = [
+        (i, o)
+        for i, o in zip(function.output, call.output, strict=False)
+        if o and i in function.input
+    ]
+    nodes += [onnx.helper.make_node("Identity", [names[i]], [o]) for i, o in passed]
+    return nodes
+
+
+class _Renaming:
+    """Names inside a function, and what they become outside."""
+
+    def __init__(self, names: Mapping[str, str], prefix: str) -> None:
+        self._names, self._prefix = names, prefix
+
+    def __call__(self, name: str) -> str:
+        return self._names.get(name, f"{self._prefix}/{name}") if name else ""
+
+
+def _with_attributes(
+    node: NodeProto, given: Mapping[str, AttributeProto], rename: Callable[[str], str]
+) -> NodeProto:
+    """Copy a node with other names, and with values for attributes that refer to the call's."""
+    new = NodeProto()
+    new.CopyFrom(node)
+    del new.attribute[:], new.input[:], new.output[:]
+    new.input.extend(rename(name) for name in node.input)
+    new.output.extend(rename(name) for name in node.output)
+    for attribute in node.attribute:
+        source = given.get(attribute.ref_attr_name) if attribute.ref_attr_name else attribute
+        if source is None:
+            continue  # the call leaves it to the operator's default
+        kept = new.attribute.add()
+        kept.CopyFrom(source)
+        kept.name = attribute.name
+        if kept.HasField("g"):
+            _rename_body(kept.g, given, rename)
+    return new
+
+
+def _rename_body(
+    body: GraphProto, given: Mapping[str, AttributeProto], rename: Callable[[str], str]
+) -> None:
+    """Rename all tensors in the body of an If, Loop or Scan, in place."""
+    for value in (*body.input, *body.output, *body.initializer, *body.value_info):
+        value.name = rename(value.name)
+    nodes = [_with_attributes(node, given, rename) for node in body.node]
+    del body.node[:]
+    body.node.extend(nodes)
+
+
+def functions_called(
+    nodes: Sequence[NodeProto], functions: Sequence[FunctionProto]
+) -> Set[tuple[str, str]]:
+    """Return domain and name of the functions that nodes call, directly or not."""
+    by_name = {(f.domain, f.name): f for f in functions}
+    found: set[tuple[str, str]] = set()
+    todo: list[Any] = list(nodes)
+    while todo:
+        node = todo.pop()
+        key = (node.domain, node.op_type)
+        if key in by_name and key not in found:
+            found.add(key)
+            todo += by_name[key].node
+        todo += [inner for a in node.attribute if a.HasField("g") for inner in a.g.node]
+    return found
