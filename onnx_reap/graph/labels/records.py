@@ -91,13 +91,13 @@ class Linear:
 
 @dataclass(frozen=True)
 class Product:
-    """A product with a constant that isn't a `Linear`: counted in the cost, never refitted.
+    """Products that no `Linear` does, of activations for instance: counted, never refitted.
 
-    Every entry of the tensor `y` is a sum of `terms` products.
+    Every entry of the tensor `y` takes so many multiply-accumulates.
     """
 
     y: str
-    terms: int
+    terms: float
 
 
 @dataclass(frozen=True)

@@ -187,8 +187,8 @@ class Site(View):
         """Declare this node to be a linear map with a constant weight."""
         self._findings.linears.append(linear)
 
-    def product(self, terms: int, index: int = 0) -> None:
-        """Declare that each entry of an output is a sum of `terms` products (cost only)."""
+    def product(self, terms: float, index: int = 0) -> None:
+        """Declare how many multiply-accumulates each entry of an output takes (cost only)."""
         self._findings.products.append(Product(self.output_name(index), terms))
 
     def equal_counts(self, tensor: str, axis: int, parts: int) -> None:

@@ -108,9 +108,33 @@ def _from_axis(site: Site) -> Sequence[int]:
 
 def _layer_normalization(site: Site) -> None:
     _coupled(_from_axis, keeps_shape=True)(site)
-    for index in (1, 2):
+    for index in site.inputs()[1:]:
         if site.is_constant(index):
             site.bind_aligned(index)
+
+
+def _mean_variance_axes(site: Site) -> Sequence[int]:
+    return list(site.attribute("axes", [0, 2, 3]))
+
+
+def _group_normalization(site: Site) -> None:
+    """Let the channels of a group, which are normalised together, go together."""
+    labels, count = site.labels(), int(site.attribute("num_groups"))
+    thin = site.uniform(labels, [axis for axis in range(labels.ndim) if axis != 1])
+    if site.opset < 21 or thin.size % count:  # older versions scale whole groups
+        site.freeze(labels, "GroupNormalization with a scale for each group")
+        return
+    groups = thin.reshape(count, -1)
+    site.unite(groups, groups[:, :1], "normalises with")
+    site.set_labels(thin)
+    for index in (1, 2):
+        if site.is_constant(index):
+            site.bind(index, 0, site.output_name(), 1)
+
+
+def _correct_groups(node: Correction) -> None:
+    each = node.before.shape()[1] // node.attribute("num_groups")
+    node.node.attrs["num_groups"] = node.shape()[1] // each
 
 
 def _lrn(site: Site) -> None:
@@ -168,6 +192,13 @@ PER_CHANNEL: dict[str, Rule] = {
     "LayerNormalization": Rule(
         _layer_normalization, traits=Trait.OWN_CHANNEL | Trait.KEEPS_CONSTANTS
     ),
+    "RMSNormalization": Rule(
+        _layer_normalization, traits=Trait.OWN_CHANNEL | Trait.KEEPS_CONSTANTS
+    ),
+    "MeanVarianceNormalization": Rule(
+        _coupled(_mean_variance_axes, keeps_shape=True), traits=Trait.OWN_CHANNEL
+    ),
+    "GroupNormalization": Rule(_group_normalization, _correct_groups),
     "BatchNormalization": Rule(
         _batch_normalization, traits=Trait.OWN_CHANNEL | Trait.KEEPS_CONSTANTS | Trait.SCALES
     ),

@@ -14,6 +14,7 @@ def matmul_of_two(site: Site) -> None:
     rank = len(site.output_shape())
     if len(site.shape(0)) != rank or len(site.shape(1)) != rank or rank < 2:
         site.freeze_inputs("MatMul of two activations")
+        site.product(site.shape(0)[-1])
         return
     lead = ascii_lowercase[: rank - 2]
     _contract(site, f"{lead}MK", f"{lead}KN", f"{lead}MN")
@@ -21,13 +22,18 @@ def matmul_of_two(site: Site) -> None:
 
 def einsum(site: Site) -> None:
     """Products of two activations; letters that are there twice in one term are not understood."""
-    left, _, out = site.attribute("equation").replace(" ", "").partition("->")
+    left, arrow, out = site.attribute("equation").replace(" ", "").partition("->")
     terms = left.split(",")
+    if not arrow:
+        out = "".join(sorted(letter for letter in {*left} - {","} if left.count(letter) == 1))
     simple = all(term.isalpha() and len({*term}) == len(term) for term in (*terms, out))
-    if len(terms) != 2 or not simple or any(site.is_constant(index) for index in (0, 1)):
-        site.freeze_inputs("Einsum of this form")
+    if len(terms) == 2 and simple and not any(site.is_constant(index) for index in (0, 1)):
+        _contract(site, terms[0], terms[1], out)
         return
-    _contract(site, terms[0], terms[1], out)
+    site.freeze_inputs("Einsum of this form")
+    if len(terms) == 2 and left.replace(",", "").isalpha():
+        sizes = dict(zip("".join(terms), site.shape(0) + site.shape(1), strict=True))
+        site.product(int(np.prod([sizes[letter] for letter in sizes.keys() - {*out}])))
 
 
 def _contract(site: Site, a: str, b: str, out: str) -> None:
@@ -38,6 +44,8 @@ def _contract(site: Site, a: str, b: str, out: str) -> None:
     channels pass along an axis that one side alone has; what is summed over must stay.
     """
     why = f"{site.op} of two activations"
+    sizes = dict(zip(a + b, site.shape(0) + site.shape(1), strict=True))
+    site.product(int(np.prod([sizes[letter] for letter in {*a, *b} - {*out}])))
     terms = [(site.labels(index), letters) for index, letters in enumerate((a, b))]
     varying = [{letters[axis] for axis in site.varying(x)} for x, letters in terms]
     blocks = (varying[0] | varying[1]) & {*a} & {*b} & {*out}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from onnx_reap.graph.rules.attention import ATTENTION
 from onnx_reap.graph.rules.mixing import MIXING
 from onnx_reap.graph.rules.movement import MOVEMENT
 from onnx_reap.graph.rules.perchannel import PER_CHANNEL
@@ -18,6 +19,7 @@ RULES: dict[str, Rule] = {
     **POINTWISE,
     **PER_CHANNEL,
     **RECURRENT,
+    **ATTENTION,
 }
 
 _WITHOUT_RULE: Mapping[str, Trait] = {
