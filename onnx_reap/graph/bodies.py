@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.groups import FrozenChannels
-from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
+from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.rules.traits import Trait, traits_of
 
 

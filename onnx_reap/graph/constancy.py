@@ -8,7 +8,8 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.edit.weights import has_plain_bias, layer_weights
-from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
+from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Flow, Linear

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
+from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.rules.traits import Trait, traits_of
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from onnx_reap.graph.branches import NONE, Branches
 from onnx_reap.graph.edit.vanish import vanish
-from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
+from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.kept import Kept, kept_positions
 from onnx_reap.graph.labels.records import Binding, Flow, Linear

@@ -24,7 +24,9 @@ class Call:
         """The ids of the graph's nodes."""
         return frozenset(id(part.node) for part in self.parts)
 
-    def is_whole(self, there: Set[int], folded: Mapping[str, np.ndarray]) -> bool:
+    def is_whole(
+        self, there: Set[int], folded: Mapping[str, np.ndarray], same: Mapping[str, str]
+    ) -> bool:
         """Whether the call still gives what its parts give.
 
         Parameters
@@ -33,11 +35,13 @@ class Call:
             The ids of the nodes that the graph still has.
         folded : mapping of str to numpy.ndarray
             Values of tensors inside that were made constants.
+        same : mapping of str to str
+            The names by which copies of constants are written.
         """
         own = {name for part in self.parts for name in part.proto.output}
         left = [part for part in self.parts if id(part.node) in there]
         inside = [t for p in left for t in p.node.inputs if isinstance(t, gs.Constant)]
-        return all(part.rewritten() is part.proto for part in left) and all(
+        return all(part.rewritten(same) is part.proto for part in left) and all(
             tensor.values is folded.get(tensor.name) for tensor in inside if tensor.name in own
         )
 

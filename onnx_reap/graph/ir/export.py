@@ -25,9 +25,10 @@ class Source:
     attributes: Mapping[str, object]
     proto: onnx.NodeProto
 
-    def rewritten(self) -> onnx.NodeProto:
-        """Return the node's proto with what has changed since."""
-        inputs, outputs = ([t.name for t in side] for side in (self.node.inputs, self.node.outputs))
+    def rewritten(self, same: Mapping[str, str]) -> onnx.NodeProto:
+        """Return the node's proto with what has changed since, inputs by their other names."""
+        inputs = [same.get(tensor.name, tensor.name) for tensor in self.node.inputs]
+        outputs = [tensor.name for tensor in self.node.outputs]
         changed = {
             name: value
             for name, value in self.node.attrs.items()

@@ -9,17 +9,17 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.ir.calls import expand_calls
+from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.export import node_proto, with_constants, without_content
 from onnx_reap.graph.ir.order import captured_tensors, in_order
 from onnx_reap.graph.ir.reading import constant_values, dense, read_graph
-from onnx_reap.graph.rules.traits import NO_TRAITS, Trait, has_rule, traits_of
+from onnx_reap.graph.ir.sharing import still_equal, unshare
+from onnx_reap.graph.rules.traits import NO_TRAITS, has_rule, traits_of
 from onnx_reap.onnxio.dtypes import is_any_float
 from onnx_reap.onnxio.extract import extract, names_in_subgraphs
 from onnx_reap.onnxio.float32 import in_float32, other_types
 from onnx_reap.onnxio.functions import Functions, functions_called
 from onnx_reap.onnxio.light_model import LightModel
-
-STANDARD_DOMAINS = ("", "ai.onnx", None)
 
 
 class Model:
@@ -68,7 +68,8 @@ class Model:
         self.graph.nodes = in_order(self.graph.nodes)
         self.keys = _unique_keys(self.graph.nodes)
         self._names: set[str] = set()
-        self._unshare_parameters()
+        self._copied: dict[str, str] = {}  # originals, by the names of copies
+        self.unshare_parameters()
 
     @property
     def opset(self) -> int:
@@ -152,22 +153,13 @@ class Model:
                 absorbed[name] = values
         self.set_constants(absorbed)
 
-    def _unshare_parameters(self) -> None:
-        """Give layers with other weights their own biases, lest equal values tie them together."""
+    def unshare_parameters(self) -> None:
+        """Give every use of a vector of parameters its own copy, lest equal values tie channels.
+
+        Copies that are still equal when the model is written are written once.
+        """
         taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
-        copies: dict[tuple[str, ...], gs.Constant] = {}
-        for node in self.graph.nodes:
-            places = _parameters(node) if node.domain in STANDARD_DOMAINS else ()
-            layer = tuple(tensor.name for tensor in node.inputs[1:])
-            for index in (place for place in places if place < len(node.inputs)):
-                shared = node.inputs[index]
-                if not isinstance(shared, gs.Constant) or len(shared.shape) != 1:
-                    continue
-                use = (shared.name, *layer)
-                if use not in copies and shared.name in taken:
-                    copies[use] = gs.Constant(self.unused(shared.name), shared.values)
-                taken.add(shared.name)
-                node.inputs[index] = copies.setdefault(use, shared)
+        self._copied |= unshare(self.graph.nodes, taken, self.unused)
 
     def to_run(self) -> LightModel:
         """Write the graph as a model in float32, to run it."""
@@ -185,23 +177,25 @@ class Model:
     def to_file(self) -> LightModel:
         """Write the graph as `to_light` does, with calls of functions where they still hold."""
         out = without_content(self.light.proto)
-        out.graph.node.extend(self._nodes_with_calls())
+        constants = self.constants()
+        same = still_equal(self._copied, constants)
+        out.graph.node.extend(self._nodes_with_calls(same))
         called = functions_called(out.graph.node, out.functions)
         functions = [f for f in out.functions if (f.domain, f.name) in called]
         del out.functions[:]
         out.functions.extend(functions)
         read = {name for n in out.graph.node for name in (*n.input, *names_in_subgraphs(n))}
         read |= {tensor.name for tensor in self.graph.outputs}
-        constants = [c for name, c in self.constants().items() if name in read]
-        return with_constants(out, constants, self.light)
+        written = [constant for name, constant in constants.items() if name in read]
+        return with_constants(out, written, self.light)
 
-    def _nodes_with_calls(self) -> list[onnx.NodeProto]:
+    def _nodes_with_calls(self, same: Mapping[str, str]) -> list[onnx.NodeProto]:
         """Write all nodes, those of a call as the call where it still gives the same."""
         place = {id(node): number for number, node in enumerate(self.graph.nodes)}
-        written = {number: self.node_proto(node) for number, node in enumerate(self.graph.nodes)}
+        written = {n: self.node_proto(node, same) for n, node in enumerate(self.graph.nodes)}
         for call in self._calls:
             parts = sorted(place[key] for key in call.ids & place.keys())
-            if parts and call.is_whole(place.keys(), self._folded):
+            if parts and call.is_whole(place.keys(), self._folded, same):
                 for number in parts:
                     del written[number]
                 written[parts[-1]] = call.proto
@@ -234,10 +228,16 @@ class Model:
         out.graph.input.extend(value for value in fed if value.name not in listed)
         return in_float32(light, self.types)
 
-    def node_proto(self, node: gs.Node) -> onnx.NodeProto:
-        """Write a node; what nobody touched is as it was, byte for byte."""
+    def node_proto(self, node: gs.Node, same: Mapping[str, str] | None = None) -> onnx.NodeProto:
+        """Write a node; what nobody touched is as it was, byte for byte.
+
+        Parameters
+        ----------
+        same : mapping of str to str, optional
+            Other names for some of its inputs.
+        """
         source = self._source.get(id(node))
-        return node_proto(node) if source is None else source.rewritten()
+        return node_proto(node) if source is None else source.rewritten(same or {})
 
 
 def is_floating(constant: gs.Constant) -> bool:
@@ -265,10 +265,3 @@ def _unique_keys(nodes: Iterable[gs.Node]) -> dict[int, str]:
 def _free_name(name: str, taken: Set[str]) -> str:
     numbered = (f"{name}_{number}" for number in count(2))
     return next(n for n in chain([name], numbered) if n not in taken)
-
-
-def _parameters(node: gs.Node) -> tuple[int, ...]:
-    """Return the inputs that are vectors with an entry per channel, if the node has so many."""
-    if node.op == "BatchNormalization":
-        return 1, 2, 3, 4
-    return (2,) if Trait.WEIGHTED in traits_of(node.op) else ()

@@ -11,7 +11,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reap.errors import ReapError
-from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
+from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.recurrent import add_projections
 from onnx_reap.graph.rules.traits import NO_TRAITS, Trait, traits_of
@@ -72,6 +73,7 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
             else:
                 del behind[name]
     model.set_constants(values)
+    model.unshare_parameters()
 
 
 def _folded(

@@ -8,7 +8,8 @@ its own; its values follow from the layer's input.
 
 import numpy as np
 
-from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
+from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.rules.traits import Trait, traits_of
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
+from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.constraints import close

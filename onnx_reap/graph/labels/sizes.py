@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.export import tensor_proto
-from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.graph.labels.labels import LabelArray, varying_axes

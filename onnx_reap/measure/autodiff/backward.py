@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from onnx_reap.graph.ir.model import STANDARD_DOMAINS
+from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.rules.table import TRAITS
 from onnx_reap.graph.rules.traits import Trait

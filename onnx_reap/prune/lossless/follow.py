@@ -7,7 +7,8 @@ import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.constancy import CPU
 from onnx_reap.graph.epilogue import affine_map
-from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
+from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
+from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.labels import varying_axes, vector_along
 from onnx_reap.graph.labels.records import Flow, Linear

@@ -1,0 +1,3 @@
+"""Names of ONNX's own domain."""
+
+STANDARD_DOMAINS = ("", "ai.onnx", None)

@@ -1,0 +1,72 @@
+"""Vectors of parameters that several nodes read: a copy each, so that their channels are free."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import onnx_graphsurgeon as gs
+
+from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
+from onnx_reap.graph.rules.traits import Trait, has_rule, traits_of
+
+
+def unshare(
+    nodes: Iterable[gs.Node], taken: Iterable[str], unused: Callable[[str], str]
+) -> dict[str, str]:
+    """Give every use of a vector a copy of its own, in place; layers of one weight share theirs.
+
+    Parameters
+    ----------
+    taken : iterable of str
+        Constants that have another use.
+    unused : callable
+        Makes a new name of a name.
+
+    Returns
+    -------
+    dict of str to str
+        The original's name, by that of the copy.
+    """
+    seen, copied = set(taken), dict[str, str]()
+    copies: dict[tuple[str, ...], gs.Constant] = {}
+    for key, node in enumerate(nodes):
+        weighted = Trait.WEIGHTED in traits_of(node.op)
+        layer = [t.name for t in node.inputs[1:]] if weighted else [str(key)]
+        for index in _vectors(node):
+            shared = node.inputs[index]
+            use = (shared.name, *layer)
+            if use not in copies and shared.name in seen:
+                copies[use] = gs.Constant(unused(shared.name), shared.values)
+                copied[copies[use].name] = shared.name
+            seen.add(shared.name)
+            node.inputs[index] = copies.setdefault(use, shared)
+    return copied
+
+
+def still_equal(copied: Mapping[str, str], constants: Mapping[str, gs.Constant]) -> dict[str, str]:
+    """Return those copies, with their originals, that nobody gave other values."""
+    return {
+        copy: name
+        for copy, name in copied.items()
+        if {copy, name} <= constants.keys() and constants[copy].values is constants[name].values
+    }
+
+
+def _vectors(node: gs.Node) -> list[int]:
+    """Return the inputs that are constants along channels, but no weights."""
+    traits = traits_of(node.op)
+    if node.domain not in STANDARD_DOMAINS or not has_rule(node.op) or Trait.MOVES in traits:
+        return []
+    first = 2 if Trait.WEIGHTED in traits else 3 if Trait.RECURRENT in traits else 0
+    own = Trait.OWN_CHANNEL in traits
+    return [
+        index
+        for index, tensor in enumerate(node.inputs)
+        if isinstance(tensor, gs.Constant)
+        and index >= first
+        and math.prod(tensor.shape) > 1
+        and (own or _is_vector(tensor.shape))
+    ]
+
+
+def _is_vector(shape: Sequence[int]) -> bool:
+    return math.prod(shape) == max(shape)
