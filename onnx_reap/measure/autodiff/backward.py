@@ -8,8 +8,9 @@ import onnx
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.rules.traits import Trait, operators
+from onnx_reap.measure.autodiff.gradient import Step
 from onnx_reap.measure.autodiff.table import GRADIENTS
-from onnx_reap.measure.autodiff.tape import PREFIX, Constants, Shapes, Tape
+from onnx_reap.measure.autodiff.tape import PREFIX, Constants, Shapes, Tape, Value, opset
 from onnx_reap.onnxio.extract import names_in_subgraphs
 from onnx_reap.onnxio.light_model import LightModel
 
@@ -56,13 +57,6 @@ def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]
     return (set(wanted) & leading) - blocked
 
 
-def opset(part: LightModel) -> int:
-    """Return the version of the standard operator set."""
-    return max(
-        (o.version for o in part.proto.opset_import if o.domain in ("", "ai.onnx")), default=0
-    )
-
-
 def with_gradients(
     part: LightModel,
     facts: Facts,
@@ -86,12 +80,12 @@ def with_gradients(
     starts, targets, errors = {}, {}, []
     for name, weight in goals.items():
         targets[name] = f"{PREFIX}target/{name}"
-        miss = tape.op("Sub", name, targets[name])
-        squares = tape.op("ReduceSumSquare", miss, keepdims=0)
-        errors.append(tape.op("Mul", squares, tape.floats(weight)))
-        starts[name] = tape.op("Mul", miss, tape.floats(2 * weight))
-    given = backpropagate(tape, part.graph.node, starts, wanted)
-    error = tape.sum(errors)
+        miss = tape.value(name) - tape.value(targets[name])
+        errors.append(miss.op("ReduceSumSquare", keepdims=0) * weight)
+        starts[name] = miss * (2 * weight)
+    found = backpropagate(tape, part.graph.node, starts, wanted)
+    given = {name: gradient.name for name, gradient in found.items()}
+    error = tape.sum(errors).name
     floats = onnx.TensorProto.FLOAT
     out.graph.input.extend(
         onnx.helper.make_tensor_value_info(name, floats, None) for name in targets.values()
@@ -104,14 +98,14 @@ def with_gradients(
 def backpropagate(
     tape: Tape,
     nodes: Sequence[onnx.NodeProto],
-    starts: Mapping[str, str],
+    starts: Mapping[str, Value],
     wanted: Sequence[str],
-) -> dict[str, str]:
+) -> dict[str, Value]:
     """Write a backward pass.
 
     Parameters
     ----------
-    starts : mapping of str to str
+    starts : mapping of str to Value
         Gradients at some tensors.
     wanted : sequence of str
         Tensors to differentiate by, all `reached` from those.
@@ -119,7 +113,7 @@ def backpropagate(
     Returns
     -------
     dict
-        The gradients' tensors, by what they are of.
+        The gradients, by what they are of.
     """
     gradients = {name: [given] for name, given in starts.items()}
     depend = _depending(nodes, wanted)
@@ -132,7 +126,7 @@ def backpropagate(
             rule = GRADIENTS.get(node.op_type)
             for place, name in enumerate(node.input):
                 if name in depend and rule is not None:
-                    found = rule.write(tape, node, dy, index if rule.splits else place)
+                    found = rule.write(Step(tape, node, dy, place, index))
                     gradients.setdefault(name, []).append(found)
     return {name: tape.sum(gradients[name]) for name in wanted}
 

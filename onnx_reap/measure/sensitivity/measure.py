@@ -13,9 +13,9 @@ import onnx
 
 from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
-from onnx_reap.measure.autodiff.backward import OLDEST, SIZES, Facts, backpropagate, opset, reached
+from onnx_reap.measure.autodiff.backward import OLDEST, SIZES, Facts, backpropagate, reached
 from onnx_reap.measure.autodiff.table import GRADIENTS
-from onnx_reap.measure.autodiff.tape import PREFIX, Tape, attributes
+from onnx_reap.measure.autodiff.tape import PREFIX, Tape, Value, attributes, opset
 from onnx_reap.measure.runner import batch_size, run_batches
 from onnx_reap.measure.sensitivity.divergence import Metric
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
@@ -175,21 +175,21 @@ def _instrumented(
     tape = Tape(replace(part, proto=out), facts.shapes, facts.layers)
     starts = {}
     for index, metric in enumerate(evaluation.metrics):
-        signs = _signs(tape, metric.output, _noise_seed(evaluation.seed, index))
-        direction = metric.direction(tape, signs)
-        starts[metric.output] = tape.op("Mul", direction, tape.floats(weights[metric.output]))
+        signs = _signs(tape.value(metric.output), _noise_seed(evaluation.seed, index))
+        direction = tape.value(metric.direction(tape, signs.name))
+        starts[metric.output] = direction * weights[metric.output]
     changed = list(dict.fromkeys(y for each in perturbations for y in each.outputs))
     gradients = backpropagate(tape, part.graph.node, starts, changed)
     makers = {node.output[0]: node for node in part.graph.node}
-    rows = tape.op("Concat", SAMPLES, tape.ints([-1]), axis=0)
+    rows = tape.op("Concat", SAMPLES, [-1], axis=0)
     effects = []
     for perturbation in perturbations:
         terms = []
         for change in perturbation.changes():
             y = change.linear.y
-            product = tape.op("Mul", _difference(tape, makers[y], change), gradients[y])
-            terms.append(tape.total(tape.op("Reshape", product, rows), [1], keep=False))
-        effects.append(tape.sum(terms))
+            product = _difference(tape, makers[y], change) * gradients[y]
+            terms.append(product.op("Reshape", rows).sum([1], keep=False))
+        effects.append(tape.sum(terms).name)
     del out.graph.output[:]
     out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in effects)
     counts = onnx.helper.make_tensor_value_info(SAMPLES, onnx.TensorProto.INT64, [1])
@@ -197,16 +197,16 @@ def _instrumented(
     return replace(part, proto=out), effects
 
 
-def _signs(tape: Tape, x: str, seed: int) -> str:
+def _signs(x: Value, seed: int) -> Value:
     """Write random signs of a tensor's shape."""
+    tape = x.tape
     if tape.opset < 22:
-        return tape.op("Sign", tape.op("RandomNormalLike", x, seed=float(seed)))
+        return x.op("RandomNormalLike", seed=float(seed)).op("Sign")
     # Of operators that draw numbers onnxruntime has no newer kernels but this one's, which it takes
     # out unless what it is fed is computed from inputs.
-    ones = tape.op("Cast", tape.op("Equal", x, x), to=onnx.TensorProto.FLOAT)
-    training = tape.op("Cast", tape.op("Squeeze", SAMPLES), to=onnx.TensorProto.BOOL)
-    twos = tape.op("Dropout", ones, tape.floats(0.5), training, seed=seed)
-    return tape.op("Sub", twos, tape.floats(1))
+    ones = x.op("Equal", x).floats()
+    training = tape.op("Squeeze", SAMPLES).op("Cast", to=onnx.TensorProto.BOOL)
+    return ones.op("Dropout", tape.floats(0.5), training, seed=seed) - 1
 
 
 def _noise_seed(seed: int, index: int) -> int:
@@ -214,11 +214,11 @@ def _noise_seed(seed: int, index: int) -> int:
     return int(np.random.default_rng((seed, index)).integers(1, 2**24))
 
 
-def _difference(tape: Tape, node: onnx.NodeProto, change: WeightChange) -> str:
+def _difference(tape: Tape, node: onnx.NodeProto, change: WeightChange) -> Value:
     """Write a layer with the change of its constants, which is the change of its output."""
-    inputs = [node.input[0], tape.floats(change.weight)]
-    bias = None if change.bias is None else tape.floats(change.bias)
-    if bias is not None and node.op_type != "MatMul":
-        inputs.append(bias)
-    y = tape.op(node.op_type, *inputs, **attributes(node))
-    return tape.op("Add", y, bias) if bias is not None and node.op_type == "MatMul" else y
+    inputs = [tape.value(node.input[0]), tape.floats(change.weight)]
+    bias = [] if change.bias is None else [tape.floats(change.bias)]
+    if node.op_type != "MatMul":
+        return tape.op(node.op_type, *inputs, *bias, **attributes(node))
+    product = tape.op("MatMul", *inputs)
+    return product + bias[0] if bias else product
