@@ -100,11 +100,6 @@ def compare(
         Largest difference, relative to the largest entry of the tensor.
     doubts : list of str
         A note for each output that differs behind a jump though all that goes into jumps agrees.
-
-    Raises
-    ------
-    CheckError
-        If a tensor differs by more than rounding.
     """
     feeds = list(feeds)
     outputs = [value.name for value in original.graph.output]
@@ -126,7 +121,8 @@ def compare(
     )
     for name, want, got in pairs:
         if name in places and name not in outputs:
-            want = np.take(want, places[name][1], places[name][0])
+            axis, positions = places[name]
+            want = np.take(want, positions, axis)
         floor = ROUNDING if name in saturated else 0.0
         if name not in causes:
             _check(name, want, got, floor, claim, "output" if name in outputs else "tensor")

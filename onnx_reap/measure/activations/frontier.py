@@ -48,12 +48,11 @@ class Frontier:
         if not np.isfinite(least):
             return None
         best = max(spot for spot, size in zip(spots, sizes, strict=True) if size <= WORTH * least)
-        alive = self._alive(best)
-        size = self._size(alive)
+        size = sizes[best - spots.start]
         if size > max(GROWTH * self._held, SMALL) and self._waited < PATIENCE:
             return None
         self._at, self._held, self._waited = best, size, 0
-        return Move(alive, int(size))
+        return Move(self._alive(best), int(size))
 
     def at(self, spot: int) -> Move | None:
         """Return what runs need to start at a place in the graph; None where that is not known."""

@@ -6,13 +6,16 @@ convolutions. Column `c * taps + t` of X is input channel c (in its group) under
 a transposed convolution reads zeros wherever no input meets a tap.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from onnx_reap.data import Calibration
 from onnx_reap.errors import ReapError
+from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.measure.runner import run_batches
 from onnx_reap.onnxio.dtypes import cast
 
 Rows = npt.NDArray[np.floating]
@@ -109,27 +112,29 @@ def input_rows(linear: Linear, x: np.ndarray, y_shape: tuple[int, ...], at: np.n
 
 
 def sampled_rows(
-    linear: Linear,
-    x: np.ndarray,
-    shapes: Mapping[str, tuple[int, ...]],
-    limit: int,
-    rng: np.random.Generator,
-) -> Rows:
-    """Sample output positions of a batch, and gather their input patches.
+    analysis: Analysis,
+    layers: Sequence[tuple[Linear, int]],
+    samples: Calibration,
+    seed: int,
+    on_batch: Callable[[int], object] | None = None,
+) -> Iterator[tuple[Linear, Rows]]:
+    """Run the model on all samples; yield of every batch each layer's (g, n, D) input patches.
 
     Parameters
     ----------
-    x : array of the node's input shape
-    limit : int
-        Positions per sample at most.
-
-    Returns
-    -------
-    (g, n, D) array
+    layers : sequence of (Linear, int)
+        With the largest number of positions per sample.
     """
-    y_shape = output_shape(linear, x.shape, shapes[linear.y])
-    at = sample_positions(linear, y_shape, limit, rng)
-    return finite(linear, input_rows(linear, x, y_shape, at))
+    names = list(dict.fromkeys(linear.x for linear, _ in layers))
+    if not names:
+        return
+    rng, model = np.random.default_rng(seed), analysis.model.to_run()
+    for _, (values,) in run_batches(analysis, [model], samples, outputs=names, on_batch=on_batch):
+        for linear, limit in layers:
+            x = values[linear.x]
+            y_shape = output_shape(linear, x.shape, analysis.probe.shapes[linear.y])
+            at = sample_positions(linear, y_shape, limit, rng)
+            yield linear, finite(linear, input_rows(linear, x, y_shape, at))
 
 
 def _patch_geometry(

@@ -23,30 +23,19 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """One linear layer's latency over a grid of widths.
+    """One linear layer's latency over a grid of widths."""
 
-    Attributes
-    ----------
-    node, op : str
-        Key of the node, and its operator.
-    weight : tuple of int
-        Shape of its weight in the model.
-    x_shape : tuple of int
-        Shape of its input in the model: of one sample, or one batch where that is fixed.
-    inputs, outputs : tuple of int
-        Channels that it was measured at, ascending; the last is what the model has. A depthwise
-        layer's inputs follow its outputs, so there `inputs` holds one entry.
-    ms : tuple of tuple of float, (inputs, outputs)
-        Milliseconds.
-    """
-
+    # Key of the node, and its operator
     node: str
     op: str
-    weight: tuple[int, ...]
+    weight: tuple[int, ...]  # Shape of its weight in the model
+    # Shape of its input in the model: of one sample, or one batch where that is fixed
     x_shape: tuple[int, ...]
+    # Channels that it was measured at, ascending; the last is what the model has. A depthwise
+    # layer's inputs follow its outputs, so there `inputs` holds one entry.
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    ms: tuple[tuple[float, ...], ...]
+    ms: tuple[tuple[float, ...], ...]  # Milliseconds, (inputs, outputs)
 
 
 @dataclass(frozen=True)
@@ -117,13 +106,7 @@ class LatencyTable:
 
     @staticmethod
     def load(path: str | Path) -> LatencyTable:
-        """Read a table from a file.
-
-        Raises
-        ------
-        ReapError
-            If the file can't be read or is not a table.
-        """
+        """Read a table from a file; see `from_json`."""
         return LatencyTable.from_json(read_text("latency table", path), f"latency table {path}")
 
 
