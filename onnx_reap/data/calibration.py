@@ -11,7 +11,7 @@ from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.dtypes import is_float
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """Random access to prepared samples; what every kind of calibration data comes down to."""
 
     origin: str  # Short text that says where samples come from
@@ -33,13 +33,13 @@ class Calibration:
 
     Parameters
     ----------
-    source : Source
+    source : SampleSource
         Where samples are read from, when a batch asks for them.
     indices : numpy.ndarray of int64, shape (n,), optional
         Which samples, in which order; all of them by default.
     """
 
-    def __init__(self, source: Source, indices: np.ndarray | None = None) -> None:
+    def __init__(self, source: SampleSource, indices: np.ndarray | None = None) -> None:
         self._source = source
         self._indices = np.arange(len(source)) if indices is None else indices
 
