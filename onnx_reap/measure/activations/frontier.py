@@ -33,10 +33,7 @@ class Frontier:
     def move(self, ahead: Sequence[str]) -> Move | None:
         """Return where to start from now on; None where staying is better.
 
-        Parameters
-        ----------
-        ahead : sequence of str
-            The first tensors whose makers may still change: all nodes in front are final.
+        Makers of the tensors `ahead` may still change: all nodes in front of the first are final.
         """
         if not ahead:
             return None

@@ -50,10 +50,7 @@ class Tap:
 def first_of_each(nodes: Iterable[str], taps: Mapping[str, Tap]) -> list[str]:
     """Leave out the layers that are observed as others of a weight: its first stands for them.
 
-    Parameters
-    ----------
-    taps : mapping of str to Tap
-        By node; what is in none of them is kept, so that a missing tap is no layer without cost.
+    Nodes that are in no tap are kept, so that a missing tap is no layer without cost.
     """
     shared = {layer.node for tap in taps.values() for layer in tap.others}
     return [node for node in nodes if node not in shared]
