@@ -31,12 +31,8 @@ class SampleSource(Protocol):
 class Calibration:
     """A re-iterable, deterministic, sized view of the samples of a source.
 
-    Parameters
-    ----------
-    source : SampleSource
-        Where samples are read from, when a batch asks for them.
-    indices : numpy.ndarray of int64, shape (n,), optional
-        Which samples, in which order; all of them by default.
+    They are read when a batch asks for them; `indices`, int64 of shape (n,), say which and in what
+    order, by default all.
     """
 
     def __init__(self, source: SampleSource, indices: np.ndarray | None = None) -> None:

@@ -239,12 +239,7 @@ def _error_and_scale(want: np.ndarray, got: np.ndarray) -> tuple[float, float]:
 def _difference(want: Any, got: Any, tolerance: float, floor: float) -> tuple[str, str] | None:
     """Return what was got and expected where two values differ; None where they don't.
 
-    Parameters
-    ----------
-    tolerance : float
-        Relative to the largest entry.
-    floor : float
-        Absolute difference that is allowed besides.
+    They may by `tolerance`, relative to the largest entry, and by `floor`, which is absolute.
     """
     if isinstance(want, (list, tuple)) and isinstance(got, (list, tuple)):  # a sequence
         if len(want) != len(got):

@@ -33,10 +33,7 @@ def check_outputs(
 ) -> None:
     """Refuse output paths that could not be written, before any work is done.
 
-    Parameters
-    ----------
-    outputs, inputs : mapping of str to path
-        Paths by what the user calls them, such as `--report`.
+    Both mappings are by what the user calls the paths, such as `--report`.
     """
     taken = {name: Path(path) for name, path in (inputs or {}).items()}
     for name, path in outputs.items():
@@ -67,11 +64,6 @@ def _check_output(name: str, path: Path, taken: Mapping[str, Path]) -> None:
 
 def check_folder(name: str, folder: Path, files: Iterable[str], inputs: Mapping[str, Path]) -> None:
     """Refuse a folder that could not be made or take some files, before any work is done.
-
-    Parameters
-    ----------
-    name : str
-        What the user calls the folder, such as `--output`.
 
     Raises
     ------

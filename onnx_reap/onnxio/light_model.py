@@ -130,13 +130,7 @@ def lies_beside(dtype: np.dtype, size: int) -> bool:
 
 
 def external_initializer(name: str, kind: int, shape: Collection[int]) -> TensorProto:
-    """Return an initializer whose values lie beside the proto.
-
-    Parameters
-    ----------
-    kind : int
-        Its ONNX type.
-    """
+    """Return an initializer, of an ONNX type, whose values lie beside the proto."""
     tensor = TensorProto(name=name, data_type=kind, dims=shape)
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=_LOCATION)

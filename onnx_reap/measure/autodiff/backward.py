@@ -101,19 +101,12 @@ def backpropagate(
     starts: Mapping[str, Value],
     wanted: Sequence[str],
 ) -> dict[str, Value]:
-    """Write a backward pass.
-
-    Parameters
-    ----------
-    starts : mapping of str to Value
-        Gradients at some tensors.
-    wanted : sequence of str
-        Tensors to differentiate by, all `reached` from those.
+    """Write a backward pass from gradients at some tensors.
 
     Returns
     -------
-    dict
-        The gradients, by what they are of.
+    dict of str to Value
+        Gradients at the `wanted` tensors, which must all be `reached` from the first ones.
     """
     gradients = {name: [given] for name, given in starts.items()}
     depend = _depending(nodes, wanted)

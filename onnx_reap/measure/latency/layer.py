@@ -59,12 +59,8 @@ def describe(
 ) -> TimedLayer:
     """Reduce a layer of a model to what its time depends on.
 
-    Parameters
-    ----------
-    x_shape : sequence of int
-        Shape of its input, channels included.
-    activation : (onnx.NodeProto, mapping of int to float), optional
-        What follows, and its scalar inputs by place.
+    The shape of its input includes channels. The activation that follows comes with its scalar
+    inputs by place.
     """
     names = ["x", "w", *("r" * linear.recurrent), *("b" if linear.bias else "")]
     inputs = x_shape[linear.x_axis]

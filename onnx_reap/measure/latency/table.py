@@ -113,10 +113,7 @@ class LatencyTable:
 def check_layers(table: LatencyTable, expected: Sequence[LayerTimes]) -> None:
     """Refuse a table of another model, or of other input shapes.
 
-    Parameters
-    ----------
-    expected : sequence of LayerTimes
-        The model's layers; their grids and times are not looked at.
+    Grids and times of the `expected` layers, the model's, are not looked at.
 
     Raises
     ------
