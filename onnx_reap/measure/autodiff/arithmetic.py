@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
 
 from onnx_reap.measure.autodiff.gradient import EVERY, Gradient, Step
-from onnx_reap.measure.autodiff.tape import Constants, Shapes, Value
+from onnx_reap.measure.autodiff.tape import Value
 
 
 def div(at: Step) -> Value:
@@ -23,21 +22,11 @@ def power(at: Step) -> Value:
     return at.folded(at.dy * at.tape.floats(exponents) * less)
 
 
-def has_no_zero(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
-    """Whether the exponents of a Pow can be lowered by one at zero."""
-    return bool(constants[node.input[1]].all())
-
-
 def extreme(at: Step) -> Value:
     """Gradient of a Max or Min of two; none where they are equal, as for a Relu."""
     own, other = at.input(at.place), at.input(1 - at.place)
     chosen = own > other if at.node.op_type == "Max" else own < other
     return at.folded(at.dy * chosen.floats())
-
-
-def has_two_operands(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
-    """Whether `extreme` covers a node."""
-    return len(node.input) == len(set(node.input)) == 2
 
 
 def where(at: Step) -> Value:
@@ -46,15 +35,19 @@ def where(at: Step) -> Value:
     return at.folded(at.dy * chosen.floats())
 
 
+ADDED = Gradient(lambda at: at.folded(at.dy), EVERY)
+EXTREME = Gradient(extreme, EVERY, fits=lambda n, *_: len(n.input) == len(set(n.input)) == 2)
+
 ARITHMETIC: Mapping[str, Gradient] = {
-    "Add": Gradient(lambda at: at.folded(at.dy), EVERY),
+    "Add": ADDED,
     "Div": Gradient(div, EVERY),
     "Expand": Gradient(lambda at: at.folded(at.dy)),
-    "Max": Gradient(extreme, EVERY, fits=has_two_operands),
-    "Min": Gradient(extreme, EVERY, fits=has_two_operands),
+    "Max": EXTREME,
+    "Min": EXTREME,
     "Mul": Gradient(lambda at: at.folded(at.dy * at.input(1 - at.place)), EVERY),
-    "Pow": Gradient(power, constant=(1,), fits=has_no_zero),
+    # Exponents are lowered by one, which at zero they can't.
+    "Pow": Gradient(power, constant=(1,), fits=lambda n, known, _: bool(known[n.input[1]].all())),
     "Sub": Gradient(lambda at: at.folded(-at.dy if at.place else at.dy), EVERY),
-    "Sum": Gradient(lambda at: at.folded(at.dy), EVERY),
+    "Sum": ADDED,
     "Where": Gradient(where, frozenset({1, 2})),
 }

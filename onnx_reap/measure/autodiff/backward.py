@@ -135,7 +135,9 @@ def _depending(nodes: Sequence[onnx.NodeProto], wanted: Collection[str]) -> set[
 
 def _passes(node: onnx.NodeProto, place: int, facts: Facts, constants: Constants) -> bool:
     rule = GRADIENTS.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
-    if rule is None or not rule.covers(place) or _is_training(node, constants):
+    if rule is None or _is_training(node, constants):
+        return False
+    if rule.places is not None and place not in rule.places:
         return False
     if any(node.input[needed] not in constants for needed in rule.constant):
         return False

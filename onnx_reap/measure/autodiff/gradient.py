@@ -73,10 +73,6 @@ class Gradient:
     # Whether it needs to know the layer, that is, only covers nodes which are one
     layer: bool = False
 
-    def covers(self, place: int) -> bool:
-        """Whether the gradient at this input can be written."""
-        return self.places is None or place in self.places
-
 
 EVERY = None
 """For `places`: all inputs."""

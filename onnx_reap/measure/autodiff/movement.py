@@ -9,12 +9,6 @@ from onnx_reap.measure.autodiff.gradient import EVERY, Gradient, Step
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Value, attributes
 
 
-def gives_float32(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
-    """Whether a Cast changes nothing: what it takes is float32 too, if a gradient gets past it."""
-    result: bool = attributes(node)["to"] == onnx.TensorProto.FLOAT
-    return result
-
-
 def transpose(at: Step) -> Value:
     """Gradient of a Transpose."""
     perm = at.get("perm", list(range(at.rank))[::-1])
@@ -46,12 +40,6 @@ def pad(at: Step) -> Value:
     """Gradient of a Pad with a constant: what was added is cut off, what was cut off is zero."""
     axes = ["", *at.node.input[3:]] if at.node.input[3:] else []
     return at.dy.op("Pad", -at.input(1), *axes)
-
-
-def pads_with_a_constant(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
-    """Whether `pad` covers a node."""
-    result: bool = attributes(node).get("mode", "constant") == "constant"
-    return result
 
 
 def put_back(at: Step) -> Value:
@@ -88,14 +76,15 @@ RESHAPED = Gradient(lambda at: at.dy.like(at.x))
 """Of anything that leaves the order of entries as it is."""
 
 MOVEMENT: Mapping[str, Gradient] = {
-    "Cast": Gradient(SAME.write, fits=gives_float32),
+    # What it takes is float32 too, if a gradient gets past it.
+    "Cast": Gradient(SAME.write, fits=lambda n, *_: attributes(n)["to"] == onnx.TensorProto.FLOAT),
     "Concat": Gradient(concat, EVERY),
     "DepthToSpace": Gradient(depth_to_space),
     "Dropout": SAME,
     "Flatten": RESHAPED,
     "Gather": Gradient(put_back, constant=(1,), fits=takes_nothing_twice),
     "Identity": SAME,
-    "Pad": Gradient(pad, fits=pads_with_a_constant),
+    "Pad": Gradient(pad, fits=lambda n, *_: attributes(n).get("mode", "constant") == "constant"),
     "Reshape": RESHAPED,
     "Slice": Gradient(put_back),
     "SpaceToDepth": Gradient(lambda at: at.dy.op("DepthToSpace", **attributes(at.node))),
