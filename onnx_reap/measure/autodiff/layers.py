@@ -24,13 +24,11 @@ def conv(at: Step) -> Value:
         return at.dy.sum([0, *_spatial(layer)], keep=False)
     if at.place == 1:
         return _conv_weight(at, layer) if layer.group == 1 else _grouped_weight(at, layer)
-    padding = [
-        d * (k - 1) - pad
-        for d, k, pad in zip(layer.dilations * 2, layer.kernel * 2, layer.pads, strict=True)
-    ]
-    if set(layer.strides) != {1} or min(padding) < 0:
+    reach = np.multiply(layer.dilations, np.subtract(layer.kernel, 1))
+    padding = np.tile(reach, 2) - layer.pads
+    if set(layer.strides) != {1} or padding.min() < 0:
         return _transposed(at, layer)
-    geometry = _geometry(layer) | {"pads": padding}
+    geometry = _geometry(layer) | {"pads": padding.tolist()}
     return at.dy.op("Conv", _mirrored(at, layer), **geometry)
 
 
@@ -84,21 +82,12 @@ def _geometry(layer: Linear) -> dict[str, Any]:
 
 
 def _transposed(at: Step, layer: Linear) -> Value:
-    rank = len(layer.kernel)
-    unseen = [
-        size - (stride * (result - 1) + dilation * (kernel - 1) + 1 - begin - end)
-        for size, stride, result, dilation, kernel, begin, end in zip(
-            at.x.shape[2:],
-            layer.strides,
-            at.y.shape[2:],
-            layer.dilations,
-            layer.kernel,
-            layer.pads[:rank],
-            layer.pads[rank:],
-            strict=True,
-        )
-    ]
-    return at.dy.op("ConvTranspose", at.input(1), output_padding=unseen, **_geometry(layer))
+    reach = np.multiply(layer.dilations, np.subtract(layer.kernel, 1)) + 1
+    seen = np.multiply(layer.strides, np.subtract(at.y.shape[2:], 1)) + reach
+    unseen = at.x.shape[2:] + np.reshape(layer.pads, (2, -1)).sum(0) - seen
+    return at.dy.op(
+        "ConvTranspose", at.input(1), output_padding=unseen.tolist(), **_geometry(layer)
+    )
 
 
 def _mirrored(at: Step, layer: Linear) -> Value:

@@ -28,26 +28,20 @@ class _Windows:
     pads: tuple[int, ...]
 
     @property
-    def rank(self) -> int:
-        return len(self.kernel)
-
-    @property
-    def unused(self) -> list[int]:
-        """How far the last window is from the end of what is padded."""
-        reach = [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
-        pads = zip(self.pads[: self.rank], self.pads[self.rank :], strict=True)
-        padded = [size + sum(pair) for size, pair in zip(self.sizes, pads, strict=True)]
-        return [p - r for p, r in zip(padded, reach, strict=True)]
+    def way(self) -> np.ndarray:
+        """How far a window can move in what is padded."""
+        reach = np.multiply(self.dilations, np.subtract(self.kernel, 1)) + 1
+        return np.asarray(np.add(self.sizes, np.reshape(self.pads, (2, -1)).sum(0)) - reach)
 
     @property
     def counts(self) -> tuple[int, ...]:
         """How many windows there are."""
-        return tuple(u // s + 1 for u, s in zip(self.unused, self.strides, strict=True))
+        return tuple((self.way // self.strides + 1).tolist())
 
     @property
-    def rests(self) -> list[int]:
+    def rests(self) -> tuple[int, ...]:
         """How many entries no window reaches at the ends."""
-        return [u % s for u, s in zip(self.unused, self.strides, strict=True)]
+        return tuple((self.way % self.strides).tolist())
 
     @property
     def geometry(self) -> dict[str, tuple[int, ...]]:
