@@ -98,7 +98,7 @@ def sampled_rows(
     layers: Sequence[tuple[Linear, int]],
     samples: Calibration,
     seed: int,
-    on_batch: Callable[[int], object] | None = None,
+    on_batch: Callable[[int], object] | None,
 ) -> Iterator[tuple[Linear, Rows]]:
     """Run the model on all samples; yield of every batch each layer's (g, n, D) input patches.
 

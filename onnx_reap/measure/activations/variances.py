@@ -45,7 +45,7 @@ def variances(
     layers: Sequence[tuple[Linear, Sequence[np.ndarray]]],
     samples: Calibration,
     settings: Settings,
-    on_batch: Callable[[int], object] | None = None,
+    on_batch: Callable[[int], object] | None,
 ) -> dict[str, tuple[Vector, list[float]]]:
     """Run the model; return variances of layers' inputs, and of their products with weights.
 

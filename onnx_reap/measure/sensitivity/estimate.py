@@ -53,7 +53,7 @@ def divergence_choices(
     known: ConsumerMoments,
     samples: Calibration,
     settings: Settings,
-    on_batch: Callable[[int], object] | None = None,
+    on_batch: Callable[[int], object] | None,
     coordinates: Container[int] = (),
 ) -> tuple[list[Choices], list[str]]:
     """Replace local errors by divergences of the final output.
