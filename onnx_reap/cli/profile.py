@@ -20,12 +20,12 @@ def run_profile(argv: Sequence[str]) -> None:
     """Run the command on the arguments behind its name; a ReapError leaves no file behind."""
     arguments = parse(PROFILE, argv)
     from onnx_reap.api import profile
-    from onnx_reap.onnxio.files import check_outputs, write_atomically
+    from onnx_reap.onnxio.files import check_outputs, write_all
 
     check_outputs(arguments.outputs(), arguments.inputs())
     progress = for_terminal(quiet=arguments.quiet)
     table = profile(arguments.model, progress=progress, **arguments.settings)
-    write_atomically(arguments.output, table.to_json().encode())
+    write_all({arguments.output: table.to_json().encode()})
     if not arguments.quiet:
         print(f"The model takes {table.whole_ms:.3g} ms on {table.provider}")
         print(f"Wrote {arguments.output}")

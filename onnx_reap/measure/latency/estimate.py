@@ -20,13 +20,7 @@ NANOSECONDS = 1e6
 
 
 def predicted_latency(analysis: Analysis, table: LatencyTable) -> LatencyEstimate:
-    """Make a table a function of the widths of a model's groups.
-
-    Raises
-    ------
-    ReapError
-        If the table was measured on another model, or at other input shapes.
-    """
+    """Make a table a function of the widths of a model's groups; see `check_layers`."""
     heads = layer_heads(analysis)
     check_layers(table, heads)
     measured = {layer.node: layer for layer in table.layers}
