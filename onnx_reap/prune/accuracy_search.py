@@ -77,7 +77,7 @@ def _with_blocks(
 ) -> tuple[Pruned, EstimatedLoss]:
     """Refit the blocks of a model that was tried, unless more than the bound is lost then."""
     settings, samples = run.settings, run.samples
-    if not settings.refit or not samples.fit or not passes_over(settings, tried.macs, samples):
+    if not settings.refit or not samples.fit or not passes_over(run, tried.macs):
         return tried, drop
     pruned = apply_choice(run, tried.choice)
     with run.clock("search"):

@@ -29,7 +29,7 @@ from onnx_reap.prune.form import Choice
 from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.refit.blockwise import join
 from onnx_reap.prune.refit.layerwise import repair
-from onnx_reap.prune.refit.walk import Fit
+from onnx_reap.prune.refit.walk import LayerRefit
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Pruned:
     # Counted on it
     macs: int
     params: int
-    refits: dict[str, Fit]  # By node; empty without a refit
+    refits: dict[str, LayerRefit]  # By node; empty without a refit
     blocks: tuple[BlockFit, ...]  # Blocks whose layers were then refitted together
     notes: tuple[str, ...]  # Warnings
 
@@ -55,20 +55,12 @@ def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:
 def _applied(run: Run, choice: Choice, *, blocks: bool) -> Pruned:
     with run.clock("cut"):
         pruned, notes = cut_model(run.analysis, choice.removed, run.samples.every, choice.merge)
-    refits: dict[str, Fit] = {}
+    refits: dict[str, LayerRefit] = {}
     stretches: list[BlockFit] = []
     macs = macs_left(run.analysis, pruned, choice.widths)
     if run.settings.refit and run.samples.fit is not None and choice.removed:
         with run.clock("refit"):
-            refits, unfitted = repair(
-                run.analysis,
-                pruned,
-                choice.removed,
-                run.settings,
-                run.samples,
-                run.backend,
-                run.progress,
-            )
+            refits, unfitted = repair(run, pruned, choice.removed)
             notes += unfitted
         if blocks:
             with run.clock("joint refit"):
@@ -90,9 +82,7 @@ def _refit_blocks(
     A block may come nearer in directions that don't matter to the outputs.
     """
     analysis, undo = run.analysis, remember(pruned)
-    blocks, notes = join(
-        analysis, pruned, removed, run.settings, run.samples, run.progress, macs=macs
-    )
+    blocks, notes = join(run, pruned, removed, macs=macs)
     parts = run.samples.train_validation
     if parts is None or not any(block.error_after < block.error_before for block in blocks):
         return blocks, notes

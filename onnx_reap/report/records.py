@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnx_reap.graph.groups import FrozenChannels
+from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.quality import Quality
 from onnx_reap.prune.form import Factorised
 from onnx_reap.prune.lossless.trim import Lossless
 from onnx_reap.prune.refit.block_walk import BlockFit
+from onnx_reap.prune.refit.walk import LayerRefit
 from onnx_reap.prune.sparsity.records import Tiling
 
 SCHEMA = 1
@@ -40,25 +42,9 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Loss:
-    """What the pruned model lost, where that was bounded.
+class Loss(EstimatedLoss):
+    """What the pruned model lost, where that was bounded, and what was allowed."""
 
-    Attributes
-    ----------
-    kind : str
-        `top-1 disagreement`, `output error`, `accuracy` or `evaluate`.
-    value, limit : float
-        Loss, and what was allowed, as fractions.
-    low, high : float, optional
-        95 % confidence interval of the loss.
-    """
-
-    kind: str
-    value: float
-    likely: float
-    low: float | None
-    high: float | None
-    samples: int
     limit: float
 
 
@@ -78,16 +64,6 @@ class GroupResult:
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     error: float | None
-
-
-@dataclass(frozen=True)
-class LayerRefit:
-    """Refit of one layer: relative output error before and after, on fitted samples."""
-
-    node: str
-    damping: float
-    error_before: float
-    error_after: float
 
 
 @dataclass(frozen=True)
