@@ -32,13 +32,7 @@ RUN = Command(
 
 
 def run_reap(argv: Sequence[str]) -> None:
-    """Run the command.
-
-    Raises
-    ------
-    ReapError
-        If the arguments can't be understood, or the request can't be honoured; no file is written.
-    """
+    """Run the command on its arguments; a ReapError leaves no file behind."""
     arguments = parse_run(argv)
     from onnx_reap.onnxio.files import check_outputs, write_all
     from onnx_reap.onnxio.save import data_path

@@ -83,8 +83,7 @@ def _contents(points: Sequence[Point], *, plans_only: bool) -> tuple[dict[str, C
             made = point.files(Path(names[0]))
             files |= {path.name: data for path, data in made.items()}
         files[names[-1]] = point.plan.to_json().encode()
-        accuracies = point.accuracy_before, point.accuracy_after
-        rows.append(make_row(point.target, point.report, accuracies, names[0]))
+        rows.append(make_row(point, names[0]))
     files[TABLE] = to_csv(rows).encode()
     if (drawing := draw(rows)) is not None:
         files[PLOT] = drawing

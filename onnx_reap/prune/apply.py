@@ -18,6 +18,7 @@ from onnx_reap.graph.edit.merge import NOTHING, Merge, merge_units
 from onnx_reap.graph.edit.weights import remember
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import kept_positions
+from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.compare import CUT, check_loads, compare
 from onnx_reap.measure.quality import measure_quality
 from onnx_reap.onnxio.check import check_file
@@ -44,6 +45,7 @@ class Pruned:
     refits: dict[str, LayerRefit]  # By node; empty without a refit
     blocks: tuple[BlockFit, ...]  # Blocks whose layers were then refitted together
     notes: tuple[str, ...]  # Warnings
+    loss: EstimatedLoss | None = None  # Where it was bounded
 
 
 def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:

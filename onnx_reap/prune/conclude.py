@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from onnx_reap.data import RAW_PIXELS, Calibration
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.inputs import normalises_itself
-from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.latency.compare import Timing, compare_latency
 from onnx_reap.measure.quality import Quality, quality
 from onnx_reap.measure.runner import first_feed
@@ -37,41 +36,21 @@ class Outcome:
     """A finished run."""
 
     run: Run  # On the given model
-    pruned: Pruned  # The pruned model; its choice is one of channels of the given model
+    pruned: Pruned  # Its choice is one of channels of the given model, its notes are all warnings
     plan: Plan
     # On the samples that weights were fitted to, and on samples that nothing was decided on
     fitted: Quality | None
     held_out: Quality | None
-    drop: EstimatedLoss | None  # What was lost, where that was bounded
     factors: Sequence[Factorised]
     # Latency of the original and of the pruned model
     before: Timing
     after: Timing
-    notes: Sequence[str]  # Warnings
 
 
 def conclude(
-    run: Run,
-    pruned: Pruned,
-    *,
-    budgets: Sequence[Budget] = (),
-    drop: EstimatedLoss | None = None,
-    notes: Sequence[str] = (),
+    run: Run, pruned: Pruned, *, budgets: Sequence[Budget] = (), notes: Sequence[str] = ()
 ) -> Outcome:
-    """Verify a pruned model, and measure it.
-
-    Parameters
-    ----------
-    budgets : sequence of Budget
-        What the model may cost.
-
-    Raises
-    ------
-    TargetError
-        If the model costs more.
-    CheckError
-        If it is not valid, or has another interface than the original.
-    """
+    """Verify a pruned model, also against the budgets on what it may cost, and measure it."""
     figures = {MACS: pruned.macs, PARAMS: pruned.params, SIZE: pruned.model.size}
     check_met(budgets, figures, pruned.choice.widths)
     choice = run.form.as_given(pruned.choice)
@@ -90,7 +69,8 @@ def conclude(
     if run.settings.target_latency is not None:
         notes += _unsteady(after)
     run.analysis.light.check_unchanged()
-    return Outcome(run, pruned, plan, fitted, held_out, drop, factors, before, after, notes)
+    pruned = replace(pruned, notes=tuple(notes))
+    return Outcome(run, pruned, plan, fitted, held_out, factors, before, after)
 
 
 def _of_the_file(analysis: Analysis, out: LightModel, notes: Sequence[str]) -> list[str]:

@@ -25,8 +25,7 @@ def make_result(
 def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | None) -> Report:
     """Tell what was done, and what it came to; see `make_result`."""
     run, pruned = outcome.run, outcome.pruned
-    analysis, drop = run.analysis, outcome.drop
-    choice = pruned.choice
+    analysis, choice, loss = run.analysis, pruned.choice, pruned.loss
     full = analysis.full_widths
     macs, params = analysis.macs.at(full), analysis.params.at(full)
     return Report(
@@ -38,7 +37,7 @@ def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | No
         after=_figures(pruned.macs, pruned.params, pruned.model, outcome.after),
         fitted=outcome.fitted,
         held_out=outcome.held_out,
-        loss=None if drop is None else Loss(**vars(drop), limit=run.settings.max_drop or 0.0),
+        loss=None if loss is None else Loss(**vars(loss), limit=run.settings.max_drop or 0.0),
         lossless=lossless,
         groups=tuple(
             GroupResult(g.name, g.width, int(w), g.producers, g.consumers, e)
@@ -50,7 +49,7 @@ def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | No
         blocks=pruned.blocks,
         tiling=tiling,
         seconds=run.clock.seconds,
-        notes=tuple(outcome.notes),
+        notes=pruned.notes,
     )
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from onnx_reap.measure.quality import Quality
 from onnx_reap.report.records import Report
+from onnx_reap.report.result import Point
 from onnx_reap.report.text import new_table, quantity
 
 
@@ -40,13 +41,12 @@ class Row:
     file: str  # The model's, or the plan's if only plans are written
 
 
-def make_row(
-    target: float, report: Report, accuracies: tuple[float | None, float | None], file: str
-) -> Row:
-    """Pick a row's figures out of a report; accuracies are before and after."""
+def make_row(point: Point, file: str) -> Row:
+    """Pick a row's figures out of a model's report."""
+    report = point.report
     before, after, held_out = report.before, report.after, report.held_out
     return Row(
-        target,
+        point.target,
         after.macs,
         after.macs / max(before.macs, 1),
         after.params,
@@ -57,7 +57,8 @@ def make_row(
         _error(held_out),
         held_out.top1_agreement if held_out else None,
         _error(report.fitted),
-        *accuracies,
+        point.accuracy_before,
+        point.accuracy_after,
         file,
     )
 
