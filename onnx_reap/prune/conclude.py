@@ -15,7 +15,7 @@ from onnx_reap.prune.apply import Pruned
 from onnx_reap.prune.budgets import MACS, PARAMS, RESERVE, SIZE, check_met
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.form import Factorised
-from onnx_reap.prune.plan import FactorPlan, Plan, make_plan
+from onnx_reap.prune.plan import Plan, make_plan
 from onnx_reap.solve.allocation import Budget
 
 LARGER = (
@@ -63,8 +63,7 @@ def conclude(
         fitted, held_out = _qualities(run, pruned.model)
         step()
     before, after = _latencies(run.analysis, run.samples.every, pruned.model)
-    plan = make_plan(run.analysis, pruned.choice.removed, run.settings)
-    plan = replace(plan, factors=tuple(FactorPlan(f.node, f.scheme, f.rank) for f in factors))
+    plan = make_plan(run.analysis, pruned.choice.removed, run.settings, factors)
     notes += _unmeasured(pruned.model, held_out or fitted)
     if run.settings.target_latency is not None:
         notes += _unsteady(after)

@@ -21,71 +21,39 @@ class Sizes:
 
 @dataclass(frozen=True)
 class InspectedGroup:
-    """Channels that could be pruned together.
-
-    Attributes
-    ----------
-    widths : tuple of int
-        Those that the group may take, ascending, its own last; 0 first where it may vanish.
-    producers, consumers : tuple of str
-        Nodes that make and that mix the channels.
-    tied_at : tuple of str
-        Nodes where several tensors with these channels meet, such as the sums of a residual stream.
-    share : Sizes
-        Of the layers that make the channels, so much as makes these.
-    saving : Sizes
-        What goes at the narrowest width, if all other groups stay as they are.
-    """
+    """Channels that could be pruned together."""
 
     name: str
     width: int
+    # Those that the group may take, ascending, its own last; 0 first where it may vanish
     widths: tuple[int, ...]
+    # Nodes that make and that mix the channels
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
+    # Nodes where several tensors with these channels meet, such as the sums of a residual stream
     tied_at: tuple[str, ...]
-    share: Sizes
-    saving: Sizes
+    share: Sizes  # Of the layers that make the channels, so much as makes these
+    saving: Sizes  # What goes at the narrowest width, if all other groups stay as they are
 
 
 @dataclass(frozen=True)
 class InspectedBranch:
-    """A residual branch that vanishes with all channels of a group.
-
-    Attributes
-    ----------
-    group : str
-    along : tuple of str
-        Other groups that go with it.
-    joins : tuple of str
-        Additions where the branch ends.
-    saving : Sizes
-        What goes if all other groups stay as they are.
-    """
+    """A residual branch that vanishes with all channels of a group."""
 
     group: str
-    along: tuple[str, ...]
-    joins: tuple[str, ...]
-    saving: Sizes
+    along: tuple[str, ...]  # Other groups that go with it
+    joins: tuple[str, ...]  # Additions where the branch ends
+    saving: Sizes  # What goes if all other groups stay as they are
 
 
 @dataclass(frozen=True)
 class FrozenReason:
-    """All channels that must stay for one reason.
-
-    Attributes
-    ----------
-    normal : bool
-        Whether this is so in every model, and nothing to look into.
-    channels : int
-    share : Sizes
-        Of the layers that make or pass the channels, so much as makes these.
-    nodes : tuple of FrozenChannels
-    """
+    """All channels that must stay for one reason."""
 
     reason: str
-    normal: bool
+    normal: bool  # Whether this is so in every model, and nothing to look into
     channels: int
-    share: Sizes
+    share: Sizes  # Of the layers that make or pass the channels, so much as makes these
     nodes: tuple[FrozenChannels, ...]
 
 

@@ -21,22 +21,13 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Figures:
-    """Size and speed of one model.
+    """Size and speed of one model."""
 
-    Attributes
-    ----------
-    macs, params : int
-        Multiply-accumulates per sample, floating-point parameters.
-    latency_ms : float
-        Median time of one run, in milliseconds: of one sample, or of one batch where the model's
-        batch size is fixed.
-    latency_spread_ms : float
-        Interquartile range of that time.
-    """
-
-    macs: int
-    params: int
+    macs: int  # Multiply-accumulates per sample
+    params: int  # Floating-point parameters
     bytes: int
+    # Median time of one run and its interquartile range, in milliseconds: of one sample, or of one
+    # batch where the model's batch size is fixed
     latency_ms: float
     latency_spread_ms: float
 
@@ -50,67 +41,40 @@ class Loss(EstimatedLoss):
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What became of one channel group.
-
-    Attributes
-    ----------
-    error : float, optional
-        Local error of the removal, as a fraction of the consumers' output variance.
-    """
+    """What became of one channel group."""
 
     name: str
     before: int
     after: int
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
+    # Local error of the removal, as a fraction of the consumers' output variance
     error: float | None
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a run tells.
-
-    Attributes
-    ----------
-    settings : mapping of str to object
-        Those that differ from the defaults.
-    calibration : str
-        Where the data came from.
-    provider : str
-        Execution provider that latencies were measured on.
-    fitted, held_out : Quality or None
-        On the samples that weights were fitted to, and on samples kept aside.
-    loss : Loss or None
-        On samples kept aside.
-    lossless : Lossless or None
-        What went, where nothing was to be lost.
-    tiling : Tiling or None
-        Weights that were zeroed in a pattern.
-    seconds : mapping of str to float
-        Time by stage.
-    factors : tuple of Factorised
-        Layers that became two thinner ones, and groups in another basis.
-    notes : tuple of str
-        Warnings, each a sentence.
-    """
+    """Everything that a run tells."""
 
     version: str
-    settings: Mapping[str, Any]
-    calibration: str
-    provider: str
+    settings: Mapping[str, Any]  # Those that differ from the defaults
+    calibration: str  # Where the data came from
+    provider: str  # Execution provider that latencies were measured on
     before: Figures
     after: Figures
+    # On the samples that weights were fitted to, and on samples kept aside
     fitted: Quality | None
     held_out: Quality | None
-    loss: Loss | None
-    lossless: Lossless | None
+    loss: Loss | None  # On samples kept aside
+    lossless: Lossless | None  # What went, where nothing was to be lost
     groups: tuple[GroupResult, ...]
     frozen: tuple[FrozenChannels, ...]
     refits: tuple[LayerRefit, ...]
     blocks: tuple[BlockFit, ...]
-    tiling: Tiling | None
-    seconds: Mapping[str, float]
-    notes: tuple[str, ...]
+    tiling: Tiling | None  # Weights that were zeroed in a pattern
+    seconds: Mapping[str, float]  # Time by stage
+    notes: tuple[str, ...]  # Warnings, each a sentence
+    # Layers that became two thinner ones, and groups in another basis
     factors: tuple[Factorised, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
