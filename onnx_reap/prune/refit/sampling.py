@@ -11,6 +11,7 @@ from onnx_reap.measure.activations.rows import (
     output_rows,
     output_shape,
     sample_positions,
+    sampled_rows,
 )
 from onnx_reap.measure.runner import own_samples
 from onnx_reap.prune.refit.layer import Rows
@@ -61,10 +62,12 @@ class Sampler:
 
     def target_rows(self, job: Job, tensors: Tensors, rng: np.random.Generator) -> list[np.ndarray]:
         """Sample what stood behind a layer in the original, of the channels that are left."""
-        linear, wanted = job.linear, tensors[job.observed]
-        if job.projection is not None:
-            return [self._projected(job, wanted, rng)]
-        at = sample_positions(linear, wanted.shape, self._positions(job), rng)
+        linear, wanted, limit = job.linear, tensors[job.observed], self._positions(job)
+        if job.projection is not None:  # what a recurrent layer of the original makes of its input
+            matrix, bias = job.projection
+            x = sampled_rows(linear, wanted, self._pair.probe.shapes, limit, rng)
+            return [finite(linear, x @ matrix + bias)]
+        at = sample_positions(linear, wanted.shape, limit, rng)
         _, channels = self._pair.kept.get(linear.y, (0, None))
         return [finite(linear, output_rows(linear, wanted, at, channels))]
 
@@ -81,14 +84,6 @@ class Sampler:
                 output_rows(linear, np.broadcast_to(tensors[job.epilogue.addend], shape), at)
             )
         return [finite(linear, r) for r in rows]
-
-    def _projected(self, job: Job, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Compute what a recurrent layer of the original made of its input."""
-        assert job.projection is not None
-        linear, (matrix, bias) = job.linear, job.projection
-        shape = output_shape(linear, x.shape, self._pair.probe.shapes[linear.y])
-        at = sample_positions(linear, shape, self._positions(job), rng)
-        return finite(linear, input_rows(linear, x, shape, at) @ matrix + bias)
 
     def target_bytes(self, job: Job) -> int:
         """Bytes that a layer's targets take, at most."""

@@ -19,8 +19,6 @@ from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune.context import Clock, Run
 from onnx_reap.prune.form import Form
-from onnx_reap.prune.refit import walk
-from onnx_reap.prune.refit.layer import fit_layer
 from onnx_reap.prune.refit.layerwise import repair
 
 DATA = images(30, 6)
@@ -154,7 +152,7 @@ def cut_and_refit(analysis: Analysis, removed, data, settings=SETTINGS):
 
 @pytest.fixture
 def weak_damping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "fit_layer", partial(fit_layer, dampings=(1e-9,)))
+    monkeypatch.setattr("onnx_reap.prune.refit.layer.DAMPINGS", (1e-9,))
 
 
 def far(a: np.ndarray, b: np.ndarray) -> float:
