@@ -51,22 +51,19 @@ class Pruned:
 def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:
     """Cut a model, and refit what stays if the settings want it, then its blocks if `blocks`."""
     analysis, own = run.form.settled(choice)
-    return replace(_applied(run.on(analysis), own, blocks=blocks), choice=choice)
-
-
-def _applied(run: Run, choice: Choice, *, blocks: bool) -> Pruned:
+    run = run.on(analysis)
     with run.clock("cut"):
-        pruned, notes = cut_model(run.analysis, choice.removed, run.samples.every, choice.merge)
+        pruned, notes = cut_model(analysis, own.removed, run.samples.every, own.merge)
     refits: dict[str, LayerRefit] = {}
     stretches: list[BlockFit] = []
-    macs = macs_left(run.analysis, pruned, choice.widths)
-    if run.settings.refit and run.samples.fit is not None and choice.removed:
+    macs = macs_left(analysis, pruned, own.widths)
+    if run.settings.refit and run.samples.fit is not None and own.removed:
         with run.clock("refit"):
-            refits, unfitted = repair(run, pruned, choice.removed)
+            refits, unfitted = repair(run, pruned, own.removed)
             notes += unfitted
         if blocks:
             with run.clock("joint refit"):
-                stretches, unjoined = _refit_blocks(run, pruned, choice.removed, macs)
+                stretches, unjoined = _refit_blocks(run, pruned, own.removed, macs)
                 notes += unjoined
     elif run.settings.joint_refit:
         notes.append("--joint-refit changed nothing: no channel was removed")

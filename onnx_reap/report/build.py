@@ -18,17 +18,12 @@ from onnx_reap.report.result import Result
 def make_result(
     outcome: Outcome, *, lossless: Lossless | None = None, tiling: Tiling | None = None
 ) -> Result:
-    """Put the model, its plan and a report together."""
-    return Result(outcome.pruned.model, make_report(outcome, lossless, tiling), outcome.plan)
-
-
-def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | None) -> Report:
-    """Tell what was done, and what it came to; see `make_result`."""
+    """Put the model, its plan and a report together: what was done, and what it came to."""
     run, pruned = outcome.run, outcome.pruned
     analysis, choice, loss = run.analysis, pruned.choice, pruned.loss
     full = analysis.full_widths
     macs, params = analysis.macs.at(full), analysis.params.at(full)
-    return Report(
+    report = Report(
         version=__version__,
         settings=run.settings.chosen(),
         calibration=run.samples.every.origin,
@@ -51,6 +46,7 @@ def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | No
         seconds=run.clock.seconds,
         notes=pruned.notes,
     )
+    return Result(pruned.model, report, outcome.plan)
 
 
 def _figures(macs: int, params: int, model: LightModel, timing: Timing) -> Figures:

@@ -82,7 +82,7 @@ def _shares(analysis: Analysis) -> tuple[Pair, dict[FrozenChannels, Pair]]:
     flow = analysis.flow
     group_of = {unit: g for g, group in enumerate(analysis.groups) for unit in group.units}
     by_group = np.zeros((len(analysis.groups), 2))
-    by_frozen: dict[FrozenChannels, Pair] = {}
+    by_frozen = {row: np.zeros(2) for row in analysis.frozen}
     for linear, sizes in zip(flow.linears, _layer_sizes(analysis), strict=True):
         units = flow.units_along(linear.y, linear.y_axis).tolist()
         counts = Counter(group_of.get(unit, OTHER) for unit in units)
@@ -92,8 +92,7 @@ def _shares(analysis: Analysis) -> tuple[Pair, dict[FrozenChannels, Pair]]:
         rows = list(_frozen_behind(analysis, linear)) if stuck else []
         channels = sum(row.channels for row in rows)
         for row in rows:
-            share = sizes * stuck / len(units) * row.channels / channels
-            by_frozen[row] = by_frozen.get(row, 0) + share
+            by_frozen[row] += sizes * stuck / len(units) * row.channels / channels
     return by_group, by_frozen
 
 
@@ -188,13 +187,13 @@ def _frozen(
     """Collect frozen channels by reason, the costliest first."""
     reasons = []
     for reason, rows in by_reason(frozen).items():
-        rows.sort(key=lambda row: -shares.get(row, np.zeros(2))[0])
+        rows.sort(key=lambda row: -shares[row][0])
         reasons.append(
             FrozenReason(
                 reason,
                 reason in NORMAL_REASONS,
                 sum(row.channels for row in rows),
-                _rounded(np.sum([shares.get(row, np.zeros(2)) for row in rows], axis=0)),
+                _rounded(np.sum([shares[row] for row in rows], axis=0)),
                 tuple(rows),
             )
         )

@@ -1,5 +1,6 @@
 """Refitting the layers behind a cut."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -71,10 +72,7 @@ def _jobs(
     sums = {pruned.node(join.edge[0]).outputs[0].name for join in joins}
     masked = {linear.y for linear in analysis.flow.linears if linear.node in zeros}
     affected = affected_tensors(pruned, kept.keys() | sums | masked)
-    users: dict[str, int] = {}
-    for node in pruned.nodes:
-        for tensor in node.inputs:
-            users[tensor.name] = users.get(tensor.name, 0) + 1
+    users = Counter(tensor.name for node in pruned.nodes for tensor in node.inputs)
     jobs, notes = [], []
     for join in joins:
         (key, _), rank = join.edge, len(analysis.probe.shapes[join.tensor])

@@ -65,9 +65,8 @@ def refit_model(
             )
             targets = sampler.collect(run, ahead, sampler.target_rows)
             for wave in block:
-                run = after.run(
-                    pruned, _given(wave), place_after.move([job.linear.y for job in wave])
-                )
+                tensors = list(dict.fromkeys(name for job in wave for name in job.received))
+                run = after.run(pruned, tensors, place_after.move([job.linear.y for job in wave]))
                 inputs = sampler.collect(run, wave, sampler.input_rows)
                 for job in wave:
                     node = job.linear.node
@@ -92,14 +91,6 @@ def _stretches(all_waves: Sequence[list[Job]], sampler: Sampler) -> Iterator[lis
     return in_chunks(
         all_waves, lambda wave: sum(sampler.target_bytes(job) for job in wave), TARGET_BYTES
     )
-
-
-def _given(wave: Sequence[Job]) -> list[str]:
-    """List what a wave's layers receive in the pruned model."""
-    names = [job.linear.x for job in wave] + [
-        job.epilogue.addend for job in wave if job.epilogue.addend
-    ]
-    return list(dict.fromkeys(names))
 
 
 def _fit(job: Job, rows: Rows, pair: ModelPair) -> tuple[Fitted, bool]:
