@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnx_reap.data import RAW_PIXELS, Calibration
+from onnx_reap.data import RAW_PIXELS
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.inputs import normalises_itself
 from onnx_reap.measure.latency.compare import Timing, compare_latency
@@ -55,20 +55,27 @@ def conclude(
     check_met(budgets, figures, pruned.choice.widths)
     choice = run.form.as_given(pruned.choice)
     factors, first = run.form.factors(pruned.choice), run.form.notes(pruned.choice)
-    run, pruned = run.original, replace(pruned, choice=choice)
+    run = run.original
     notes = [*first, *run.samples.notes, *notes, *choice.notes, *pruned.notes]
     notes = [*_of_the_file(run.analysis, pruned.model, notes)]
     with run.clock("verify"), run.progress.stage("Verifying") as step:
         notes += check_file(run.analysis.light, pruned.model)
         fitted, held_out = _qualities(run, pruned.model)
         step()
-    before, after = _latencies(run.analysis, run.samples.every, pruned.model)
-    plan = make_plan(run.analysis, pruned.choice.removed, run.settings, factors)
+    analysis = run.analysis
+    before, after = compare_latency(
+        analysis.runnable(analysis.light),
+        analysis.runnable(pruned.model),
+        first_feed(analysis, run.samples.every),
+        analysis.providers,
+        seconds=LATENCY_SECONDS,
+    )
+    plan = make_plan(analysis, choice.removed, run.settings, factors)
     notes += _unmeasured(pruned.model, held_out or fitted)
     if run.settings.target_latency is not None:
         notes += _unsteady(after)
     run.analysis.light.check_unchanged()
-    pruned = replace(pruned, notes=tuple(notes))
+    pruned = replace(pruned, choice=choice, notes=tuple(notes))
     return Outcome(run, pruned, plan, fitted, held_out, factors, before, after)
 
 
@@ -91,13 +98,6 @@ def _qualities(run: Run, out: LightModel) -> tuple[Quality | None, Quality | Non
         None if s is None else quality(run.analysis, out, s) for s in (fitted, samples.held_out)
     )
     return first, second
-
-
-def _latencies(analysis: Analysis, samples: Calibration, out: LightModel) -> tuple[Timing, Timing]:
-    """Time both models on one sample, or on one batch where the model's batch is fixed."""
-    feed = first_feed(analysis, samples)
-    models = analysis.runnable(analysis.light), analysis.runnable(out)
-    return compare_latency(*models, feed, analysis.providers, seconds=LATENCY_SECONDS)
 
 
 def _unmeasured(out: LightModel, quality: Quality | None) -> list[str]:

@@ -1,6 +1,6 @@
 """What a criterion is shown of a group, gathered from the graph and from what was captured."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,17 +61,13 @@ def _features(group: Group, flow: Flow, inputs: Mapping[str, int], pooled: Poole
 
 
 def _filters(group: Group, flow: Flow, model: Model) -> Matrix:
-    """Return the weights that make each unit, (U, R), those of all its channels in a row."""
-    blocks = list(_channels(group, flow, model))
-    return np.concatenate([np.zeros((group.width, 0)), *blocks], axis=1)
-
-
-def _channels(group: Group, flow: Flow, model: Model) -> Iterator[Matrix]:
-    """Yield (U, D) weights by producer and by how many channels of a unit came before."""
+    """Return the weights that make each unit, (U, R): those of all its channels in a row."""
+    blocks = [np.zeros((group.width, 0))]
     constants = model.constants()
     for linear in flow.linears:
         if linear.node in group.producers:
             weight = weight_to_matrix(linear, constants[linear.weight].values)
             rows = weight.transpose(0, 2, 1).reshape(-1, weight.shape[1])
-            for at in columns_of(group, flow.units_along(linear.y, linear.y_axis)).T:
-                yield np.where(at[:, None] >= 0, rows[at], 0.0)
+            channels = columns_of(group, flow.units_along(linear.y, linear.y_axis))
+            blocks += [np.where(at[:, None] >= 0, rows[at], 0.0) for at in channels.T]
+    return np.concatenate(blocks, axis=1)
