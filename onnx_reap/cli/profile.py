@@ -1,8 +1,6 @@
 """The command `onnx-reap profile`: measure a model's layers, and save the table."""
 
-from collections.abc import Sequence
-
-from onnx_reap.cli.arguments import Command, parse
+from onnx_reap.cli.arguments import Arguments, Command
 from onnx_reap.cli.progress import for_terminal
 from onnx_reap.options import ProfileKeywords
 
@@ -16,9 +14,8 @@ PROFILE = Command(
 )
 
 
-def run_profile(argv: Sequence[str]) -> None:
-    """Run the command on the arguments behind its name; a ReapError leaves no file behind."""
-    arguments = parse(PROFILE, argv)
+def run_profile(arguments: Arguments) -> None:
+    """Run the command; a ReapError leaves no file behind."""
     from onnx_reap.api import profile
     from onnx_reap.onnxio.files import check_outputs, write_all
 

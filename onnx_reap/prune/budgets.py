@@ -32,15 +32,7 @@ Present = Callable[[Linear], Iterable[tuple[float, Ways]]]
 
 
 def read_budgets(form: Form, settings: Settings) -> tuple[Budget, ...]:
-    """Work out what the model may cost; targets that any model meets are left out.
-
-    Raises
-    ------
-    UsageError
-        If a number is neither a fraction nor in the unit of its cost.
-    ReapError
-        If a latency table doesn't fit the model or the settings.
-    """
+    """Work out what the model may cost; targets that any model meets are left out."""
     analysis = form.analysis
     full = analysis.full_widths
     budgets = _latency_budgets(analysis, settings)

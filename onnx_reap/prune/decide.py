@@ -76,15 +76,11 @@ def chosen(analysis: Analysis, curves: PruningCurves, widths: np.ndarray) -> Cho
     errors: list[float | None] = []
     targets: dict[int, tuple[int, float]] = {}
     averaged: set[int] = set()
-    for group, path, width, variance, ranking in zip(
-        analysis.groups,
-        curves.paths,
-        widths.tolist(),
-        curves.variances,
-        curves.rankings,
-        strict=True,
+    for group, removal, width in zip(
+        analysis.groups, curves.removals, widths.tolist(), strict=True
     ):
         count = group.width - width
+        path, variance, ranking = removal.path, removal.variance, removal.ranking
         removed += [group.units[int(u)] for u in path.order[:count]] if width else group.units
         error = float(path.errors[count - 1]) / variance if width and count and variance else 0.0
         errors.append(None if not variance else error if width else 1.0)

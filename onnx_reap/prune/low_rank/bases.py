@@ -7,7 +7,6 @@ import numpy as np
 
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.epilogue import find_epilogue
-from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.moments import LayerMoments, Tap, capture_moments
 from onnx_reap.measure.activations.rows import weight_to_matrix
@@ -52,11 +51,10 @@ def gaining_ranks(
 def find_factors(run: Run) -> list[Factor]:
     """Find a basis for every layer that may be written as two."""
     analysis, settings = run.analysis, run.settings
-    why_not = exclusion(settings.include, settings.exclude)
     schemes = {
         linear.node: found
         for linear in analysis.flow.linears
-        if factorable(analysis.model, linear, why_not)
+        if factorable(analysis.model, linear, run.why_not)
         and (found := _schemes(analysis, linear, settings))
     }
     linears = [linear for linear in analysis.flow.linears if linear.node in schemes]

@@ -8,7 +8,6 @@ import numpy as np
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.epilogue import find_epilogue
-from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.moments import LayerMoments, Tap
@@ -22,10 +21,9 @@ from onnx_reap.solve.eigenbases import stream_basis
 
 def find_streams(run: Run) -> list[Stream]:
     """Find a basis for every group of channels that may be written in one."""
-    analysis, settings = run.analysis, run.settings
-    why_not = exclusion(settings.include, settings.exclude)
+    analysis = run.analysis
     ends = {
-        group.name: stream_ends(analysis.model, analysis.flow, group, why_not)
+        group.name: stream_ends(analysis.model, analysis.flow, group, run.why_not)
         for index, group in enumerate(analysis.groups)
         if index not in analysis.branches.vanishing  # else its width would mean two things
     }

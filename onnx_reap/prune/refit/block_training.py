@@ -30,7 +30,6 @@ class Batches(Protocol):
 class BlockProblem:
     """What a block receives, and what it is to make of it."""
 
-    # What the block receives, and what it is to make of it
     given: Batches
     wanted: Batches
     # So many batches come first and are fitted; the others, one at least, are the validation split

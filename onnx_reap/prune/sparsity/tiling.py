@@ -11,9 +11,8 @@ from functools import partial
 import numpy as np
 
 from onnx_reap.errors import ReapError
-from onnx_reap.graph.analysis import Analysis, count_parameters
+from onnx_reap.graph.analysis import count_parameters
 from onnx_reap.graph.edit.weights import set_weight
-from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.rows import matrix_to_weight
@@ -25,7 +24,7 @@ from onnx_reap.prune.form import choice_of
 from onnx_reap.prune.goal import check_globs
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.order import Zeros
-from onnx_reap.prune.refit.walk import Fit
+from onnx_reap.prune.refit.walk import LayerRefit
 from onnx_reap.prune.sparsity.choose import choose, takes_long
 from onnx_reap.prune.sparsity.layers import (
     EXCLUDED,
@@ -83,7 +82,7 @@ def with_zeros(run: Run, pruned: Pruned, pattern: Pattern) -> tuple[Pruned, Tili
             dense.analysis.model,
             dense.analysis.flow,
             pattern,
-            _excluded(dense.analysis, dense.settings),
+            frozenset(each.node for each in dense.analysis.flow.linears if run.why_not(each.node)),
         )
         if not layers:
             raise _no_layer(pattern, left)
@@ -125,11 +124,6 @@ def _no_layer(pattern: Pattern, left: Mapping[str, str]) -> ReapError:
         if excluded
         else "--tile 8x1 --tile-sparsity 0.5 fits every width",
     )
-
-
-def _excluded(analysis: Analysis, settings: Settings) -> frozenset[str]:
-    why_not = exclusion(settings.include, settings.exclude)
-    return frozenset(linear.node for linear in analysis.flow.linears if why_not(linear.node))
 
 
 def _scores(run: Run, layers: Mapping[str, Layer]) -> dict[str, Scores]:
@@ -176,7 +170,7 @@ def _errors(
 
 def _masked(
     run: Run, layers: Mapping[str, Layer], arranged: Arranged, pattern: Pattern
-) -> tuple[dict[str, Fit], Model, list[str]]:
+) -> tuple[dict[str, LayerRefit], Model, list[str]]:
     """Set weights to zero, and repair the others unless the settings forbid it."""
     analysis = replace(run.analysis, model=arranged.model)
     sparse = permuted(run.analysis, arranged.permutation)
@@ -190,16 +184,7 @@ def _masked(
     if not run.settings.refit or run.samples.fit is None:
         return {}, sparse, []
     large = [node for node, each in zeros.items() if takes_long(pattern, each.mask)]
-    fitted, notes = repair(
-        analysis,
-        sparse,
-        (),
-        run.settings,
-        run.samples,
-        run.backend,
-        run.progress,
-        zeros=zeros,
-    )
+    fitted, notes = repair(run.on(analysis), sparse, (), zeros=zeros)
     notes += [
         f"{node} keeps the tiles of the best scores: it is too large for more" for node in large
     ]
@@ -213,7 +198,7 @@ def _described(
     scores: Mapping[str, Scores],
     arranged: Arranged,
     errors: Mapping[str, list[float]] | None,
-    fitted: Mapping[str, Fit],
+    fitted: Mapping[str, LayerRefit],
     sparse: Model,
 ) -> Tiling:
     now = in_new_order(layers, scores, arranged.permutation)
