@@ -224,11 +224,9 @@ def _together(blocks: Sequence[BlockFit]) -> str:
 
 
 def _without_loss(lossless: Lossless) -> str:
-    gone = (
-        f"Removed without loss: {lossless.dead:,} dead, {lossless.duplicate:,} duplicate and "
-        f"{lossless.dependent:,} dependent channels"
-    )
-    return f"{gone}; on random samples outputs differ by {lossless.difference:.1g} of the largest."
+    gone = f"{lossless.dead:,} dead and {lossless.duplicate:,} duplicate channels"
+    differ = f"on random samples outputs differ by {lossless.difference:.1g} of the largest."
+    return f"Removed without loss: {gone}; {differ}"
 
 
 def _of_zeros(tiling: Tiling) -> Iterator[str]:
