@@ -14,7 +14,7 @@ from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.measure.quality import Quality
 from onnx_reap.prune.lossless.trim import Lossless
 from onnx_reap.prune.refit.block_walk import BlockFit
-from onnx_reap.prune.sparsity.records import MaskLoss, Tiling
+from onnx_reap.prune.sparsity.records import Tiling
 from onnx_reap.report.records import (
     Figures,
     Loss,
@@ -234,21 +234,16 @@ def _of_zeros(tiling: Tiling) -> Iterator[str]:
         f"Zeros: {tiling.pattern}, {tiling.zeros:.1%} of the weights of {len(tiling.layers)} "
         "layers; MACs and sizes count them as any others."
     )
-    loss, plain = tiling.loss, tiling.loss_unpermuted
+    taken = f"the masks remove {tiling.score_lost:.1%} of the scores"
     if tiling.permuted:
         assert tiling.difference is not None
         yield (
             f"{tiling.permuted:,} channels changed places, which moved outputs by "
-            f"{tiling.difference:.1g} of the largest: the masks remove {_taken(loss)} instead of "
-            f"{_taken(plain)}."
+            f"{tiling.difference:.1g} of the largest: {taken} instead of "
+            f"{tiling.score_lost_unpermuted:.1%}."
         )
     else:
-        yield f"Channels are where they were: the masks remove {_taken(loss)}."
-
-
-def _taken(loss: MaskLoss) -> str:
-    error = "" if loss.error is None else f" (error of a layer {loss.error:.2g} on average)"
-    return f"{loss.score:.1%} of the scores{error}"
+        yield f"Channels are where they were: {taken}."
 
 
 def _bounded(loss: Loss) -> str:

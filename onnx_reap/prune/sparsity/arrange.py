@@ -30,7 +30,7 @@ import numpy.typing as npt
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.labels.labels import LabelArray
 from onnx_reap.prune.sparsity.layers import Layer, moved
-from onnx_reap.prune.sparsity.permute import reorder
+from onnx_reap.prune.sparsity.permute import Permutation, reorder
 from onnx_reap.solve.patterns import Pattern, Scores, Tiles, block_sums
 
 PASSES = 2  # over all groups
@@ -154,9 +154,14 @@ def _apply(
     own = np.array(group.units)
     for node, layer in layers.items():
         if np.isin(own, layer.x_units).any() or np.isin(own, layer.y_units).any():
-            columns, rows = (reorder(u, place) for u in (layer.x_units, layer.y_units))
-            assert columns is not None and rows is not None  # groups are movable
-            now[node] = moved(scores[node], columns, rows)
+            now[node] = in_order(layer, scores[node], place)
+
+
+def in_order(layer: Layer, grid: np.ndarray, permutation: Permutation) -> np.ndarray:
+    """Put a layer's (g, T, C, O) scores or mask into another order of the channels around it."""
+    columns, rows = (reorder(units, permutation) for units in (layer.x_units, layer.y_units))
+    assert columns is not None and rows is not None  # groups are movable
+    return moved(grid, columns, rows)
 
 
 def _sides(

@@ -22,7 +22,7 @@ from onnx_reap.graph.ir.model import Model, captured_tensors
 from onnx_reap.graph.labels.labels import LabelArray
 from onnx_reap.graph.labels.records import Flow, Linear
 from onnx_reap.measure.activations.rows import weight_to_matrix
-from onnx_reap.solve.patterns import Mask, Pattern, Scores
+from onnx_reap.solve.patterns import Pattern, Scores
 
 EXCLUDED = "excluded by --exclude or --include"
 
@@ -132,8 +132,3 @@ def moved(grid: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray
         for i, (part, c, r) in enumerate(zip(grid, columns, rows, strict=True))
     ]
     return np.stack(maps)
-
-
-def moved_back(mask: Mask, columns: np.ndarray, rows: np.ndarray) -> Mask:
-    """Undo `moved`."""
-    return moved(mask, np.argsort(columns), np.argsort(rows))
