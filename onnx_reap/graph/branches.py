@@ -71,9 +71,6 @@ class Branches:
         }
 
 
-NONE = Branches()
-
-
 def find_branches(
     model: Model,
     probe: Probe,
@@ -92,8 +89,8 @@ def find_branches(
         Names of groups that only vanish along with others.
     """
     if _has_open_sizes(model):
-        return NONE
-    holders = find_holders(model, flow, groups)
+        return Branches()
+    holders = find_holders(flow, groups)
     every: list[Branch] = []
     for index in reversed(range(len(groups))):
         if groups[index].name in lasting:
@@ -123,7 +120,7 @@ def _has_open_sizes(model: Model) -> bool:
     )
 
 
-def find_holders(model: Model, flow: Flow, groups: Sequence[Group]) -> dict[str, frozenset[int]]:
+def find_holders(flow: Flow, groups: Sequence[Group]) -> dict[str, frozenset[int]]:
     """Return, for every tensor with channels that may go, the groups that these are of.
 
     Channels in no group count as those of `OTHER`.

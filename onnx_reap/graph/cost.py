@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_reap.graph.branches import NONE, Branches
+from onnx_reap.graph.branches import Branches
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model, captured_tensors, is_floating
 from onnx_reap.graph.ir.probe import Probe
@@ -22,7 +22,7 @@ from onnx_reap.solve.gates import ALWAYS, Ways, fewest
 
 
 def count_macs(
-    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
+    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches
 ) -> Cost:
     """Multiply-accumulates per sample."""
     widths = _Widths(flow, groups)
@@ -32,9 +32,7 @@ def count_macs(
     return Cost([replace(t, ways=branches.of(node)) for node, t in counted], len(groups))
 
 
-def count_params(
-    model: Model, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
-) -> Cost:
+def count_params(model: Model, flow: Flow, groups: Sequence[Group], branches: Branches) -> Cost:
     """Elements of floating-point constants."""
     widths = _Widths(flow, groups)
     terms = _parameters(model, widths, branches)
@@ -108,7 +106,7 @@ def layer_macs(probe: Probe, flow: Flow, groups: Sequence[Group]) -> list[int]:
 
 
 def count_entries(
-    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
+    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches
 ) -> Cost:
     """Entries of all tensors that nodes other than linear layers make, in one run of the probe."""
     linear = {layer.y for layer in flow.linears}

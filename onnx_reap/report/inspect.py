@@ -153,7 +153,7 @@ def _groups(
 def _ties(analysis: Analysis) -> list[tuple[str, ...]]:
     """List, by group, the nodes where several tensors meet that hold its channels."""
     model, flow = analysis.model, analysis.flow
-    holders = find_holders(model, flow, analysis.groups)
+    holders = find_holders(flow, analysis.groups)
     ties: list[list[str]] = [[] for _ in analysis.groups]
     for node in model.nodes:
         units = [

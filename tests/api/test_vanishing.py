@@ -22,7 +22,7 @@ from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
 from onnx_reap.prune.plan import Plan
 from onnx_reap.prune.refit.layerwise import repair
-from onnx_reap.solve.backend import Backend, namespace
+from onnx_reap.solve.backend import Backend
 
 DATA = images(48)
 
@@ -145,7 +145,7 @@ def refitted(model: onnx.ModelProto, *, relu: bool):
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     before = pruned.to_proto()
-    fit, backend = Samples(samples, samples, None), Backend(*namespace("cpu"))
+    fit, backend = Samples(samples, samples, None), Backend.pick("cpu")
     fitted, notes = repair(
         analysis,
         pruned,
@@ -213,7 +213,7 @@ def test_layers_are_refitted_past_what_only_the_original_still_needs(monkeypatch
     removed = sorted(branch.units) + [g.units[0] for g in others]
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
-    fit, backend = Samples(samples, samples, None), Backend(*namespace("cpu"))
+    fit, backend = Samples(samples, samples, None), Backend.pick("cpu")
     fitted, _ = repair(
         analysis,
         pruned,

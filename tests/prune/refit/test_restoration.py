@@ -20,9 +20,9 @@ from onnx_reap.progress import NoProgress
 from onnx_reap.prune.refit import walk
 from onnx_reap.prune.refit.layer import fit_layer
 from onnx_reap.prune.refit.layerwise import repair
-from onnx_reap.solve.backend import Backend, namespace
+from onnx_reap.solve.backend import Backend
 
-BACKEND = Backend(*namespace("cpu"))
+BACKEND = Backend.pick("cpu")
 DATA = images(30, 6)
 SETTINGS = Settings(positions=10_000)
 
@@ -140,7 +140,7 @@ def cut_and_refit(analysis: Analysis, removed, data, settings=SETTINGS):
     """Return outputs of the original, the cut and the refitted model, and what repair returns."""
     feed = {"x": data}
     pruned = analysis.copy()
-    cut_graph(pruned, analysis.probe, analysis.flow, removed)
+    cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     cut = run(pruned.to_proto(), feed)[0]
     calibration = open_calibration(data, model_inputs(analysis.light.proto))
     samples = Samples(calibration, calibration, None)
