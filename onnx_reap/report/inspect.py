@@ -173,7 +173,7 @@ def _branches(analysis: Analysis, narrowest: npt.NDArray[np.int64]) -> tuple[Ins
     branches = []
     for branch in analysis.branches.every:
         if narrowest[branch.group] == 0:
-            gone = sorted(analysis.branches.taken_along([branch.group]))
+            gone = sorted(analysis.branches.vanishing_with([branch.group]))
             widths = analysis.full_widths
             widths[gone] = 0
             along = tuple(analysis.groups[g].name for g in gone if g != branch.group)

@@ -40,7 +40,7 @@ def cut_graph(
         That may vanish.
     """
     kept = kept_positions(flow, removed)
-    if gone := branches.gone(removed):
+    if gone := branches.vanished(removed):
         vanish(model, probe, flow, removed, gone, kept)
     values = sizes_after(model, probe, flow.of_sizes, kept)
     constants = model.constants()

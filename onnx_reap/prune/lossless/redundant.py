@@ -77,7 +77,7 @@ def find_redundant(
         by_group[index] = dead if vanishes else _balanced(group, redundant)
         gone += [index] if vanishes else []
         study.removed += [each.unit for each in by_group[index]]
-    along = [unit for index in branches.taken_along(gone) for unit in groups[index].units]
+    along = [unit for index in branches.vanishing_with(gone) for unit in groups[index].units]
     found = [each for redundant in by_group for each in redundant]
     return found + [Redundant(unit, DEAD, ()) for unit in along if unit not in study.removed]
 
