@@ -1,8 +1,9 @@
 """Which parts of a model are present: what vanished with a group costs nothing.
 
 A group of width 0 closes every path through it. A part is present as long as one of its paths to
-the model's outputs is open, that is, none of the groups on this path has vanished. The basis of a layer
-that may be written as two closes its paths at its full width instead: then the layer is left whole.
+the model's outputs is open, that is, none of the groups on this path has vanished. The basis of a
+layer that may be written as two closes its paths at its full width instead: then the layer is left
+whole.
 """
 
 from collections.abc import Iterable, Sequence

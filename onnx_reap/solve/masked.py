@@ -27,7 +27,7 @@ from onnx_reap.solve.chunks import in_chunks
 from onnx_reap.solve.linalg import mean_diagonal
 from onnx_reap.solve.moments import Moments
 
-LOT = 2**23
+LOT_NUMBERS = 2**23
 """Numbers in the systems that are solved in one call."""
 
 Mask = npt.NDArray[np.bool_]
@@ -103,5 +103,5 @@ def _systems(mask: Mask) -> Iterator[tuple[Indices, Indices]]:
         if len(inputs):
             sizes.setdefault((len(inputs), len(own)), []).append((inputs, own))
     for (k, r), systems in sizes.items():
-        for lot in in_chunks(systems, lambda _, size=k * (k + r): size, LOT):  # type: ignore[misc]
+        for lot in in_chunks(systems, lambda _, size=k * (k + r): size, LOT_NUMBERS):  # type: ignore[misc]
             yield tuple(np.stack(side) for side in zip(*lot, strict=True))  # type: ignore[misc]

@@ -20,7 +20,7 @@ from onnx_reap.errors import ReapError
 from onnx_reap.solve.backend import Array
 from onnx_reap.solve.checks import check_finite
 
-BLOCK = 8192
+BLOCK_ROWS = 8192
 """Rows turned into float64 at a time."""
 
 _ARRAYS = ("mean_x", "mean_y", "scatter_xx", "scatter_xy", "scatter_yy")
@@ -154,8 +154,8 @@ def moments_of(x: Array, y: Array | None = None) -> Moments:
     y = x[..., :0] if y is None else y
     moments = Moments()
     rows = x.shape[-2]
-    for at in range(0, rows, BLOCK):
-        part = slice(at, min(at + BLOCK, rows))
+    for at in range(0, rows, BLOCK_ROWS):
+        part = slice(at, min(at + BLOCK_ROWS, rows))
         moments.update(x[..., part, :], y[..., part, :])
     return moments
 

@@ -87,6 +87,6 @@ def test_lots_give_the_same(monkeypatch, put):
     x, y, weight, mask = problem(outputs=20)
     moments = moments_of(put(x), put(y))
     whole = masked_ridge(moments, put(weight), 1e-2, mask)[0]
-    monkeypatch.setattr("onnx_reap.solve.masked.LOT", 1)
+    monkeypatch.setattr("onnx_reap.solve.masked.LOT_NUMBERS", 1)
     alone = masked_ridge(moments, put(weight), 1e-2, mask)[0]
     np.testing.assert_allclose(to_host(whole), to_host(alone), rtol=1e-10)

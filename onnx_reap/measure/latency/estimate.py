@@ -103,10 +103,9 @@ class LatencyEstimate:
         change = (options - np.asarray(widths)[:, None])[..., None, None]  # (groups, k, 1, 1)
         slopes = np.moveaxis(self._slope, -1, 0)[:, None]  # (groups, 1, layers, 2)
         base = self._lengths(widths)
-        open_, closed_ = (
-            self._gates.present_if(widths, closed=closed).T for closed in (False, True)
-        )
-        present = np.where((options > 0)[..., None], open_[:, None], closed_[:, None])
+        if_open = self._gates.present_if(widths, closed=False).T[:, None]
+        if_closed = self._gates.present_if(widths, closed=True).T[:, None]
+        present = np.where((options > 0)[..., None], if_open, if_closed)
         layers = np.stack(
             [
                 (p * self._layers(base + c * s)).sum(-1)

@@ -15,7 +15,7 @@ from onnx_reap.prune.form import Choice, choice_of, removed_in
 from onnx_reap.prune.goal import check_globs
 from onnx_reap.prune.lossless.redundant import DEAD, DUPLICATE, Redundant, find_redundant
 
-NOTHING = "nothing to remove: no channel is dead or a duplicate of another"
+NONE_REDUNDANT = "nothing to remove: no channel is dead or a duplicate of another"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def without_redundant(run: Run) -> tuple[Pruned, Lossless]:
             analysis.model, analysis.probe, analysis.flow, analysis.groups, analysis.branches
         )
         step()
-    choice = choice_of(analysis, [each.unit for each in found], () if found else (NOTHING,))
+    choice = choice_of(analysis, [each.unit for each in found], () if found else (NONE_REDUNDANT,))
     pruned = apply_choice(run, choice) if not found else _applied(run, choice, found)
     with run.clock("verify"):
         types = analysis.model.types

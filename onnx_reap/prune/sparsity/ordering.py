@@ -11,12 +11,12 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_sound
 from onnx_reap.prune.context import Run
-from onnx_reap.prune.sparsity.arrange import WIDEST, arrange, in_order
+from onnx_reap.prune.sparsity.arrange import MOST_CHANNELS, arrange, in_order
 from onnx_reap.prune.sparsity.layers import Layer
 from onnx_reap.prune.sparsity.permute import Permutation, movable, orders, permute_graph
 from onnx_reap.solve.patterns import Mask, Pattern, Scores, share_lost
 
-TOO_WIDE = f"more than {WIDEST:,} channels have too many pairs to look at"
+TOO_WIDE = f"more than {MOST_CHANNELS:,} channels have too many pairs to look at"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def put_in_order(
     if not run.settings.permutation:
         return as_it_is
     free, skipped = movable(analysis.model, analysis.flow, analysis.groups)
-    skipped |= {group.name: TOO_WIDE for group in free if group.width > WIDEST}
-    free = [group for group in free if group.width <= WIDEST]
+    skipped |= {group.name: TOO_WIDE for group in free if group.width > MOST_CHANNELS}
+    free = [group for group in free if group.width <= MOST_CHANNELS]
     with run.progress.stage("Putting channels in order") as step:
         wanted = arrange(layers, scores, free, pattern)
         step()
