@@ -102,9 +102,8 @@ class Mover:
         """
         shape = self._shapes[node.inputs[0].name]
         size, step = int(np.prod(shape)), int(np.prod(shape[inner + 1 :]))
-        moved = (
-            self._run(node, {0: np.arange(size).reshape(shape)}) if size <= MOST_ENTRIES else None
-        )
+        entries = np.arange(size).reshape(shape)
+        moved = None if size > MOST_ENTRIES else self._run(node, {0: entries})
         if moved is None:
             return None
         index = np.moveaxis(moved[0], outer, 0).reshape(moved[0].shape[outer], -1)

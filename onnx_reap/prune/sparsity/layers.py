@@ -14,6 +14,7 @@ References
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +39,14 @@ class Layer:
 
 
 def find_layers(
-    model: Model, flow: Flow, pattern: Pattern, excluded: frozenset[str] = frozenset()
+    model: Model, flow: Flow, pattern: Pattern, why_not: Callable[[str], str | None]
 ) -> tuple[dict[str, Layer], dict[str, str]]:
     """Divide the linear layers.
+
+    Parameters
+    ----------
+    why_not : callable
+        Tells why the user doesn't want a node touched, None if nothing speaks against.
 
     Returns
     -------
@@ -55,7 +61,7 @@ def find_layers(
     elsewhere = captured_tensors(model.nodes).keys() | {t.name for t in model.graph.outputs}
     for linear in flow.linears:
         x_units = flow.units_along(linear.x, linear.x_axis)
-        if linear.node in excluded:
+        if why_not(linear.node):
             why: str | None = EXCLUDED
         elif linear.depthwise:
             why = "depthwise: each output reads one channel"

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from onnx_reap.errors import ReapError
-from onnx_reap.graph.analysis import Analysis, count_parameters
+from onnx_reap.graph.analysis import count_parameters
 from onnx_reap.graph.edit.weights import set_weight
 from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.ir.model import Model
@@ -76,12 +76,9 @@ def with_zeros(run: Run, pruned: Pruned, pattern: Pattern) -> tuple[Pruned, Tili
     """
     with run.clock("zeros"):
         dense = run.on(run.analysed(pruned.model))
-        layers, left = find_layers(
-            dense.analysis.model,
-            dense.analysis.flow,
-            pattern,
-            _excluded(dense.analysis, dense.settings),
-        )
+        model, flow = dense.analysis.model, dense.analysis.flow
+        why_not = exclusion(run.settings.include, run.settings.exclude)
+        layers, left = find_layers(model, flow, pattern, why_not)
         if not layers:
             raise _no_layer(pattern, left)
         scores = _scores(dense, layers)
@@ -122,11 +119,6 @@ def _no_layer(pattern: Pattern, left: Mapping[str, str]) -> ReapError:
         if excluded
         else "--tile 8x1 --tile-sparsity 0.5 fits every width",
     )
-
-
-def _excluded(analysis: Analysis, settings: Settings) -> frozenset[str]:
-    why_not = exclusion(settings.include, settings.exclude)
-    return frozenset(linear.node for linear in analysis.flow.linears if why_not(linear.node))
 
 
 def _scores(run: Run, layers: Mapping[str, Layer]) -> dict[str, Scores]:
