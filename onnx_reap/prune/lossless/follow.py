@@ -146,7 +146,8 @@ class Follower:
         if affine is not None:
             (x,), (scale, shift) = contents, affine
             signal = np.where(scale == 0, 0, x.signal)
-            made = Content(signal, x.constant * scale + shift, x.size * np.abs(scale))
+            size = x.size * np.where(scale == 0, 1.0, np.abs(scale))
+            made = Content(signal, x.constant * scale + shift, size)
             kinds = alike([signal], [scale, shift])
         else:
             contents = [each.settled() for each in contents]

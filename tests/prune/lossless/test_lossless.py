@@ -100,6 +100,15 @@ def test_a_scale_of_zero_behind_a_layer_is_dead():
     assert counts(result) == (2, 0)
 
 
+def test_a_scale_of_zero_behind_an_activation_is_dead():
+    net = start()
+    scales = np.ones((8, 1, 1))
+    scales[[2, 5]] = 0
+    y = net.node("Mul", net.node("Relu", net.conv("x", 3, 8)), net.constant(scales))
+    y = net.conv(y, 8, 6, 1)
+    assert counts(thinned(net.model(net.head(y, 6, 5)))) == (2, 0)
+
+
 def test_duplicates_behind_normalisation_have_its_parameters_too():
     net = start()
     y = net.node("Relu", net.norm(net.conv("x", 3, 8, bias=False), 8))
