@@ -70,7 +70,7 @@ def narrowed(curves: PruningCurves, goal: Goal) -> PruningCurves:
 
 def chosen(analysis: Analysis, curves: PruningCurves, widths: np.ndarray) -> Choice:
     """Look up what goes at some widths, with what vanishes along."""
-    along = analysis.branches.taken_along(np.flatnonzero(widths == 0).tolist())
+    along = analysis.branches.vanishing_with(np.flatnonzero(widths == 0).tolist())
     widths = np.array([0 if g in along else w for g, w in enumerate(widths.tolist())], np.int64)
     removed: list[int] = []
     errors: list[float | None] = []

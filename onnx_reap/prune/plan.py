@@ -227,7 +227,7 @@ def removed_by(plan: Plan, analysis: Analysis) -> tuple[int, ...]:
 def _check_empty(analysis: Analysis, removed: Sequence[int]) -> None:
     """Refuse to empty groups that can't vanish."""
     empty = np.flatnonzero(widths_left(analysis, removed) == 0).tolist()
-    along = analysis.branches.taken_along(empty)
+    along = analysis.branches.vanishing_with(empty)
     for index in empty:
         if index not in along:
             raise ReapError(

@@ -151,7 +151,7 @@ def _groups(
 def _ties(analysis: Analysis) -> list[tuple[str, ...]]:
     """List, by group, the nodes where several tensors meet that hold its channels."""
     model, flow = analysis.model, analysis.flow
-    holders = find_holders(model, flow, analysis.groups)
+    holders = find_holders(flow, analysis.groups)
     ties: list[list[str]] = [[] for _ in analysis.groups]
     for node in model.nodes:
         units = [
@@ -171,7 +171,7 @@ def _branches(analysis: Analysis, narrowest: npt.NDArray[np.int64]) -> tuple[Ins
     branches = []
     for branch in analysis.branches.every:
         if narrowest[branch.group] == 0:
-            gone = sorted(analysis.branches.taken_along([branch.group]))
+            gone = sorted(analysis.branches.vanishing_with([branch.group]))
             widths = analysis.full_widths
             widths[gone] = 0
             along = tuple(analysis.groups[g].name for g in gone if g != branch.group)

@@ -14,7 +14,7 @@ from onnx_reap.errors import ReapError
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.prune.lossless.trim import Lossless
 from onnx_reap.prune.refit.block_walk import BlockFit
-from onnx_reap.prune.sparsity.records import DenseLayer, MaskLoss, Tiling
+from onnx_reap.prune.sparsity.records import DenseLayer, Tiling
 from onnx_reap.report.records import Figures, Loss, Report
 
 Reasoned = TypeVar("Reasoned", FrozenChannels, DenseLayer)
@@ -235,11 +235,9 @@ def _together(blocks: Sequence[BlockFit]) -> str:
 
 
 def _without_loss(lossless: Lossless) -> str:
-    gone = (
-        f"Removed without loss: {lossless.dead:,} dead, {lossless.duplicate:,} duplicate and "
-        f"{lossless.dependent:,} dependent channels"
-    )
-    return f"{gone}; on random samples outputs differ by {lossless.difference:.1g} of the largest."
+    gone = f"{lossless.dead:,} dead and {lossless.duplicate:,} duplicate channels"
+    differ = f"on random samples outputs differ by {lossless.difference:.1g} of the largest."
+    return f"Removed without loss: {gone}; {differ}"
 
 
 def _of_zeros(tiling: Tiling) -> Iterator[str]:
@@ -247,21 +245,16 @@ def _of_zeros(tiling: Tiling) -> Iterator[str]:
         f"Zeros: {tiling.pattern}, {tiling.zeros:.1%} of the weights of {len(tiling.layers)} "
         "layers; MACs and sizes count them as any others."
     )
-    loss, plain = tiling.loss, tiling.loss_unpermuted
+    taken = f"the masks remove {tiling.score_lost:.1%} of the scores"
     if tiling.permuted:
         assert tiling.difference is not None
         yield (
             f"{tiling.permuted:,} channels changed places, which moved outputs by "
-            f"{tiling.difference:.1g} of the largest: the masks remove {_taken(loss)} instead of "
-            f"{_taken(plain)}."
+            f"{tiling.difference:.1g} of the largest: {taken} instead of "
+            f"{tiling.score_lost_unpermuted:.1%}."
         )
     else:
-        yield f"Channels are where they were: the masks remove {_taken(loss)}."
-
-
-def _taken(loss: MaskLoss) -> str:
-    error = "" if loss.error is None else f" (error of a layer {loss.error:.2g} on average)"
-    return f"{loss.score:.1%} of the scores{error}"
+        yield f"Channels are where they were: {taken}."
 
 
 def _bounded(loss: Loss) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from onnx_reap.graph.branches import NONE, Branches
+from onnx_reap.graph.branches import Branches
 from onnx_reap.graph.edit.vanish import vanish
 from onnx_reap.graph.ir.model import STANDARD_DOMAINS, Model
 from onnx_reap.graph.ir.probe import Probe
@@ -27,7 +27,7 @@ def cut_graph(
     probe: Probe,
     flow: Flow,
     removed: Collection[int],
-    branches: Branches = NONE,
+    branches: Branches,
 ) -> None:
     """Remove units from the graph of `model`, in place.
 
@@ -40,7 +40,7 @@ def cut_graph(
         That may vanish.
     """
     kept = kept_positions(flow, removed)
-    if gone := branches.gone(removed):
+    if gone := branches.vanished(removed):
         vanish(model, probe, flow, removed, gone, kept)
     values = sizes_after(model, probe, flow.of_sizes, kept)
     constants = model.constants()

@@ -110,10 +110,20 @@ def sampled_rows(
     rng, model = np.random.default_rng(seed), analysis.model.to_run()
     for _, (values,) in run_batches(analysis, [model], samples, outputs=names, on_batch=on_batch):
         for linear, limit in layers:
-            x = values[linear.x]
-            y_shape = output_shape(linear, x.shape, analysis.probe.shapes[linear.y])
-            at = sample_positions(linear, y_shape, limit, rng)
-            yield linear, finite(linear, input_rows(linear, x, y_shape, at))
+            some = analysis.probe.shapes[linear.y]
+            yield linear, sampled_patches(linear, values[linear.x], some, limit, rng)
+
+
+def sampled_patches(
+    linear: Linear, x: Rows, y_shape: Sequence[int], limit: int, rng: np.random.Generator
+) -> Rows:
+    """Sample output positions of a batch, and gather their input patches, (g, n, D).
+
+    `y_shape` is that of the output in some batch.
+    """
+    out = output_shape(linear, x.shape, tuple(y_shape))
+    at = sample_positions(linear, out, limit, rng)
+    return finite(linear, input_rows(linear, x, out, at))
 
 
 def _patch_geometry(

@@ -107,12 +107,17 @@ def _tap(analysis: Analysis, linear: Linear, patches: bool) -> Tap:
     """Observe the patches that a layer reads, or just what it makes of them."""
     if patches:
         return Tap(linear, _columns(analysis, linear))
+    return channel_tap(analysis, linear, linear.y, linear.y_axis)
+
+
+def channel_tap(analysis: Analysis, linear: Linear, tensor: str, axis: int) -> Tap:
+    """Observe the channels of a layer's input or output, at all of its places."""
     one = (1,) * len(linear.kernel)
-    outputs = replace(
-        linear, x=linear.y, x_axis=linear.y_axis, kernel=one, strides=one, dilations=one,
-        pads=(0,) * (2 * len(one)),
+    channels = replace(
+        linear, x=tensor, y=tensor, x_axis=axis, y_axis=axis, kernel=one, strides=one,
+        dilations=one, pads=(0,) * (2 * len(one)),
     )  # fmt: skip
-    return Tap(outputs, analysis.probe.shapes[linear.y][linear.y_axis])
+    return Tap(channels, analysis.probe.shapes[tensor][axis])
 
 
 def _factor(

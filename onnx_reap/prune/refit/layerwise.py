@@ -66,7 +66,7 @@ def _jobs(
     zeros: Mapping[str, Zeros],
 ) -> tuple[list[Job], list[str]]:
     """List the layers that receive something else than before, with what follows each."""
-    gone = analysis.branches.gone(removed)
+    gone = analysis.branches.vanished(removed)
     nodes = {pruned.keys[id(node)]: place for place, node in enumerate(pruned.nodes)}
     joins = [join for branch in gone for join in branch.joins if join.edge[0] in nodes]
     sums = {pruned.node(join.edge[0]).outputs[0].name for join in joins}

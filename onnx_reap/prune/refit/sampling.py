@@ -11,7 +11,7 @@ from onnx_reap.measure.activations.rows import (
     output_rows,
     output_shape,
     sample_positions,
-    sampled_rows,
+    sampled_patches,
 )
 from onnx_reap.measure.runner import own_samples
 from onnx_reap.prune.refit.layer import Rows
@@ -65,7 +65,8 @@ class Sampler:
         linear, wanted, limit = job.linear, tensors[job.observed], self._positions(job)
         if job.projection is not None:  # what a recurrent layer of the original makes of its input
             matrix, bias = job.projection
-            x = sampled_rows(linear, wanted, self._pair.probe.shapes, limit, rng)
+            some = self._pair.probe.shapes[linear.y]
+            x = sampled_patches(linear, wanted, some, limit, rng)
             return [finite(linear, x @ matrix + bias)]
         at = sample_positions(linear, wanted.shape, limit, rng)
         _, channels = self._pair.kept.get(linear.y, (0, None))

@@ -39,9 +39,9 @@ from onnx_reap.onnxio.extract import with_outputs
 from onnx_reap.options import Settings
 from onnx_reap.prune.removal_paths import find_taps
 from onnx_reap.solve.allocation import Choices
-from onnx_reap.solve.backend import Backend, namespace
+from onnx_reap.solve.backend import Backend
 
-BACKEND = Backend(*namespace("cpu"))
+BACKEND = Backend.pick("cpu")
 DATA = images(18, 6)
 
 

@@ -138,7 +138,7 @@ def cut_and_refit(analysis: Analysis, removed, data, settings=SETTINGS):
     """Return outputs of the original, the cut and the refitted model, and what repair returns."""
     feed = {"x": data}
     pruned = analysis.copy()
-    cut_graph(pruned, analysis.probe, analysis.flow, removed)
+    cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     cut = run(pruned.to_proto(), feed)[0]
     calibration = open_calibration(data, model_inputs(analysis.light.proto))
     samples = Samples(calibration, calibration, None)
