@@ -78,13 +78,7 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def print_sweep(rows: Sequence[Row], original: Report, console: Console) -> None:
-    """Print one line for every model, below one for the original.
-
-    Parameters
-    ----------
-    original : Report
-        Of any of the models; what it says of the original counts.
-    """
+    """Print one line for every model, below one for the original of which any report tells."""
     remarks = [
         f"Latency: {original.provider} on this machine, median.",
         "Error: squared output error over the variance of the original output.",

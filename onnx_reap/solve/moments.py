@@ -72,13 +72,7 @@ class Moments:
             self._absorb(block)
 
     def merge(self, other: Moments) -> Moments:
-        """Return the moments of both sets of rows; neither of the two changes.
-
-        Parameters
-        ----------
-        other : Moments
-            Of arrays of the same shapes.
-        """
+        """Return the moments of both sets of rows; neither of the two changes."""
         merged = Moments()
         for part in (self, other):
             if part.count:

@@ -18,13 +18,7 @@ from onnx_reap.solve.gates import Paths, fewest
 
 
 def priced(original: Analysis, form: Rewritten) -> Analysis:
-    """Make groups of coordinates cost what there was before where all of them stay.
-
-    Parameters
-    ----------
-    original : Analysis
-        Of the given model.
-    """
+    """Make groups of coordinates cost what there was before where all of them stay."""
     analysis = form.analysis
     linears = {linear.node: linear for linear in analysis.flow.linears}
     pairs = [

@@ -206,13 +206,7 @@ def _in_form(
 def _in_terms_of(
     target: Analysis, choice: Choice, source: Analysis, whole: Collection[str] = ()
 ) -> Choice:
-    """Look a choice up in another form of the model, by the names of groups.
-
-    Parameters
-    ----------
-    whole : collection of str
-        Groups that lose nothing there.
-    """
+    """Look a choice up in another form of the model, by the names of groups."""
     kept = {unit for group in source.groups if group.name in whole for unit in group.units}
     removed = removed_in([unit for unit in choice.removed if unit not in kept], source, target)
     names = (group.name for group in source.groups)

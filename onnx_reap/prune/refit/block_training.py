@@ -39,13 +39,7 @@ class BlockProblem:
 
 
 class Training:
-    """Runs a trainer on the batches of a problem.
-
-    Parameters
-    ----------
-    fixed : mapping of str to array
-        Parameters that stay as they are.
-    """
+    """Runs a trainer on the batches of a problem."""
 
     def __init__(
         self, trainer: Trainer, fixed: Arrays, problem: BlockProblem, providers: Sequence[str]

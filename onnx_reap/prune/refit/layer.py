@@ -158,13 +158,7 @@ def _shifted(x: npt.NDArray[np.float32], by: np.ndarray) -> npt.NDArray[np.float
 
 
 class Clip:
-    """The activation behind a layer, as far as it clips, and what stood before it.
-
-    Parameters
-    ----------
-    low, high : float
-        Bounds of the activation, infinite where it has none.
-    """
+    """The activation behind a layer, as far as it clips, and what stood before it."""
 
     def __init__(self, low: float, high: float, wanted: npt.NDArray[np.float32]) -> None:
         self._low, self._high, self._wanted = low, high, wanted

@@ -36,13 +36,7 @@ class Sampler:
         jobs: Sequence[Job],
         rows: Callable[[Job, Tensors, np.random.Generator], list[np.ndarray]],
     ) -> dict[str, list[np.ndarray]]:
-        """Sample rows for some layers from a stream's batches: (g, n, columns) float32 arrays.
-
-        Parameters
-        ----------
-        rows : callable
-            `target_rows` or `input_rows`.
-        """
+        """Sample rows for some layers from a stream's batches: (g, n, columns) float32 arrays."""
         pair, seen = self._pair, 0
         taken: dict[str, list[list[np.ndarray]]] = {job.linear.node: [] for job in jobs}
         for batch in batches:
