@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from onnx_reap import options
-from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.latency.profile import measured_table
 from onnx_reap.measure.latency.table import LatencyTable
 from onnx_reap.onnxio.load import Source
@@ -87,21 +86,21 @@ def reap(
     if run.settings.max_drop is not None and settings.get("max_drop") is None:
         run = with_provable_budget(run)
     pattern = read_pattern(run.settings)
-    drop, lossless, tiling = None, None, None
+    lossless, tiling = None, None
     budgets: tuple[Budget, ...] = ()
     if run.settings.lossless:
         pruned, lossless = without_redundant(run)
     elif pattern is not None and not run.settings.names_budget:
         pruned = untouched(run)
     else:
-        run, pruned, drop, budgets = _pruned(run)
+        run, pruned, budgets = _pruned(run)
     if pattern is not None:
         pruned, tiling = with_zeros(run, pruned, pattern)
-    outcome = conclude(run, pruned, budgets=budgets, drop=drop)
+    outcome = conclude(run, pruned, budgets=budgets)
     return make_result(outcome, lossless=lossless, tiling=tiling)
 
 
-def _pruned(run: Run) -> tuple[Run, Pruned, EstimatedLoss | None, tuple[Budget, ...]]:
+def _pruned(run: Run) -> tuple[Run, Pruned, tuple[Budget, ...]]:
     """Remove channels, in the form that low rank makes of the model if that is asked for."""
     low_rank = run.settings.low_rank is not None
     if low_rank:
@@ -109,8 +108,8 @@ def _pruned(run: Run) -> tuple[Run, Pruned, EstimatedLoss | None, tuple[Budget, 
     goal = read_goal(run)
     estimator = estimator_for(goal, run)
     goal, curves, run = best_form(run, goal) if low_rank else (*estimate_for(run, goal), run)
-    pruned, drop, goal = reach(run, goal, curves, estimator)
-    return run, pruned, drop, goal.budgets
+    pruned, goal = reach(run, goal, curves, estimator)
+    return run, pruned, goal.budgets
 
 
 def replay(
@@ -250,7 +249,8 @@ def sweep(
             own = run.branch(target_macs=target)
             pruned = apply_choice(own, decide(own, goal, narrowed(curves, goal)))
             result = make_result(conclude(own, pruned, budgets=goal.budgets, notes=notes))
-            points.append(Point.of(result, target, before, accuracy(result.light)))
+            after = accuracy(result.light)
+            points.append(Point(result.light, result.report, result.plan, target, before, after))
             step()
     return points
 

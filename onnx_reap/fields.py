@@ -142,13 +142,7 @@ CRITERIA = {
 
 
 def option(kind: Kind, **shared: Any) -> Callable[..., Any]:
-    """Make a function that makes a field of a dataclass an option, of its help and its default.
-
-    Parameters
-    ----------
-    **shared
-        Attributes of `Option`; the function that is returned takes more.
-    """
+    """Make a function that makes a field of a dataclass an option, of its help and its default."""
 
     def of(help: str, default: Any = None, **others: Any) -> Any:
         return field(default=default, metadata={"kind": kind, "help": help, **shared, **others})

@@ -153,8 +153,8 @@ class Settings(Record):
         shown=f"{DEFAULT_MAX_DROP:.0%} if there is data but no budget",
     )
     lossless: bool = _budget(parsing.SWITCH)(
-        "remove the channels without which the model computes the same, and no others: dead ones, "
-        "duplicates and multiples of others, found in the weights; needs no data",
+        "remove the channels without which the model computes the same, and no others: dead ones "
+        "and duplicates, found in the weights; needs no data",
         False,
         lossless=True,
     )

@@ -42,9 +42,9 @@ class Row:
     divergence, error : float
         On the same images: Kullback-Leibler divergence of the class probabilities from the original
         model's, and squared error of the outputs over their variance.
-    masks, masks_error : float
-        Share of the scores that the masks took, in percent, and relative error of a layer by them,
-        on average, both before the walk chooses again and repairs.
+    masks : float
+        Share of the scores that the masks took, in percent, before the walk chooses again and
+        repairs.
     moved : float
         Largest difference of an output by the other order, relative to the largest entry.
     """
@@ -56,7 +56,6 @@ class Row:
     divergence: float
     error: float
     masks: float
-    masks_error: float
     moved: float
     seconds: float
 
@@ -79,7 +78,6 @@ def measured(task: Task, before: np.ndarray, pattern: str, *, permuted: bool) ->
     p, q = log_softmax(before), log_softmax(after)
     tiling = result.report.tiling
     assert tiling is not None
-    loss = tiling.loss
     return Row(
         task.name,
         pattern,
@@ -87,8 +85,7 @@ def measured(task: Task, before: np.ndarray, pattern: str, *, permuted: bool) ->
         100 * float(np.mean(after.argmax(1) == task.labels)),
         float((np.exp(p) * (p - q)).sum(1).mean()),
         float(np.square(after - before).sum() / np.square(before - before.mean(0)).sum()),
-        100 * loss.score,
-        loss.error or 0.0,
+        100 * tiling.score_lost,
         tiling.difference or 0.0,
         seconds,
     )
@@ -123,7 +120,7 @@ def add(path: Path, row: Row) -> None:
 def page(rows: Sequence[Row], originals: dict[str, float]) -> str:
     """Return docs/tiles.md."""
     names = ["model", "pattern", "channels", "accuracy", "divergence", "output error"]
-    lines = [[*names, "masks take", "error of a layer"], ["---"] * 8]
+    lines = [[*names, "masks take"], ["---"] * 7]
     for row in sorted(rows, key=lambda row: (row.model, row.pattern, row.permuted)):
         line = [
             f"{row.model} ({originals[row.model]:.1f} %)",
@@ -133,7 +130,6 @@ def page(rows: Sequence[Row], originals: dict[str, float]) -> str:
             f"{row.divergence:.4f}",
             f"{row.error:.4f}",
             f"{row.masks:.1f} %",
-            f"{row.masks_error:.3f}",
         ]
         lines.append(line)
     moved = max((row.moved for row in rows), default=0.0)
@@ -154,8 +150,7 @@ the largest entry, which is rounding, and a run stops at more than 1e-3.
 
 Accuracy (of the original model in brackets), the divergence of the class probabilities from the
 original's, and the squared output error over the variance are those of labelled images that were
-not used otherwise. *Masks take* the share of all weights' scores, and the *error of a layer*,
-relative to its variance and on average, is what these masks do before any repair; the walk then
+not used otherwise. *Masks take* the share of all weights' scores before any repair; the walk then
 chooses again by what reaches each layer, and repairs.
 
 {table}"""

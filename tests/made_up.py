@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_reap.prune.criteria.observation import Observation, Reader
+from onnx_reap.prune.criteria.observation import Observation, Reading
 
 
 def group(
@@ -13,7 +13,7 @@ def group(
     parts: int | None = None,
     outputs: tuple[int, ...] = (5, 3),
     seed: int = 0,
-) -> tuple[Observation, list[tuple[np.ndarray, Reader]]]:
+) -> tuple[Observation, list[tuple[np.ndarray, Reading]]]:
     """Return a group with one reader for every entry of `outputs`, and the rows of each reader.
 
     With parts each part has readers of its own. Every reader has a frozen column in front.
@@ -32,7 +32,7 @@ def group(
             weight = rng.standard_normal((1 + len(own) * taps, width))
             mean = x.mean(0)
             gram = (x - mean).T @ (x - mean) / len(x)
-            known.append((x, Reader(weight, columns, gram, mean)))
+            known.append((x, Reading(weight, columns, gram, mean)))
     filters = rng.standard_normal((units, 6)) * rng.uniform(0.5, 2, (units, 1))
     labels = None if parts is None else part
     readers = tuple(reader for _, reader in known)
@@ -41,7 +41,7 @@ def group(
     return Observation("g", filters, readers, labels, seed, features, responses), known
 
 
-def added(x: np.ndarray, reader: Reader, unit: int) -> np.ndarray:
+def added(x: np.ndarray, reader: Reading, unit: int) -> np.ndarray:
     """Return what a unit adds to a reader's outputs, (n, O)."""
     columns = [c for c in reader.columns[unit] if c >= 0]
     return x[:, columns] @ reader.weight[columns]

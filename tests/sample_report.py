@@ -2,10 +2,10 @@
 
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.prune.refit.block_walk import BlockFit
+from onnx_reap.prune.refit.walk import LayerRefit
 from onnx_reap.report.records import (
     Figures,
     GroupResult,
-    LayerRefit,
     Loss,
     Quality,
     Report,

@@ -1,8 +1,6 @@
 """The command `onnx-reap inspect`: what could be pruned of a model, what could not, and why."""
 
-from collections.abc import Sequence
-
-from onnx_reap.cli.arguments import Command, parse
+from onnx_reap.cli.arguments import Arguments, Command
 from onnx_reap.options import InspectKeywords
 
 INSPECT = Command(
@@ -15,9 +13,8 @@ INSPECT = Command(
 )
 
 
-def run_inspect(argv: Sequence[str]) -> None:
-    """Run the command on the arguments behind its name; a ReapError leaves no file behind."""
-    arguments = parse(INSPECT, argv)
+def run_inspect(arguments: Arguments) -> None:
+    """Run the command; a ReapError leaves no file behind."""
     from onnx_reap.api import inspect
     from onnx_reap.onnxio.files import check_outputs, write_all
     from onnx_reap.report.inspection_text import print_inspection

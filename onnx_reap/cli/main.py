@@ -8,14 +8,19 @@ import io
 import sys
 from collections.abc import Sequence
 
-from onnx_reap.cli.inspect import run_inspect
-from onnx_reap.cli.profile import run_profile
-from onnx_reap.cli.run import run_reap
-from onnx_reap.cli.sweep import run_sweep
+from onnx_reap.cli.arguments import parse
+from onnx_reap.cli.inspect import INSPECT, run_inspect
+from onnx_reap.cli.profile import PROFILE, run_profile
+from onnx_reap.cli.run import parse_run, run_reap
+from onnx_reap.cli.sweep import SWEEP, run_sweep
 from onnx_reap.errors import ReapError
 
 INTERRUPTED = 130
-COMMANDS = {"inspect": run_inspect, "profile": run_profile, "sweep": run_sweep}
+COMMANDS = {
+    "inspect": (INSPECT, run_inspect),
+    "profile": (PROFILE, run_profile),
+    "sweep": (SWEEP, run_sweep),
+}
 """By the first argument; a model of such a name is given as `./profile`."""
 
 
@@ -26,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         if given and given[0] in COMMANDS:
-            COMMANDS[given[0]](given[1:])
+            command, run = COMMANDS[given[0]]
+            run(parse(command, given[1:]))
         else:
-            run_reap(given)
+            run_reap(parse_run(given))
     except ReapError as error:
         print(f"onnx-reap: error: {error}", file=sys.stderr)
         return error.exit_code

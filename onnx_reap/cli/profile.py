@@ -1,8 +1,6 @@
 """The command `onnx-reap profile`: measure a model's layers, and save the table."""
 
-from collections.abc import Sequence
-
-from onnx_reap.cli.arguments import Command, parse
+from onnx_reap.cli.arguments import Arguments, Command
 from onnx_reap.cli.progress import for_terminal
 from onnx_reap.options import ProfileKeywords
 
@@ -16,16 +14,15 @@ PROFILE = Command(
 )
 
 
-def run_profile(argv: Sequence[str]) -> None:
-    """Run the command on the arguments behind its name; a ReapError leaves no file behind."""
-    arguments = parse(PROFILE, argv)
+def run_profile(arguments: Arguments) -> None:
+    """Run the command; a ReapError leaves no file behind."""
     from onnx_reap.api import profile
-    from onnx_reap.onnxio.files import check_outputs, write_atomically
+    from onnx_reap.onnxio.files import check_outputs, write_all
 
     check_outputs(arguments.outputs(), arguments.inputs())
     progress = for_terminal(quiet=arguments.quiet)
     table = profile(arguments.model, progress=progress, **arguments.settings)
-    write_atomically(arguments.output, table.to_json().encode())
+    write_all({arguments.output: table.to_json().encode()})
     if not arguments.quiet:
         print(f"The model takes {table.whole_ms:.3g} ms on {table.provider}")
         print(f"Wrote {arguments.output}")

@@ -1,18 +1,12 @@
 """The command without a name: prune one model, or replay a plan."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from onnx_reap.cli.arguments import Arguments, Command, parse
 from onnx_reap.cli.progress import for_terminal
 from onnx_reap.errors import UsageError
 from onnx_reap.options import OPTIONS, ReplayKeywords, RunKeywords
-
-if TYPE_CHECKING:
-    from onnx_reap.report.result import Result
 
 RUN = Command(
     "run",
@@ -31,15 +25,9 @@ RUN = Command(
 )
 
 
-def run_reap(argv: Sequence[str]) -> None:
-    """Run the command.
-
-    Raises
-    ------
-    ReapError
-        If the arguments can't be understood, or the request can't be honoured; no file is written.
-    """
-    arguments = parse_run(argv)
+def run_reap(arguments: Arguments) -> None:
+    """Run the command; a ReapError leaves no file behind."""
+    from onnx_reap.api import reap, replay
     from onnx_reap.onnxio.files import check_outputs, write_all
     from onnx_reap.onnxio.save import data_path
     from onnx_reap.report.records import json_bytes
@@ -49,7 +37,12 @@ def run_reap(argv: Sequence[str]) -> None:
     if arguments.external_data:
         outputs["the data of the output model"] = data_path(arguments.output)
     check_outputs(outputs, arguments.inputs())
-    result = _compute(arguments)
+    progress, plan = for_terminal(quiet=arguments.quiet), arguments.from_plan
+    result = (
+        reap(arguments.model, arguments.data, progress=progress, **arguments.settings)
+        if plan is None
+        else replay(arguments.model, plan, progress=progress, **arguments.settings)
+    )
     files = result.files(arguments.output)  # first: no report without its model
     if arguments.plan is not None:
         files[arguments.plan] = result.plan.to_json().encode()
@@ -82,13 +75,3 @@ def parse_run(argv: Sequence[str]) -> Arguments:
     if idle:
         raise UsageError(f"--from-plan replays a cut as it was; it can't go with {', '.join(idle)}")
     return arguments
-
-
-def _compute(arguments: Arguments) -> Result:
-    from onnx_reap.api import reap, replay
-
-    progress = for_terminal(quiet=arguments.quiet)
-    if arguments.from_plan is not None:
-        plan = arguments.from_plan
-        return replay(arguments.model, plan, progress=progress, **arguments.settings)
-    return reap(arguments.model, arguments.data, progress=progress, **arguments.settings)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_reap.cli.arguments import Command, parse
+from onnx_reap.cli.arguments import Arguments, Command
 from onnx_reap.cli.progress import for_terminal
 from onnx_reap.options import DEFAULT_TARGETS, SweepKeywords
 
@@ -27,9 +27,8 @@ SWEEP = Command(
 )
 
 
-def run_sweep(argv: Sequence[str]) -> None:
-    """Run the command on the arguments behind its name; a ReapError leaves no file behind."""
-    arguments = parse(SWEEP, argv)
+def run_sweep(arguments: Arguments) -> None:
+    """Run the command; a ReapError leaves no file behind."""
     from onnx_reap.api import sweep
     from onnx_reap.onnxio.files import check_folder, write_folder
     from onnx_reap.report.plots import check_plotting
@@ -83,8 +82,7 @@ def _contents(points: Sequence[Point], *, plans_only: bool) -> tuple[dict[str, C
             made = point.files(Path(names[0]))
             files |= {path.name: data for path, data in made.items()}
         files[names[-1]] = point.plan.to_json().encode()
-        accuracies = point.accuracy_before, point.accuracy_after
-        rows.append(make_row(point.target, point.report, accuracies, names[0]))
+        rows.append(make_row(point, names[0]))
     files[TABLE] = to_csv(rows).encode()
     if (drawing := draw(rows)) is not None:
         files[PLOT] = drawing

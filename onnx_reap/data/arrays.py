@@ -78,18 +78,10 @@ def feed_source(
     label: str,
     origin: str,
 ) -> ArraySource:
-    """Read feeds once and keep their samples.
+    """Read feeds once and keep their samples; at most `limit`, as a stream may be endless.
 
-    Parameters
-    ----------
-    feeds : iterable of mapping of str to numpy.ndarray
-        Each is matched to the inputs by itself and may hold any number of samples.
-    recipes : mapping of str to Recipe
-        By name of the input.
-    limit : int or None
-        Stop after so many samples, so that a stream may be endless.
-    label, origin : str
-        What to call the data in a refusal and in a report.
+    Each feed is matched to the inputs by itself and may hold any number of samples; for what else
+    is given see `ArraySource`.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.dtypes import is_float
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """Random access to prepared samples; what every kind of calibration data comes down to."""
 
     origin: str  # Short text that says where samples come from
@@ -31,15 +31,11 @@ class Source(Protocol):
 class Calibration:
     """A re-iterable, deterministic, sized view of the samples of a source.
 
-    Parameters
-    ----------
-    source : Source
-        Where samples are read from, when a batch asks for them.
-    indices : numpy.ndarray of int64, shape (n,), optional
-        Which samples, in which order; all of them by default.
+    They are read when a batch asks for them; `indices`, int64 of shape (n,), say which and in what
+    order, by default all.
     """
 
-    def __init__(self, source: Source, indices: np.ndarray | None = None) -> None:
+    def __init__(self, source: SampleSource, indices: np.ndarray | None = None) -> None:
         self._source = source
         self._indices = np.arange(len(source)) if indices is None else indices
 

@@ -23,11 +23,6 @@ class FolderSource:
 
     Without ``--resize`` and ``--crop`` images are stretched to the model's height and width.
 
-    Parameters
-    ----------
-    preprocess : Preprocess
-        What is done to every image.
-
     Raises
     ------
     ReapError
@@ -70,14 +65,10 @@ class FolderSource:
 def decode(path: Path, channels: int) -> np.ndarray:
     """Read an image as it is meant to be seen, turned by its EXIF orientation.
 
-    Parameters
-    ----------
-    channels : int
-        1 for grey, 3 for RGB; the image is converted.
-
     Returns
     -------
     numpy.ndarray of uint8, shape (height, width, channels)
+        Converted to grey for 1 channel, to RGB for 3.
 
     Raises
     ------

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from onnx_reap.data.arrays import array_source, feed_source
-from onnx_reap.data.calibration import Calibration, Source
+from onnx_reap.data.calibration import Calibration, SampleSource
 from onnx_reap.data.files import open_arrays
 from onnx_reap.data.folder import FolderSource
 from onnx_reap.data.preprocess import NO_FLAGS, Preprocess
-from onnx_reap.data.recipe import Recipe
 from onnx_reap.data.spec import InputSpec
 from onnx_reap.errors import ReapError, UsageError
 
@@ -59,36 +58,27 @@ def open_calibration(
 
 def _source(
     data: Any, inputs: Sequence[InputSpec], preprocess: Preprocess, samples: int | None
-) -> Source:
+) -> SampleSource:
     if isinstance(data, (str, os.PathLike)):
         return _path_source(Path(data), inputs, preprocess)
     recipes = preprocess.recipes(inputs)
     name = type(data).__name__
-    if isinstance(data, Mapping):
-        arrays = {key: np.asarray(value) for key, value in data.items()}
+    if isinstance(data, Mapping) or hasattr(data, "__array__"):
+        given = data if isinstance(data, Mapping) else {"data": data}
+        arrays = {key: np.asarray(value) for key, value in given.items()}
         return array_source(arrays, recipes, label="data", origin=name)
-    if hasattr(data, "__array__"):
-        return array_source({"data": np.asarray(data)}, recipes, label="data", origin=name)
-    if hasattr(data, "get_next"):
-        return _reader_source(data, recipes, samples, name)
-    if not isinstance(data, Iterable):
+    is_reader = hasattr(data, "get_next")
+    if not is_reader and not isinstance(data, Iterable):
         raise ReapError("data is of an unknown kind", got=name, expected=f"arrays, feeds, {_KINDS}")
     # A stream may hand out the same buffer again and again; what is in a sequence stays.
-    stream = not isinstance(data, Sequence)
-    feeds = (_feed(item, inputs, copy=stream) for item in data)
-    limit = samples if stream else None
-    return feed_source(feeds, recipes, limit=limit, label="data", origin=name)
-
-
-def _reader_source(
-    reader: Any, recipes: Mapping[str, Recipe], samples: int | None, name: str
-) -> Source:
-    """Read a CalibrationDataReader from its start, and leave it there for who reads it next."""
-    rewind = getattr(reader, "rewind", lambda: None)
-    inputs = [recipe.spec for recipe in recipes.values()]
+    stream = is_reader or not isinstance(data, Sequence)
+    # A CalibrationDataReader is read from its start, and left there for who reads it next.
+    rewind = getattr(data, "rewind", lambda: None) if is_reader else lambda: None
     rewind()
-    feeds = (_feed(item, inputs, copy=True) for item in iter(reader.get_next, None))
-    source = feed_source(feeds, recipes, limit=samples, label="data", origin=name)
+    items = iter(data.get_next, None) if is_reader else data
+    feeds = (_feed(item, inputs, copy=stream) for item in items)
+    limit = samples if stream else None
+    source = feed_source(feeds, recipes, limit=limit, label="data", origin=name)
     rewind()
     return source
 
@@ -107,7 +97,7 @@ def _feed(item: Any, inputs: Sequence[InputSpec], *, copy: bool) -> dict[str, np
         ) from error
 
 
-def _path_source(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess) -> Source:
+def _path_source(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess) -> SampleSource:
     if path.is_dir():
         return FolderSource(path, inputs, preprocess)
     if not path.exists():

@@ -52,16 +52,6 @@ class Preprocess:
         if self.color not in ("rgb", "bgr"):
             raise UsageError("--color is unknown", got=str(self.color), expected="rgb or bgr")
 
-    @property
-    def moves_pixels(self) -> bool:
-        """Whether flags are given that only images can obey."""
-        return self.resize is not None or self.crop is not None or self.color != "rgb"
-
-    @property
-    def changes_values(self) -> bool:
-        """Whether flags are given that only floating inputs can obey."""
-        return any(value is not None for value in (self.scale, self.mean, self.std))
-
     def recipes(self, inputs: Sequence[InputSpec]) -> dict[str, Recipe]:
         """Decide what is done to each input.
 
@@ -75,23 +65,24 @@ class Preprocess:
         """
         images = [spec for spec in inputs if spec.channel_axis is not None]
         scaled = [spec for spec in images or inputs if spec.is_float]
-        if self.moves_pixels and not images:
+        sized = self.resize is not None or self.crop is not None
+        if (sized or self.color != "rgb") and not images:
             raise UsageError(
                 "--resize, --crop and --color need an image input",
                 got=", ".join(map(str, inputs)),
                 expected="4 axes, of which the second or last has size 1 or 3",
             )
-        if self.changes_values and not scaled:
+        changes_values = any(value is not None for value in (self.scale, self.mean, self.std))
+        if changes_values and not scaled:
             raise UsageError(
                 "--scale, --mean and --std need a floating input", got=", ".join(map(str, inputs))
             )
-        sized = self.resize is not None or self.crop is not None
         return {
             spec.name: Recipe(
                 spec,
                 Geometry.of(self.resize, self.crop, spec) if sized and spec in images else None,
                 self.color == "bgr" and spec in images,
-                self._affine(spec) if self.changes_values and spec in scaled else None,
+                self._affine(spec) if changes_values and spec in scaled else None,
             )
             for spec in inputs
         }

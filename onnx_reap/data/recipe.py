@@ -38,19 +38,9 @@ class Recipe:
         return self.spec.image_shape(stored[(self.spec.channel_axis or 1) - 1], *self.geometry.size)
 
     def __call__(self, batch: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-        """Prepare a batch.
+        """Prepare a batch of stored samples in the model's layout, (n, ...), of any real dtype.
 
-        Parameters
-        ----------
-        batch : numpy.ndarray, shape (n, ...)
-            Stored samples in the model's layout, of any real dtype.
-        labels : sequence of str
-            What to call each of the n samples in a refusal.
-
-        Returns
-        -------
-        numpy.ndarray, shape (n, ...)
-            Contiguous, of the model's dtype.
+        The result is contiguous and of the model's dtype. A refusal calls the samples by `labels`.
         """
         if self.geometry is not None:
             axis = self.spec.channel_axis or 1

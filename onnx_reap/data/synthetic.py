@@ -1,6 +1,6 @@
 """Samples made up from statistics, for when there is no data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,28 +32,25 @@ def synthetic_calibration(
     *,
     samples: int,
     seed: int,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Calibration:
     """Make up samples; number i is the same however many are asked for.
 
     Images have zero mean and unit variance, as normalised images have, unless `preprocess` scales
     values: then they are pixels of 0 to 255 that go through it. Images of uint8 inputs are such
     pixels, too. Other floating inputs are standard normal, other integers and booleans 0 or 1.
+    Inputs without a batch axis (`without_batch`) are drawn once, whole.
 
     Parameters
     ----------
     preprocess : Preprocess
         `scale`, `mean`, `std` and `color` are obeyed; `resize` and `crop` give the size of images.
-    shapes : mapping of str to tuple of int, optional
-        By name of the input, one sample's shape without a batch axis, where the model's is dynamic.
-        Inputs that have none (`without_batch`) are drawn once, whole.
 
     Returns
     -------
     Calibration
         Its `notes` warn that samples are synthetic.
     """
-    return Calibration(_Synthetic(inputs, preprocess, samples, seed, shapes or {}))
+    return Calibration(_Synthetic(inputs, preprocess, samples, seed))
 
 
 class _Synthetic:
@@ -63,12 +60,7 @@ class _Synthetic:
     notes: tuple[str, ...] = (NOTE,)
 
     def __init__(
-        self,
-        inputs: Sequence[InputSpec],
-        preprocess: Preprocess,
-        samples: int,
-        seed: int,
-        shapes: Mapping[str, tuple[int, ...]],
+        self, inputs: Sequence[InputSpec], preprocess: Preprocess, samples: int, seed: int
     ) -> None:
         self._count, self._seed = samples, seed
         # Features are drawn as they are after normalisation, pixels before.
@@ -78,7 +70,7 @@ class _Synthetic:
         }
         self._whole = {spec.name for spec in inputs if not spec.shape} | without_batch(inputs)
         self.shapes = {
-            name: _sample_shape(recipe, shapes.get(name), whole=name in self._whole)
+            name: _sample_shape(recipe, whole=name in self._whole)
             for name, recipe in self._recipes.items()
         }
 
@@ -98,22 +90,15 @@ class _Synthetic:
         }
 
 
-def _sample_shape(recipe: Recipe, given: tuple[int, ...] | None, *, whole: bool) -> tuple[int, ...]:
+def _sample_shape(recipe: Recipe, *, whole: bool) -> tuple[int, ...]:
     spec = recipe.spec
-    declared = spec.shape if whole else recipe.shape(spec.shape[1:])
-    sizes = declared if given is None else given
+    sizes = spec.shape if whole else recipe.shape(spec.shape[1:])
     known = tuple(size for size in sizes if size is not None)
     if len(known) < len(sizes):
         raise ReapError(
             "synthetic samples need to know their shape, and the model's input is dynamic",
             got=str(spec),
             hint="--data, or --input-shapes to tell its sizes",
-        )
-    if spec.shape and not spec.fits(known if whole else (1, *known)):
-        raise ReapError(
-            f"shapes doesn't fit the model's input {spec.name!r}",
-            got=str(known),
-            expected=str(spec),
         )
     return known
 

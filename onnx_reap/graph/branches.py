@@ -3,7 +3,7 @@
 When all channels of a group are gone, a layer that reads nothing else gives its bias, whatever the
 model is fed. Operators that treat a channel alone (normalisation, activations, a gate that is
 computed from the branch itself) hand a constant on as a constant, up to an addition that joins the
-branch with a tensor of the full shape. If the group's channels are read on no other way, all that
+branch with a tensor of the full shape. If the group's channels are read on no other path, all that
 computes them serves nobody, and the branch is as good as one number per channel.
 """
 
@@ -25,7 +25,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Flow
-from onnx_reap.solve.gates import ALWAYS, Ways, fewest, is_open
+from onnx_reap.solve.gates import ALWAYS, Paths, fewest, is_open
 
 OTHER = -1
 """Stands for channels that are in no group."""
@@ -46,33 +46,30 @@ class Branches:
     """All branches that may vanish, in any combination."""
 
     every: tuple[Branch, ...] = ()
-    # By key, the ways from a node to the outputs
-    nodes: Mapping[str, Ways] = field(default_factory=dict)
-    groups: tuple[Ways, ...] = ()  # By group, the ways of the tensors that hold its channels
+    # By key, the paths from a node to the outputs
+    nodes: Mapping[str, Paths] = field(default_factory=dict)
+    groups: tuple[Paths, ...] = ()  # By group, the paths of the tensors that hold its channels
 
     @property
     def vanishing(self) -> frozenset[int]:
         """Groups that may take width 0."""
         return frozenset(branch.group for branch in self.every)
 
-    def of(self, node: str) -> Ways:
-        """Return the ways from a node to the outputs."""
+    def of(self, node: str) -> Paths:
+        """Return the paths from a node to the outputs."""
         return self.nodes.get(node, ALWAYS)
 
-    def gone(self, removed: Collection[int]) -> tuple[Branch, ...]:
+    def vanished(self, removed: Collection[int]) -> tuple[Branch, ...]:
         """Return the branches all of whose group's units are removed."""
         removed = set(removed)
         return tuple(branch for branch in self.every if branch.units <= removed)
 
-    def taken_along(self, vanished: Collection[int]) -> frozenset[int]:
-        """Return the groups that are gone when some groups vanish, these included."""
+    def vanishing_with(self, vanished: Collection[int]) -> frozenset[int]:
+        """Return the groups that vanish when some groups vanish, these included."""
         closed = frozenset(vanished) & self.vanishing
         return closed | {
-            g for g, ways in enumerate(self.groups) if ways and not is_open(ways, closed)
+            g for g, paths in enumerate(self.groups) if paths and not is_open(paths, closed)
         }
-
-
-NONE = Branches()
 
 
 def find_branches(
@@ -93,8 +90,8 @@ def find_branches(
         Names of groups that only vanish along with others.
     """
     if _has_open_sizes(model):
-        return NONE
-    holders = find_holders(model, flow, groups)
+        return Branches()
+    holders = find_holders(flow, groups)
     every: list[Branch] = []
     for index in reversed(range(len(groups))):
         if groups[index].name in lasting:
@@ -108,12 +105,12 @@ def find_branches(
     if not every:
         return Branches()
     edges = {join.edge: branch.group for branch in every for join in branch.joins}
-    nodes = ways_out(model, edges)
-    ways: list[set[frozenset[int]]] = [set() for _ in groups]
+    nodes = paths_out(model, edges)
+    paths: list[set[frozenset[int]]] = [set() for _ in groups]
     for node in model.nodes:
         for g in {g for tensor in node.outputs for g in holders.get(tensor.name, ())} - {OTHER}:
-            ways[g] |= nodes[model.keys[id(node)]]
-    return Branches(tuple(every), nodes, tuple(fewest(each) for each in ways))
+            paths[g] |= nodes[model.keys[id(node)]]
+    return Branches(tuple(every), nodes, tuple(fewest(each) for each in paths))
 
 
 def _has_open_sizes(model: Model) -> bool:
@@ -124,7 +121,7 @@ def _has_open_sizes(model: Model) -> bool:
     )
 
 
-def find_holders(model: Model, flow: Flow, groups: Sequence[Group]) -> dict[str, frozenset[int]]:
+def find_holders(flow: Flow, groups: Sequence[Group]) -> dict[str, frozenset[int]]:
     """Return, for every tensor with channels that may go, the groups that these are of.
 
     Channels in no group count as those of `OTHER`.
@@ -152,13 +149,13 @@ def _branch(
         return None
     vanishing = {tensor for tensor, held in holders.items() if index in held}
     joins = find_joins(model, probe, flow, vanishing, roots)
-    ways = ways_out(model, dict.fromkeys((join.edge for join in joins), index))
-    gone = frozenset({index})
+    paths = paths_out(model, dict.fromkeys((join.edge for join in joins), index))
+    closed = frozenset({index})
     for node in model.nodes:
         makes = any(tensor.name in vanishing for tensor in node.outputs)
-        if makes and is_open(ways[model.keys[id(node)]], gone):
+        if makes and is_open(paths[model.keys[id(node)]], closed):
             return None
-    joins = [join for join in joins if is_open(ways[join.edge[0]], gone)]
+    joins = [join for join in joins if is_open(paths[join.edge[0]], closed)]
     keys = tuple(root.node for root in roots)
     return Branch(index, frozenset(group.units), keys, tuple(joins)) if joins else None
 
@@ -192,8 +189,8 @@ def _settled(branch: Branch, model: Model, probe: Probe, flow: Flow) -> Branch |
     return replace(branch, joins=tuple(joins))
 
 
-def ways_out(model: Model, edges: Mapping[Edge, int]) -> dict[str, Ways]:
-    """Find the ways from every node to the outputs; what nobody reads counts as an output.
+def paths_out(model: Model, edges: Mapping[Edge, int]) -> dict[str, Paths]:
+    """Find the paths from every node to the outputs; what nobody reads counts as an output.
 
     Parameters
     ----------
@@ -201,13 +198,13 @@ def ways_out(model: Model, edges: Mapping[Edge, int]) -> dict[str, Ways]:
         Inputs that are closed when a group vanishes.
     """
     behind: dict[str, set[frozenset[int]]] = {t.name: set(ALWAYS) for t in model.graph.outputs}
-    found: dict[str, Ways] = {}
+    found: dict[str, Paths] = {}
     for node in reversed(model.nodes):
         key, read = model.keys[id(node)], [t.name for t in node.outputs if t.name in behind]
-        found[key] = fewest(way for name in read for way in behind[name]) if read else ALWAYS
+        found[key] = fewest(path for name in read for path in behind[name]) if read else ALWAYS
         for place, tensor in ((p, t) for p, t in enumerate(node.inputs) if t.name):
             closing = frozenset({edges[key, place]} if (key, place) in edges else ())
-            behind.setdefault(tensor.name, set()).update(way | closing for way in found[key])
+            behind.setdefault(tensor.name, set()).update(path | closing for path in found[key])
         for name in captured_tensors([node]):
             behind.setdefault(name, set()).update(found[key])
     return found

@@ -12,40 +12,38 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_reap.graph.branches import NONE, Branches
+from onnx_reap.graph.branches import Branches
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model, is_floating
 from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Binding, Flow, Linear, Product
 from onnx_reap.solve.cost import Cost, Extent, Term
-from onnx_reap.solve.gates import ALWAYS, Ways, fewest
+from onnx_reap.solve.gates import ALWAYS, Paths, fewest
 
 
 def count_macs(
-    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
+    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches
 ) -> Cost:
     """Multiply-accumulates per sample."""
     widths = _Widths(flow, groups)
     maker = {t.name: model.keys[id(node)] for node in model.nodes for t in node.outputs}
     counted = [(linear.node, _linear_macs(linear, probe, widths)) for linear in flow.linears]
     counted += [(maker[each.y], _product_macs(each, probe, widths)) for each in flow.products]
-    return Cost([replace(t, ways=branches.of(node)) for node, t in counted], len(groups))
+    return Cost([replace(t, paths=branches.of(node)) for node, t in counted], len(groups))
 
 
-def count_params(
-    model: Model, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
-) -> Cost:
+def count_params(model: Model, flow: Flow, groups: Sequence[Group], branches: Branches) -> Cost:
     """Elements of floating-point constants."""
     widths = _Widths(flow, groups)
     terms = _parameters(model, widths, branches)
     for branch in branches.every:
         for join in branch.joins:
-            # There where the addition is, unless the branch is, too.
-            there = branches.of(join.edge[0])
-            both = fewest(way | {branch.group} for way in there)
+            # Present where the addition is, unless the branch is, too.
+            paths = branches.of(join.edge[0])
+            both = fewest(path | {branch.group} for path in paths)
             extent = (widths.along(join.tensor, join.axis),)
-            terms += [Term(1.0, extent, there), Term(-1.0, extent, both)]
+            terms += [Term(1.0, extent, paths), Term(-1.0, extent, both)]
     return Cost(terms, len(groups))
 
 
@@ -70,17 +68,17 @@ def saved_whole(
         narrower than its full width, what is saved, and may be less than 0, otherwise.
     """
     widths = _Widths(flow, groups)
-    shut = np.zeros(len(groups), np.int64)
+    closed_at = np.zeros(len(groups), np.int64)
     macs: list[Term] = []
     params: list[Term] = []
     for between, first, second, taps in pairs:
-        shut[between] = groups[between].width
+        closed_at[between] = groups[between].width
         two = [_linear_macs(each, probe, widths) for each in (first, second)]
         x, y = two[0].extents[0], two[1].extents[1]
         places = two[1].factor / second.taps
         one = Term(places * taps, (x, y))
-        there = branches.of(second.node)
-        if_two = fewest(way | {between} for way in there)
+        paths = branches.of(second.node)
+        if_two = fewest(path | {between} for path in paths)
         weights = [
             replace(term, factor=float(each.taps))
             for term, each in zip(two, (first, second), strict=True)
@@ -90,9 +88,9 @@ def saved_whole(
             (params, Term(float(taps), (x, y)), weights),
         ):
             change = [whole, *(replace(part, factor=-part.factor) for part in parts)]
-            terms += [replace(term, ways=there) for term in change]
-            terms += [replace(term, factor=-term.factor, ways=if_two) for term in change]
-    return Cost(macs, len(groups), shut), Cost(params, len(groups), shut)
+            terms += [replace(term, paths=paths) for term in change]
+            terms += [replace(term, factor=-term.factor, paths=if_two) for term in change]
+    return Cost(macs, len(groups), closed_at), Cost(params, len(groups), closed_at)
 
 
 def layer_extents(flow: Flow, groups: Sequence[Group]) -> list[tuple[Extent, Extent]]:
@@ -109,7 +107,7 @@ def layer_macs(probe: Probe, flow: Flow, groups: Sequence[Group]) -> list[int]:
 
 
 def count_entries(
-    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
+    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches
 ) -> Cost:
     """Entries of all tensors that nodes other than linear layers make, in one run of the probe."""
     linear = {layer.y for layer in flow.linears}
@@ -117,7 +115,7 @@ def count_entries(
     made = [(t.name, model.keys[id(node)]) for node in model.nodes for t in node.outputs]
     sizes = {name: float(np.prod(probe.shapes.get(name, (0,)))) for name, _ in made}
     terms = [
-        replace(widths.term(name, sizes[name]), ways=branches.of(node))
+        replace(widths.term(name, sizes[name]), paths=branches.of(node))
         for name, node in made
         if name not in linear
     ]
@@ -166,7 +164,7 @@ def _product_macs(product: Product, probe: Probe, widths: _Widths) -> Term:
 
 def _parameters(model: Model, widths: _Widths, branches: Branches) -> list[Term]:
     flow = widths.flow
-    ways = _ways_of_constants(model, branches)
+    paths = _paths_of_constants(model, branches)
     bound: dict[str, dict[int, Binding]] = {}
     for binding in flow.bindings:
         bound.setdefault(binding.constant, {})[binding.constant_axis] = binding
@@ -182,14 +180,14 @@ def _parameters(model: Model, widths: _Widths, branches: Branches) -> list[Term]
             else:
                 factor /= follows.blocks
                 extents.append(widths.along(follows.tensor, follows.tensor_axis))
-        terms.append(Term(factor, tuple(extents), ways.get(name, ALWAYS)))
+        terms.append(Term(factor, tuple(extents), paths.get(name, ALWAYS)))
     return terms
 
 
-def _ways_of_constants(model: Model, branches: Branches) -> dict[str, Ways]:
-    """By constant, the ways of all nodes that read it."""
-    ways: dict[str, set[frozenset[int]]] = {t.name: set(ALWAYS) for t in model.graph.outputs}
+def _paths_of_constants(model: Model, branches: Branches) -> dict[str, Paths]:
+    """By constant, the paths of all nodes that read it."""
+    paths: dict[str, set[frozenset[int]]] = {t.name: set(ALWAYS) for t in model.graph.outputs}
     for node in model.nodes:
         for name in {t.name for t in node.inputs} | set(captured_tensors([node])):
-            ways.setdefault(name, set()).update(branches.of(model.keys[id(node)]))
-    return {name: fewest(each) for name, each in ways.items()}
+            paths.setdefault(name, set()).update(branches.of(model.keys[id(node)]))
+    return {name: fewest(each) for name, each in paths.items()}

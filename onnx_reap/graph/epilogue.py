@@ -103,13 +103,7 @@ def only_reader(model: Model, tensor: gs.Tensor) -> gs.Node | None:
 def affine_map(
     node: gs.Node, tensor: gs.Tensor, axis: int, rank: int, outputs: int
 ) -> tuple[Vector, Vector] | None:
-    """Return scale and shift per channel if the node is such a map of `tensor`.
-
-    Parameters
-    ----------
-    axis : int
-        Of the channels, of which there are `outputs`, in a tensor with `rank` axes.
-    """
+    """Return scale and shift per channel if the node is such a map of `tensor`."""
     if node.op == "Identity":
         return np.ones(outputs), np.zeros(outputs)
     if node.op == "BatchNormalization" and tensor is node.inputs[0] and axis == 1:

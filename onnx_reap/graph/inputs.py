@@ -23,11 +23,6 @@ def model_inputs(
 
     The batch axis stays dynamic if the model leaves it open.
 
-    Parameters
-    ----------
-    shapes : mapping of str to sequence of int, optional
-        What the user says, by input.
-
     Raises
     ------
     UsageError

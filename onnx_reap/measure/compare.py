@@ -100,11 +100,6 @@ def compare(
         Largest difference, relative to the largest entry of the tensor.
     doubts : list of str
         A note for each output that differs behind a jump though all that goes into jumps agrees.
-
-    Raises
-    ------
-    CheckError
-        If a tensor differs by more than rounding.
     """
     feeds = list(feeds)
     outputs = [value.name for value in original.graph.output]
@@ -126,7 +121,8 @@ def compare(
     )
     for name, want, got in pairs:
         if name in places and name not in outputs:
-            want = np.take(want, places[name][1], places[name][0])
+            axis, positions = places[name]
+            want = np.take(want, positions, axis)
         floor = ROUNDING if name in saturated else 0.0
         if name not in causes:
             _check(name, want, got, floor, claim, "output" if name in outputs else "tensor")
@@ -243,12 +239,7 @@ def _error_and_scale(want: np.ndarray, got: np.ndarray) -> tuple[float, float]:
 def _difference(want: Any, got: Any, tolerance: float, floor: float) -> tuple[str, str] | None:
     """Return what was got and expected where two values differ; None where they don't.
 
-    Parameters
-    ----------
-    tolerance : float
-        Relative to the largest entry.
-    floor : float
-        Absolute difference that is allowed besides.
+    They may by `tolerance`, relative to the largest entry, and by `floor`, which is absolute.
     """
     if isinstance(want, (list, tuple)) and isinstance(got, (list, tuple)):  # a sequence
         if len(want) != len(got):

@@ -15,19 +15,12 @@ from onnx_reap.onnxio.light_model import LightModel
 
 @dataclass(frozen=True)
 class Quality:
-    """How close the pruned model is to the original on some samples.
-
-    Attributes
-    ----------
-    samples : int
-    output_error : mapping of str to float
-        By output: squared error over the variance of the original output.
-    top1_agreement : float, optional
-        Fraction of samples with the same largest entry, for outputs that look like class scores.
-    """
+    """How close the pruned model is to the original on some samples."""
 
     samples: int
+    # By output: squared error over the variance of the original output
     output_error: Mapping[str, float]
+    # Fraction of samples with the same largest entry, for outputs that look like class scores
     top1_agreement: float | None
 
 

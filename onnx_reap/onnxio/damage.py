@@ -13,15 +13,11 @@ from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.dtypes import bits, exists
+from onnx_reap.onnxio.extract import bodies_of
 
 
 def check_parts(model: onnx.ModelProto, label: str, beside: Container[str] = ()) -> None:
-    """Refuse tensors that are broken, types that don't exist and names that are no text.
-
-    Raises
-    ------
-    ReapError
-    """
+    """Refuse tensors that are broken, types that don't exist and names that are no text."""
     for graph in graphs(model.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             _check_name(value.name, f"{label}: a tensor's name")
@@ -39,12 +35,8 @@ def check_parts(model: onnx.ModelProto, label: str, beside: Container[str] = ())
 def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """Yield a graph and the bodies of its nodes (If, Loop, Scan), at any depth."""
     yield graph
-    for attribute in (attribute for node in graph.node for attribute in node.attribute):
-        if attribute.type == AttributeProto.GRAPH:
-            yield from graphs(attribute.g)
-        elif attribute.type == AttributeProto.GRAPHS:
-            for body in attribute.graphs:
-                yield from graphs(body)
+    for body in (body for node in graph.node for body in bodies_of(node)):
+        yield from graphs(body)
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

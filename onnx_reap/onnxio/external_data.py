@@ -15,7 +15,7 @@ from onnx.external_data_helper import uses_external_data
 from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.damage import check_kind, graphs, tensors
 from onnx_reap.onnxio.dtypes import nbytes, to_numpy
-from onnx_reap.onnxio.light_model import LightModel, external_initializer, lies_beside
+from onnx_reap.onnxio.light_model import LightModel, external_initializer, fill, lies_beside
 from onnx_reap.onnxio.mapped_files import MappedFile
 
 
@@ -58,10 +58,7 @@ def read_external(model: onnx.ModelProto, path: Path, label: str) -> LightModel:
 def _fill(tensor: TensorProto, data: _Data) -> None:
     with data.path.open("rb") as file:
         file.seek(data.offset)
-        raw = file.read(data.length)
-    tensor.ClearField("external_data")
-    tensor.ClearField("data_location")
-    tensor.raw_data = raw
+        fill(tensor, file.read(data.length))
 
 
 def _outside(model: onnx.ModelProto) -> Iterator[TensorProto]:

@@ -60,12 +60,16 @@ def extract(
     return part
 
 
+def bodies_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs inside a node (If, Loop, Scan)."""
+    single = [a.g for a in node.attribute if a.HasField("g")]
+    return single + [g for a in node.attribute for g in a.graphs]
+
+
 def names_in_subgraphs(node: onnx.NodeProto) -> list[str]:
     """Return the tensors that the bodies of a node (If, Loop, Scan) read, at any depth."""
-    bodies = [a.g for a in node.attribute if a.HasField("g")]
-    bodies += [g for a in node.attribute for g in a.graphs]
     names = []
-    for body in bodies:
+    for body in bodies_of(node):
         for inner in body.node:
             names += [n for n in inner.input if n] + names_in_subgraphs(inner)
         names += [o.name for o in body.output]

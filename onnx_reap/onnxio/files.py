@@ -33,16 +33,7 @@ def check_outputs(
 ) -> None:
     """Refuse output paths that could not be written, before any work is done.
 
-    Parameters
-    ----------
-    outputs, inputs : mapping of str to path
-        Paths by what the user calls them, such as `--report`.
-
-    Raises
-    ------
-    ReapError
-        If an output is a folder, a device, in a folder that is missing or not writable, or the same
-        file as an input or another output (also through symbolic or hard links).
+    Both mappings are by what the user calls the paths, such as `--report`.
     """
     taken = {name: Path(path) for name, path in (inputs or {}).items()}
     for name, path in outputs.items():
@@ -52,6 +43,7 @@ def check_outputs(
 
 
 def _check_output(name: str, path: Path, taken: Mapping[str, Path]) -> None:
+    """Refuse a folder, a device, and a file that is taken, also through links."""
     if path.is_dir():
         raise ReapError(f"{name} is a folder", got=str(path), expected="the path of a file")
     if path.exists() and not path.is_file():
@@ -70,18 +62,8 @@ def _check_output(name: str, path: Path, taken: Mapping[str, Path]) -> None:
         pass  # the folder takes files: what access bits say is not the whole truth
 
 
-def check_folder(
-    name: str,
-    folder: Path,
-    files: Iterable[str],
-    inputs: Mapping[str, Path],
-) -> None:
+def check_folder(name: str, folder: Path, files: Iterable[str], inputs: Mapping[str, Path]) -> None:
     """Refuse a folder that could not be made or take some files, before any work is done.
-
-    Parameters
-    ----------
-    name : str
-        What the user calls the folder, such as `--output`.
 
     Raises
     ------
@@ -104,10 +86,7 @@ def check_folder(
 def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
     """Write files by name as `write_all` does, in a folder that is made if it is missing.
 
-    Raises
-    ------
-    ReapError
-        If the system refuses; a folder that was made is gone then.
+    If the system refuses, a folder that was made is gone then.
     """
     made = not folder.exists()
     with _refusals("the folder", folder):
@@ -121,26 +100,12 @@ def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
         raise
 
 
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write one file, see `write_all`."""
-    write_all({Path(path): data})
-
-
 def write_all(files: Mapping[Path, Content]) -> None:
     """Write files such that each appears whole, and none does if one can't be written.
 
     All data is on the disk, under temporary names beside the targets, before the first file
     appears; files appear in the order of `files`. Of several, those that they replace step aside
     first and come back if one can't take its place: old files never stand beside new ones.
-
-    Parameters
-    ----------
-    files : mapping of path to bytes or iterable of bytes
-
-    Raises
-    ------
-    ReapError
-        If the system refuses.
     """
     with ExitStack() as cleanup:
         staged = []

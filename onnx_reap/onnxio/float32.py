@@ -16,6 +16,7 @@ from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.dtypes import HALVES, WIDE
+from onnx_reap.onnxio.extract import bodies_of
 from onnx_reap.onnxio.light_model import LightModel
 
 Places = Iterator[tuple[TensorProto | AttributeProto | onnx.TypeProto.Tensor, str]]
@@ -137,11 +138,12 @@ def _in_type(kind: onnx.TypeProto) -> Places:
 
 
 def _in_nodes(nodes: Iterable[onnx.NodeProto], handed: Handed) -> Places:
-    for node, attribute in ((n, a) for n in nodes for a in n.attribute):
-        if attribute.type == AttributeProto.INT and attribute.name in _of_type(node, handed):
-            yield attribute, "i"
-        tensors = [attribute.t] if attribute.HasField("t") else []
-        sparse = [attribute.sparse_tensor.values] if attribute.HasField("sparse_tensor") else []
-        yield from ((tensor, "data_type") for tensor in (*tensors, *sparse, *attribute.tensors))
-        for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.INT and attribute.name in _of_type(node, handed):
+                yield attribute, "i"
+            tensors = [attribute.t] if attribute.HasField("t") else []
+            sparse = [attribute.sparse_tensor.values] if attribute.HasField("sparse_tensor") else []
+            yield from ((tensor, "data_type") for tensor in (*tensors, *sparse, *attribute.tensors))
+        for body in bodies_of(node):
             yield from _in_graph(body, handed)

@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.onnxio.dtypes import is_native, nbytes, to_numpy
-from onnx_reap.onnxio.mapped_files import Source
+from onnx_reap.onnxio.mapped_files import WeightFile
 
 SMALLEST = 1024
 """Bytes from which on a weight lies beside the proto; shapes and scalars stay in it."""
@@ -43,7 +43,7 @@ class LightModel:
     # that the proto doesn't name.
     weights: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     # Files that weights are mapped from; they have to stay as they are
-    sources: tuple[Source, ...] = ()
+    sources: tuple[WeightFile, ...] = ()
 
     @classmethod
     def of(cls, model: onnx.ModelProto | LightModel) -> LightModel:
@@ -77,9 +77,7 @@ class LightModel:
         out = onnx.ModelProto()
         out.CopyFrom(self.proto)
         for tensor in filter(uses_external_data, out.graph.initializer):
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
-            tensor.raw_data = self.weights[tensor.name].tobytes()
+            fill(tensor, self.weights[tensor.name].tobytes())
         return out
 
     def with_weights_as_inputs(self) -> onnx.ModelProto:
@@ -111,12 +109,7 @@ class LightModel:
         } | {value.name: value.type for value in values}
 
     def check_unchanged(self) -> None:
-        """Refuse a model if files that its weights are mapped from changed.
-
-        Raises
-        ------
-        ReapError
-        """
+        """Refuse a model if files that its weights are mapped from changed."""
         for source in self.sources:
             source.check_unchanged()
 
@@ -146,17 +139,18 @@ def lies_beside(dtype: np.dtype, size: int) -> bool:
 
 
 def external_initializer(name: str, kind: int, shape: Collection[int]) -> TensorProto:
-    """Return an initializer whose values lie beside the proto.
-
-    Parameters
-    ----------
-    kind : int
-        Its ONNX type.
-    """
+    """Return an initializer, of an ONNX type, whose values lie beside the proto."""
     tensor = TensorProto(name=name, data_type=kind, dims=shape)
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=_LOCATION)
     return tensor
+
+
+def fill(tensor: TensorProto, data: bytes) -> None:
+    """Put the bytes of a tensor that are elsewhere into it."""
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    tensor.raw_data = data
 
 
 def without_weights(proto: onnx.ModelProto) -> LightModel:

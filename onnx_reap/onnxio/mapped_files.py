@@ -19,7 +19,7 @@ Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightFile:
     """A file that weights lie in, as it was when it was opened."""
 
     path: Path
@@ -48,14 +48,14 @@ class Source:
 class MappedFile:
     """A file whose bytes are read when they are used, and can't be written to."""
 
-    source: Source
+    source: WeightFile
     content: mmap.mmap
 
     @classmethod
     def open(cls, path: Path) -> MappedFile:
         """Map a file that is not empty."""
         with path.open("rb") as file:
-            source = Source(path, _stamp(os.fstat(file.fileno())))
+            source = WeightFile(path, _stamp(os.fstat(file.fileno())))
             return cls(source, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def array(self, tensor: TensorProto, offset: int) -> np.ndarray:

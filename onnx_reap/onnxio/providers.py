@@ -9,15 +9,9 @@ from onnx_reap.onnxio.session import onnxruntime
 
 
 class Providers(list[str]):
-    """Execution providers, best first, and the libraries of operators that sessions need.
+    """Execution providers, best first, and the libraries of operators that sessions need."""
 
-    Attributes
-    ----------
-    libraries : tuple of str
-        Absolute paths.
-    """
-
-    libraries: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()  # Absolute paths
 
 
 def execution_providers(
@@ -36,7 +30,7 @@ def execution_providers(
     Raises
     ------
     ReapError
-        If this onnxruntime lacks the provider, or doesn't load a library.
+        If this onnxruntime lacks the provider.
     """
     available = onnxruntime().get_available_providers()
     cpu = "CPUExecutionProvider"

@@ -27,10 +27,7 @@ def named_data(model: Path) -> dict[str, Path]:
 def model_files(path: Path, model: LightModel) -> dict[Path, Content]:
     """Return the files of a model, the same for the same model; the model's own is the last.
 
-    Parameters
-    ----------
-    model : LightModel
-        Weights that lie beside its proto go into a file beside it.
+    Weights that lie beside its proto go into a file beside it.
     """
     weights = model.external()
     if not weights:

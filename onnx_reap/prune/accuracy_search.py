@@ -16,6 +16,7 @@ from onnx_reap.prune.apply import Pruned, apply_choice
 from onnx_reap.prune.budgets import MACS
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.decide import decide
+from onnx_reap.prune.form import Choice
 from onnx_reap.prune.goal import Goal
 from onnx_reap.prune.pruning_curves import PruningCurves
 from onnx_reap.prune.refit.blockwise import passes_over
@@ -31,9 +32,7 @@ TRIES = 8
 T = TypeVar("T")
 
 
-def search_accuracy(
-    run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEstimator
-) -> tuple[Pruned, EstimatedLoss]:
+def search_accuracy(run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEstimator) -> Pruned:
     """Find the smallest model whose loss stays within `goal.max_drop`, as far as it is known.
 
     Every try is cut and refitted; moments, removal paths and sensitivities are those of the first.
@@ -51,17 +50,20 @@ def search_accuracy(
     asked = _removed_by(goal, run.analysis)
     reachable = most_removable([c.widths for c in curves.choices], run.analysis.macs)
 
-    def attempt(share: float) -> tuple[Pruned, EstimatedLoss] | None:
-        smaller = with_share(goal, run.analysis, share)
-        pruned = apply_choice(run, decide(run, smaller, curves), blocks=False)
+    def attempt(choice: Choice, *, blocks: bool) -> Pruned | None:
+        pruned = apply_choice(run, choice, blocks=blocks)
         with run.clock("search"):
-            drop = loss_of(pruned.model)
-        if drop.value <= bound:
-            return pruned, drop
-        worst.append(drop)
+            loss = loss_of(pruned.model)
+        if loss.value <= bound:
+            return replace(pruned, loss=loss)
+        worst.append(loss)
         return None
 
-    found = _furthest(attempt, max(asked, LEAST), reachable, given=asked > 0)
+    def remove(share: float) -> Pruned | None:
+        smaller = with_share(goal, run.analysis, share)
+        return attempt(decide(run, smaller, curves), blocks=False)
+
+    found = _furthest(remove, max(asked, LEAST), reachable, given=asked > 0)
     if found is None:
         raise TargetError(
             "--max-drop: can't be kept",
@@ -69,23 +71,11 @@ def search_accuracy(
             expected=f"at most {bound:.2%}",
             hint="allow more, bring more data, or name a budget such as --target-macs alone",
         )
-    return _with_blocks(run, *found, bound, loss_of)
-
-
-def _with_blocks(
-    run: Run, tried: Pruned, drop: EstimatedLoss, bound: float, loss_of: LossEstimator
-) -> tuple[Pruned, EstimatedLoss]:
-    """Refit the blocks of a model that was tried, unless more than the bound is lost then."""
-    settings, samples = run.settings, run.samples
-    if not settings.refit or not samples.fit or not passes_over(settings, tried.macs, samples):
-        return tried, drop
-    pruned = apply_choice(run, tried.choice)
-    with run.clock("search"):
-        after = loss_of(pruned.model)
-    if after.value <= bound:
-        return pruned, after
+    if not run.settings.refit or not run.samples.fit or not passes_over(run, found.macs):
+        return found
     note = "blocks were not refitted together: more would be lost than --max-drop allows"
-    return replace(tried, notes=(*tried.notes, note)), drop
+    alone = replace(found, notes=(*found.notes, note))
+    return attempt(found.choice, blocks=True) or alone
 
 
 def with_provable_budget(run: Run) -> Run:

@@ -18,6 +18,7 @@ from onnx_reap.graph.edit.merge import NOTHING, Merge, merge_units
 from onnx_reap.graph.edit.weights import remember
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import kept_positions
+from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.compare import CUT, check_loads, compare
 from onnx_reap.measure.quality import measure_quality
 from onnx_reap.onnxio.check import check_file
@@ -29,7 +30,7 @@ from onnx_reap.prune.form import Choice
 from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.refit.blockwise import join
 from onnx_reap.prune.refit.layerwise import repair
-from onnx_reap.prune.refit.walk import Fit
+from onnx_reap.prune.refit.walk import LayerRefit
 
 
 @dataclass(frozen=True)
@@ -41,38 +42,28 @@ class Pruned:
     # Counted on it
     macs: int
     params: int
-    refits: dict[str, Fit]  # By node; empty without a refit
+    refits: dict[str, LayerRefit]  # By node; empty without a refit
     blocks: tuple[BlockFit, ...]  # Blocks whose layers were then refitted together
     notes: tuple[str, ...]  # Warnings
+    loss: EstimatedLoss | None = None  # Where it was bounded
 
 
 def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:
     """Cut a model, and refit what stays if the settings want it, then its blocks if `blocks`."""
     analysis, own = run.form.settled(choice)
-    return replace(_applied(run.on(analysis), own, blocks=blocks), choice=choice)
-
-
-def _applied(run: Run, choice: Choice, *, blocks: bool) -> Pruned:
+    run = run.on(analysis)
     with run.clock("cut"):
-        pruned, notes = cut_model(run.analysis, choice.removed, run.samples.every, choice.merge)
-    refits: dict[str, Fit] = {}
+        pruned, notes = cut_model(analysis, own.removed, run.samples.every, own.merge)
+    refits: dict[str, LayerRefit] = {}
     stretches: list[BlockFit] = []
-    macs = macs_left(run.analysis, pruned, choice.widths)
-    if run.settings.refit and run.samples.fit is not None and choice.removed:
+    macs = macs_left(analysis, pruned, own.widths)
+    if run.settings.refit and run.samples.fit is not None and own.removed:
         with run.clock("refit"):
-            refits, unfitted = repair(
-                run.analysis,
-                pruned,
-                choice.removed,
-                run.settings,
-                run.samples,
-                run.backend,
-                run.progress,
-            )
+            refits, unfitted = repair(run, pruned, own.removed)
             notes += unfitted
         if blocks:
             with run.clock("joint refit"):
-                stretches, unjoined = _refit_blocks(run, pruned, choice.removed, macs)
+                stretches, unjoined = _refit_blocks(run, pruned, own.removed, macs)
                 notes += unjoined
     elif run.settings.joint_refit:
         notes.append("--joint-refit changed nothing: no channel was removed")
@@ -90,9 +81,7 @@ def _refit_blocks(
     A block may come nearer in directions that don't matter to the outputs.
     """
     analysis, undo = run.analysis, remember(pruned)
-    blocks, notes = join(
-        analysis, pruned, removed, run.settings, run.samples, run.progress, macs=macs
-    )
+    blocks, notes = join(run, pruned, removed, macs=macs)
     parts = run.samples.train_validation
     if parts is None or not any(block.error_after < block.error_before for block in blocks):
         return blocks, notes

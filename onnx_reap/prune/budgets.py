@@ -22,25 +22,17 @@ from onnx_reap.prune.refit.layerwise import has_bias
 from onnx_reap.prune.refit.order import affected_tensors
 from onnx_reap.solve.allocation import LATENCY, Budget, fits
 from onnx_reap.solve.cost import Cost, Extent, Term, Widths
-from onnx_reap.solve.gates import Ways
+from onnx_reap.solve.gates import Paths
 
 MACS, PARAMS, SIZE = "--target-macs", "--target-params", "--target-size"
 RESERVE = 4096  # bytes of a file for what a run adds: names of biases, metadata
 
-Present = Callable[[Linear], Iterable[tuple[float, Ways]]]
-"""The biases that a refit adds to a layer: how many, and the ways on which they are there."""
+Present = Callable[[Linear], Iterable[tuple[float, Paths]]]
+"""The biases that a refit adds to a layer: how many, and the paths on which they are present."""
 
 
 def read_budgets(form: Form, settings: Settings) -> tuple[Budget, ...]:
-    """Work out what the model may cost; targets that any model meets are left out.
-
-    Raises
-    ------
-    UsageError
-        If a number is neither a fraction nor in the unit of its cost.
-    ReapError
-        If a latency table doesn't fit the model or the settings.
-    """
+    """Work out what the model may cost; targets that any model meets are left out."""
     analysis = form.analysis
     full = analysis.full_widths
     budgets = _latency_budgets(analysis, settings)
@@ -119,7 +111,7 @@ def _check_rounding(table: LatencyTable, settings: Settings) -> None:
 
 
 def added_biases(
-    analysis: Analysis, present: Present | None = None, shut: Widths | None = None
+    analysis: Analysis, present: Present | None = None, closed_at: Widths | None = None
 ) -> Cost:
     """Count the parameters that a refit adds: biases of layers behind a cut that have none.
 
@@ -127,8 +119,8 @@ def added_biases(
     ----------
     present : callable, optional
         Tells which biases are added to a layer; by default one to each output if it has none.
-    shut : (groups,) int array, optional
-        Widths at which groups close the ways of biases, see `Cost`.
+    closed_at : (groups,) int array, optional
+        Widths at which groups close the paths of biases, see `Cost`.
     """
     flow, groups = analysis.flow, analysis.groups
     of_unit = {unit: g for g, group in enumerate(groups) for unit in group.units}
@@ -141,11 +133,11 @@ def added_biases(
         extent = Extent(fixed, {g: n / groups[g].width for g, n in owners.items()})
         halves = 2.0 if linear.recurrent else 1.0  # a bias of the state's products comes along
         added = _if_missing(analysis, linear) if present is None else present(linear)
-        terms += [Term(count * halves, (extent,), ways) for count, ways in added]
-    return Cost(terms, len(groups), shut)
+        terms += [Term(count * halves, (extent,), paths) for count, paths in added]
+    return Cost(terms, len(groups), closed_at)
 
 
-def _if_missing(analysis: Analysis, linear: Linear) -> list[tuple[float, Ways]]:
+def _if_missing(analysis: Analysis, linear: Linear) -> list[tuple[float, Paths]]:
     missing = not has_bias(analysis.model, linear)
     return [(1.0, analysis.branches.of(linear.node))] if missing else []
 

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnx_reap.data import RAW_PIXELS, Calibration
+from onnx_reap.data import RAW_PIXELS
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.inputs import normalises_itself
-from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.latency.compare import Timing, compare_latency
 from onnx_reap.measure.quality import Quality, quality
 from onnx_reap.measure.runner import first_feed
@@ -16,7 +15,7 @@ from onnx_reap.prune.apply import Pruned
 from onnx_reap.prune.budgets import MACS, PARAMS, RESERVE, SIZE, check_met
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.form import Factorised
-from onnx_reap.prune.plan import FactorPlan, Plan, make_plan
+from onnx_reap.prune.plan import Plan, make_plan
 from onnx_reap.solve.allocation import Budget
 
 LARGER = (
@@ -37,60 +36,47 @@ class Outcome:
     """A finished run."""
 
     run: Run  # On the given model
-    pruned: Pruned  # The pruned model; its choice is one of channels of the given model
+    pruned: Pruned  # Its choice is one of channels of the given model, its notes are all warnings
     plan: Plan
     # On the samples that weights were fitted to, and on samples that nothing was decided on
     fitted: Quality | None
     held_out: Quality | None
-    drop: EstimatedLoss | None  # What was lost, where that was bounded
     factors: Sequence[Factorised]
     # Latency of the original and of the pruned model
     before: Timing
     after: Timing
-    notes: Sequence[str]  # Warnings
 
 
 def conclude(
-    run: Run,
-    pruned: Pruned,
-    *,
-    budgets: Sequence[Budget] = (),
-    drop: EstimatedLoss | None = None,
-    notes: Sequence[str] = (),
+    run: Run, pruned: Pruned, *, budgets: Sequence[Budget] = (), notes: Sequence[str] = ()
 ) -> Outcome:
-    """Verify a pruned model, and measure it.
-
-    Parameters
-    ----------
-    budgets : sequence of Budget
-        What the model may cost.
-
-    Raises
-    ------
-    TargetError
-        If the model costs more.
-    CheckError
-        If it is not valid, or has another interface than the original.
-    """
+    """Verify a pruned model, also against the budgets on what it may cost, and measure it."""
     figures = {MACS: pruned.macs, PARAMS: pruned.params, SIZE: pruned.model.size}
     check_met(budgets, figures, pruned.choice.widths)
     choice = run.form.as_given(pruned.choice)
     factors, first = run.form.factors(pruned.choice), run.form.notes(pruned.choice)
-    run, pruned = run.original, replace(pruned, choice=choice)
+    run = run.original
     notes = [*first, *run.samples.notes, *notes, *choice.notes, *pruned.notes]
     notes = [*_of_the_file(run.analysis, pruned.model, notes)]
     with run.clock("verify"), run.progress.stage("Verifying") as step:
         notes += check_file(run.analysis.light, pruned.model)
         fitted, held_out = _qualities(run, pruned.model)
         step()
-    before, after = _latencies(run.analysis, run.samples.every, pruned.model)
-    plan = make_plan(run.analysis, pruned.choice.removed, run.settings)
-    plan = replace(plan, factors=tuple(FactorPlan(f.node, f.scheme, f.rank) for f in factors))
+    analysis = run.analysis
+    before, after = compare_latency(
+        analysis.runnable(analysis.light),
+        analysis.runnable(pruned.model),
+        first_feed(analysis, run.samples.every),
+        analysis.providers,
+        seconds=LATENCY_SECONDS,
+    )
+    plan = make_plan(analysis, choice.removed, run.settings, factors)
     notes += _unmeasured(pruned.model, held_out or fitted)
     if run.settings.target_latency is not None:
         notes += _unsteady(after)
     run.analysis.light.check_unchanged()
-    return Outcome(run, pruned, plan, fitted, held_out, drop, factors, before, after, notes)
+    pruned = replace(pruned, choice=choice, notes=tuple(notes))
+    return Outcome(run, pruned, plan, fitted, held_out, factors, before, after)
 
 
 def _of_the_file(analysis: Analysis, out: LightModel, notes: Sequence[str]) -> list[str]:
@@ -112,13 +98,6 @@ def _qualities(run: Run, out: LightModel) -> tuple[Quality | None, Quality | Non
         None if s is None else quality(run.analysis, out, s) for s in (fitted, samples.held_out)
     )
     return first, second
-
-
-def _latencies(analysis: Analysis, samples: Calibration, out: LightModel) -> tuple[Timing, Timing]:
-    """Time both models on one sample, or on one batch where the model's batch is fixed."""
-    feed = first_feed(analysis, samples)
-    models = analysis.runnable(analysis.light), analysis.runnable(out)
-    return compare_latency(*models, feed, analysis.providers, seconds=LATENCY_SECONDS)
 
 
 def _unmeasured(out: LightModel, quality: Quality | None) -> list[str]:

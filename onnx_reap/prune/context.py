@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from onnx_reap.data.split import Samples, open_samples
@@ -42,7 +43,6 @@ class Run:
     form: Form
     samples: Samples
     settings: Settings
-    backend: Backend
     progress: Progress
     clock: Clock
 
@@ -50,6 +50,18 @@ class Run:
     def analysis(self) -> Analysis:
         """Of the model that is pruned."""
         return self.form.analysis
+
+    @property
+    def why_not(self) -> Callable[[str], str | None]:
+        """The function that tells why a node's channels must stay by the user's wish."""
+        return exclusion(self.settings.include, self.settings.exclude)
+
+    @cached_property
+    def backend(self) -> Backend:
+        """Where arrays are computed with."""
+        given, providers = self.settings.provider, self.analysis.providers
+        only_cpu = given is not None and providers == ["CPUExecutionProvider"]
+        return Backend.pick("cpu" if only_cpu else "auto")
 
     @property
     def original(self) -> Run:
@@ -63,9 +75,8 @@ class Run:
     def analysed(self, light: LightModel, bases: Collection[str] = ()) -> Analysis:
         """Analyse another model with the same inputs, see `analyse`."""
         inputs = model_inputs(light.proto, self.settings.input_shapes)
-        why_not = exclusion(self.settings.include, self.settings.exclude)
         providers = self.analysis.providers
-        return analyse(light, inputs, self.samples.every, providers, why_not, bases=bases)
+        return analyse(light, inputs, self.samples.every, providers, self.why_not, bases=bases)
 
     def branch(self, **settings: Any) -> Run:
         """Return a run that goes on from here by other settings, silently, with a clock of its own.
@@ -100,6 +111,4 @@ def open_run(
         providers = execution_providers(settings.provider, settings.custom_op_library)
         why_not = exclusion(settings.include, settings.exclude)
         analysis = analyse(light, inputs, samples.every, providers, why_not)
-    only_cpu = settings.provider is not None and analysis.providers == ["CPUExecutionProvider"]
-    backend = Backend.pick("cpu" if only_cpu else "auto")
-    return Run(Form(analysis), samples, settings, backend, progress, clock)
+    return Run(Form(analysis), samples, settings, progress, clock)

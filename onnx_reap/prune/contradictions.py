@@ -19,15 +19,7 @@ from onnx_reap.prune.criteria.table import check_packages
 
 
 def run_settings(given: Mapping[str, Any], data: Any) -> Settings:
-    """Make the settings of a run, with a budget if none is set.
-
-    Raises
-    ------
-    UsageError
-        If a name is unknown, a value isn't valid, or settings contradict each other.
-    ReapError
-        If the criterion needs a package that isn't installed.
-    """
+    """Make the settings of a run, with a budget if none is set."""
     settings = Settings.make(given)
     if settings.lossless:
         what = "--lossless keeps what the model computes, and takes no budget and no method"
@@ -61,8 +53,6 @@ def check_contradictions(settings: Settings) -> None:
     Raises
     ------
     UsageError
-    ReapError
-        If the criterion needs a package that isn't installed.
     """
     check_packages(settings.criterion)
     for is_wrong, what, hint in _rules(settings):

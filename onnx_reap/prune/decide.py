@@ -70,21 +70,17 @@ def narrowed(curves: PruningCurves, goal: Goal) -> PruningCurves:
 
 def chosen(analysis: Analysis, curves: PruningCurves, widths: np.ndarray) -> Choice:
     """Look up what goes at some widths, with what vanishes along."""
-    along = analysis.branches.taken_along(np.flatnonzero(widths == 0).tolist())
+    along = analysis.branches.vanishing_with(np.flatnonzero(widths == 0).tolist())
     widths = np.array([0 if g in along else w for g, w in enumerate(widths.tolist())], np.int64)
     removed: list[int] = []
     errors: list[float | None] = []
     targets: dict[int, tuple[int, float]] = {}
     averaged: set[int] = set()
-    for group, path, width, variance, ranking in zip(
-        analysis.groups,
-        curves.paths,
-        widths.tolist(),
-        curves.variances,
-        curves.rankings,
-        strict=True,
+    for group, removal, width in zip(
+        analysis.groups, curves.removals, widths.tolist(), strict=True
     ):
         count = group.width - width
+        path, variance, ranking = removal.path, removal.variance, removal.ranking
         removed += [group.units[int(u)] for u in path.order[:count]] if width else group.units
         error = float(path.errors[count - 1]) / variance if width and count and variance else 0.0
         errors.append(None if not variance else error if width else 1.0)

@@ -98,6 +98,6 @@ def with_dependents(analysis: Analysis, removed: Iterable[int]) -> tuple[int, ..
     """Add the units of groups that vanish with others."""
     removed = tuple(removed)
     empty = np.flatnonzero(widths_left(analysis, removed) == 0).tolist()
-    along = sorted(analysis.branches.taken_along(empty))
+    along = sorted(analysis.branches.vanishing_with(empty))
     dependent = [unit for index in along for unit in analysis.groups[index].units]
     return tuple(dict.fromkeys([*removed, *dependent]))

@@ -36,11 +36,11 @@ def check_latency(run: Run, goal: Goal) -> Goal:
         return goal
     order = curves_from_weights(run.form, goal.widths, replace(run.settings, criterion="l1"))
     narrowest = np.array([w[0] for w in goal.widths])
-    whole, least = _times_target(run, goal, chosen(run.analysis, order, narrowest))
+    whole, least = _times_target(run, goal.latency, chosen(run.analysis, order, narrowest))
     if whole <= 1:
         return replace(goal, latency=None)
     if least > 1:
-        raise _too_slow(goal, least)
+        raise _too_slow(goal.latency, least)
     return goal
 
 
@@ -71,12 +71,12 @@ def search_latency(run: Run, goal: Goal, curves: PruningCurves) -> Goal:
         for left in reversed(range(TRIES)):
             guess = min(max(guess, least), high) if left or best else least
             limited = replace(goal, budgets=(*goal.budgets, Budget(LATENCY, cost, guess)))
-            _, timed = _times_target(run, goal, decide(run, limited, curves))
+            _, timed = _times_target(run, goal.latency, decide(run, limited, curves))
             step()
             if timed <= 1:
                 best, low = limited, guess
             elif guess <= least:
-                raise _too_slow(goal, timed)
+                raise _too_slow(goal.latency, timed)
             else:
                 high = guess
             if best and (guess == full or NEAR <= timed <= 1 or NEAR * high <= low):
@@ -87,10 +87,9 @@ def search_latency(run: Run, goal: Goal, curves: PruningCurves) -> Goal:
     return best
 
 
-def _too_slow(goal: Goal, least: float) -> TargetError:
+def _too_slow(latency: tuple[float, str], least: float) -> TargetError:
     """Say that a latency can't be reached, given the least one as a multiple of it."""
-    assert goal.latency is not None
-    value, unit = goal.latency
+    value, unit = latency
     return TargetError(
         "--target-latency: can't be reached",
         got=f"{value:g} {unit}",
@@ -99,10 +98,9 @@ def _too_slow(goal: Goal, least: float) -> TargetError:
     )
 
 
-def _times_target(run: Run, goal: Goal, choice: Choice) -> tuple[float, float]:
+def _times_target(run: Run, latency: tuple[float, str], choice: Choice) -> tuple[float, float]:
     """Return the latencies of the original and of a cut model as multiples of the target."""
-    assert goal.latency is not None
-    value, unit = goal.latency
+    value, unit = latency
     analysis, samples = run.analysis, run.samples.every
     feed = first_feed(analysis, samples)
     pruned, _ = cut_model(analysis, choice.removed, samples, verify=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from onnx_reap.errors import ReapError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.edit.cut import group_positions
 from onnx_reap.graph.groups import FrozenChannels, Group
+from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.kept import Kept, kept_positions
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.onnxio.files import read_text
 from onnx_reap.options import Settings
-from onnx_reap.prune.form import widths_left, with_dependents
+from onnx_reap.prune.form import Factorised, widths_left, with_dependents
 
 SCHEMA = 1
 
@@ -34,8 +35,8 @@ Constants = Mapping[str, Mapping[str, list[int] | list[list[int]]]]
 class GroupPlan:
     """One channel group."""
 
-    name: str  # The group's name; `width` units of it exist
-    width: int
+    name: str
+    width: int  # Units in the group
     kept: tuple[int, ...]  # Units that stay, ascending, counted from 0 in channel order
     producers: tuple[str, ...] = ()
     consumers: tuple[str, ...] = ()
@@ -151,7 +152,12 @@ def _group(entry: Mapping[str, Any]) -> GroupPlan:
     )
 
 
-def make_plan(analysis: Analysis, removed: Collection[int], settings: Settings) -> Plan:
+def make_plan(
+    analysis: Analysis,
+    removed: Collection[int],
+    settings: Settings,
+    factors: Iterable[Factorised] = (),
+) -> Plan:
     """Write down what is removed."""
     groups = tuple(
         GroupPlan(
@@ -168,7 +174,14 @@ def make_plan(analysis: Analysis, removed: Collection[int], settings: Settings) 
         for tensor in analysis.model.graph.inputs
         if (shape := analysis.probe.shapes[tensor.name])
     }
-    return Plan(settings.chosen(), groups, _constants(analysis, removed), analysis.frozen, shapes)
+    return Plan(
+        settings.chosen(),
+        groups,
+        _constants(analysis, removed),
+        analysis.frozen,
+        shapes,
+        tuple(FactorPlan(each.node, each.scheme, each.rank) for each in factors),
+    )
 
 
 def removed_by(plan: Plan, analysis: Analysis) -> tuple[int, ...]:
@@ -214,7 +227,7 @@ def removed_by(plan: Plan, analysis: Analysis) -> tuple[int, ...]:
 def _check_empty(analysis: Analysis, removed: Sequence[int]) -> None:
     """Refuse to empty groups that can't vanish."""
     empty = np.flatnonzero(widths_left(analysis, removed) == 0).tolist()
-    along = analysis.branches.taken_along(empty)
+    along = analysis.branches.vanishing_with(empty)
     for index in empty:
         if index not in along:
             raise ReapError(
@@ -258,25 +271,17 @@ def _constants(analysis: Analysis, removed: Collection[int]) -> Constants:
             axes = constants.setdefault(binding.constant, {})
             axes[str(binding.constant_axis)] = cut[1].tolist()
     for linear in analysis.flow.linears:
-        if linear.group > 1 and not linear.depthwise:
-            _add_blockwise(constants, linear, analysis, kept)
+        within_groups = linear.y if linear.transposed else linear.x
+        if linear.group > 1 and not linear.depthwise and within_groups in kept:
+            axis = linear.weight_out if linear.transposed else linear.weight_in
+            own = _by_group(linear, analysis.probe, kept)
+            constants.setdefault(linear.weight, {})[str(axis)] = own
     return constants
 
 
-def _add_blockwise(
-    constants: dict[str, dict[str, list[int] | list[list[int]]]],
-    linear: Linear,
-    analysis: Analysis,
-    kept: Kept,
-) -> None:
-    """Add the axis of a grouped convolution's weight of which every group keeps its own indices."""
-    cut_side = linear.y if linear.transposed else linear.x
-    if cut_side not in kept:
-        return
-    shapes = analysis.probe.shapes
+def _by_group(linear: Linear, probe: Probe, kept: Kept) -> list[list[int]]:
+    """List what stays in each group, along the axis of the weight that lies within groups."""
+    shapes = probe.shapes
     inputs, outputs = shapes[linear.x][linear.x_axis], shapes[linear.y][linear.y_axis]
     positions = group_positions(linear, kept, inputs, outputs)
-    axis = linear.weight_out if linear.transposed else linear.weight_in
-    constants.setdefault(linear.weight, {})[str(axis)] = [
-        (out if linear.transposed else into).tolist() for into, out in positions
-    ]
+    return [(out if linear.transposed else into).tolist() for into, out in positions]

@@ -1,14 +1,13 @@
 """What removing channels costs: a removal path for every group, and an error for every width."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_reap.data import Calibration
 from onnx_reap.data.labels import read_labels
 from onnx_reap.fields import CRITERIA
-from onnx_reap.measure.activations.moments import LayerMoments, Tap, capture_moments
+from onnx_reap.measure.activations.moments import Tap, capture_moments
 from onnx_reap.measure.activations.pooled import Pooled, capture_pooled
 from onnx_reap.measure.sensitivity.estimate import divergence_choices
 from onnx_reap.measure.sensitivity.perturbation import ConsumerMoments
@@ -27,15 +26,21 @@ VANISHED = 0.7  # of a vanished branch's error is left by later layers, see docs
 
 
 @dataclass(frozen=True)
+class GroupRemoval:
+    """How the channels of a group go."""
+
+    path: RemovalPath  # Down to the narrowest width but 0 that may be chosen
+    # Of the consumers' outputs, in the unit of the path's errors; None where that is not known
+    variance: float | None = None
+    ranking: Ranking | None = None  # By the criterion; None where it goes by the path's errors
+
+
+@dataclass(frozen=True)
 class PruningCurves:
     """What narrowing every group costs."""
 
-    paths: tuple[RemovalPath, ...]  # By group, down to the narrowest width but 0 that may be chosen
-    # Of the consumers' outputs, in the unit of the paths' errors; None where nothing may go
-    variances: tuple[float | None, ...]
+    removals: tuple[GroupRemoval, ...]
     choices: tuple[Choices, ...]  # Widths, and an error for each that compares across groups
-    # By group, what the criterion says; None where it goes by the errors of the path
-    rankings: tuple[Ranking | None, ...]
     notes: tuple[str, ...] = ()  # Warnings about these errors
 
 
@@ -43,12 +48,13 @@ def curves_from_weights(
     form: Form, widths: Sequence[np.ndarray], settings: Settings
 ) -> PruningCurves:
     """Rank channels by weights alone; no error is known."""
-    groups = range(len(form.analysis.groups))
-    found = [_ranking(form, group, Captured(), settings) for group in groups]
-    orders = [np.asarray([] if each is None else each.order, np.int64) for each in found]
-    paths = tuple(RemovalPath(order, np.zeros(len(order))) for order in orders)
+    removals = []
+    for group in range(len(form.analysis.groups)):
+        found = _ranking(form, group, Captured(), settings)
+        order = np.asarray([] if found is None else found.order, np.int64)
+        removals.append(GroupRemoval(RemovalPath(order, np.zeros(len(order))), ranking=found))
     choices = tuple(Choices(w, np.zeros(len(w))) for w in widths)
-    return PruningCurves(paths, (None,) * len(paths), choices, tuple(found))
+    return PruningCurves(tuple(removals), choices)
 
 
 def curves_from_samples(
@@ -69,22 +75,30 @@ def curves_from_samples(
     taps = find_taps(analysis.flow, shrinking, settings.reap_space)
     parts = (sensitivities and run.samples.train_validation) or (samples,)
     with run.progress.stage("Capturing activations", len(samples)) as step:
-        train, *others = (_capture(run, taps, part, step) for part in parts)
+        train, *others = (
+            capture_moments(
+                analysis,
+                taps,
+                part,
+                settings,
+                total=len(samples),
+                to_device=run.backend.to_device,
+                on_batch=step,
+            )
+            for part in parts
+        )
     together = train
     for other in others:
         together = together.with_rows_of(other)
     by_node = {tap.linear.node: tap for tap in taps}
     pooled = _pooled(run, taps) if CRITERIA[settings.criterion].pools else None
-    paths, variances, rankings = _paths(run, widths, Captured(by_node, together, pooled))
+    removals = _removals(run, widths, Captured(by_node, together, pooled))
     del together, pooled  # as large as what is still needed
-    choices = [
-        _choices(w, path, variance)
-        for w, path, variance in zip(widths, paths, variances, strict=True)
-    ]
+    choices = [_choices(w, removal) for w, removal in zip(widths, removals, strict=True)]
     notes: list[str] = []
     if sensitivities:
         known = ConsumerMoments(by_node, train, DAMPING, run.backend)
-        orders = [path.order for path in paths]
+        orders = [removal.path.order for removal in removals]
         validation = parts[-1].take(MEASURED, settings.seed)
         with run.progress.stage("Measuring sensitivities", len(validation)) as step:
             choices, notes = divergence_choices(
@@ -97,26 +111,7 @@ def curves_from_samples(
                 step,
                 coordinates=run.form.coordinates,
             )
-    return PruningCurves(
-        tuple(paths), tuple(variances), tuple(choices), tuple(rankings), tuple(notes)
-    )
-
-
-def _capture(
-    run: Run, taps: Sequence[Tap], samples: Calibration, step: Callable[[int], None]
-) -> LayerMoments:
-    """Observe layers on a part of the samples that are fitted."""
-    analysis, settings, fit = run.analysis, run.settings, run.samples.fit
-    assert fit is not None
-    return capture_moments(
-        analysis,
-        taps,
-        samples,
-        settings,
-        total=len(fit),
-        to_device=run.backend.to_device,
-        on_batch=step,
-    )
+    return PruningCurves(tuple(removals), tuple(choices), tuple(notes))
 
 
 def _pooled(run: Run, taps: Sequence[Tap]) -> Pooled:
@@ -132,35 +127,32 @@ def _pooled(run: Run, taps: Sequence[Tap]) -> Pooled:
     return replace(pooled, outputs=one_hot[samples.indices])
 
 
-def _paths(
-    run: Run, widths: Sequence[np.ndarray], captured: Captured
-) -> tuple[list[RemovalPath], list[float | None], list[Ranking | None]]:
+def _removals(run: Run, widths: Sequence[np.ndarray], captured: Captured) -> list[GroupRemoval]:
     """Follow the removal path of every group down to its narrowest width but 0."""
-    analysis = run.analysis
-    paths: list[RemovalPath] = []
-    variances: list[float | None] = []
-    rankings: list[Ranking | None] = []
+    removals = []
     with run.progress.stage("Choosing channels", len(widths)) as step:
-        for index, (group, allowed) in enumerate(zip(analysis.groups, widths, strict=True)):
-            path, variance = RemovalPath(np.zeros(0, np.int64), np.zeros(0)), None
-            ranking = None
-            if len(allowed) > 1:
-                ranking = _ranking(run.form, index, captured, run.settings)
-                path, variance = group_path(
-                    group,
-                    analysis.flow,
-                    analysis.model,
-                    captured.taps,
-                    captured.moments,
-                    run.backend,
-                    steps=max(group.width - int(allowed[allowed > 0][0]), 1),
-                    order=None if ranking is None else ranking.order,
-                )
-            paths.append(path)
-            variances.append(variance)
-            rankings.append(ranking)
+        for index, allowed in enumerate(widths):
+            removals.append(_removal(run, index, allowed, captured))
             step()
-    return paths, variances, rankings
+    return removals
+
+
+def _removal(run: Run, index: int, allowed: np.ndarray, captured: Captured) -> GroupRemoval:
+    if len(allowed) == 1:
+        return GroupRemoval(RemovalPath(np.zeros(0, np.int64), np.zeros(0)))
+    analysis, group = run.analysis, run.analysis.groups[index]
+    ranking = _ranking(run.form, index, captured, run.settings)
+    path, variance = group_path(
+        group,
+        analysis.flow,
+        analysis.model,
+        captured.taps,
+        captured.moments,
+        run.backend,
+        steps=max(group.width - int(allowed[allowed > 0][0]), 1),
+        order=None if ranking is None else ranking.order,
+    )
+    return GroupRemoval(path, variance, ranking)
 
 
 def _ranking(form: Form, index: int, captured: Captured, settings: Settings) -> Ranking | None:
@@ -179,13 +171,13 @@ def _ranking(form: Form, index: int, captured: Captured, settings: Settings) -> 
     return ranking(settings.criterion, seen)
 
 
-def _choices(widths: np.ndarray, path: RemovalPath, variance: float | None) -> Choices:
+def _choices(widths: np.ndarray, removal: GroupRemoval) -> Choices:
     """Look up the error at every width.
 
     Without any unit it is all that an intercept leaves, of which later layers make up for more
     than for a branch that is narrowed.
     """
-    errors = np.concatenate([[0.0], path.errors])
+    errors = np.concatenate([[0.0], removal.path.errors])
     at = errors[widths[-1] - widths[widths > 0]]
-    whole = [max(VANISHED * (variance or 0.0), errors[-1])] * int((widths == 0).sum())
+    whole = [max(VANISHED * (removal.variance or 0.0), errors[-1])] * int((widths == 0).sum())
     return Choices(widths, np.concatenate([whole, at]))

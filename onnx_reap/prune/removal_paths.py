@@ -116,12 +116,12 @@ def readings(
         units = units[tap.fold[:, 0] // linear.taps]
     taps = 1 if tap.fold is not None else linear.taps
     for g, block in enumerate(np.split(units, linear.group)):
-        columns = _columns(group, block, taps)
+        columns = columns_of(group, block, taps)
         if (columns >= 0).any():
             yield g, np.ascontiguousarray(weight[g]), columns
 
 
-def _columns(group: Group, units: np.ndarray, taps: int) -> np.ndarray:
+def columns_of(group: Group, units: np.ndarray, taps: int = 1) -> np.ndarray:
     """Return, for each of the group's units, its columns among those of `units`; -1 for none."""
     channels = [np.flatnonzero(units == unit) for unit in group.units]
     most = max(len(c) for c in channels)

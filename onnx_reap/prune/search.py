@@ -1,6 +1,6 @@
 """From a goal to a pruned model: what is estimated first, and which search reaches the goal."""
 
-from onnx_reap.measure.accuracy_loss import EstimatedLoss, LossEstimator, loss_estimator
+from onnx_reap.measure.accuracy_loss import LossEstimator, loss_estimator
 from onnx_reap.prune.accuracy_search import deepest_goal, search_accuracy
 from onnx_reap.prune.apply import Pruned, apply_choice
 from onnx_reap.prune.context import Run
@@ -11,13 +11,7 @@ from onnx_reap.prune.pruning_curves import PruningCurves
 
 
 def estimate_for(run: Run, goal: Goal) -> tuple[Goal, PruningCurves]:
-    """Find out what removing channels costs, as deep as a search for the goal will go.
-
-    Raises
-    ------
-    TargetError
-        If even the narrowest model is slower than the goal.
-    """
+    """Find out what removing channels costs, as deep as a search for the goal will go."""
     goal = check_latency(run, goal)
     with run.clock("choose"):
         return goal, estimate(run, [deepest_goal(goal, run.analysis)])
@@ -32,18 +26,10 @@ def estimator_for(goal: Goal, run: Run) -> LossEstimator | None:
 
 def reach(
     run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEstimator | None
-) -> tuple[Pruned, EstimatedLoss | None, Goal]:
-    """Prune a model as far as a goal asks for.
-
-    Returns
-    -------
-    drop : EstimatedLoss or None
-        What was lost, where that is bounded.
-    goal : Goal
-        With the budget that a latency search came to.
-    """
+) -> tuple[Pruned, Goal]:
+    """Prune a model as far as a goal asks for; return also the budget of a latency search."""
     if goal.latency is not None:
         goal = search_latency(run, goal, curves)
     if loss_of is not None:
-        return *search_accuracy(run, goal, curves, loss_of), goal
-    return apply_choice(run, decide(run, goal, curves)), None, goal
+        return search_accuracy(run, goal, curves, loss_of), goal
+    return apply_choice(run, decide(run, goal, curves)), goal

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -37,8 +38,10 @@ def reachable_goals(
     """
     # The whole model is a goal that fails only where nothing may go.
     widths = _goal(run, 1.0).widths
-    found = {target: _goal_in_reach(run, target) for target in targets}
-    goals = {target: goal for target, goal in found.items() if goal is not None}
+    goals = {}
+    for target in targets:
+        with suppress(TargetError):
+            goals[target] = _goal(run, target)
     missed = [target for target in targets if target not in goals]
     if not missed:
         return goals, []
@@ -56,13 +59,6 @@ def reachable_goals(
 
 def _goal(run: Run, target: float) -> Goal:
     return read_goal(replace(run, settings=replace(run.settings, target_macs=target)))
-
-
-def _goal_in_reach(run: Run, target: float) -> Goal | None:
-    try:
-        return _goal(run, target)
-    except TargetError:
-        return None
 
 
 def checked_targets(targets: Any) -> list[float]:

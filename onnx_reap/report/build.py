@@ -1,7 +1,5 @@
 """The result of a run, and its report, from what the run came to."""
 
-from dataclasses import asdict
-
 from onnx_reap import __version__
 from onnx_reap.measure.latency.compare import Timing
 from onnx_reap.onnxio.light_model import LightModel
@@ -11,7 +9,6 @@ from onnx_reap.prune.sparsity.records import Tiling
 from onnx_reap.report.records import (
     Figures,
     GroupResult,
-    LayerRefit,
     Loss,
     Report,
 )
@@ -21,18 +18,12 @@ from onnx_reap.report.result import Result
 def make_result(
     outcome: Outcome, *, lossless: Lossless | None = None, tiling: Tiling | None = None
 ) -> Result:
-    """Put the model, its plan and a report together."""
-    return Result(outcome.pruned.model, make_report(outcome, lossless, tiling), outcome.plan)
-
-
-def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | None) -> Report:
-    """Tell what was done, and what it came to; see `make_result`."""
+    """Put the model, its plan and a report together: what was done, and what it came to."""
     run, pruned = outcome.run, outcome.pruned
-    analysis, drop = run.analysis, outcome.drop
-    choice = pruned.choice
+    analysis, choice, loss = run.analysis, pruned.choice, pruned.loss
     full = analysis.full_widths
     macs, params = analysis.macs.at(full), analysis.params.at(full)
-    return Report(
+    report = Report(
         version=__version__,
         settings=run.settings.chosen(),
         calibration=run.samples.every.origin,
@@ -41,23 +32,21 @@ def make_report(outcome: Outcome, lossless: Lossless | None, tiling: Tiling | No
         after=_figures(pruned.macs, pruned.params, pruned.model, outcome.after),
         fitted=outcome.fitted,
         held_out=outcome.held_out,
-        loss=None if drop is None else Loss(**asdict(drop), limit=run.settings.max_drop or 0.0),
+        loss=None if loss is None else Loss(**vars(loss), limit=run.settings.max_drop or 0.0),
         lossless=lossless,
         groups=tuple(
             GroupResult(g.name, g.width, int(w), g.producers, g.consumers, e)
             for g, w, e in zip(analysis.groups, choice.widths, choice.errors, strict=True)
         ),
         frozen=analysis.frozen,
-        refits=tuple(
-            LayerRefit(node, f.damping, f.error_before, f.error_after)
-            for node, f in pruned.refits.items()
-        ),
+        refits=tuple(pruned.refits.values()),
         factors=tuple(outcome.factors),
         blocks=pruned.blocks,
         tiling=tiling,
         seconds=run.clock.seconds,
-        notes=tuple(outcome.notes),
+        notes=pruned.notes,
     )
+    return Result(pruned.model, report, outcome.plan)
 
 
 def _figures(macs: int, params: int, model: LightModel, timing: Timing) -> Figures:

@@ -22,7 +22,7 @@ from onnx_reap.report.inspection import (
     Inspection,
     Sizes,
 )
-from onnx_reap.report.text import NORMAL_REASONS
+from onnx_reap.report.text import NORMAL_REASONS, by_reason
 
 Pair = npt.NDArray[np.float64]
 """Multiply-accumulates and parameters."""
@@ -41,13 +41,13 @@ def make_inspection(
     narrowest = np.array([choices[0] for choices in widths], np.int64)
     by_group, by_frozen = _shares(analysis)
     total = _at(analysis, analysis.full_widths)
-    others = np.array([total.macs, total.params]) - by_group.sum(axis=0)
+    others = total - by_group.sum(axis=0)
     others -= np.sum([np.zeros(2), *by_frozen.values()], axis=0)
     return Inspection(
         version=__version__,
         settings=settings,
-        total=total,
-        least=_at(analysis, narrowest),
+        total=_rounded(total),
+        least=_rounded(_at(analysis, narrowest)),
         groups=_groups(analysis, widths, by_group),
         branches=_branches(analysis, narrowest),
         frozen=_frozen(analysis.frozen, by_frozen),
@@ -56,8 +56,8 @@ def make_inspection(
     )
 
 
-def _at(analysis: Analysis, widths: npt.NDArray[np.int64]) -> Sizes:
-    return Sizes(analysis.macs.at(widths), analysis.params.at(widths))
+def _at(analysis: Analysis, widths: npt.NDArray[np.int64]) -> Pair:
+    return np.array([analysis.macs.at(widths), analysis.params.at(widths)], np.float64)
 
 
 def _rounded(pair: Pair) -> Sizes:
@@ -66,8 +66,7 @@ def _rounded(pair: Pair) -> Sizes:
 
 def _without(analysis: Analysis, widths: npt.NDArray[np.int64]) -> Sizes:
     """Return what is saved at widths of shape (groups,)."""
-    before, after = _at(analysis, analysis.full_widths), _at(analysis, widths)
-    return Sizes(before.macs - after.macs, before.params - after.params)
+    return _rounded(_at(analysis, analysis.full_widths) - _at(analysis, widths))
 
 
 # Shares: whose channels the layers make.
@@ -83,7 +82,7 @@ def _shares(analysis: Analysis) -> tuple[Pair, dict[FrozenChannels, Pair]]:
     flow = analysis.flow
     group_of = {unit: g for g, group in enumerate(analysis.groups) for unit in group.units}
     by_group = np.zeros((len(analysis.groups), 2))
-    by_frozen: dict[FrozenChannels, Pair] = {}
+    by_frozen = {row: np.zeros(2) for row in analysis.frozen}
     for linear, sizes in zip(flow.linears, _layer_sizes(analysis), strict=True):
         units = flow.units_along(linear.y, linear.y_axis).tolist()
         counts = Counter(group_of.get(unit, OTHER) for unit in units)
@@ -93,8 +92,7 @@ def _shares(analysis: Analysis) -> tuple[Pair, dict[FrozenChannels, Pair]]:
         rows = list(_frozen_behind(analysis, linear)) if stuck else []
         channels = sum(row.channels for row in rows)
         for row in rows:
-            share = sizes * stuck / len(units) * row.channels / channels
-            by_frozen[row] = by_frozen.get(row, 0) + share
+            by_frozen[row] += sizes * stuck / len(units) * row.channels / channels
     return by_group, by_frozen
 
 
@@ -153,7 +151,7 @@ def _groups(
 def _ties(analysis: Analysis) -> list[tuple[str, ...]]:
     """List, by group, the nodes where several tensors meet that hold its channels."""
     model, flow = analysis.model, analysis.flow
-    holders = find_holders(model, flow, analysis.groups)
+    holders = find_holders(flow, analysis.groups)
     ties: list[list[str]] = [[] for _ in analysis.groups]
     for node in model.nodes:
         units = [
@@ -173,7 +171,7 @@ def _branches(analysis: Analysis, narrowest: npt.NDArray[np.int64]) -> tuple[Ins
     branches = []
     for branch in analysis.branches.every:
         if narrowest[branch.group] == 0:
-            gone = sorted(analysis.branches.taken_along([branch.group]))
+            gone = sorted(analysis.branches.vanishing_with([branch.group]))
             widths = analysis.full_widths
             widths[gone] = 0
             along = tuple(analysis.groups[g].name for g in gone if g != branch.group)
@@ -187,18 +185,15 @@ def _frozen(
     frozen: Sequence[FrozenChannels], shares: dict[FrozenChannels, Pair]
 ) -> tuple[FrozenReason, ...]:
     """Collect frozen channels by reason, the costliest first."""
-    by_reason: dict[str, list[FrozenChannels]] = {}
-    for row in frozen:
-        by_reason.setdefault(row.reason, []).append(row)
     reasons = []
-    for reason, rows in by_reason.items():
-        rows.sort(key=lambda row: -shares.get(row, np.zeros(2))[0])
+    for reason, rows in by_reason(frozen).items():
+        rows.sort(key=lambda row: -shares[row][0])
         reasons.append(
             FrozenReason(
                 reason,
                 reason in NORMAL_REASONS,
                 sum(row.channels for row in rows),
-                _rounded(np.sum([shares.get(row, np.zeros(2)) for row in rows], axis=0)),
+                _rounded(np.sum([shares[row] for row in rows], axis=0)),
                 tuple(rows),
             )
         )

@@ -1,84 +1,87 @@
 """An inspection as tables for a terminal."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from onnx_reap.report.inspection import Inspection, Sizes
-from onnx_reap.report.text import collapsed, new_table, normal_or_not, quantity
+from onnx_reap.report.text import (
+    collapsed,
+    frozen_nodes,
+    new_table,
+    percent,
+    print_tables,
+    quantity,
+)
 
 NOTHING = "0.0 %"
 
 
 def print_inspection(seen: Inspection, console: Console) -> None:
     """Print all tables, and what can go at most below, where a terminal shows it."""
-    for table in (_groups(seen), _ties(seen), _branches(seen), _frozen(seen)):
-        if table.row_count:
-            console.print(table)
     macs, params = quantity(seen.total.macs), quantity(seen.total.params)
-    console.print(Text(f"The model takes {macs} MACs a sample and has {params} parameters."))
-    console.print(Text(_conclusion(seen)))
+    remarks = (
+        f"The model takes {macs} MACs a sample and has {params} parameters.",
+        _conclusion(seen),
+    )
+    print_tables((_groups(seen), _ties(seen), _branches(seen), _frozen(seen)), remarks, console)
 
 
 def _groups(seen: Inspection) -> Table:
-    columns = ("channels", "at least", "MACs", "params", "can go")
-    table = new_table("Groups that can be pruned", "group", *columns)
-    for group in seen.groups:
-        narrowest = group.widths[0] or "none"
-        share = _shares(group.share, seen.total)
-        saving = _percent(group.saving.macs, seen.total.macs)
-        table.add_row(Text(group.name), str(group.width), str(narrowest), *share, saving)
-    return table
+    rows = [
+        (
+            group.name,
+            str(group.width),
+            str(group.widths[0] or "none"),
+            *_shares(group.share, seen.total),
+            _shares(group.saving, seen.total)[0],
+        )
+        for group in seen.groups
+    ]
+    columns = ("group", "channels", "at least", "MACs", "params", "can go")
+    return new_table("Groups that can be pruned", columns, rows)
 
 
 def _ties(seen: Inspection) -> Table:
     """Show the groups of several makers: what a residual stream or a gate ties together."""
-    table = new_table("Tied together", "group", "made by", "tied at", "read by", left=4)
-    for group in (group for group in seen.groups if len(group.producers) > 1):
-        nodes = (group.producers, group.tied_at, group.consumers)
-        table.add_row(Text(group.name), *(Text(collapsed(names)) for names in nodes))
-    return table
+    rows = [
+        (group.name, *map(collapsed, (group.producers, group.tied_at, group.consumers)))
+        for group in seen.groups
+        if len(group.producers) > 1
+    ]
+    return new_table("Tied together", ("group", "made by", "tied at", "read by"), rows, left=4)
 
 
 def _branches(seen: Inspection) -> Table:
     title = "Residual branches that can be removed entirely"
-    table = new_table(title, "with group", "added at", "MACs", left=2)
-    for branch in seen.branches:
-        saving = _percent(branch.saving.macs, seen.total.macs)
-        table.add_row(Text(branch.group), Text(collapsed(branch.joins)), saving)
-    return table
+    rows = [
+        (branch.group, collapsed(branch.joins), _shares(branch.saving, seen.total)[0])
+        for branch in seen.branches
+    ]
+    return new_table(title, ("with group", "added at", "MACs"), rows, left=2)
 
 
 def _frozen(seen: Inspection) -> Table:
-    columns = ("reason", "node", "cause", "channels", "MACs", "params")
-    table = new_table("Frozen", *columns, left=3)
+    rows: list[Sequence[str]] = []
     for row in seen.frozen:
-        nodes = collapsed(each.node for each in row.nodes)
-        causes = collapsed(each.cause for each in row.nodes)
-        texts = (Text(text) for text in (normal_or_not(row.reason), nodes, causes))
-        table.add_row(*texts, f"{row.channels:,}", *_shares(row.share, seen.total))
+        nodes, reason, causes = frozen_nodes(row.reason, row.nodes)
+        shares = _shares(row.share, seen.total)
+        rows.append((reason, nodes, causes, f"{row.channels:,}", *shares))
     others = _shares(seen.others, seen.total)
     if set(others) != {NOTHING}:
-        table.add_row("outside layers with constant weights", "", "", "", *others)
-    return table
+        rows.append(("outside layers with constant weights", "", "", "", *others))
+    columns = ("reason", "node", "cause", "channels", "MACs", "params")
+    return new_table("Frozen", columns, rows, left=3)
 
 
 def _conclusion(seen: Inspection) -> str:
-    macs, params = (
-        _percent(whole - least, whole)
-        for whole, least in (
-            (seen.total.macs, seen.least.macs),
-            (seen.total.params, seen.least.params),
-        )
-    )
     if seen.nothing is not None:
         return f"Nothing can go: {seen.nothing}"
+    total, least = seen.total, seen.least
+    macs, params = _shares(Sizes(total.macs - least.macs, total.params - least.params), total)
     return f"At most {macs} of the MACs and {params} of the parameters can go."
 
 
 def _shares(part: Sizes, whole: Sizes) -> tuple[str, str]:
-    return _percent(part.macs, whole.macs), _percent(part.params, whole.params)
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / max(whole, 1):.1f} %"
+    return percent(part.macs / max(whole.macs, 1)), percent(part.params / max(whole.params, 1))

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnx_reap.graph.groups import FrozenChannels
+from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.quality import Quality
 from onnx_reap.prune.form import Factorised
 from onnx_reap.prune.lossless.trim import Lossless
 from onnx_reap.prune.refit.block_walk import BlockFit
+from onnx_reap.prune.refit.walk import LayerRefit
 from onnx_reap.prune.sparsity.records import Tiling
 
 SCHEMA = 1
@@ -21,28 +23,19 @@ SCHEMA = 1
 class Figures:
     """Size and speed of one model."""
 
-    # Multiply-accumulates per sample, floating-point parameters
-    macs: int
-    params: int
+    macs: int  # Multiply-accumulates per sample
+    params: int  # Floating-point parameters
     bytes: int
-    # Median time of one run, in milliseconds: of one sample, or of one batch where the model's
-    # batch size is fixed
+    # Median time of one run and its interquartile range, in milliseconds: of one sample, or of one
+    # batch where the model's batch size is fixed
     latency_ms: float
-    latency_spread_ms: float  # Interquartile range of that time
+    latency_spread_ms: float
 
 
 @dataclass(frozen=True)
-class Loss:
-    """What the pruned model lost, where that was bounded."""
+class Loss(EstimatedLoss):
+    """What the pruned model lost, where that was bounded, and what was allowed."""
 
-    kind: str  # `top-1 disagreement`, `output error`, `accuracy` or `evaluate`
-    # Loss, and what was allowed, as fractions
-    value: float
-    likely: float
-    # 95 % confidence interval of the loss
-    low: float | None
-    high: float | None
-    samples: int
     limit: float
 
 
@@ -60,60 +53,28 @@ class GroupResult:
 
 
 @dataclass(frozen=True)
-class LayerRefit:
-    """Refit of one layer: relative output error before and after, on fitted samples."""
-
-    node: str
-    damping: float
-    error_before: float
-    error_after: float
-
-
-@dataclass(frozen=True)
 class Report:
-    """Everything that a run tells.
-
-    Attributes
-    ----------
-    settings : mapping of str to object
-        Those that differ from the defaults.
-    calibration : str
-        Where the data came from.
-    provider : str
-        Execution provider that latencies were measured on.
-    fitted, held_out : Quality or None
-        On the samples that weights were fitted to, and on samples kept aside.
-    loss : Loss or None
-        On samples kept aside.
-    lossless : Lossless or None
-        What went, where nothing was to be lost.
-    tiling : Tiling or None
-        Weights that were zeroed in a pattern.
-    seconds : mapping of str to float
-        Time by stage.
-    factors : tuple of Factorised
-        Layers that became two thinner ones, and groups in another basis.
-    notes : tuple of str
-        Warnings, each a sentence.
-    """
+    """Everything that a run tells."""
 
     version: str
-    settings: Mapping[str, Any]
-    calibration: str
-    provider: str
+    settings: Mapping[str, Any]  # Those that differ from the defaults
+    calibration: str  # Where the data came from
+    provider: str  # Execution provider that latencies were measured on
     before: Figures
     after: Figures
+    # On the samples that weights were fitted to, and on samples kept aside
     fitted: Quality | None
     held_out: Quality | None
-    loss: Loss | None
-    lossless: Lossless | None
+    loss: Loss | None  # On samples kept aside
+    lossless: Lossless | None  # What went, where nothing was to be lost
     groups: tuple[GroupResult, ...]
     frozen: tuple[FrozenChannels, ...]
     refits: tuple[LayerRefit, ...]
     blocks: tuple[BlockFit, ...]
-    tiling: Tiling | None
-    seconds: Mapping[str, float]
-    notes: tuple[str, ...]
+    tiling: Tiling | None  # Weights that were zeroed in a pattern
+    seconds: Mapping[str, float]  # Time by stage
+    notes: tuple[str, ...]  # Warnings, each a sentence
+    # Layers that became two thinner ones, and groups in another basis
     factors: tuple[Factorised, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

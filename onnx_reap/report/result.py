@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -83,11 +83,5 @@ class Point(Result):
     """
 
     target: float
-    accuracy_before: float | None = None
-    accuracy_after: float | None = None
-
-    @staticmethod
-    def of(result: Result, target: float, before: float | None, after: float | None) -> Point:
-        """Make a point of a result; `before` and `after` are accuracies."""
-        own = {each.name: getattr(result, each.name) for each in fields(result)}
-        return Point(**own, target=target, accuracy_before=before, accuracy_after=after)
+    accuracy_before: float | None
+    accuracy_after: float | None

@@ -8,11 +8,11 @@ from statistics import median
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from onnx_reap.measure.quality import Quality
 from onnx_reap.report.records import Report
-from onnx_reap.report.text import new_table, quantity
+from onnx_reap.report.result import Point
+from onnx_reap.report.text import figure, new_table, percent, print_tables, quantity
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,12 @@ class Row:
     file: str  # The model's, or the plan's if only plans are written
 
 
-def make_row(
-    target: float, report: Report, accuracies: tuple[float | None, float | None], file: str
-) -> Row:
-    """Pick a row's figures out of a report; accuracies are before and after."""
+def make_row(point: Point, file: str) -> Row:
+    """Pick a row's figures out of a model's report."""
+    report = point.report
     before, after, held_out = report.before, report.after, report.held_out
     return Row(
-        target,
+        point.target,
         after.macs,
         after.macs / max(before.macs, 1),
         after.params,
@@ -57,7 +56,8 @@ def make_row(
         _error(held_out),
         held_out.top1_agreement if held_out else None,
         _error(report.fitted),
-        *accuracies,
+        point.accuracy_before,
+        point.accuracy_after,
         file,
     )
 
@@ -78,19 +78,14 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def print_sweep(rows: Sequence[Row], original: Report, console: Console) -> None:
-    """Print one line for every model, below one for the original.
-
-    Parameters
-    ----------
-    original : Report
-        Of any of the models; what it says of the original counts.
-    """
-    console.print(_table(rows, original))
-    samples = rows[0].held_out_samples
-    if samples:
-        console.print(Text(f"Calibration: {original.calibration}; {samples:,} held out."))
-    console.print(Text(f"Latency: {original.provider} on this machine, median."))
-    console.print(Text("Error: squared output error over the variance of the original output."))
+    """Print one line for every model, below one for the original of which any report tells."""
+    remarks = [
+        f"Latency: {original.provider} on this machine, median.",
+        "Error: squared output error over the variance of the original output.",
+    ]
+    if samples := rows[0].held_out_samples:
+        remarks.insert(0, f"Calibration: {original.calibration}; {samples:,} held out.")
+    print_tables([_table(rows, original)], remarks, console)
 
 
 def _table(rows: Sequence[Row], original: Report) -> Table:
@@ -100,23 +95,12 @@ def _table(rows: Sequence[Row], original: Report) -> Table:
         "MACs": [quantity(n) for n in (before.macs, *(row.macs for row in rows))],
         "params": [quantity(n) for n in (before.params, *(row.params for row in rows))],
         "size": [quantity(n, "B") for n in (before.bytes, *(row.bytes for row in rows))],
-        "ms": [_short(ms) for ms in (latency, *(row.latency_ms_after for row in rows))],
-        "error": [_short(e) for e in (None, *(row.held_out_error for row in rows))],
-        "same top-1": [_percent(p) for p in (None, *(row.top1_agreement for row in rows))],
+        "ms": [figure(ms, 3) for ms in (latency, *(row.latency_ms_after for row in rows))],
+        "error": [figure(e, 3) for e in (None, *(row.held_out_error for row in rows))],
+        "same top-1": [percent(p) for p in (None, *(row.top1_agreement for row in rows))],
         "accuracy": [
-            _percent(p) for p in (rows[0].accuracy_before, *(row.accuracy_after for row in rows))
+            percent(p) for p in (rows[0].accuracy_before, *(row.accuracy_after for row in rows))
         ],
     }
     known = {title: cells for title, cells in columns.items() if set(cells) != {"-"}}
-    table = new_table("Sweep", *known)
-    for cells in zip(*known.values(), strict=True):
-        table.add_row(*cells)
-    return table
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    return new_table("Sweep", list(known), zip(*known.values(), strict=True))

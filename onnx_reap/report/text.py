@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from rich import box
 from rich.console import Console
@@ -11,15 +12,12 @@ from rich.text import Text
 
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.groups import FrozenChannels
-from onnx_reap.measure.quality import Quality
 from onnx_reap.prune.lossless.trim import Lossless
 from onnx_reap.prune.refit.block_walk import BlockFit
-from onnx_reap.prune.sparsity.records import MaskLoss, Tiling
-from onnx_reap.report.records import (
-    Figures,
-    Loss,
-    Report,
-)
+from onnx_reap.prune.sparsity.records import DenseLayer, Tiling
+from onnx_reap.report.records import Figures, Loss, Report
+
+Reasoned = TypeVar("Reasoned", FrozenChannels, DenseLayer)
 
 # A held-out error this many times the fitted one means that weights fit the samples, not the task.
 WIDE_GAP = 2.0
@@ -46,18 +44,15 @@ def show(content: Callable[[Console], None], written: Iterable[object]) -> None:
 
 def print_report(report: Report, console: Console) -> None:
     """Print all tables, the summary last, where a terminal shows it."""
-    for table in (
+    tables = (
         _groups(report),
         _factors(report),
         _frozen(report.frozen),
         _zeros(report.tiling),
         _quality(report),
         _summary(report),
-    ):
-        if table.row_count:
-            console.print(table)
-    for remark in _remarks(report):
-        console.print(Text(remark))
+    )
+    print_tables(tables, _remarks(report), console)
 
 
 def quantity(value: float, unit: str = "") -> str:
@@ -76,7 +71,9 @@ def quantity(value: float, unit: str = "") -> str:
     return f"{value:.{digits}f} {prefixes[power]}{unit}".strip()
 
 
-def new_table(title: str, *columns: str, left: int = 1) -> Table:
+def new_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1
+) -> Table:
     """Make a table; the first `left` columns hold text, the others numbers."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
@@ -84,23 +81,43 @@ def new_table(title: str, *columns: str, left: int = 1) -> Table:
             table.add_column(column, overflow="fold")
         else:
             table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
+
+
+def print_tables(tables: Iterable[Table], remarks: Iterable[str], console: Console) -> None:
+    """Print the tables that have rows, and remarks below."""
+    for table in tables:
+        if table.row_count:
+            console.print(table)
+    for remark in remarks:
+        console.print(Text(remark))
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """Write a number that may be unknown."""
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def percent(share: float | None) -> str:
+    """Write a share that may be unknown."""
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _summary(report: Report) -> Table:
     before, after = report.before, report.after
-    table = new_table("Summary", "", "before", "after", "change")
-    rows = (
+    rows = []
+    for label, field, unit in (
         ("MACs", "macs", ""),
         ("parameters", "params", ""),
         ("file size", "bytes", "B"),
-    )
-    for label, field, unit in rows:
+    ):
         old, new = getattr(before, field), getattr(after, field)
-        table.add_row(label, quantity(old, unit), quantity(new, unit), _change(old, new))
+        rows.append((label, quantity(old, unit), quantity(new, unit), _change(old, new)))
     change = _change(before.latency_ms, after.latency_ms)
-    table.add_row("latency, ms", _latency(before), _latency(after), change)
-    return table
+    rows.append(("latency, ms", _latency(before), _latency(after), change))
+    return new_table("Summary", ("", "before", "after", "change"), rows)
 
 
 def _latency(figures: Figures) -> str:
@@ -113,72 +130,66 @@ def _change(before: float, after: float) -> str:
 
 
 def _quality(report: Report) -> Table:
-    known = [q for q in (report.held_out, report.fitted) if q is not None]
-    table = new_table("Against the original", "", *_sample_counts(report))
-    outputs = known[0].output_error if known else {}
+    pairs = (("held out", report.held_out), ("fitted", report.fitted))
+    known = {f"{label} ({q.samples:,})": q for label, q in pairs if q is not None}
+    outputs = next(iter(known.values())).output_error if known else {}
+    rows = []
     for name in outputs:
         label = "output error" if len(outputs) == 1 else f"output error, {name}"
-        table.add_row(Text(label), *(f"{q.output_error[name]:.2g}" for q in known))
-    if any(q.top1_agreement is not None for q in known):
-        table.add_row("top-1 agreement", *map(_agreement, known))
-    return table
-
-
-def _sample_counts(report: Report) -> list[str]:
-    pairs = (("held out", report.held_out), ("fitted", report.fitted))
-    return [f"{label} ({q.samples:,})" for label, q in pairs if q is not None]
-
-
-def _agreement(quality: Quality) -> str:
-    share = quality.top1_agreement
-    return "-" if share is None else f"{100 * share:.1f} %"
+        rows.append([label, *(figure(q.output_error[name]) for q in known.values())])
+    if any(q.top1_agreement is not None for q in known.values()):
+        rows.append(["top-1 agreement", *(percent(q.top1_agreement) for q in known.values())])
+    return new_table("Against the original", ("", *known), rows)
 
 
 def _groups(report: Report) -> Table:
-    table = new_table("Groups", "group", "before", "after", "error")
-    for group in report.groups:
-        error = "-" if group.error is None else f"{group.error:.2g}"
-        table.add_row(Text(group.name), str(group.before), str(group.after or "gone"), error)
-    return table
+    rows = [
+        (group.name, str(group.before), str(group.after or "gone"), figure(group.error))
+        for group in report.groups
+    ]
+    return new_table("Groups", ("group", "before", "after", "error"), rows)
 
 
 def _factors(report: Report) -> Table:
-    table = new_table("Lower ranks", "layer or group", "by", "rank", "of", "error", left=2)
-    for factor in report.factors:
-        error = "-" if factor.error is None else f"{factor.error:.2g}"
-        table.add_row(Text(factor.node), factor.scheme, str(factor.rank), str(factor.full), error)
-    return table
+    rows = [
+        (each.node, each.scheme, str(each.rank), str(each.full), figure(each.error))
+        for each in report.factors
+    ]
+    return new_table("Lower ranks", ("layer or group", "by", "rank", "of", "error"), rows, left=2)
 
 
 def _frozen(frozen: Sequence[FrozenChannels]) -> Table:
-    table = new_table("Frozen", "node", "reason", "cause", "channels", left=3)
-    by_reason: dict[str, list[FrozenChannels]] = {}
-    for row in frozen:
-        by_reason.setdefault(row.reason, []).append(row)
-    for reason, rows in by_reason.items():
-        nodes, causes = collapsed(r.node for r in rows), collapsed(r.cause for r in rows)
-        count = f"{sum(r.channels for r in rows):,}"
-        table.add_row(Text(nodes), Text(normal_or_not(reason)), Text(causes), count)
-    return table
+    rows = [
+        (*frozen_nodes(reason, found), f"{sum(each.channels for each in found):,}")
+        for reason, found in by_reason(frozen).items()
+    ]
+    return new_table("Frozen", ("node", "reason", "cause", "channels"), rows, left=3)
 
 
 def _zeros(tiling: Tiling | None) -> Table:
-    table = new_table("Zeros", "layer", "zeros", "error", "repaired")
-    for layer in tiling.layers if tiling is not None else ():
-        errors = (layer.error_before, layer.error_after)
-        known = ("-" if error is None else f"{error:.2g}" for error in errors)
-        table.add_row(Text(layer.node), f"{100 * layer.zeros:.1f} %", *known)
-    reasons: dict[str, list[str]] = {}
-    for row in tiling.dense if tiling is not None else ():
-        reasons.setdefault(row.reason, []).append(row.node)
-    for reason, nodes in reasons.items():
-        table.add_row(Text(f"{collapsed(nodes)} ({reason})"), "dense", "", "")
-    return table
+    layers, dense = (tiling.layers, tiling.dense) if tiling is not None else ((), ())
+    rows = [
+        (layer.node, percent(layer.zeros), figure(layer.error_before), figure(layer.error_after))
+        for layer in layers
+    ]
+    for reason, found in by_reason(dense).items():
+        nodes = collapsed(each.node for each in found)
+        rows.append((f"{nodes} ({reason})", "dense", "", ""))
+    return new_table("Zeros", ("layer", "zeros", "error", "repaired"), rows)
 
 
-def normal_or_not(reason: str) -> str:
-    """Write the reason why channels are frozen, with a mark where that needs no attention."""
-    return f"{reason} (normal)" if reason in NORMAL_REASONS else reason
+def by_reason(found: Iterable[Reasoned]) -> dict[str, list[Reasoned]]:
+    """Collect nodes by the reason why they are left alone."""
+    collected: dict[str, list[Reasoned]] = {}
+    for each in found:
+        collected.setdefault(each.reason, []).append(each)
+    return collected
+
+
+def frozen_nodes(reason: str, rows: Sequence[FrozenChannels]) -> tuple[str, str, str]:
+    """Name the nodes of frozen channels, the reason and its causes."""
+    nodes, causes = collapsed(row.node for row in rows), collapsed(row.cause for row in rows)
+    return nodes, f"{reason} (normal)" if reason in NORMAL_REASONS else reason, causes
 
 
 def collapsed(names: Iterable[str]) -> str:
@@ -224,11 +235,9 @@ def _together(blocks: Sequence[BlockFit]) -> str:
 
 
 def _without_loss(lossless: Lossless) -> str:
-    gone = (
-        f"Removed without loss: {lossless.dead:,} dead, {lossless.duplicate:,} duplicate and "
-        f"{lossless.dependent:,} dependent channels"
-    )
-    return f"{gone}; on random samples outputs differ by {lossless.difference:.1g} of the largest."
+    gone = f"{lossless.dead:,} dead and {lossless.duplicate:,} duplicate channels"
+    differ = f"on random samples outputs differ by {lossless.difference:.1g} of the largest."
+    return f"Removed without loss: {gone}; {differ}"
 
 
 def _of_zeros(tiling: Tiling) -> Iterator[str]:
@@ -236,21 +245,16 @@ def _of_zeros(tiling: Tiling) -> Iterator[str]:
         f"Zeros: {tiling.pattern}, {tiling.zeros:.1%} of the weights of {len(tiling.layers)} "
         "layers; MACs and sizes count them as any others."
     )
-    loss, plain = tiling.loss, tiling.loss_unpermuted
+    taken = f"the masks remove {tiling.score_lost:.1%} of the scores"
     if tiling.permuted:
         assert tiling.difference is not None
         yield (
             f"{tiling.permuted:,} channels changed places, which moved outputs by "
-            f"{tiling.difference:.1g} of the largest: the masks remove {_taken(loss)} instead of "
-            f"{_taken(plain)}."
+            f"{tiling.difference:.1g} of the largest: {taken} instead of "
+            f"{tiling.score_lost_unpermuted:.1%}."
         )
     else:
-        yield f"Channels are where they were: the masks remove {_taken(loss)}."
-
-
-def _taken(loss: MaskLoss) -> str:
-    error = "" if loss.error is None else f" (error of a layer {loss.error:.2g} on average)"
-    return f"{loss.score:.1%} of the scores{error}"
+        yield f"Channels are where they were: {taken}."
 
 
 def _bounded(loss: Loss) -> str:

@@ -19,40 +19,6 @@ Array: TypeAlias = Any
 """An array of any array-API namespace."""
 
 
-def namespace(device: Literal["auto", "cpu", "gpu"] = "auto") -> tuple[Any, Any]:
-    """Pick the array namespace and the device for a run.
-
-    Parameters
-    ----------
-    device : {"auto", "cpu", "gpu"}
-        "auto" takes the GPU when CuPy is installed and sees a CUDA device.
-
-    Returns
-    -------
-    xp : module
-        `array_api_compat.cupy` or `array_api_compat.numpy`.
-    device : object
-        Valid for the `device=` argument of the functions of `xp`.
-
-    Raises
-    ------
-    ReapError
-        If "gpu" is asked for and there is none, or `device` is none of the three.
-    """
-    if device not in ("auto", "cpu", "gpu"):
-        raise ReapError(
-            "device is unknown", got=repr(device), expected="'auto', 'cpu' or 'gpu'", hint="'auto'"
-        )
-    found = None if device == "cpu" else _gpu()
-    if found is None and device == "gpu":
-        raise ReapError(
-            "device 'gpu' needs CuPy and a CUDA device",
-            got="none that CuPy can use",
-            hint="pip install 'onnx-reap[gpu]', or device 'cpu'",
-        )
-    return found or (array_api_compat.numpy, "cpu")
-
-
 def _gpu() -> tuple[Any, Any] | None:
     """Return CuPy's namespace and first device, or None where either is missing."""
     try:
@@ -86,7 +52,7 @@ def to_host(x: Array) -> np.ndarray:
     return x.get() if compat.is_cupy_array(x) else np.from_dlpack(x)
 
 
-def on_device(x: Any, like: Array, dtype: Any = None) -> Array:
+def on_device(x: Any, like: Array) -> Array:
     """Put host data or an array next to another array.
 
     Parameters
@@ -95,8 +61,6 @@ def on_device(x: Any, like: Array, dtype: Any = None) -> Array:
         Host data (NumPy array, list) or an array that is already there.
     like : array
         Gives the namespace and the device.
-    dtype : optional
-        A dtype of that namespace; None keeps the dtype of `x`.
 
     Returns
     -------
@@ -104,7 +68,7 @@ def on_device(x: Any, like: Array, dtype: Any = None) -> Array:
         Not necessarily a copy.
     """
     xp = compat.array_namespace(like)
-    return xp.asarray(x, dtype=dtype, device=compat.device(like))
+    return xp.asarray(x, device=compat.device(like))
 
 
 @dataclass(frozen=True)
@@ -115,9 +79,22 @@ class Backend:
     device: Any
 
     @classmethod
-    def pick(cls, device: Literal["auto", "cpu", "gpu"] = "auto") -> Backend:
-        """Choose where a run computes, see `namespace`."""
-        return cls(*namespace(device))
+    def pick(cls, device: Literal["auto", "cpu", "gpu"]) -> Backend:
+        """Choose where a run computes: "auto" takes the GPU when CuPy sees a CUDA device.
+
+        Raises
+        ------
+        ReapError
+            If "gpu" is asked for and there is none.
+        """
+        found = None if device == "cpu" else _gpu()
+        if found is None and device == "gpu":
+            raise ReapError(
+                "device 'gpu' needs CuPy and a CUDA device",
+                got="none that CuPy can use",
+                hint="pip install 'onnx-reap[gpu]', or device 'cpu'",
+            )
+        return cls(*(found or (array_api_compat.numpy, "cpu")))
 
     def to_device(self, x: np.ndarray) -> Array:
         """Return a host array where the run computes; same shape and dtype."""

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from onnx_reap.solve.gates import ALWAYS, Gates, Ways
+from onnx_reap.solve.gates import ALWAYS, Gates, Paths
 
 Widths = npt.NDArray[np.int64]
 
@@ -30,11 +30,11 @@ class Extent:
 
 @dataclass(frozen=True)
 class Term:
-    """A cost of `factor` times the lengths of at most two axes, while one of the ways is open."""
+    """A cost of `factor` times the lengths of at most two axes, while one of the paths is open."""
 
     factor: float
     extents: tuple[Extent, ...]
-    ways: Ways = ALWAYS
+    paths: Paths = ALWAYS
 
 
 class Costs(Protocol):
@@ -61,11 +61,11 @@ class Cost:
     terms : sequence of Term
     groups : int
         Number of groups, the length of `widths` below.
-    shut : (groups,) int array, optional
-        Width at which a group closes the ways of terms, 0 by default.
+    closed_at : (groups,) int array, optional
+        Width at which a group closes the paths of terms, 0 by default.
     """
 
-    def __init__(self, terms: Sequence[Term], groups: int, shut: Widths | None = None) -> None:
+    def __init__(self, terms: Sequence[Term], groups: int, closed_at: Widths | None = None) -> None:
         self._terms, self._groups = tuple(terms), groups
         self._factor = np.array([term.factor for term in terms])
         self._fixed = np.ones((len(terms), 2))
@@ -75,20 +75,20 @@ class Cost:
                 self._fixed[i, j] = extent.fixed
                 for g, each in extent.per_unit.items():
                     self._slope[i, j, g] = each
-        gated = [i for i, term in enumerate(terms) if term.ways != ALWAYS]
+        gated = [i for i, term in enumerate(terms) if term.paths != ALWAYS]
         self._gated = np.array(gated, np.int64)
-        self._shut = np.zeros(groups, np.int64) if shut is None else shut
-        self._gates = Gates([terms[i].ways for i in gated], groups, self._shut)
+        self._closed_at = np.zeros(groups, np.int64) if closed_at is None else closed_at
+        self._gates = Gates([terms[i].paths for i in gated], groups, self._closed_at)
 
     def __add__(self, other: Cost) -> Cost:
-        """Return the sum of two costs of the same groups; no group has a `shut` in both."""
-        shut = np.maximum(self._shut, other._shut)
-        return Cost((*self._terms, *other._terms), self._groups, shut)
+        """Return the sum of two costs of the same groups; no group has a `closed_at` in both."""
+        closed_at = np.maximum(self._closed_at, other._closed_at)
+        return Cost((*self._terms, *other._terms), self._groups, closed_at)
 
     def __mul__(self, factor: float) -> Cost:
         """Return the cost in another unit, `factor` of which make one of this."""
         scaled = [replace(term, factor=factor * term.factor) for term in self._terms]
-        return Cost(scaled, self._groups, self._shut)
+        return Cost(scaled, self._groups, self._closed_at)
 
     def at(self, widths: Widths) -> int:
         """Total cost when group g keeps `widths[g]` units; widths has shape (groups,)."""
@@ -115,26 +115,26 @@ class Cost:
         if self._gated.size:
             some = lengths[self._gated], self._slope[self._gated], change
             factor = self._factor[self._gated, None]
-            there, gone = (
-                _polynomial(factor * self._gates.there_if(widths, gone=gone), *some)
-                for gone in (False, True)
+            if_open, if_closed = (
+                _polynomial(factor * self._gates.present_if(widths, closed=closed), *some)
+                for closed in (False, True)
             )
-            total = total + np.where(options == self._shut[:, None], gone, there)
+            total = total + np.where(options == self._closed_at[:, None], if_closed, if_open)
         return total
 
     def per_unit(self, widths: Widths) -> npt.NDArray[np.float64]:
         """Return the derivative of the cost by each width, shape (groups,).
 
-        Of a group that has shut its ways, what it would be if it had not.
+        Of a group that has closed its paths, what it would be if it had not.
         """
         factor = np.repeat(self._factor[:, None], self._groups, axis=1)
-        factor[self._gated] *= self._gates.there_if(widths, gone=False)
+        factor[self._gated] *= self._gates.present_if(widths, closed=False)
         return _slopes(factor, self._lengths(widths), self._slope)
 
     def _present(self, widths: Widths) -> npt.NDArray[np.float64]:
-        """Return the factors, 0 for what has gone, (terms,)."""
+        """Return the factors, 0 for what has vanished, (terms,)."""
         factor = self._factor.copy()
-        factor[self._gated] *= self._gates.there(widths)
+        factor[self._gated] *= self._gates.present(widths)
         return factor
 
     def _lengths(self, widths: Widths) -> npt.NDArray[np.float64]:

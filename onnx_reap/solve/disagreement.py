@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 WINDOW = 0.3  # of the samples, those nearest in rank, lend each other their changes
-FEWEST = 8
+FEWEST_LENDERS = 8  # samples, where the share would be fewer
 
 Scores = npt.NDArray[np.floating]
 
@@ -46,7 +46,7 @@ def changed_share(
         shrunk = np.where(margins == left, 0.0, margins - left)  # both may be infinite
     tried = margins if known is None else np.sort(_margins(known, known.argmax(1)))
     n, m = len(margins), len(tried)
-    size = min(max(math.ceil(WINDOW * n), FEWEST), n)
+    size = min(max(math.ceil(WINDOW * n), FEWEST_LENDERS), n)
     places = np.arange(m) * n // m if known is None else np.searchsorted(margins, tried)
     lenders = np.clip(places - size // 2, 0, n - size)[:, None] + np.arange(size)
     # What is not a number counts as changed.

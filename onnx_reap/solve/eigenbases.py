@@ -52,12 +52,7 @@ class Product:
 
 
 def output_moment(gram: Array, weight: Array) -> Array:
-    """Return the second moment of a layer's outputs, (O, O), from that of its inputs.
-
-    Parameters
-    ----------
-    weight : (D, O) float64 array
-    """
+    """Return the second moment of a layer's outputs, (O, O), from that of its inputs."""
     xp = compat.array_namespace(gram, weight)
     return xp.matrix_transpose(weight) @ (gram @ weight)
 

@@ -1,8 +1,9 @@
-"""Which parts of a model are there: what a group that vanished took along costs nothing.
+"""Which parts of a model are present: what vanished with a group costs nothing.
 
-A group of width 0 closes every way through it. A part is there as long as one of its ways to the
-model's outputs is open, that is, none of the groups on this way has vanished. The basis of a layer
-that may be written as two closes its ways at its full width instead: then the layer is left whole.
+A group of width 0 closes every path through it. A part is present as long as one of its paths to
+the model's outputs is open, that is, none of the groups on this path has vanished. The basis of a
+layer that may be written as two closes its paths at its full width instead: then the layer is left
+whole.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,67 +11,67 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-Ways = frozenset[frozenset[int]]
-"""For each way to the outputs the groups that can close it, as indices."""
+Paths = frozenset[frozenset[int]]
+"""For each path to the outputs the groups that can close it, as indices."""
 
-ALWAYS: Ways = frozenset({frozenset[int]()})
-"""Of a part that no group takes along."""
+ALWAYS: Paths = frozenset({frozenset[int]()})
+"""Of a part that vanishes with no group."""
 
 Bools = npt.NDArray[np.bool_]
 
 
-def fewest(ways: Iterable[frozenset[int]]) -> Ways:
-    """Leave out ways that are closed whenever another one is not open, since they add nothing."""
-    every = set(ways)
-    return frozenset(way for way in every if not any(other < way for other in every))
+def fewest(paths: Iterable[frozenset[int]]) -> Paths:
+    """Leave out paths that are closed whenever another one is not open, since they add nothing."""
+    every = set(paths)
+    return frozenset(path for path in every if not any(other < path for other in every))
 
 
-def is_open(ways: Ways, gone: frozenset[int]) -> bool:
-    """Whether a part is there when some groups have vanished."""
-    return any(not way & gone for way in ways)
+def is_open(paths: Paths, closed: frozenset[int]) -> bool:
+    """Whether a part is present when some groups are closed."""
+    return any(not path & closed for path in paths)
 
 
 class Gates:
-    """Ways of many parts as one matrix.
+    """Paths of many parts as one matrix.
 
     Parameters
     ----------
-    parts : sequence of Ways
+    parts : sequence of Paths
     groups : int
     """
 
     def __init__(
-        self, parts: Sequence[Ways], groups: int, shut: npt.NDArray[np.int64] | None = None
+        self, parts: Sequence[Paths], groups: int, closed_at: npt.NDArray[np.int64] | None = None
     ) -> None:
-        self._shut = np.zeros(groups, np.int64) if shut is None else shut
+        self._closed_at = np.zeros(groups, np.int64) if closed_at is None else closed_at
         rows = [
-            (part, sorted(way))
-            for part, ways in enumerate(parts)
-            for way in sorted(ways, key=sorted)
+            (part, sorted(path))
+            for part, paths in enumerate(parts)
+            for path in sorted(paths, key=sorted)
         ]
         self._part = np.array([part for part, _ in rows], np.int64)
         self._parts = len(parts)
         self._closes = np.zeros((len(rows), groups), bool)
-        for row, (_, way) in enumerate(rows):
-            self._closes[row, way] = True
+        for row, (_, path) in enumerate(rows):
+            self._closes[row, path] = True
 
-    def there(self, widths: npt.NDArray[np.int64]) -> Bools:
-        """Tell the parts that are there, (parts,), at widths of shape (groups,)."""
-        open_ways = ~(self._closes & (np.asarray(widths) == self._shut)).any(axis=1)
-        return self._any(open_ways[:, None])[:, 0]
+    def present(self, widths: npt.NDArray[np.int64]) -> Bools:
+        """Tell the parts that are present, (parts,), at widths of shape (groups,)."""
+        open_paths = ~(self._closes & (np.asarray(widths) == self._closed_at)).any(axis=1)
+        return self._any(open_paths[:, None])[:, 0]
 
-    def there_if(self, widths: npt.NDArray[np.int64], *, gone: bool) -> Bools:
-        """Tell the parts that are there if one group alone shut its ways, or opened them.
+    def present_if(self, widths: npt.NDArray[np.int64], *, closed: bool) -> Bools:
+        """Tell the parts that are present if one group alone closed its paths, or opened them.
 
         Returns
         -------
         (parts, groups) bool array
         """
-        closed = self._closes & (np.asarray(widths) == self._shut)
-        by_others = closed.sum(axis=1, keepdims=True) > closed
-        return self._any(~by_others & ~self._closes if gone else ~by_others)
+        now = self._closes & (np.asarray(widths) == self._closed_at)
+        by_others = now.sum(axis=1, keepdims=True) > now
+        return self._any(~by_others & ~self._closes if closed else ~by_others)
 
-    def _any(self, open_ways: Bools) -> Bools:
-        found = np.zeros((self._parts, open_ways.shape[1]), bool)
-        np.logical_or.at(found, self._part, open_ways)
+    def _any(self, open_paths: Bools) -> Bools:
+        found = np.zeros((self._parts, open_paths.shape[1]), bool)
+        np.logical_or.at(found, self._part, open_paths)
         return found

@@ -35,7 +35,7 @@ from onnx_reap.solve.cost import Widths
 
 CELLS = 4096  # of a budget whose costs are no small whole numbers
 REACH = 8  # places up and down from a solution that are looked at to better it
-ROUNDS = 6  # of separating the costs anew
+SEPARATIONS = 6  # of the costs, and rounds of exchanges, at most
 WEIGHTINGS = 4  # of several budgets, in every round
 NOISE = 1e-3  # of float arithmetic on costs, which are whole numbers of up to 1e13
 
@@ -100,7 +100,7 @@ class _Problem:
         """Solve for costs separated around the best widths so far, while these get better."""
         # Among few widths near by, cells are finer and the separated costs truer.
         for reach in (self.options.shape[1], REACH):
-            for _ in range(ROUNDS):
+            for _ in range(SEPARATIONS):
                 found = self.solve(places, self.near(places, reach))
                 if self.error(found) >= self.error(places):
                     break
@@ -155,7 +155,7 @@ class _Problem:
 
     def exchange(self, places: Ints) -> Ints:
         """Move pairs of groups near by, at true costs, while that lowers the error."""
-        for _ in range(ROUNDS):
+        for _ in range(SEPARATIONS):
             before = self.error(places)
             for group in range(len(places)):
                 places = self.best_pair(places, group)

@@ -23,12 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_reap.solve.backend import Array, on_device
-from onnx_reap.solve.checks import check_damping, check_shape
 from onnx_reap.solve.chunks import in_chunks
 from onnx_reap.solve.linalg import mean_diagonal
 from onnx_reap.solve.moments import Moments
 
-LOT = 2**23
+LOT_NUMBERS = 2**23
 """Numbers in the systems that are solved in one call."""
 
 Mask = npt.NDArray[np.bool_]
@@ -56,10 +55,7 @@ def masked_ridge(
     weight, bias
         As from `ridge`, with the same errors; the weight is zero wherever the mask says so.
     """
-    check_damping(damping)
     H = moments.cross
-    check_shape("weight", weight, tuple(H.shape))
-    check_shape("mask", mask, tuple(H.shape))
     xp = compat.array_namespace(H, weight)
     W = xp.where(on_device(mask, H), xp.astype(weight, H.dtype), xp.zeros_like(H))
     if math.isfinite(damping):
@@ -107,5 +103,5 @@ def _systems(mask: Mask) -> Iterator[tuple[Indices, Indices]]:
         if len(inputs):
             sizes.setdefault((len(inputs), len(own)), []).append((inputs, own))
     for (k, r), systems in sizes.items():
-        for lot in in_chunks(systems, lambda _, size=k * (k + r): size, LOT):  # type: ignore[misc]
+        for lot in in_chunks(systems, lambda _, size=k * (k + r): size, LOT_NUMBERS):  # type: ignore[misc]
             yield tuple(np.stack(side) for side in zip(*lot, strict=True))  # type: ignore[misc]

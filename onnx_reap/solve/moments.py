@@ -18,9 +18,9 @@ import array_api_compat as compat
 
 from onnx_reap.errors import ReapError
 from onnx_reap.solve.backend import Array
-from onnx_reap.solve.checks import check_finite, check_shape
+from onnx_reap.solve.checks import check_finite
 
-BLOCK = 8192
+BLOCK_ROWS = 8192
 """Rows turned into float64 at a time."""
 
 _ARRAYS = ("mean_x", "mean_y", "scatter_xx", "scatter_xy", "scatter_yy")
@@ -61,14 +61,8 @@ class Moments:
             Inputs, one row per sample. D and the leading axes stay the same from block to block.
         y : array, shape (..., n, O), float32 or float64, optional
             Targets of the same rows; in every block or in none.
-
-        Raises
-        ------
-        ReapError
-            If the shapes don't fit each other or the blocks before, or a value isn't finite.
         """
         y = x[..., :0] if y is None else y
-        check_shape("y", y, (*x.shape[:-1], *y.shape[-1:]))
         if x.shape[-2] == 0:
             return
         block = _of_block(x, y)
@@ -78,13 +72,7 @@ class Moments:
             self._absorb(block)
 
     def merge(self, other: Moments) -> Moments:
-        """Return the moments of both sets of rows; neither of the two changes.
-
-        Parameters
-        ----------
-        other : Moments
-            Of arrays of the same shapes.
-        """
+        """Return the moments of both sets of rows; neither of the two changes."""
         merged = Moments()
         for part in (self, other):
             if part.count:
@@ -101,7 +89,6 @@ class Moments:
         y : array, shape (..., n, O)
             Their new targets.
         """
-        check_shape("y", y, (*x.shape[:-1], *y.shape[-1:]))
         xp = compat.array_namespace(x, y)
         new = Moments()
         new.count, new.mean_x, new.scatter_xx = self.count, self.mean_x, self.scatter_xx
@@ -139,8 +126,6 @@ class Moments:
             xp = compat.array_namespace(other.mean_x)
             for name in _ARRAYS:
                 setattr(self, name, xp.zeros_like(getattr(other, name)))
-        check_shape("x", other.mean_x, tuple(self.mean_x.shape))
-        check_shape("y", other.mean_y, tuple(self.mean_y.shape))
         n = self.count + other.count
         dx, dy = other.mean_x - self.mean_x, other.mean_y - self.mean_y
         shared = self.count * other.count / n
@@ -163,8 +148,8 @@ def moments_of(x: Array, y: Array | None = None) -> Moments:
     y = x[..., :0] if y is None else y
     moments = Moments()
     rows = x.shape[-2]
-    for at in range(0, rows, BLOCK):
-        part = slice(at, min(at + BLOCK, rows))
+    for at in range(0, rows, BLOCK_ROWS):
+        part = slice(at, min(at + BLOCK_ROWS, rows))
         moments.update(x[..., part, :], y[..., part, :])
     return moments
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 Scores = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-FEWEST = 0.25  # of the share that stays on average, stays in every layer
+LEAST_SHARE = 0.25  # of what stays on average: so much stays in every layer
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Tiles:
         for name, score in scores.items():
             size = self.pooled(np.ones(score.shape))
             mean = self.pooled(score) / size
-            kept = max(1, round(mean.size * FEWEST * (1 - self.sparsity)))
+            kept = max(1, round(mean.size * LEAST_SHARE * (1 - self.sparsity)))
             mean.ravel()[np.argsort(mean, axis=None, kind="stable")[-kept:]] = np.inf
             means[name], sizes[name] = mean, size
         every = np.concatenate([mean.ravel() for mean in means.values()])

@@ -26,7 +26,7 @@ import array_api_compat as compat
 import numpy as np
 
 from onnx_reap.solve.backend import Array, on_device, to_host
-from onnx_reap.solve.checks import check_removal
+from onnx_reap.solve.checks import check_finite
 from onnx_reap.solve.dual import dual
 from onnx_reap.solve.elimination import Elimination
 
@@ -90,11 +90,12 @@ def removal_path(
     Raises
     ------
     ReapError
-        If shapes, indices or `damping` are not as above, or a Gram matrix is not finite and
-        positive semidefinite.
+        If a weight is not finite, or a Gram matrix is not finite and positive semidefinite.
     """
+    for k, consumer in enumerate(consumers):
+        check_finite(f"consumers[{k}].gram", consumer.gram)
+        check_finite(f"consumers[{k}].weight", consumer.weight)
     columns = [to_host(consumer.columns) for consumer in consumers]
-    check_removal(consumers, columns, steps, damping, parts, order)
     readers = [_Reader(c, cols, damping) for c, cols in zip(consumers, columns, strict=True)]
     labels = np.zeros(columns[0].shape[0]) if parts is None else np.asarray(parts)
     zero = on_device(np.zeros(()), like=consumers[0].gram)

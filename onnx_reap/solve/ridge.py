@@ -25,7 +25,6 @@ import array_api_compat as compat
 
 from onnx_reap.errors import ReapError
 from onnx_reap.solve.backend import Array, to_host
-from onnx_reap.solve.checks import check_damping, check_shape
 from onnx_reap.solve.linalg import damped
 from onnx_reap.solve.moments import Moments, centred
 
@@ -47,13 +46,7 @@ def ridge(moments: Moments, weight: Array, damping: float) -> tuple[Array, Array
     -------
     weight : array, shape (..., D, O), float64
     bias : array, shape (..., O), float64
-
-    Raises
-    ------
-    ReapError
-        If the shapes don't fit, no rows were seen, or the damping is too small.
     """
-    check_damping(damping)
     W = _as_weight(moments, weight)
     if math.isfinite(damping):
         xp = compat.array_namespace(W)
@@ -71,10 +64,7 @@ def ridge_rows(x: Array, y: Array, weight: Array, damping: float) -> tuple[Array
     weight, damping
         As for `ridge`, whose solution this is, with the same errors.
     """
-    check_damping(damping)
     n, D = x.shape[-2:]
-    check_shape("y", y, (*x.shape[:-1], *y.shape[-1:]))
-    check_shape("weight", weight, (*x.shape[:-2], D, y.shape[-1]))
     if n == 0:
         raise ReapError("x has no rows", hint="give calibration samples")
     mean_x, X = centred(x)
@@ -104,17 +94,11 @@ def residual(moments: Moments, weight: Array, bias: Array | None = None) -> floa
     -------
     float
         Mean over the rows, sum over outputs and leading axes; squared units of the targets.
-
-    Raises
-    ------
-    ReapError
-        If the shapes don't fit or no rows were seen.
     """
     W = _as_weight(moments, weight)
     xp = compat.array_namespace(W)
     error = moments.var_y + xp.sum(W * (moments.gram @ W - 2 * moments.cross), axis=-2)
     if bias is not None:
-        check_shape("bias", bias, tuple(moments.mean_y.shape))
         offset = moments.mean_y - _apply(moments.mean_x, W) - xp.astype(bias, xp.float64)
         error = error + offset * offset
     return max(float(to_host(xp.sum(error))), 0.0)  # a perfect fit may round below zero
@@ -154,14 +138,7 @@ def weakest_that_helps(dampings: Sequence[float], error: Callable[[float], float
     dampings : sequence of float
     error : callable
         Of a damping.
-
-    Raises
-    ------
-    ReapError
-        If `dampings` is empty.
     """
-    if not dampings:
-        raise ReapError("dampings is empty", expected="at least one strength")
     best, *weaker = sorted(dampings, reverse=True)
     least = error(best)
     for damping in weaker:
@@ -172,9 +149,8 @@ def weakest_that_helps(dampings: Sequence[float], error: Callable[[float], float
 
 
 def _as_weight(moments: Moments, weight: Array) -> Array:
-    """Check a weight against the moments and return it in float64."""
+    """Return a weight in the precision of the moments, float64."""
     cross = moments.cross
-    check_shape("weight", weight, tuple(cross.shape))
     return compat.array_namespace(cross, weight).astype(weight, cross.dtype)
 
 

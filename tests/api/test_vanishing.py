@@ -20,9 +20,10 @@ from onnx_reap.graph.edit.cut import cut_graph
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
+from onnx_reap.prune.context import Clock, Run
+from onnx_reap.prune.form import Form
 from onnx_reap.prune.plan import Plan
 from onnx_reap.prune.refit.layerwise import repair
-from onnx_reap.solve.backend import Backend, namespace
 
 DATA = images(48)
 
@@ -145,15 +146,9 @@ def refitted(model: onnx.ModelProto, *, relu: bool):
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     before = pruned.to_proto()
-    fit, backend = Samples(samples, samples, None), Backend(*namespace("cpu"))
+    fit = Samples(samples, samples, None)
     fitted, notes = repair(
-        analysis,
-        pruned,
-        removed,
-        Settings(),
-        fit,
-        backend,
-        NoProgress(),
+        Run(Form(analysis), fit, Settings(), NoProgress(), Clock()), pruned, removed
     )
     assert not notes
     return branch, before, pruned.to_proto(), fitted
@@ -213,14 +208,6 @@ def test_layers_are_refitted_past_what_only_the_original_still_needs(monkeypatch
     removed = sorted(branch.units) + [g.units[0] for g in others]
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
-    fit, backend = Samples(samples, samples, None), Backend(*namespace("cpu"))
-    fitted, _ = repair(
-        analysis,
-        pruned,
-        removed,
-        Settings(),
-        fit,
-        backend,
-        NoProgress(),
-    )
+    fit = Samples(samples, samples, None)
+    fitted, _ = repair(Run(Form(analysis), fit, Settings(), NoProgress(), Clock()), pruned, removed)
     assert branch.joins[0].edge[0] in fitted

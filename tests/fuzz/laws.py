@@ -81,7 +81,7 @@ def draw_trial(drawn: Drawn, pick: random.Random) -> Trial:
     work = open_run(drawn.model, None, settings, NoProgress())
     groups, branches = work.analysis.groups, work.analysis.branches
     vanished = [g for g in sorted(branches.vanishing) if pick.random() < 0.4]
-    gone = branches.taken_along(vanished)
+    gone = branches.vanishing_with(vanished)
     removed: list[int] = []
     widths = np.zeros(len(groups), np.int64)
     for index, group in enumerate(groups):

@@ -115,7 +115,7 @@ def network(*blocks, seed: int = 0) -> onnx.ModelProto:
 def removal(studied: Studied, vanishing: set[str], ratio: float = 0.0, seed: int = 0) -> list[int]:
     """Units that go when some groups vanish, and a part of all others."""
     index = {group.name: i for i, group in enumerate(studied.groups)}
-    along = studied.branches.taken_along({index[name] for name in vanishing})
+    along = studied.branches.vanishing_with({index[name] for name in vanishing})
     others = [group for i, group in enumerate(studied.groups) if i not in along]
     gone = [unit for i in along for unit in studied.groups[i].units]
     return gone + choose(others, ratio, seed)
@@ -142,7 +142,7 @@ def test_a_branch_vanishes(block, ratio):
     assert vanishing(studied) == set(BLOCKS[block])
     for name, along in BLOCKS[block].items():
         index = [group.name for group in studied.groups].index(name)
-        taken = {studied.groups[g].name for g in studied.branches.taken_along({index})}
+        taken = {studied.groups[g].name for g in studied.branches.vanishing_with({index})}
         assert taken == {name} | along
         cut = check(studied, removal(studied, {name}, ratio))
         names = {node.name for node in cut.graph.node}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio.files import check_outputs, write_all, write_atomically
+from onnx_reap.onnxio.files import check_outputs, write_all
 
 
 def listing(folder: Path) -> dict[str, bytes]:
@@ -16,7 +16,7 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 def test_files_are_written_and_replaced(tmp_path: Path):
     write_all({tmp_path / "a": b"1", tmp_path / "b": b"2"})
-    write_atomically(tmp_path / "a", b"3")
+    write_all({tmp_path / "a": b"3"})
     assert listing(tmp_path) == {"a": b"3", "b": b"2"}
 
 
@@ -34,7 +34,7 @@ def test_a_symbolic_link_stays_and_its_target_changes(tmp_path: Path):
     (tmp_path / "folder").mkdir()
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "folder" / "file")
-    write_atomically(link, b"1")
+    write_all({link: b"1"})
     assert link.is_symlink()
     assert (tmp_path / "folder" / "file").read_bytes() == b"1"
 

@@ -15,9 +15,9 @@ from onnx_reap.measure.activations.moments import capture_moments
 from onnx_reap.measure.activations.rows import input_rows, weight_to_matrix
 from onnx_reap.onnxio.extract import with_outputs
 from onnx_reap.options import Settings
-from onnx_reap.solve.backend import Backend, namespace
+from onnx_reap.solve.backend import Backend
 
-BACKEND = Backend(*namespace("cpu"))
+BACKEND = Backend.pick("cpu")
 TINY = 1e-9  # damping so weak that plain least squares is the reference
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from onnx_reap.errors import ReapError
-from onnx_reap.solve.backend import namespace
+from onnx_reap.solve.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ def _place(name: str) -> Place:
         return Place(array_api_compat.numpy, "cpu")
     if name == "cupy":
         try:
-            return Place(*namespace("gpu"))
+            backend = Backend.pick("gpu")
+            return Place(backend.xp, backend.device)
         except ReapError as refusal:
             pytest.skip(str(refusal))
     return Place(array_api_strict, array_api_strict.Device(name))

@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from onnx_reap.graph.branches import NONE, Branches
+from onnx_reap.graph.branches import Branches
 from onnx_reap.graph.edit.vanish import vanish
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.model import Model
@@ -28,7 +28,7 @@ def cut_graph(
     probe: Probe,
     flow: Flow,
     removed: Collection[int],
-    branches: Branches = NONE,
+    branches: Branches,
 ) -> None:
     """Remove units from the graph of `model`, in place.
 
@@ -41,7 +41,7 @@ def cut_graph(
         That may vanish.
     """
     kept = kept_positions(flow, removed)
-    if gone := branches.gone(removed):
+    if gone := branches.vanished(removed):
         vanish(model, probe, flow, removed, gone, kept)
     values = sizes_after(model, probe, flow.of_sizes, kept)
     constants = model.constants()

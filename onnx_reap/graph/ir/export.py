@@ -80,15 +80,10 @@ def without_content(proto: onnx.ModelProto) -> onnx.ModelProto:
 def with_constants(
     out: onnx.ModelProto, constants: Iterable[gs.Constant], original: LightModel
 ) -> LightModel:
-    """Add constants as initializers, with their new shapes where they are listed as inputs.
+    """Add constants to a model as initializers, in place; list their new shapes among its inputs.
 
     Up to IR version 3 every initializer is an input, so new constants become nodes: the interface
     stays as it is. Large ones lie beside the proto where those of the original do.
-
-    Parameters
-    ----------
-    out : onnx.ModelProto
-        Changed in place.
     """
     known = {tensor.name for tensor in original.graph.initializer}
     weights: dict[str, np.ndarray] = {}

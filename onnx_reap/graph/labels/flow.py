@@ -43,13 +43,7 @@ def flow(
 
 
 def _visit(node: gs.Node, findings: Findings, read: set[str]) -> None:
-    """Apply a node's rule; freeze what it leaves unsaid.
-
-    Parameters
-    ----------
-    read : set of str
-        Tensors that are read by others than nodes of the graph.
-    """
+    """Apply a node's rule; freeze what it leaves unsaid."""
     rule = RULES.get(node.op) if node.domain in STANDARD_DOMAINS else None
     if computed_from_sizes(node, findings.probe, findings.of_sizes):
         findings.of_sizes.update(t.name for t in node.outputs if t.name)

@@ -78,7 +78,7 @@ def sizes_after(
             given[node.outputs[0].name] = _measure(node, probe, kept)
         else:
             nodes.append(node)
-    new = {name: value for name, value in given.items() if _differs(value, probe.values[name])}
+    new = _changed(given, probe)
     if not new or not nodes:
         return new
     wanted = [t.name for node in nodes for t in node.outputs if t.name]
@@ -97,7 +97,7 @@ def sizes_after(
     part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     active = session(part, ["CPUExecutionProvider"], optimize=False)
     results = run(active, wanted, given)
-    return new | {n: v for n, v in results.items() if _differs(v, probe.values[n])}
+    return new | _changed(results, probe)
 
 
 def _measure(node: gs.Node, probe: Probe, kept: Kept) -> np.ndarray:
@@ -112,8 +112,8 @@ def _measure(node: gs.Node, probe: Probe, kept: Kept) -> np.ndarray:
     return np.array(shape[node.attrs.get("start", 0) : end], np.int64)
 
 
-def _differs(a: np.ndarray, b: np.ndarray) -> bool:
-    return not np.array_equal(a, b)
+def _changed(values: Mapping[str, np.ndarray], probe: Probe) -> dict[str, np.ndarray]:
+    return {n: v for n, v in values.items() if not np.array_equal(v, probe.values[n])}
 
 
 def corrections_needed(node: gs.Node, kept: Kept, values: Mapping[str, np.ndarray]) -> bool:

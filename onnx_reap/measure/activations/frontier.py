@@ -34,10 +34,7 @@ class Frontier:
     def move(self, ahead: Sequence[str]) -> Move | None:
         """Return where to start from now on; None where staying is better.
 
-        Parameters
-        ----------
-        ahead : sequence of str
-            The first tensors whose makers may still change: all nodes in front are final.
+        Makers of the tensors `ahead` may still change: all nodes in front of the first are final.
         """
         if not ahead:
             return None
@@ -49,12 +46,11 @@ class Frontier:
         if not np.isfinite(least):
             return None
         best = max(spot for spot, size in zip(spots, sizes, strict=True) if size <= WORTH * least)
-        alive = self._alive(best)
-        size = self._size(alive)
+        size = sizes[best - spots.start]
         if size > max(GROWTH * self._held, SMALL) and self._waited < PATIENCE:
             return None
         self._at, self._held, self._waited = best, size, 0
-        return Move(alive, int(size))
+        return Move(self._alive(best), int(size))
 
     def at(self, spot: int) -> Move | None:
         """Return what runs need to start at a place in the graph; None where that is not known."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.rows import sampled_rows
-from onnx_reap.measure.runner import run_batches
 from onnx_reap.options import Settings
 from onnx_reap.solve.moments import Moments
 
@@ -50,10 +50,7 @@ class Tap:
 def first_of_each(nodes: Iterable[str], taps: Mapping[str, Tap]) -> list[str]:
     """Leave out the layers that are observed as others of a weight: its first stands for them.
 
-    Parameters
-    ----------
-    taps : mapping of str to Tap
-        By node; what is in none of them is kept, so that a missing tap is no layer without cost.
+    Nodes that are in no tap are kept, so that a missing tap is no layer without cost.
     """
     shared = {layer.node for tap in taps.values() for layer in tap.others}
     return [node for node in nodes if node not in shared]
@@ -106,21 +103,21 @@ def capture_moments(
         By node: moments of input patches, shape (g, D, D).
     """
     sums = {tap.linear.node: _Sum(to_device) for tap in taps}
-    names = list(dict.fromkeys(linear.x for tap in taps for linear in tap.layers))
-    if not names:
-        return LayerMoments({})
-    rng = np.random.default_rng(settings.seed)
-    model = analysis.model.to_run()
-    for _, (values,) in run_batches(analysis, [model], samples, outputs=names, on_batch=on_batch):
-        for tap in taps:
-            for linear in tap.layers:
-                each = tap.width * linear.group
-                limit = positions_for(tap.width, each, total * len(tap.layers), settings.positions)
-                rows = sampled_rows(linear, values[linear.x], analysis.probe.shapes, limit, rng)
-                sums[tap.linear.node].add(_folded(tap, rows))
+    tap_of = {linear.node: tap for tap in taps for linear in tap.layers}
+    layers = [
+        (linear, _positions(tap, linear, total, settings)) for tap in taps for linear in tap.layers
+    ]
+    for linear, rows in sampled_rows(analysis, layers, samples, settings.seed, on_batch):
+        tap = tap_of[linear.node]
+        sums[tap.linear.node].add(_folded(tap, rows))
     for moments in sums.values():
         moments.close()
     return LayerMoments({node: (moments,) for node, moments in sums.items()})
+
+
+def _positions(tap: Tap, linear: Linear, samples: int, settings: Settings) -> int:
+    per_row = tap.width * linear.group
+    return positions_for(tap.width, per_row, samples * len(tap.layers), settings.positions)
 
 
 class LayerMoments(Mapping[str, Moments]):
@@ -137,11 +134,8 @@ class LayerMoments(Mapping[str, Moments]):
         sums = self._sums[node]
         found = [each.folded for each in sums if each.folded.count]
         if waiting := [rows for each in sums for rows in each.waiting]:
-            found.append(sums[0].product(waiting))
-        first, *others = found or [Moments()]
-        for other in others:
-            first = first.merge(other)
-        return first
+            found.append(sums[0].fold(waiting, Moments()))
+        return reduce(Moments.merge, found) if found else Moments()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sums)
@@ -155,45 +149,35 @@ class LayerMoments(Mapping[str, Moments]):
 
 
 class _Sum:
-    """Moments of rows that come a few at a time: each product adds a (D, D) array, however few.
-
-    Attributes
-    ----------
-    folded : Moments
-    waiting : list of (g, n, D) arrays
-        Rows that are not in there yet.
-    """
+    """Moments of rows that come a few at a time: each product adds a (D, D) array, however few."""
 
     def __init__(self, to_device: Callable[[np.ndarray], Any]) -> None:
         self._to_device = to_device
         self.folded = Moments()
-        self.waiting: list[np.ndarray] = []
+        self.waiting: list[np.ndarray] = []  # (g, n, D) rows that are not in there yet
 
     def add(self, rows: np.ndarray) -> None:
         """Take (g, n, D) rows."""
         self.waiting.append(rows)
         if self._are_many(BLOCK):
-            self._fold()
+            self._fold_all()
 
     def close(self) -> None:
         """Fold what is waiting, unless it is all there is, and less than moments are."""
         if self.waiting and (self.folded.count or self._are_many(0)):
-            self._fold()
+            self._fold_all()
 
-    def product(self, waiting: Sequence[np.ndarray]) -> Moments:
-        """Return the moments of some rows."""
-        moments = Moments()
+    def fold(self, waiting: Sequence[np.ndarray], moments: Moments) -> Moments:
+        """Add rows to moments."""
         moments.update(self._to_device(np.concatenate(waiting, axis=1)))
         return moments
 
     def _are_many(self, least: int) -> bool:
-        result: bool = sum(rows.shape[1] for rows in self.waiting) >= max(
-            least, self.waiting[0].shape[2]
-        )
-        return result
+        columns = self.waiting[0].shape[2]
+        return bool(sum(rows.shape[1] for rows in self.waiting) >= max(least, columns))
 
-    def _fold(self) -> None:
-        self.folded.update(self._to_device(np.concatenate(self.waiting, axis=1)))
+    def _fold_all(self) -> None:
+        self.fold(self.waiting, self.folded)
         self.waiting.clear()
 
 

@@ -28,13 +28,7 @@ def capture_pooled(
     samples: Calibration,
     on_batch: Callable[[int], object] | None = None,
 ) -> Pooled:
-    """Run all samples and pool.
-
-    Parameters
-    ----------
-    axes : mapping of str to int
-        Tensors, and the axis of each that holds its channels.
-    """
+    """Run all samples and pool tensors, each over all axes but that of its channels."""
     model = analysis.model.to_run()
     ends = [output.name for output in model.graph.output]
     names = list(dict.fromkeys([*axes, *ends]))

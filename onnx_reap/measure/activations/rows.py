@@ -6,13 +6,16 @@ convolutions. Column `c * taps + t` of X is input channel c (in its group) under
 a transposed convolution reads zeros wherever no input meets a tap.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from onnx_reap.data import Calibration
 from onnx_reap.errors import ReapError
+from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.measure.runner import run_batches
 from onnx_reap.onnxio.dtypes import cast
 
 Rows = npt.NDArray[np.floating]
@@ -49,15 +52,7 @@ def sample_positions(
 def output_shape(
     linear: Linear, x_shape: tuple[int, ...], y_shape: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Return the shape of a node's output for another batch.
-
-    Parameters
-    ----------
-    x_shape : tuple of int
-        Of the input in that batch.
-    y_shape : tuple of int
-        Of the output in some batch.
-    """
+    """Return the shape of a node's output for the batch of an input, given that for some batch."""
     return (x_shape[0], *y_shape[1:]) if linear.kernel else (*x_shape[:-1], y_shape[-1])
 
 
@@ -78,19 +73,9 @@ def finite(linear: Linear, rows: Rows) -> Rows:
 
 
 def input_rows(linear: Linear, x: np.ndarray, y_shape: tuple[int, ...], at: np.ndarray) -> Rows:
-    """Gather input patches.
+    """Gather input patches, (g, N * P, D), at (N, P) positions from `sample_positions`.
 
-    Parameters
-    ----------
-    x : array of the node's input shape
-    y_shape : tuple of int
-        Shape of the node's output (its spatial part is used).
-    at : (N, P) int array
-        From `sample_positions`.
-
-    Returns
-    -------
-    (g, N * P, D) array
+    `y_shape` is the shape of the node's output, of which the spatial part is used.
     """
     if not linear.kernel:
         result: Rows = x.reshape(-1, x.shape[-1])[at[0]][None]
@@ -109,27 +94,36 @@ def input_rows(linear: Linear, x: np.ndarray, y_shape: tuple[int, ...], at: np.n
 
 
 def sampled_rows(
-    linear: Linear,
-    x: np.ndarray,
-    shapes: Mapping[str, tuple[int, ...]],
-    limit: int,
-    rng: np.random.Generator,
-) -> Rows:
-    """Sample output positions of a batch, and gather their input patches.
+    analysis: Analysis,
+    layers: Sequence[tuple[Linear, int]],
+    samples: Calibration,
+    seed: int,
+    on_batch: Callable[[int], object] | None,
+) -> Iterator[tuple[Linear, Rows]]:
+    """Run the model on all samples; yield of every batch each layer's (g, n, D) input patches.
 
-    Parameters
-    ----------
-    x : array of the node's input shape
-    limit : int
-        Positions per sample at most.
-
-    Returns
-    -------
-    (g, n, D) array
+    Layers come with the largest number of positions per sample.
     """
-    y_shape = output_shape(linear, x.shape, shapes[linear.y])
-    at = sample_positions(linear, y_shape, limit, rng)
-    return finite(linear, input_rows(linear, x, y_shape, at))
+    names = list(dict.fromkeys(linear.x for linear, _ in layers))
+    if not names:
+        return
+    rng, model = np.random.default_rng(seed), analysis.model.to_run()
+    for _, (values,) in run_batches(analysis, [model], samples, outputs=names, on_batch=on_batch):
+        for linear, limit in layers:
+            some = analysis.probe.shapes[linear.y]
+            yield linear, sampled_patches(linear, values[linear.x], some, limit, rng)
+
+
+def sampled_patches(
+    linear: Linear, x: Rows, y_shape: Sequence[int], limit: int, rng: np.random.Generator
+) -> Rows:
+    """Sample output positions of a batch, and gather their input patches, (g, n, D).
+
+    `y_shape` is that of the output in some batch.
+    """
+    out = output_shape(linear, x.shape, tuple(y_shape))
+    at = sample_positions(linear, out, limit, rng)
+    return finite(linear, input_rows(linear, x, out, at))
 
 
 def _patch_geometry(
@@ -185,17 +179,12 @@ def _zeros_between(x: np.ndarray, strides: tuple[int, ...]) -> np.ndarray:
 def output_rows(
     linear: Linear, y: np.ndarray, at: np.ndarray, channels: np.ndarray | None = None
 ) -> Rows:
-    """Gather outputs at sampled positions.
+    """Gather outputs, (g, N * P, O), at (N, P) sampled positions.
 
     Parameters
     ----------
-    y : array of the node's output shape
     channels : (O,) int array, optional
         The node's outputs among those of `y`; all of them by default.
-
-    Returns
-    -------
-    (g, N * P, O) array
     """
     if not linear.kernel:
         rows = y.reshape(-1, y.shape[-1])[at[0]]

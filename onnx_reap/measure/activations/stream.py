@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -89,19 +88,11 @@ class ActivationStream:
     def __enter__(self) -> ActivationStream:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def run(
-        self,
-        model: Model,
-        outputs: Sequence[str],
-        move: Move | None = None,
+        self, model: Model, outputs: Sequence[str], move: Move | None = None
     ) -> Iterator[dict[str, np.ndarray]]:
         """Compute tensors from the frontier on, batch by batch, and move the frontier meanwhile.
 

@@ -11,7 +11,6 @@ from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.moments import positions_for
 from onnx_reap.measure.activations.rows import sampled_rows
-from onnx_reap.measure.runner import run_batches
 from onnx_reap.options import Settings
 
 Vector = npt.NDArray[np.float64]
@@ -46,7 +45,7 @@ def variances(
     layers: Sequence[tuple[Linear, Sequence[np.ndarray]]],
     samples: Calibration,
     settings: Settings,
-    on_batch: Callable[[int], object] | None = None,
+    on_batch: Callable[[int], object] | None,
 ) -> dict[str, tuple[Vector, list[float]]]:
     """Run the model; return variances of layers' inputs, and of their products with weights.
 
@@ -56,23 +55,22 @@ def variances(
         By node, the variance of its input's columns, (g, D), and for each weight the variance of
         the product, summed over the outputs.
     """
-    if not layers:
-        return {}
-    shapes = analysis.probe.shapes
-    names = list(dict.fromkeys(linear.x for linear, _ in layers))
-    rng = np.random.default_rng(settings.seed)
-    found = {layer.node: [RunningVariance() for _ in (0, *weights)] for layer, weights in layers}
-    model = analysis.model.to_run()
-    for _, (values,) in run_batches(analysis, [model], samples, outputs=names, on_batch=on_batch):
-        for linear, weights in layers:
-            width = shapes[linear.x][linear.x_axis] * linear.taps
-            limit = positions_for(width // linear.group, width, len(samples), settings.positions)
-            rows = sampled_rows(linear, values[linear.x], shapes, limit, rng)
-            inputs, *products = found[linear.node]
-            inputs.add(rows)
-            for product, weight in zip(products, weights, strict=True):
-                product.add(rows @ weight.astype(np.float32))
+    limits = [
+        (linear, _positions(analysis, linear, len(samples), settings)) for linear, _ in layers
+    ]
+    weights = {linear.node: each for linear, each in layers}
+    found = {layer.node: [RunningVariance() for _ in (0, *each)] for layer, each in layers}
+    for linear, rows in sampled_rows(analysis, limits, samples, settings.seed, on_batch):
+        inputs, *products = found[linear.node]
+        inputs.add(rows)
+        for product, weight in zip(products, weights[linear.node], strict=True):
+            product.add(rows @ weight.astype(np.float32))
     return {
         node: (inputs.variance(), [float(product.variance().sum()) for product in products])
         for node, (inputs, *products) in found.items()
     }
+
+
+def _positions(analysis: Analysis, linear: Linear, samples: int, settings: Settings) -> int:
+    width = analysis.probe.shapes[linear.x][linear.x_axis] * linear.taps
+    return positions_for(width // linear.group, width, samples, settings.positions)

@@ -9,8 +9,9 @@ from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.rules.table import TRAITS
 from onnx_reap.graph.rules.traits import Trait
+from onnx_reap.measure.autodiff.gradient import Step
 from onnx_reap.measure.autodiff.table import GRADIENTS
-from onnx_reap.measure.autodiff.tape import PREFIX, Constants, Shapes, Tape
+from onnx_reap.measure.autodiff.tape import PREFIX, Constants, Shapes, Tape, Value, opset
 from onnx_reap.onnxio.extract import names_in_subgraphs
 from onnx_reap.onnxio.light_model import LightModel
 
@@ -58,13 +59,6 @@ def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]
     return (set(wanted) & leading) - blocked
 
 
-def opset(part: LightModel) -> int:
-    """Return the version of the standard operator set."""
-    return max(
-        (o.version for o in part.proto.opset_import if o.domain in ("", "ai.onnx")), default=0
-    )
-
-
 def with_gradients(
     part: LightModel,
     facts: Facts,
@@ -88,12 +82,12 @@ def with_gradients(
     starts, targets, errors = {}, {}, []
     for name, weight in goals.items():
         targets[name] = f"{PREFIX}target/{name}"
-        miss = tape.op("Sub", name, targets[name])
-        squares = tape.op("ReduceSumSquare", miss, keepdims=0)
-        errors.append(tape.op("Mul", squares, tape.floats(weight)))
-        starts[name] = tape.op("Mul", miss, tape.floats(2 * weight))
-    given = backpropagate(tape, part.graph.node, starts, wanted)
-    error = tape.sum(errors)
+        miss = tape.value(name) - tape.value(targets[name])
+        errors.append(miss.op("ReduceSumSquare", keepdims=0) * weight)
+        starts[name] = miss * (2 * weight)
+    found = backpropagate(tape, part.graph.node, starts, wanted)
+    given = {name: gradient.name for name, gradient in found.items()}
+    error = tape.sum(errors).name
     floats = onnx.TensorProto.FLOAT
     out.graph.input.extend(
         onnx.helper.make_tensor_value_info(name, floats, None) for name in targets.values()
@@ -106,22 +100,15 @@ def with_gradients(
 def backpropagate(
     tape: Tape,
     nodes: Sequence[onnx.NodeProto],
-    starts: Mapping[str, str],
+    starts: Mapping[str, Value],
     wanted: Sequence[str],
-) -> dict[str, str]:
-    """Write a backward pass.
-
-    Parameters
-    ----------
-    starts : mapping of str to str
-        Gradients at some tensors.
-    wanted : sequence of str
-        Tensors to differentiate by, all `reached` from those.
+) -> dict[str, Value]:
+    """Write a backward pass from gradients at some tensors.
 
     Returns
     -------
-    dict
-        The gradients' tensors, by what they are of.
+    dict of str to Value
+        Gradients at the `wanted` tensors, which must all be `reached` from the first ones.
     """
     gradients = {name: [given] for name, given in starts.items()}
     depend = _depending(nodes, wanted)
@@ -134,7 +121,7 @@ def backpropagate(
             rule = GRADIENTS.get(node.op_type)
             for place, name in enumerate(node.input):
                 if name in depend and rule is not None:
-                    found = rule.write(tape, node, dy, index if rule.splits else place)
+                    found = rule.write(Step(tape, node, dy, place, index))
                     gradients.setdefault(name, []).append(found)
     return {name: tape.sum(gradients[name]) for name in wanted}
 
@@ -150,7 +137,9 @@ def _depending(nodes: Sequence[onnx.NodeProto], wanted: Collection[str]) -> set[
 
 def _passes(node: onnx.NodeProto, place: int, facts: Facts, constants: Constants) -> bool:
     rule = GRADIENTS.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
-    if rule is None or not rule.covers(place) or _is_training(node, constants):
+    if rule is None or _is_training(node, constants):
+        return False
+    if rule.places is not None and place not in rule.places:
         return False
     if any(node.input[needed] not in constants for needed in rule.constant):
         return False

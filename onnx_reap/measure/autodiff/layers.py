@@ -8,85 +8,70 @@ and channels change places.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
-import onnx
+import numpy as np
 
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.autodiff.gradient import EVERY, Gradient
-from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape
+from onnx_reap.measure.autodiff.gradient import EVERY, Gradient, Step
+from onnx_reap.measure.autodiff.tape import Value
 
 
-def conv(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def conv(at: Step) -> Value:
     """Gradient of a Conv towards its input, weight or bias."""
-    layer = tape.layers[node.output[0]]
-    rank = len(layer.kernel)
-    if place == 2:
-        return tape.total(dy, [0, *range(2, rank + 2)], keep=False)
-    if place == 1:
-        of_weight = _conv_weight if layer.group == 1 else _grouped_weight
-        return of_weight(tape, layer, node, dy)
-    padding = [
-        d * (k - 1) - pad
-        for d, k, pad in zip(layer.dilations * 2, layer.kernel * 2, layer.pads, strict=True)
-    ]
-    if set(layer.strides) != {1} or min(padding) < 0:
-        return _transposed(tape, layer, node, dy)
-    return tape.op(
-        "Conv",
-        dy,
-        _mirrored(tape, layer, node),
-        dilations=layer.dilations,
-        group=layer.group,
-        kernel_shape=layer.kernel,
-        pads=padding,
-    )
+    layer = at.tape.layers[at.y.name]
+    if at.place == 2:
+        return at.dy.sum([0, *_spatial(layer)], keep=False)
+    if at.place == 1:
+        return _conv_weight(at, layer) if layer.group == 1 else _grouped_weight(at, layer)
+    reach = np.multiply(layer.dilations, np.subtract(layer.kernel, 1))
+    padding = np.tile(reach, 2) - layer.pads
+    if set(layer.strides) != {1} or padding.min() < 0:
+        return _transposed(at, layer)
+    geometry = _geometry(layer) | {"pads": padding.tolist()}
+    return at.dy.op("Conv", _mirrored(at, layer), **geometry)
 
 
-def conv_transpose(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def conv_transpose(at: Step) -> Value:
     """Gradient of a ConvTranspose towards its input."""
-    layer = tape.layers[node.output[0]]
-    return tape.op("Conv", dy, node.input[1], **_geometry(layer))
+    return at.dy.op("Conv", at.input(1), **_geometry(at.tape.layers[at.y.name]))
 
 
-def gemm(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def gemm(at: Step) -> Value:
     """Gradient of a Gemm whose input isn't transposed."""
-    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    alpha, transposed = given.get("alpha", 1.0), given.get("transB", 0)
-    if place == 2:
-        summed = tape.total(dy, [0], keep=False)
-        return tape.op("Mul", summed, tape.floats(given.get("beta", 1.0)))
-    if place == 0:
-        return tape.op("Gemm", dy, node.input[1], alpha=alpha, transB=1 - transposed)
-    sides = (dy, node.input[0]) if transposed else (node.input[0], dy)
-    return tape.op("Gemm", *sides, alpha=alpha, transA=1)
+    alpha, transposed = at.get("alpha", 1.0), at.get("transB", 0)
+    if at.place == 2:
+        return at.dy.sum([0], keep=False) * at.get("beta", 1.0)
+    if at.place == 0:
+        return at.dy.op("Gemm", at.input(1), alpha=alpha, transB=1 - transposed)
+    sides = (at.dy, at.x) if transposed else (at.x, at.dy)
+    return at.tape.op("Gemm", *sides, alpha=alpha, transA=1)
 
 
-def matmul(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def matmul(at: Step) -> Value:
     """Gradient of a MatMul with a constant matrix on the right, or of any other."""
-    if node.output[0] not in tape.layers:
-        return _product(tape, node, dy, place)
-    if place == 0:
-        return tape.op("MatMul", dy, tape.op("Transpose", node.input[1], perm=[1, 0]))
-    last = len(tape.shapes[node.input[0]]) - 1
-    rows = [tape.op("Flatten", tensor, axis=last) for tensor in (node.input[0], dy)]
-    return tape.op("Gemm", *rows, transA=1)
+    if at.y.name not in at.tape.layers:
+        return _product(at)
+    if at.place == 0:
+        return at.dy.op("MatMul", at.input(1).transpose([1, 0]))
+    rows = [tensor.op("Flatten", axis=at.rank - 1) for tensor in (at.x, at.dy)]
+    return at.tape.op("Gemm", *rows, transA=1)
 
 
-def has_matrices(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
-    """Whether both operands of a MatMul are matrices, or stacks of them."""
-    return all(len(shapes.get(name, ())) >= 2 for name in node.input)
+def _product(at: Step) -> Value:
+    other = at.input(1 - at.place)
+    rank = len(other.shape)
+    turned = other.transpose([*range(rank - 2), rank - 1, rank - 2])
+    sides = (turned, at.dy) if at.place else (at.dy, turned)
+    return at.folded(at.tape.op("MatMul", *sides), matrices=True)
 
 
-def _product(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    other = node.input[1 - place]
-    rank = len(tape.shapes[other])
-    turned = tape.op("Transpose", other, perm=[*range(rank - 2), rank - 1, rank - 2])
-    sides = (turned, dy) if place else (dy, turned)
-    product = tape.op("MatMul", *sides)
-    return tape.folded(product, node.output[0], node.input[place], matrices=True)
+def _spatial(layer: Linear) -> range:
+    """Return the spatial axes of a convolution's tensors."""
+    return range(2, len(layer.kernel) + 2)
 
 
-def _geometry(layer: Linear) -> dict[str, object]:
+def _geometry(layer: Linear) -> dict[str, Any]:
     return {
         "strides": layer.strides,
         "dilations": layer.dilations,
@@ -96,132 +81,94 @@ def _geometry(layer: Linear) -> dict[str, object]:
     }
 
 
-def _transposed(tape: Tape, layer: Linear, node: onnx.NodeProto, dy: str) -> str:
-    rank = len(layer.kernel)
-    sizes, results = tape.shapes[layer.x][2:], tape.shapes[layer.y][2:]
-    unseen = [
-        size - (stride * (result - 1) + dilation * (kernel - 1) + 1 - begin - end)
-        for size, stride, result, dilation, kernel, begin, end in zip(
-            sizes,
-            layer.strides,
-            results,
-            layer.dilations,
-            layer.kernel,
-            layer.pads[:rank],
-            layer.pads[rank:],
-            strict=True,
-        )
-    ]
-    return tape.op("ConvTranspose", dy, node.input[1], output_padding=unseen, **_geometry(layer))
-
-
-def _mirrored(tape: Tape, layer: Linear, node: onnx.NodeProto) -> str:
-    """Turn a weight (M, C / groups, taps) into that of the mirrored map, (C, M / groups, taps)."""
-    weight, kernel = node.input[1], list(layer.kernel)
-    spatial = range(2, len(kernel) + 2)
-    if math.prod(kernel) > 1:
-        weight = tape.op(
-            "Slice",
-            weight,
-            tape.ints([-1] * len(kernel)),
-            tape.ints([-(2**31)] * len(kernel)),
-            tape.ints([*spatial]),
-            tape.ints([-1] * len(kernel)),
-        )
-    if layer.depthwise and _multiplier_is_one(tape, layer):
-        result: str = weight
-        return result
-    if layer.group == 1:
-        return tape.op("Transpose", weight, perm=[1, 0, *spatial])
-    # (M, C / g, ...) -> (g, M / g, C / g, ...) -> (g, C / g, M / g, ...) -> (C, M / g, ...)
-    inside = tape.op("Slice", tape.op("Shape", weight), tape.ints([1]), tape.ints([2**31]))
-    apart = tape.op("Concat", tape.ints([layer.group, -1]), inside, axis=0)
-    swapped = tape.op(
-        "Transpose",
-        tape.op("Reshape", weight, apart),
-        perm=[0, 2, 1, *(axis + 1 for axis in spatial)],
+def _transposed(at: Step, layer: Linear) -> Value:
+    reach = np.multiply(layer.dilations, np.subtract(layer.kernel, 1)) + 1
+    seen = np.multiply(layer.strides, np.subtract(at.y.shape[2:], 1)) + reach
+    unseen = at.x.shape[2:] + np.reshape(layer.pads, (2, -1)).sum(0) - seen
+    return at.dy.op(
+        "ConvTranspose", at.input(1), output_padding=unseen.tolist(), **_geometry(layer)
     )
-    rest = tape.op("Slice", tape.op("Shape", swapped), tape.ints([2]), tape.ints([2**31]))
-    return tape.op("Reshape", swapped, tape.op("Concat", tape.ints([-1]), rest, axis=0))
 
 
-def _multiplier_is_one(tape: Tape, layer: Linear) -> bool:
-    return tape.shapes[layer.x][1] == tape.shapes[layer.y][1]
+def _mirrored(at: Step, layer: Linear) -> Value:
+    """Turn a weight (M, C / groups, taps) into that of the mirrored map, (C, M / groups, taps)."""
+    weight, rank, spatial = at.input(1), len(layer.kernel), _spatial(layer)
+    if math.prod(layer.kernel) > 1:
+        weight = weight.op("Slice", [-1] * rank, [-(2**31)] * rank, spatial, [-1] * rank)
+    if layer.depthwise and at.x.shape[1] == at.y.shape[1]:
+        return weight
+    if layer.group == 1:
+        return weight.transpose([1, 0, *spatial])
+    # (M, C / g, ...) -> (g, M / g, C / g, ...) -> (g, C / g, M / g, ...) -> (C, M / g, ...)
+    inside = weight.sizes().op("Slice", [1], [2**31])
+    apart = weight.op("Reshape", at.tape.op("Concat", [layer.group, -1], inside, axis=0))
+    swapped = apart.transpose([0, 2, 1, *(axis + 1 for axis in spatial)])
+    rest = swapped.sizes().op("Slice", [2], [2**31])
+    return swapped.op("Reshape", at.tape.op("Concat", [-1], rest, axis=0))
 
 
-def _conv_weight(tape: Tape, layer: Linear, node: onnx.NodeProto, dy: str) -> str:
-    rank = len(layer.kernel)
-    swap = {"perm": [1, 0, *range(2, rank + 2)]}
-    flat = tape.ints([0, -1])
-    rows = tape.op("Reshape", tape.op("Transpose", dy, **swap), flat)
-    seen = tape.op("Transpose", _padded(tape, layer, node.input[0]), **swap)
+def _conv_weight(at: Step, layer: Linear) -> Value:
+    swap = [1, 0, *_spatial(layer)]
+    rows = at.dy.transpose(swap).reshape([0, -1])
+    seen = _padded(at.x, layer).transpose(swap)
     taps = []
     for index in range(math.prod(layer.kernel)):
-        tap = tape.op("Reshape", _tap(tape, layer, seen, index), flat)
-        product = tape.op("Gemm", rows, tap, transB=1)
-        taps.append(tape.op("Reshape", product, tape.ints([0, 0, 1])))
-    together = taps[0] if len(taps) == 1 else tape.op("Concat", *taps, axis=2)
-    return tape.op("Reshape", together, tape.ints([0, 0, *layer.kernel]))
+        tap = _tap(at, layer, seen, index).reshape([0, -1])
+        taps.append(rows.op("Gemm", tap, transB=1).reshape([0, 0, 1]))
+    together = taps[0] if len(taps) == 1 else at.tape.op("Concat", *taps, axis=2)
+    return together.reshape([0, 0, *layer.kernel])
 
 
-def _padded(tape: Tape, layer: Linear, x: str) -> str:
+def _padded(x: Value, layer: Linear) -> Value:
     if not any(layer.pads):
         return x
     rank = len(layer.kernel)
-    pads = [0, 0, *layer.pads[:rank], 0, 0, *layer.pads[rank:]]
-    return tape.op("Pad", x, tape.ints(pads))
+    return x.op("Pad", [0, 0, *layer.pads[:rank], 0, 0, *layer.pads[rank:]])
 
 
-def _tap(tape: Tape, layer: Linear, padded: str, index: int) -> str:
+def _tap(at: Step, layer: Linear, padded: Value, index: int) -> Value:
     """Take what one tap of the kernel saw at every output position."""
     if math.prod(layer.kernel) == 1 and set(layer.strides) == {1}:
         return padded
-    starts: list[int] = []
-    ends: list[int] = []
-    sizes = tape.shapes[layer.y][2:]
-    for kernel, stride, dilation, size in reversed(
-        list(zip(layer.kernel, layer.strides, layer.dilations, sizes, strict=True))
-    ):
-        starts.insert(0, index % kernel * dilation)
-        ends.insert(0, starts[0] + stride * (size - 1) + 1)
-        index //= kernel
-    axes = range(2, len(sizes) + 2)
-    vectors = (starts, ends, axes, layer.strides)
-    return tape.op("Slice", padded, *(tape.ints([*v]) for v in vectors))
+    tap = np.unravel_index(index, layer.kernel)
+    starts = [int(t) * dilation for t, dilation in zip(tap, layer.dilations, strict=True)]
+    ends = [
+        start + stride * (size - 1) + 1
+        for start, stride, size in zip(starts, layer.strides, at.y.shape[2:], strict=True)
+    ]
+    return padded.op("Slice", starts, ends, _spatial(layer), layer.strides)
 
 
-def _grouped_weight(tape: Tape, layer: Linear, node: onnx.NodeProto, dy: str) -> str:
-    rank = len(layer.kernel)
-    spatial = list(range(2, rank + 2))
-    swap = {"perm": [1, 0, *spatial]}
+def _grouped_weight(at: Step, layer: Linear) -> Value:
+    spatial, sizes = _spatial(layer), at.x.shape[2:]
+    swap = [1, 0, *spatial]
     # (N, C, ...) -> (N, g, C / g, ...) -> (C / g, g, N, ...) -> (C / g, g * N, ...)
-    x = node.input[0]
-    sizes = tape.shapes[x][2:]
     if layer.depthwise:
-        blocks = tape.op("Reshape", tape.op("Transpose", x, **swap), tape.ints([1, -1, *sizes]))
+        blocks = at.x.transpose(swap).reshape([1, -1, *sizes])
     else:
-        apart = tape.op("Reshape", x, tape.ints([0, layer.group, -1, *sizes]))
-        swapped = tape.op("Transpose", apart, perm=[2, 1, 0, *(axis + 1 for axis in spatial)])
-        blocks = tape.op("Reshape", swapped, tape.ints([0, -1, *sizes]))
-    found = tape.op(
+        apart = at.x.reshape([0, layer.group, -1, *sizes])
+        swapped = apart.transpose([2, 1, 0, *(axis + 1 for axis in spatial)])
+        blocks = swapped.reshape([0, -1, *sizes])
+    found = blocks.op(
         "Conv",
-        blocks,
-        tape.op("Transpose", dy, **swap),
+        at.dy.transpose(swap),
         strides=layer.dilations,
         dilations=layer.strides,
         pads=layer.pads,
         group=layer.group,
     )
     # Strides leave room for taps that the kernel does not have.
-    own = tape.op(
-        "Slice", found, tape.ints([0] * rank), tape.ints([*layer.kernel]), tape.ints(spatial)
-    )
-    return tape.op("Transpose", own, **swap)
+    return found.op("Slice", [0] * len(spatial), layer.kernel, spatial).transpose(swap)
 
 
 LAYERS: Mapping[str, Gradient] = {
     "Conv": Gradient(conv, frozenset({0, 1, 2}), layer=True),
     "ConvTranspose": Gradient(conv_transpose, layer=True),
     "Gemm": Gradient(gemm, frozenset({0, 1, 2}), layer=True),
-    "MatMul": Gradient(matmul, EVERY, fits=has_matrices),
+    # Both operands are matrices, or stacks of them.
+    "MatMul": Gradient(
+        matmul,
+        EVERY,
+        fits=lambda node, _, shapes: all(len(shapes.get(name, ())) >= 2 for name in node.input),
+    ),
 }

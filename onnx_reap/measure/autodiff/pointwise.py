@@ -2,168 +2,69 @@
 
 import math
 from collections.abc import Mapping
-from functools import partial, reduce
+from functools import reduce
 
-import onnx
-
-from onnx_reap.measure.autodiff.gradient import Gradient
-from onnx_reap.measure.autodiff.tape import Tape, attributes
+from onnx_reap.measure.autodiff.gradient import Gradient, Step
+from onnx_reap.measure.autodiff.tape import Value
 
 
-def relu(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a Relu."""
-    return tape.where(tape.op("Greater", node.output[0], tape.floats(0)), dy)
-
-
-def clip(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def clip(at: Step) -> Value:
     """Gradient of a Clip with any bounds."""
-    x, bounds = node.input[0], [*node.input[1:], "", ""]
-    inside = [
-        tape.op(comparison, x, bound)
-        for comparison, bound in zip(("Greater", "Less"), bounds, strict=False)
-        if bound
-    ]
+    low, high = [*at.node.input[1:], "", ""][:2]
+    inside = [at.x > at.tape.value(low)] if low else []
+    inside += [at.x < at.tape.value(high)] if high else []
     # One mask: comparisons are cheap next to casts and products.
-    return tape.where(reduce(partial(tape.op, "And"), inside), dy) if inside else dy
+    return at.dy * reduce(lambda a, b: a.op("And", b), inside).floats() if inside else at.dy
 
 
-def leaky_relu(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a LeakyRelu."""
-    small = tape.op("Mul", dy, tape.floats(attributes(node).get("alpha", 0.01)))
-    return tape.op("Where", tape.op("Greater", node.input[0], tape.floats(0)), dy, small)
-
-
-def sigmoid(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a Sigmoid."""
-    y = node.output[0]
-    slope = tape.op("Mul", y, tape.op("Sub", tape.floats(1), y))
-    return tape.op("Mul", dy, slope)
-
-
-def tanh(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a Tanh."""
-    y = node.output[0]
-    return tape.op("Mul", dy, tape.op("Sub", tape.floats(1), tape.op("Mul", y, y)))
-
-
-def hard_sigmoid(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a HardSigmoid."""
-    y, slope = node.output[0], tape.floats(attributes(node).get("alpha", 0.2))
-    above = tape.where(tape.op("Greater", y, tape.floats(0)), tape.op("Mul", dy, slope))
-    return tape.where(tape.op("Less", y, tape.floats(1)), above)
-
-
-def hard_swish(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def hard_swish(at: Step) -> Value:
     """Gradient of a HardSwish."""
-    x = node.input[0]
-    inner = tape.op("Add", tape.op("Div", x, tape.floats(3)), tape.floats(0.5))
-    high = tape.op("Greater", x, tape.floats(3))
-    slope = tape.op("Where", high, tape.floats(1), inner)
-    above = tape.op("Greater", x, tape.floats(-3))
-    return tape.where(above, tape.op("Mul", dy, slope))
+    inner = at.x / 3 + 0.5
+    slope = (at.x > 3).choose(at.tape.floats(1), inner)
+    return at.dy * slope * (at.x > -3).floats()
 
 
-def erf(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of an Erf."""
-    x = node.input[0]
-    bell = tape.op("Exp", tape.op("Neg", tape.op("Mul", x, x)))
-    return tape.op("Mul", dy, tape.op("Mul", bell, tape.floats(2 / math.sqrt(math.pi))))
-
-
-def neg(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a Neg."""
-    return tape.op("Neg", dy)
-
-
-def absolute(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of an Abs."""
-    return tape.op("Mul", dy, tape.op("Sign", node.input[0]))
-
-
-def sqrt(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a Sqrt."""
-    return tape.op("Div", tape.op("Mul", dy, tape.floats(0.5)), node.output[0])
-
-
-def exp(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of an Exp."""
-    return tape.op("Mul", dy, node.output[0])
-
-
-def log(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a Log."""
-    return tape.op("Div", dy, node.input[0])
-
-
-def reciprocal(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a Reciprocal."""
-    y = node.output[0]
-    return tape.op("Neg", tape.op("Mul", dy, tape.op("Mul", y, y)))
-
-
-def softplus(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a Softplus."""
-    return tape.op("Mul", dy, tape.op("Sigmoid", node.input[0]))
-
-
-def elu(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of an Elu: below zero, the result is alpha less than its slope."""
-    slope = tape.op("Add", node.output[0], tape.floats(attributes(node).get("alpha", 1.0)))
-    high = tape.op("Greater", node.input[0], tape.floats(0))
-    return tape.op("Where", high, dy, tape.op("Mul", dy, slope))
-
-
-def prelu(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
-    """Gradient of a PRelu towards its input."""
-    x, slope = node.input
-    small = tape.op("Mul", dy, slope)
-    return tape.op("Where", tape.op("Greater", x, tape.floats(0)), dy, small)
-
-
-def gelu(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def gelu(at: Step) -> Value:
     """Gradient of a Gelu, exact or approximated by a Tanh: x times a gate."""
-    write = _tanh_gate if attributes(node).get("approximate", "none") == "tanh" else _erf_gate
-    gate, slope = write(tape, node.input[0])
-    steep = tape.op("Mul", node.input[0], slope)
-    return tape.op("Mul", dy, tape.op("Add", gate, steep))
+    write = _tanh_gate if at.get("approximate", "none") == "tanh" else _erf_gate
+    gate, slope = write(at.x)
+    return at.dy * (gate + at.x * slope)
 
 
-def _erf_gate(tape: Tape, x: str) -> tuple[str, str]:
+def _erf_gate(x: Value) -> tuple[Value, Value]:
     """Write the share of a normal distribution below x, and its density."""
-    whole = tape.op("Erf", tape.op("Mul", x, tape.floats(math.sqrt(0.5))))
-    gate = tape.op("Mul", tape.op("Add", whole, tape.floats(1)), tape.floats(0.5))
-    square = tape.op("Mul", tape.op("Mul", x, x), tape.floats(-0.5))
-    return gate, tape.op("Mul", tape.op("Exp", square), tape.floats(math.sqrt(0.5 / math.pi)))
+    gate = ((x * math.sqrt(0.5)).op("Erf") + 1) * 0.5
+    return gate, (x * x * -0.5).exp() * math.sqrt(0.5 / math.pi)
 
 
-def _tanh_gate(tape: Tape, x: str) -> tuple[str, str]:
+def _tanh_gate(x: Value) -> tuple[Value, Value]:
     """Write the sigmoid of a polynomial of x that comes close to that share, and its slope."""
     steep, cubic = math.sqrt(8 / math.pi), 0.044715
-    square = tape.op("Mul", tape.op("Mul", x, x), tape.floats(steep * cubic))
-    inner = tape.op("Mul", x, tape.op("Add", square, tape.floats(steep)))
-    gate = tape.op("Sigmoid", inner)
-    of_inner = tape.op("Add", tape.op("Mul", square, tape.floats(3)), tape.floats(steep))
-    of_gate = tape.op("Mul", gate, tape.op("Sub", tape.floats(1), gate))
-    return gate, tape.op("Mul", of_gate, of_inner)
+    square = x * x * (steep * cubic)
+    gate = (x * (square + steep)).op("Sigmoid")
+    return gate, gate * (1 - gate) * (square * 3 + steep)
 
 
 POINTWISE: Mapping[str, Gradient] = {
-    "Abs": Gradient(absolute),
+    "Abs": Gradient(lambda at: at.dy * at.x.op("Sign")),
     "Clip": Gradient(clip),
-    "Elu": Gradient(elu),
-    "Erf": Gradient(erf),
-    "Exp": Gradient(exp),
+    # Below zero, the result is alpha less than its slope.
+    "Elu": Gradient(lambda at: (at.x > 0).choose(at.dy, at.dy * (at.y + at.get("alpha", 1.0)))),
+    "Erf": Gradient(lambda at: at.dy * ((-(at.x * at.x)).exp() * (2 / math.sqrt(math.pi)))),
+    "Exp": Gradient(lambda at: at.dy * at.y),
     "Gelu": Gradient(gelu),
-    "HardSigmoid": Gradient(hard_sigmoid),
+    "HardSigmoid": Gradient(
+        lambda at: at.dy * at.get("alpha", 0.2) * (at.y > 0).floats() * (at.y < 1).floats()
+    ),
     "HardSwish": Gradient(hard_swish),
-    "LeakyRelu": Gradient(leaky_relu),
-    "Log": Gradient(log),
-    "Neg": Gradient(neg),
-    "PRelu": Gradient(prelu),
-    "Reciprocal": Gradient(reciprocal),
-    "Relu": Gradient(relu),
-    "Sigmoid": Gradient(sigmoid),
-    "Softplus": Gradient(softplus),
-    "Sqrt": Gradient(sqrt),
-    "Tanh": Gradient(tanh),
+    "LeakyRelu": Gradient(lambda at: (at.x > 0).choose(at.dy, at.dy * at.get("alpha", 0.01))),
+    "Log": Gradient(lambda at: at.dy / at.x),
+    "Neg": Gradient(lambda at: -at.dy),
+    "PRelu": Gradient(lambda at: (at.x > 0).choose(at.dy, at.dy * at.input(1))),
+    "Reciprocal": Gradient(lambda at: -(at.dy * (at.y * at.y))),
+    "Relu": Gradient(lambda at: at.dy * (at.y > 0).floats()),
+    "Sigmoid": Gradient(lambda at: at.dy * (at.y * (1 - at.y))),
+    "Softplus": Gradient(lambda at: at.dy * at.x.op("Sigmoid")),
+    "Sqrt": Gradient(lambda at: at.dy * 0.5 / at.y),
+    "Tanh": Gradient(lambda at: at.dy * (1 - at.y * at.y)),
 }

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnx_reap.measure.autodiff.gradient import Gradient
-from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
+from onnx_reap.measure.autodiff.gradient import Gradient, Step, share_of_extremes
+from onnx_reap.measure.autodiff.tape import Constants, Shapes, Value, attributes
 
 MOST_TAPS = 64  # of a window: there is a kernel of its size for each
 FAR_BELOW = -3e38  # float32 still holds it, and what it is added to does not matter
@@ -28,26 +28,20 @@ class _Windows:
     pads: tuple[int, ...]
 
     @property
-    def rank(self) -> int:
-        return len(self.kernel)
-
-    @property
-    def unused(self) -> list[int]:
-        """How far the last window is from the end of what is padded."""
-        reach = [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
-        pads = zip(self.pads[: self.rank], self.pads[self.rank :], strict=True)
-        padded = [size + sum(pair) for size, pair in zip(self.sizes, pads, strict=True)]
-        return [p - r for p, r in zip(padded, reach, strict=True)]
+    def way(self) -> np.ndarray:
+        """How far a window can move in what is padded."""
+        reach = np.multiply(self.dilations, np.subtract(self.kernel, 1)) + 1
+        return np.asarray(np.add(self.sizes, np.reshape(self.pads, (2, -1)).sum(0)) - reach)
 
     @property
     def counts(self) -> tuple[int, ...]:
         """How many windows there are."""
-        return tuple(u // s + 1 for u, s in zip(self.unused, self.strides, strict=True))
+        return tuple((self.way // self.strides + 1).tolist())
 
     @property
-    def rests(self) -> list[int]:
+    def rests(self) -> tuple[int, ...]:
         """How many entries no window reaches at the ends."""
-        return [u % s for u, s in zip(self.unused, self.strides, strict=True)]
+        return tuple((self.way % self.strides).tolist())
 
     @property
     def geometry(self) -> dict[str, tuple[int, ...]]:
@@ -65,16 +59,11 @@ class _Windows:
             inside = inside.reshape(-1, *inside.shape[2:])
         return inside
 
-    def put_back(self, tape: Tape, shares: str, kernel: np.ndarray, x: str) -> str:
+    def put_back(self, shares: Value, kernel: np.ndarray, x: Value) -> Value:
         """Add up what belongs to every entry of x."""
-        spread = tape.op(
-            "ConvTranspose",
-            shares,
-            tape.floats(kernel),
-            output_padding=self.rests,
-            **self.geometry,
-        )
-        return tape.like(spread, x)
+        taps = x.tape.floats(kernel)
+        spread = shares.op("ConvTranspose", taps, output_padding=self.rests, **self.geometry)
+        return spread.like(x)
 
 
 def _windows(node: onnx.NodeProto, shape: tuple[int, ...]) -> _Windows:
@@ -98,32 +87,28 @@ def has_plain_windows(node: onnx.NodeProto, constants: Constants, shapes: Shapes
     return not any(node.output[1:]) and windows.counts == shapes[node.output[0]][2:]
 
 
-def max_pool(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def max_pool(at: Step) -> Value:
     """Gradient of a MaxPool: equal entries share it."""
-    x = node.input[0]
-    windows = _windows(node, tape.shapes[x])
-    apart = tape.op("Reshape", x, tape.ints([-1, 1, *windows.sizes]))
+    windows = _windows(at.node, at.x.shape)
     taps = math.prod(windows.kernel)
     pick = np.eye(taps).reshape(taps, 1, *windows.kernel)
-    seen = tape.op("Conv", apart, tape.floats(pick), **windows.geometry)
+    apart = at.x.reshape([-1, 1, *windows.sizes])
+    seen = apart.op("Conv", at.tape.floats(pick), **windows.geometry)
     if any(windows.pads):
-        seen = tape.op("Add", seen, tape.floats(np.where(windows.inside(), 0, FAR_BELOW)))
+        seen = seen + at.tape.floats(np.where(windows.inside(), 0, FAR_BELOW))
     # Not the node's own results: convolutions may round, all entries alike.
-    largest = tape.op("Equal", seen, tape.reduced("ReduceMax", seen, [1], keep=True))
-    mask = tape.op("Cast", largest, to=onnx.TensorProto.FLOAT)
-    ties = tape.total(mask, [1], keep=True)
-    share = tape.op("Div", tape.like(dy, ties), ties)
-    return windows.put_back(tape, tape.op("Mul", mask, share), pick, x)
+    largest = seen.reduced("ReduceMax", [1])
+    shares = share_of_extremes(seen, largest, at.dy.like(largest), [1])
+    return windows.put_back(shares, pick, at.x)
 
 
-def average_pool(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def average_pool(at: Step) -> Value:
     """Gradient of an AveragePool: every entry has an equal share."""
-    windows = _windows(node, tape.shapes[node.input[0]])
-    with_pads = attributes(node).get("count_include_pad", 0)
+    windows = _windows(at.node, at.x.shape)
+    with_pads = at.get("count_include_pad", 0)
     counts = math.prod(windows.kernel) if with_pads else windows.inside().sum(axis=0)
-    share = tape.op("Div", dy, tape.floats(counts))
-    apart = tape.op("Reshape", share, tape.ints([-1, 1, *windows.counts]))
-    return windows.put_back(tape, apart, np.ones((1, 1, *windows.kernel)), node.input[0])
+    shares = (at.dy / at.tape.floats(counts)).reshape([-1, 1, *windows.counts])
+    return windows.put_back(shares, np.ones((1, 1, *windows.kernel)), at.x)
 
 
 POOLING: Mapping[str, Gradient] = {

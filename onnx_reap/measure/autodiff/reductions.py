@@ -5,43 +5,36 @@ from collections.abc import Mapping
 
 import onnx
 
-from onnx_reap.measure.autodiff.gradient import Gradient
-from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
+from onnx_reap.measure.autodiff.gradient import Gradient, Step, share_of_extremes
+from onnx_reap.measure.autodiff.tape import Constants, Shapes, Value, attributes
 
 
-def global_average(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def global_average(at: Step) -> Value:
     """Gradient of a GlobalAveragePool: every entry has an equal share."""
-    x = node.input[0]
-    share = tape.op("Div", dy, tape.floats(math.prod(tape.shapes[x][2:])))
-    return tape.op("Expand", share, tape.op("Shape", x))
+    return (at.dy / math.prod(at.x.shape[2:])).op("Expand", at.x.sizes())
 
 
-def global_max(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def global_max(at: Step) -> Value:
     """Gradient of a GlobalMaxPool."""
-    axes = range(2, len(tape.shapes[node.input[0]]))
-    return _to_extremes(tape, node, dy, node.output[0], [*axes])
+    return share_of_extremes(at.x, at.y, at.dy, range(2, at.rank))
 
 
-def extreme(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def extreme(at: Step) -> Value:
     """Gradient of a ReduceMax or ReduceMin."""
-    axes = _axes(tape, node)
-    return _to_extremes(
-        tape, node, _kept(tape, node, dy, axes), _kept(tape, node, node.output[0], axes), axes
-    )
+    axes = _axes(at)
+    dy = _with_axes(at, at.dy, axes)
+    return share_of_extremes(at.x, _with_axes(at, at.y, axes), dy, axes)
 
 
-def total(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def total(at: Step) -> Value:
     """Gradient of a ReduceSum."""
-    return tape.op(
-        "Expand", _kept(tape, node, dy, _axes(tape, node)), tape.op("Shape", node.input[0])
-    )
+    return _with_axes(at, at.dy, _axes(at)).op("Expand", at.x.sizes())
 
 
-def mean(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def mean(at: Step) -> Value:
     """Gradient of a ReduceMean."""
-    sizes = [tape.op("Size", name) for name in (node.input[0], node.output[0])]
-    count = tape.op("Cast", tape.op("Div", *sizes), to=onnx.TensorProto.FLOAT)
-    return total(tape, node, tape.op("Div", dy, count), place)
+    count = (at.x.op("Size") / at.y.op("Size")).floats()
+    return _with_axes(at, at.dy / count, _axes(at)).op("Expand", at.x.sizes())
 
 
 def has_constant_axes(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
@@ -49,34 +42,24 @@ def has_constant_axes(node: onnx.NodeProto, constants: Constants, shapes: Shapes
     given = [name for name in node.input[1:] if name]
     if any(name not in constants for name in given):
         return False
-    values = [int(axis) for name in given for axis in constants[name]]
-    reduces = bool(values or attributes(node).get("axes"))
-    return reduces or not attributes(node).get("noop_with_empty_axes")
+    reduces = any(constants[name].size for name in given) or attributes(node).get("axes")
+    return bool(reduces) or not attributes(node).get("noop_with_empty_axes")
 
 
-def _axes(tape: Tape, node: onnx.NodeProto) -> list[int]:
-    rank = len(tape.shapes[node.input[0]])
-    given = attributes(node).get("axes", [])
-    if len(node.input) > 1 and node.input[1]:
-        given = [int(axis) for axis in tape.values(node.input[1])]
-    return sorted(axis % rank for axis in given) or [*range(rank)]
+def _axes(at: Step) -> list[int]:
+    given = at.get("axes", [])
+    if len(at.node.input) > 1 and at.node.input[1]:
+        given = at.tape.constants[at.node.input[1]].tolist()
+    return sorted(axis % at.rank for axis in given) or [*range(at.rank)]
 
 
-def _kept(tape: Tape, node: onnx.NodeProto, result: str, axes: list[int]) -> str:
+def _with_axes(at: Step, result: Value, axes: list[int]) -> Value:
     """Give something of the shape of a reduction's result the rank of what was reduced."""
-    if attributes(node).get("keepdims", 1) == 1:
+    if at.get("keepdims", 1) == 1:
         return result
-    if tape.opset < 13:
-        return tape.op("Unsqueeze", result, axes=axes)
-    return tape.op("Unsqueeze", result, tape.ints(axes))
-
-
-def _to_extremes(tape: Tape, node: onnx.NodeProto, dy: str, y: str, axes: list[int]) -> str:
-    """Let entries share a gradient that are as large as the result."""
-    found = tape.op("Equal", node.input[0], y)
-    mask = tape.op("Cast", found, to=onnx.TensorProto.FLOAT)
-    share = tape.op("Div", dy, tape.total(mask, axes, keep=True))
-    return tape.op("Mul", mask, share)
+    if at.tape.opset < 13:
+        return result.op("Unsqueeze", axes=axes)
+    return result.op("Unsqueeze", axes)
 
 
 REDUCTIONS: Mapping[str, Gradient] = {

@@ -8,17 +8,16 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from onnx_reap.measure.autodiff.gradient import Gradient
-from onnx_reap.measure.autodiff.tape import Constants, Shapes, Tape, attributes
+from onnx_reap.measure.autodiff.gradient import Gradient, Step
+from onnx_reap.measure.autodiff.tape import Constants, Shapes, Value, attributes
 
 ROI, SCALES, SIZES = 1, 2, 3  # inputs
 
 
-def resize(tape: Tape, node: onnx.NodeProto, dy: str, place: int) -> str:
+def resize(at: Step) -> Value:
     """Gradient of a Resize of the last two of four axes."""
-    rows, columns = _matrix(tape, node, 2), _matrix(tape, node, 3)
-    across = tape.op("MatMul", dy, columns)
-    return tape.op("MatMul", tape.op("Transpose", rows, perm=[0, 1, 3, 2]), across)
+    across = at.dy.op("MatMul", _matrix(at, 3))
+    return _matrix(at, 2).transpose([0, 1, 3, 2]).op("MatMul", across)
 
 
 def resizes_the_last_two_of_four(
@@ -50,28 +49,27 @@ def _input(node: onnx.NodeProto, place: int) -> str:
     return result
 
 
-def _matrix(tape: Tape, node: onnx.NodeProto, axis: int) -> str:
+def _matrix(at: Step, axis: int) -> Value:
     """Write the matrix that the node applies along an axis: (1, 1, size after, size before)."""
-    size = tape.shapes[node.input[0]][axis]
-    given = {k: v for k, v in attributes(node).items() if k != "extrapolation_value"}
-    inputs = [_changed(tape, node, place, axis) for place in (ROI, SCALES, SIZES)]
+    size = at.x.shape[axis]
+    given = {k: v for k, v in attributes(at.node).items() if k != "extrapolation_value"}
+    inputs = [_changed(at, place, axis) for place in (ROI, SCALES, SIZES)]
     while not inputs[-1]:
         inputs.pop()
-    eye = tape.floats(np.eye(size)[None, None])
-    return tape.op("Resize", eye, *inputs, **given)
+    return at.tape.floats(np.eye(size)[None, None]).op("Resize", *inputs, **given)
 
 
-def _changed(tape: Tape, node: onnx.NodeProto, place: int, axis: int) -> str:
+def _changed(at: Step, place: int, axis: int) -> Value | str:
     """Turn an input of the node into that of a map along the rows of an identity."""
-    name = _input(node, place)
-    values = tape.values(name) if name else np.zeros(0)
-    if not values.size or (place == ROI and not _crops(node)):
+    name = _input(at.node, place)
+    values = at.tape.constants[name] if name else np.zeros(0)
+    if not values.size or (place == ROI and not _crops(at.node)):
         return name
     if place == SCALES:
-        return tape.floats([1, 1, values[axis], 1])
+        return at.tape.floats([1, 1, values[axis], 1])
     if place == SIZES:
-        return tape.ints([1, 1, int(values[axis]), tape.shapes[node.input[0]][axis]])
-    return tape.floats([0, 0, values[axis], 0, 1, 1, values[axis + 4], 1])
+        return at.tape.ints([1, 1, int(values[axis]), at.x.shape[axis]])
+    return at.tape.floats([0, 0, values[axis], 0, 1, 1, values[axis + 4], 1])
 
 
 RESIZE: Mapping[str, Gradient] = {

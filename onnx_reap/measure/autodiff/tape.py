@@ -1,6 +1,9 @@
-"""What rules write the nodes of a backward pass with."""
+"""What a backward pass is written with: values whose operators append nodes to a model."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,13 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {k: v.decode() if isinstance(v, bytes) else v for k, v in given.items()}
 
 
+def opset(part: LightModel) -> int:
+    """Return the version of the standard operator set."""
+    return max(
+        (o.version for o in part.proto.opset_import if o.domain in ("", "ai.onnx")), default=0
+    )
+
+
 class Tape:
     """Nodes to append to a part of a model, and what is known of its tensors.
 
@@ -40,77 +50,134 @@ class Tape:
         layers: Mapping[str, Linear],
     ) -> None:
         self.shapes, self.layers = shapes, layers
-        self.opset = next(o.version for o in part.proto.opset_import if o.domain in ("", "ai.onnx"))
+        self.opset = opset(part)
+        self.constants: Constants = part.constants
         self._graph = part.graph
-        self._constants: Constants = part.constants
         self._count = 0
 
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node; return the name of its output."""
-        name = self._name()
-        node = onnx.helper.make_node(kind, list(inputs), [name], **attributes)
-        self._graph.node.append(node)
-        return name
+    def op(self, kind: str, *inputs: Value | str | Sequence[int], **attributes: Any) -> Value:
+        """Add a node; return its output. Sequences of int stand for constants of int64."""
+        names = [self._name_of(each) for each in inputs]
+        name = self._new_name()
+        self._graph.node.append(onnx.helper.make_node(kind, names, [name], **attributes))
+        return Value(self, name)
 
-    def floats(self, values: Any) -> str:
+    def value(self, name: str) -> Value:
+        """Return a tensor of the part."""
+        return Value(self, name)
+
+    def floats(self, values: Any) -> Value:
         """Add a constant of float32."""
         return self._constant(np.asarray(values, np.float32))
 
-    def ints(self, values: int | Sequence[int]) -> str:
+    def ints(self, values: int | Sequence[int]) -> Value:
         """Add a constant of int64, a number or a vector."""
         return self._constant(np.array(values, np.int64))
 
-    def values(self, name: str) -> np.ndarray:
-        """Return a constant of the part."""
-        return self._constants[name]
-
-    def where(self, condition: str, gradient: str) -> str:
-        """Let a gradient through where a condition holds."""
-        return self.op("Mul", gradient, self.op("Cast", condition, to=onnx.TensorProto.FLOAT))
-
-    def sum(self, names: Sequence[str]) -> str:
+    def sum(self, values: Sequence[Value]) -> Value:
         """Add tensors of one shape."""
-        return names[0] if len(names) == 1 else self.op("Sum", *names)
+        return values[0] if len(values) == 1 else self.op("Sum", *values)
 
-    def total(self, x: str, axes: Sequence[int], *, keep: bool) -> str:
-        """Sum over axes."""
-        return self.reduced("ReduceSum", x, axes, keep=keep) if axes else x
-
-    def reduced(self, kind: str, x: str, axes: Sequence[int], *, keep: bool) -> str:
-        """Add a ReduceSum, ReduceMean or ReduceMax over axes."""
-        if self.opset < (13 if kind == "ReduceSum" else 18):
-            return self.op(kind, x, axes=list(axes), keepdims=int(keep))
-        return self.op(kind, x, self.ints(axes), keepdims=int(keep))
-
-    def size(self, x: str, axis: int) -> str:
-        """Return a tensor's size along an axis that is not negative, as a vector."""
-        shape = self.op("Shape", x)
-        return self.op("Slice", shape, self.ints([axis]), self.ints([axis + 1]))
-
-    def like(self, gradient: str, x: str) -> str:
-        """Give a gradient the shape of a tensor with as many entries."""
-        return self.op("Reshape", gradient, self.op("Shape", x))
-
-    def folded(self, gradient: str, result: str, x: str, *, matrices: bool = False) -> str:
-        """Sum a gradient over the axes along which an operand was repeated to give a result.
-
-        The last two axes of matrices are not repeated, whatever their sizes.
-        """
-        shape = self.shapes[x]
-        extra = len(self.shapes[result]) - len(shape)
-        repeated = [
-            axis + extra
-            for axis, size in enumerate(shape[:-2] if matrices else shape)
-            if size == 1 and self.shapes[result][axis + extra] > 1
-        ]
-        summed = self.total(gradient, repeated, keep=True)
-        return self.total(summed, range(extra), keep=False)
-
-    def _constant(self, values: np.ndarray) -> str:
-        name = self._name()
+    def _constant(self, values: np.ndarray) -> Value:
+        name = self._new_name()
         self._graph.initializer.append(numpy_helper.from_array(values, name))
-        return name
+        return Value(self, name)
 
-    def _name(self) -> str:
+    def _name_of(self, operand: Value | str | Sequence[int]) -> str:
+        if isinstance(operand, str):
+            return operand
+        return (operand if isinstance(operand, Value) else self.ints(operand)).name
+
+    def _new_name(self) -> str:
         self._count += 1
         return f"{PREFIX}{self._count}"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that formulas are written with; numbers in them become constants of float32."""
+
+    tape: Tape
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a tensor of the part, see `Tape`."""
+        return self.tape.shapes[self.name]
+
+    def __add__(self, other: Value | float) -> Value:
+        return self._with("Add", other)
+
+    def __sub__(self, other: Value | float) -> Value:
+        return self._with("Sub", other)
+
+    def __rsub__(self, other: float) -> Value:
+        return self.tape.floats(other) - self
+
+    def __mul__(self, other: Value | float) -> Value:
+        return self._with("Mul", other)
+
+    def __truediv__(self, other: Value | float) -> Value:
+        return self._with("Div", other)
+
+    def __neg__(self) -> Value:
+        return self.op("Neg")
+
+    def __gt__(self, other: Value | float) -> Value:
+        return self._with("Greater", other)
+
+    def __lt__(self, other: Value | float) -> Value:
+        return self._with("Less", other)
+
+    def _with(self, kind: str, other: Value | float) -> Value:
+        return self.op(kind, other if isinstance(other, Value) else self.tape.floats(other))
+
+    def op(self, kind: str, *others: Value | str | Sequence[int], **attributes: Any) -> Value:
+        """Add a node with this as its first input."""
+        return self.tape.op(kind, self, *others, **attributes)
+
+    def exp(self) -> Value:
+        """Exponential."""
+        return self.op("Exp")
+
+    def floats(self) -> Value:
+        """Convert to float32: truth to ones, as a mask."""
+        return self.op("Cast", to=onnx.TensorProto.FLOAT)
+
+    def choose(self, yes: Value, no: Value) -> Value:
+        """Take from one tensor where this is true, else from another."""
+        return self.op("Where", yes, no)
+
+    def sum(self, axes: Sequence[int], *, keep: bool) -> Value:
+        """Sum over axes, if there are any."""
+        return self.reduced("ReduceSum", axes, keep=keep) if axes else self
+
+    def mean(self, axes: Sequence[int]) -> Value:
+        """Mean over axes, which stay."""
+        return self.reduced("ReduceMean", axes)
+
+    def reduced(self, kind: str, axes: Sequence[int], *, keep: bool = True) -> Value:
+        """Add a ReduceSum, ReduceMean or ReduceMax over axes."""
+        if self.tape.opset < (13 if kind == "ReduceSum" else 18):
+            return self.op(kind, axes=list(axes), keepdims=int(keep))
+        return self.op(kind, axes, keepdims=int(keep))
+
+    def sizes(self) -> Value:
+        """Shape as a vector, when the model is run."""
+        return self.op("Shape")
+
+    def size(self, axis: int) -> Value:
+        """Size along an axis that is not negative, as a vector."""
+        return self.sizes().op("Slice", [axis], [axis + 1])
+
+    def reshape(self, sizes: Sequence[int]) -> Value:
+        """Reshape, to sizes as Reshape takes them."""
+        return self.op("Reshape", sizes)
+
+    def like(self, other: Value) -> Value:
+        """Give this the shape of a tensor with as many entries."""
+        return self.op("Reshape", other.sizes())
+
+    def transpose(self, perm: Sequence[int]) -> Value:
+        """Reorder axes."""
+        return self.op("Transpose", perm=list(perm))

@@ -13,20 +13,14 @@ from onnx_reap.graph.cost import count_entries, layer_extents
 from onnx_reap.measure.latency.profile import layer_heads
 from onnx_reap.measure.latency.table import LatencyTable, LayerTimes, check_layers
 from onnx_reap.solve.cost import Cost, Extent, Widths
-from onnx_reap.solve.gates import ALWAYS, Gates, Ways
+from onnx_reap.solve.gates import ALWAYS, Gates, Paths
 
 NANOSECONDS = 1e6
 """In a millisecond."""
 
 
 def predicted_latency(analysis: Analysis, table: LatencyTable) -> LatencyEstimate:
-    """Make a table a function of the widths of a model's groups.
-
-    Raises
-    ------
-    ReapError
-        If the table was measured on another model, or at other input shapes.
-    """
+    """Make a table a function of the widths of a model's groups; see `check_layers`."""
     heads = layer_heads(analysis)
     check_layers(table, heads)
     measured = {layer.node: layer for layer in table.layers}
@@ -59,7 +53,7 @@ class LatencyEstimate:
         Input and output channels of every layer of the table, in its order.
     entries : Cost
         Entries of the tensors that other nodes make.
-    ways : sequence of Ways, optional
+    paths : sequence of Paths, optional
         By layer, which groups take it along when they vanish; by default none does.
     """
 
@@ -69,7 +63,7 @@ class LatencyEstimate:
         extents: Sequence[tuple[Extent, Extent]],
         entries: Cost,
         full: Widths,
-        ways: Sequence[Ways] | None = None,
+        paths: Sequence[Paths] | None = None,
     ) -> None:
         layers, groups = table.layers, len(full)
         size = max([2, *(len(w) for layer in layers for w in (layer.inputs, layer.outputs))])
@@ -78,7 +72,7 @@ class LatencyEstimate:
         ends = [[(w[0], w[-1]) for w in (layer.inputs, layer.outputs)] for layer in layers]
         self._low, self._high = np.moveaxis(np.reshape(ends, (-1, 2, 2)).astype(float), 2, 0)
         self._ns = np.array([_times(layer, size) for layer in layers]).reshape(-1, size, size)
-        self._gates = Gates([ALWAYS] * len(layers) if ways is None else ways, groups)
+        self._gates = Gates([ALWAYS] * len(layers) if paths is None else paths, groups)
         self._fixed = np.array([[e.fixed for e in pair] for pair in extents]).reshape(-1, 2)
         self._slope = np.zeros((len(layers), 2, groups))
         for i, pair in enumerate(extents):
@@ -94,7 +88,7 @@ class LatencyEstimate:
 
     def at(self, widths: Widths) -> int:
         """Nanoseconds when group g keeps `widths[g]` units; widths has shape (groups,)."""
-        layers = float(self._gates.there(widths) @ self._layers(self._lengths(widths)))
+        layers = float(self._gates.present(widths) @ self._layers(self._lengths(widths)))
         result: int = round(layers + self._per_entry * self._entries.at(widths) + self._constant)
         return result
 
@@ -103,8 +97,9 @@ class LatencyEstimate:
         change = (options - np.asarray(widths)[:, None])[..., None, None]  # (groups, k, 1, 1)
         slopes = np.moveaxis(self._slope, -1, 0)[:, None]  # (groups, 1, layers, 2)
         base = self._lengths(widths)
-        there, gone = (self._gates.there_if(widths, gone=gone).T for gone in (False, True))
-        present = np.where((options > 0)[..., None], there[:, None], gone[:, None])
+        if_open = self._gates.present_if(widths, closed=False).T[:, None]
+        if_closed = self._gates.present_if(widths, closed=True).T[:, None]
+        present = np.where((options > 0)[..., None], if_open, if_closed)
         layers = np.stack(
             [
                 (p * self._layers(base + c * s)).sum(-1)
@@ -123,14 +118,14 @@ class LatencyEstimate:
         the present length of the other axis: steps and noise between neighbouring widths would
         mislead whoever looks at widths far off.
         """
-        lengths, there = self._lengths(widths), self._gates.there_if(widths, gone=False)
+        lengths, present = self._lengths(widths), self._gates.present_if(widths, closed=False)
         total = self._per_entry * self._entries.per_unit(widths)
         for axis in (0, 1):
             narrow, wide = lengths.copy(), lengths.copy()
             narrow[:, axis], wide[:, axis] = self._low[:, axis], self._high[:, axis]
             span = np.maximum(self._high[:, axis] - self._low[:, axis], 1)
             slope = (self._layers(wide) - self._layers(narrow)) / span
-            total = total + slope @ (self._slope[:, axis] * there)
+            total = total + slope @ (self._slope[:, axis] * present)
         return np.asarray(total)
 
     def _lengths(self, widths: Widths) -> npt.NDArray[np.float64]:

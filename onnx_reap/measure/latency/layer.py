@@ -59,24 +59,13 @@ def describe(
 ) -> TimedLayer:
     """Reduce a layer of a model to what its time depends on.
 
-    Parameters
-    ----------
-    node : onnx.NodeProto
-        Its attributes are taken over.
-    x_shape : sequence of int
-        Shape of its input, channels included.
-    outputs : int
-        Channels that it makes.
-    activation : (onnx.NodeProto, mapping of int to float), optional
-        What follows, and its scalar inputs by place.
+    The shape of its input includes channels. The activation that follows comes with its scalar
+    inputs by place.
     """
-    bare = onnx.NodeProto(op_type=node.op_type, output=["y"])
-    bare.input.extend(["x", "w", *("r" * linear.recurrent), *("b" if linear.bias else "")])
-    attributes = sorted(node.attribute, key=lambda a: a.name)
-    bare.attribute.extend(a for a in attributes if a.name != "group")
+    names = ["x", "w", *("r" * linear.recurrent), *("b" if linear.bias else "")]
     inputs = x_shape[linear.x_axis]
     return TimedLayer(
-        bare.SerializeToString(deterministic=True),
+        _bare(node, names, "y"),
         opset,
         np.dtype(dtype),
         tuple(0 if axis == linear.x_axis else int(n) for axis, n in enumerate(x_shape)),
@@ -94,12 +83,18 @@ def _bare_activation(
     node: onnx.NodeProto, scalars: Mapping[int, float]
 ) -> tuple[bytes, tuple[float, ...]]:
     """Strip an activation of its names."""
-    bare = onnx.NodeProto(op_type=node.op_type, output=["z"])
     rest = range(1, len(node.input))
-    bare.input.extend(["y", *(f"c{place}" if place in scalars else "" for place in rest)])
-    bare.attribute.extend(sorted(node.attribute, key=lambda a: a.name))
-    ordered = tuple(scalars[place] for place in sorted(scalars))
-    return bare.SerializeToString(deterministic=True), ordered
+    names = ["y", *(f"c{place}" if place in scalars else "" for place in rest)]
+    return _bare(node, names, "z"), tuple(scalars[place] for place in sorted(scalars))
+
+
+def _bare(node: onnx.NodeProto, inputs: Sequence[str], output: str) -> bytes:
+    """Serialize a node under other names, without what depends on channels."""
+    bare = onnx.NodeProto(op_type=node.op_type, input=inputs, output=[output])
+    attributes = sorted(node.attribute, key=lambda a: a.name)
+    bare.attribute.extend(a for a in attributes if a.name != "group")
+    result: bytes = bare.SerializeToString(deterministic=True)
+    return result
 
 
 def layer_of(analysis: Analysis, linear: Linear) -> TimedLayer:
@@ -127,7 +122,8 @@ def single_shape(probe: Probe, tensor: str) -> tuple[int, ...]:
 
 def _dtype(analysis: Analysis, linear: Linear) -> np.dtype:
     """Return the type that a layer is timed in: its own if onnxruntime has kernels for it."""
-    probe, known = analysis.probe, analysis.probe.written if analysis.runs_as_given else {}
+    probe = analysis.probe
+    known = probe.written if analysis.runs_as_given else {}
     return known.get(linear.x, probe.dtypes[linear.x])
 
 

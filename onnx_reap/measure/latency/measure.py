@@ -61,7 +61,6 @@ def measure(
         The lesser of a plain run, and of the quietest visit to each of its kernels, which is longer
         by what the profiler takes but can be had on a busy machine.
     """
-    times = dict.fromkeys(points, np.inf)
     parts: dict[Kernel, float] = {}
     plain: list[float] = []
 
@@ -70,23 +69,23 @@ def measure(
         parts.update({kernel: min(ms, parts.get(kernel, np.inf)) for kernel, ms in kernels.items()})
         plain.append(_run_time(whole, feed, providers, WHOLE_SECONDS))
 
-    for _ in range(ROUNDS):
-        for number, (point, least) in enumerate(times.items()):
-            if number in (0, len(times) // 2):
-                visit_whole()
-            times[point] = min(least, _alone(point, providers))
-            on_point()
+    times = measure_layers(points, providers, on_point, visit_whole)
     visit_whole()
     return times, min(*plain, max(sum(parts.values()), 0.0))
 
 
 def measure_layers(
-    points: Iterable[SizedLayer], providers: Sequence[str], on_point: Callable[[], None]
+    points: Iterable[SizedLayer],
+    providers: Sequence[str],
+    on_point: Callable[[], None],
+    twice_a_round: Callable[[], None] = lambda: None,
 ) -> dict[SizedLayer, float]:
     """Time layers alone, in milliseconds; see `measure`."""
     times = dict.fromkeys(points, np.inf)
     for _ in range(ROUNDS):
-        for point, least in times.items():
+        for number, (point, least) in enumerate(times.items()):
+            if number in (0, len(times) // 2):
+                twice_a_round()
             times[point] = min(least, _alone(point, providers))
             on_point()
     return times

@@ -25,13 +25,7 @@ FRACTIONS = (0.25, 0.4375, 0.625, 0.8125, 1.0)
 def measured_table(
     analysis: Analysis, samples: Calibration, settings: Settings, progress: Progress
 ) -> LatencyTable:
-    """Measure a model's linear layers at several widths.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of which the widths that groups may take are read.
-    """
+    """Measure a model's linear layers at several of the widths that settings allow."""
     linears, grids = analysis.flow.linears, _grids(analysis, settings)
     layers = [
         _sized(layer_of(analysis, linear), *grid)
@@ -41,14 +35,10 @@ def measured_table(
     whole, feed = analysis.runnable(analysis.light), first_feed(analysis, samples)
     with progress.stage("Measuring layers", total=ROUNDS * len(every)) as step:
         times, whole_ms = measure(every, whole, feed, analysis.providers, step)
+    ms = [tuple(tuple(times[point] for point in row) for row in rows) for rows in layers]
     measured = [
-        replace(
-            head,
-            inputs=inputs,
-            outputs=outputs,
-            ms=tuple(tuple(times[point] for point in row) for row in rows),
-        )
-        for head, (inputs, outputs), rows in zip(layer_heads(analysis), grids, layers, strict=True)
+        replace(head, inputs=inputs, outputs=outputs, ms=each)
+        for head, (inputs, outputs), each in zip(layer_heads(analysis), grids, ms, strict=True)
     ]
     version, round_to = onnxruntime().__version__, settings.round_to
     return LatencyTable(analysis.providers[0], version, round_to, whole_ms, tuple(measured))

@@ -35,7 +35,7 @@ class LayerTimes:
     # layer's inputs follow its outputs, so there `inputs` holds one entry.
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    ms: tuple[tuple[float, ...], ...]  # (inputs, outputs): milliseconds
+    ms: tuple[tuple[float, ...], ...]  # Milliseconds, (inputs, outputs)
 
 
 @dataclass(frozen=True)
@@ -106,23 +106,14 @@ class LatencyTable:
 
     @staticmethod
     def load(path: str | Path) -> LatencyTable:
-        """Read a table from a file.
-
-        Raises
-        ------
-        ReapError
-            If the file can't be read or is not a table.
-        """
+        """Read a table from a file; see `from_json`."""
         return LatencyTable.from_json(read_text("latency table", path), f"latency table {path}")
 
 
 def check_layers(table: LatencyTable, expected: Sequence[LayerTimes]) -> None:
     """Refuse a table of another model, or of other input shapes.
 
-    Parameters
-    ----------
-    expected : sequence of LayerTimes
-        The model's layers; their grids and times are not looked at.
+    Grids and times of the `expected` layers, the model's, are not looked at.
 
     Raises
     ------

@@ -17,6 +17,7 @@ temperature.
 Entries that the original has not finite, such as masked classes, don't count.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -54,24 +55,22 @@ class Metric:
             Tensor of the output's shape. For class scores the mean is the divergence summed over
             distributions; for values the squared error, still to be divided by the variance.
         """
+        y, r = tape.value(self.output), tape.value(signs)
         if self.kind == "values":
-            small = tape.op("Less", tape.op("Abs", self.output), tape.floats(np.inf))
-            return tape.where(small, signs)
-        axis = self.axis % len(tape.shapes[self.output])
-        swap = list(range(len(tape.shapes[self.output])))
+            return (r * (y.op("Abs") < math.inf).floats()).name
+        axis = self.axis % len(y.shape)
+        swap = list(range(len(y.shape)))
         swap[axis], swap[-1] = swap[-1], swap[axis]
-        x, r = (tape.op("Transpose", tensor, perm=swap) for tensor in (self.output, signs))
+        x, r = y.transpose(swap), r.transpose(swap)
         if self.kind == "probabilities":
-            chances = tape.op("Max", x, tape.floats(TINY))
-            x = tape.op("Log", chances)
-        p = tape.op("Softmax", tape.op("Div", x, tape.floats(TEMPERATURE)), axis=-1)
-        spread = tape.op("Mul", tape.op("Sqrt", p), r)
-        total = tape.total(spread, [len(swap) - 1], keep=True)
-        found = tape.op("Sub", spread, tape.op("Mul", p, total))
+            chances = x.op("Max", tape.floats(TINY))
+            x = chances.op("Log")
+        p = (x / TEMPERATURE).op("Softmax", axis=-1)
+        spread = p.op("Sqrt") * r
+        found = spread - p * spread.sum([len(swap) - 1], keep=True)
         if self.kind == "probabilities":
-            found = tape.op("Div", found, chances)
-        halved = tape.op("Mul", found, tape.floats(np.sqrt(0.5)))
-        return tape.op("Transpose", halved, perm=swap)
+            found = found / chances
+        return (found * math.sqrt(0.5)).transpose(swap).name
 
 
 def metrics(

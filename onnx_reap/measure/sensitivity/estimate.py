@@ -25,9 +25,9 @@ from onnx_reap.measure.sensitivity.divergence import metrics
 from onnx_reap.measure.sensitivity.measure import Evaluation, measure_sensitivities, obstacles
 from onnx_reap.measure.sensitivity.perturbation import (
     ConsumerMoments,
+    ConsumerRefit,
     Perturbation,
-    Reader,
-    readers_of,
+    refits_of,
 )
 from onnx_reap.options import Settings
 from onnx_reap.solve.allocation import Choices
@@ -53,7 +53,7 @@ def divergence_choices(
     known: ConsumerMoments,
     samples: Calibration,
     settings: Settings,
-    on_batch: Callable[[int], object] | None = None,
+    on_batch: Callable[[int], object] | None,
     coordinates: Container[int] = (),
 ) -> tuple[list[Choices], list[str]]:
     """Replace local errors by divergences of the final output.
@@ -105,9 +105,9 @@ def _measured(
     """Measure the divergence of every group at some widths."""
     analysis = evaluation.analysis
     groups = {g: analysis.groups[g] for g in widths}
-    readers = readers_of(analysis.model, groups.values(), analysis.flow, known)
+    consumers = refits_of(analysis.model, groups.values(), analysis.flow, known)
     perturbations = [
-        _perturbation(groups[g], readers, known.taps, orders[g], int(width))
+        _perturbation(groups[g], consumers, known.taps, orders[g], int(width))
         for g, some in widths.items()
         for width in some
     ]
@@ -168,11 +168,11 @@ def _points(choices: Choices, count: int) -> np.ndarray:
 
 def _perturbation(
     group: Group,
-    readers: Mapping[str, Reader],
+    consumers: Mapping[str, ConsumerRefit],
     taps: Mapping[str, Tap],
     order: np.ndarray,
     width: int,
 ) -> Perturbation:
     removed = frozenset(group.units[int(unit)] for unit in order[: group.width - width])
-    own = tuple(readers[node] for node in first_of_each(group.consumers, taps))
+    own = tuple(consumers[node] for node in first_of_each(group.consumers, taps))
     return Perturbation(own, removed)

@@ -7,15 +7,16 @@ squared and on average, how far the outputs move, see `divergence`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import onnx
 
 from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
-from onnx_reap.measure.autodiff.backward import OLDEST, SIZES, Facts, backpropagate, opset, reached
+from onnx_reap.measure.autodiff.backward import OLDEST, SIZES, Facts, backpropagate, reached
 from onnx_reap.measure.autodiff.table import GRADIENTS
-from onnx_reap.measure.autodiff.tape import PREFIX, Tape, attributes
+from onnx_reap.measure.autodiff.tape import PREFIX, Tape, Value, attributes, opset
 from onnx_reap.measure.runner import batch_size, run_batches
 from onnx_reap.measure.sensitivity.divergence import Metric
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
@@ -41,6 +42,26 @@ class Evaluation:
     samples: Calibration  # Best not among those that perturbations were fitted to
     seed: int  # Of the random directions
 
+    @cached_property
+    def part(self) -> LightModel:
+        """What computes the outputs that are compared."""
+        model, dtypes = self.analysis.model, self.analysis.probe.dtypes
+        fed = {t.name: dtypes[t.name] for t in model.graph.inputs}
+        return model.part(fed, [metric.output for metric in self.metrics])
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What is known of the model's tensors."""
+        layers = {layer.y: layer for layer in self.analysis.flow.linears}
+        return Facts(self.analysis.probe.shapes, layers)
+
+    @cached_property
+    def batch(self) -> int:
+        """Samples in a run; a backward pass may need all tensors of a forward pass."""
+        made = [name for node in self.part.graph.node for name in node.output]
+        fitting = batch_size(self.analysis.probe, made, None)
+        return self.analysis.fixed_batch or min(LARGEST_BATCH, fitting)
+
 
 def measure_sensitivities(
     evaluation: Evaluation,
@@ -55,25 +76,21 @@ def measure_sensitivities(
         For each perturbation the divergence: mean over samples, sum over outputs. None where no
         gradient reaches its layers, or where it is not finite.
     """
-    analysis, part = evaluation.analysis, _part(evaluation)
-    facts = Facts(analysis.probe.shapes, {layer.y: layer for layer in analysis.flow.linears})
     changed = dict.fromkeys(y for each in perturbations for y in each.outputs)
-    open_ = reached(part, facts, [y for y in changed if _is_plain(analysis, y)])
+    plain = [y for y in changed if _is_plain(evaluation.analysis, y)]
+    open_ = reached(evaluation.part, evaluation.facts, plain)
     tried = [i for i, each in enumerate(perturbations) if open_.issuperset(each.outputs)]
     result: list[float | None] = [None] * len(perturbations)
     if not tried:
         return result
-    batch = analysis.fixed_batch or min(
-        LARGEST_BATCH, batch_size(analysis.probe, _activations(part, analysis), None)
-    )
-    weights = _weights(evaluation, part, batch)
+    weights = _weights(evaluation)
     # Constants have to fit into a model; each chunk takes a pass of its own.
     chunks = list(in_chunks(tried, lambda i: 4 * perturbations[i].entries, LARGEST_CONSTANTS))
     for chunk in chunks:
         chosen = [perturbations[i] for i in chunk]
-        model, effects = _instrumented(evaluation, part, facts, chosen, weights)
+        model, effects = _instrumented(evaluation, chosen, weights)
         step = on_batch if chunk is chunks[-1] else None
-        totals = _sums_of_squares(evaluation, model, effects, batch, step)
+        totals = _sums_of_squares(evaluation, model, effects, step)
         for index, total in zip(chunk, totals, strict=True):
             result[index] = total if np.isfinite(total) else None
     return result
@@ -83,7 +100,6 @@ def _sums_of_squares(
     evaluation: Evaluation,
     model: LightModel,
     outputs: Sequence[str],
-    batch: int,
     on_batch: Callable[[int], object] | None,
 ) -> list[float]:
     """Run an instrumented model; square and sum every output over all samples."""
@@ -92,7 +108,7 @@ def _sums_of_squares(
         evaluation.analysis,
         [model],
         evaluation.samples,
-        batch=batch,
+        batch=evaluation.batch,
         count_input=SAMPLES,
         on_batch=on_batch,
     ):
@@ -102,18 +118,11 @@ def _sums_of_squares(
 
 def obstacles(evaluation: Evaluation) -> str:
     """Name what may keep gradients from reaching some layers."""
-    part = _part(evaluation)
-    if opset(part) < OLDEST:
-        return f"operator set {opset(part)}"
-    ops = {node.op_type for node in part.graph.node} - GRADIENTS.keys() - SIZES
+    version = opset(evaluation.part)
+    if version < OLDEST:
+        return f"operator set {version}"
+    ops = {node.op_type for node in evaluation.part.graph.node} - GRADIENTS.keys() - SIZES
     return ", ".join(sorted(ops)) or "some operators with their attributes"
-
-
-def _part(evaluation: Evaluation) -> LightModel:
-    """Cut out what computes the outputs that are compared."""
-    model, dtypes = evaluation.analysis.model, evaluation.analysis.probe.dtypes
-    fed = {t.name: dtypes[t.name] for t in model.graph.inputs}
-    return model.part(fed, [metric.output for metric in evaluation.metrics])
 
 
 def _is_plain(analysis: Analysis, tensor: str) -> bool:
@@ -130,15 +139,9 @@ def _probed_batch(analysis: Analysis) -> int:
     return analysis.fixed_batch or analysis.probe.batch
 
 
-def _activations(part: LightModel, analysis: Analysis) -> list[str]:
-    """List the tensors that a backward pass needs of a forward pass: all, to be safe."""
-    made = (name for node in part.graph.node for name in node.output)
-    return [name for name in made if name in analysis.probe.shapes]
-
-
-def _weights(evaluation: Evaluation, part: LightModel, batch: int) -> dict[str, float]:
+def _weights(evaluation: Evaluation) -> dict[str, float]:
     """Return factors of the directions of each output with which squares sum to a mean."""
-    scales, shapes = _variances(evaluation, part, batch), evaluation.analysis.probe.shapes
+    scales, shapes = _variances(evaluation), evaluation.analysis.probe.shapes
     for metric in evaluation.metrics:
         if metric.kind != "values":
             shape = shapes[metric.output]
@@ -148,13 +151,16 @@ def _weights(evaluation: Evaluation, part: LightModel, batch: int) -> dict[str, 
     return {name: float(1 / np.sqrt(scale)) for name, scale in scales.items()}
 
 
-def _variances(evaluation: Evaluation, part: LightModel, batch: int) -> dict[str, float]:
+def _variances(evaluation: Evaluation) -> dict[str, float]:
     """Return summed variances of outputs that are compared by values; 1 where nothing varies."""
     names = [metric.output for metric in evaluation.metrics if metric.kind == "values"]
     if not names:
         return {}
     sums = {name: np.zeros(3) for name in names}
-    for _, (outputs,) in run_batches(evaluation.analysis, [part], evaluation.samples, batch=batch):
+    runs = run_batches(
+        evaluation.analysis, [evaluation.part], evaluation.samples, batch=evaluation.batch
+    )
+    for _, (outputs,) in runs:
         for name in names:
             x = outputs[name][np.isfinite(outputs[name])].astype(np.float64)
             sums[name] += [x.size, x.sum(), np.square(x).sum()]
@@ -163,33 +169,29 @@ def _variances(evaluation: Evaluation, part: LightModel, batch: int) -> dict[str
 
 
 def _instrumented(
-    evaluation: Evaluation,
-    part: LightModel,
-    facts: Facts,
-    perturbations: Sequence[Perturbation],
-    weights: Mapping[str, float],
+    evaluation: Evaluation, perturbations: Sequence[Perturbation], weights: Mapping[str, float]
 ) -> tuple[LightModel, list[str]]:
     """Append directions, a backward pass, and each perturbation's effect, a number per sample."""
-    out = onnx.ModelProto()
+    part, facts, out = evaluation.part, evaluation.facts, onnx.ModelProto()
     out.CopyFrom(part.proto)
     tape = Tape(replace(part, proto=out), facts.shapes, facts.layers)
     starts = {}
     for index, metric in enumerate(evaluation.metrics):
-        signs = _signs(tape, metric.output, _noise_seed(evaluation.seed, index))
-        direction = metric.direction(tape, signs)
-        starts[metric.output] = tape.op("Mul", direction, tape.floats(weights[metric.output]))
+        signs = _signs(tape.value(metric.output), _noise_seed(evaluation.seed, index))
+        direction = tape.value(metric.direction(tape, signs.name))
+        starts[metric.output] = direction * weights[metric.output]
     changed = list(dict.fromkeys(y for each in perturbations for y in each.outputs))
     gradients = backpropagate(tape, part.graph.node, starts, changed)
     makers = {node.output[0]: node for node in part.graph.node}
-    rows = tape.op("Concat", SAMPLES, tape.ints([-1]), axis=0)
+    rows = tape.op("Concat", SAMPLES, [-1], axis=0)
     effects = []
     for perturbation in perturbations:
         terms = []
         for change in perturbation.changes():
             y = change.linear.y
-            product = tape.op("Mul", _difference(tape, makers[y], change), gradients[y])
-            terms.append(tape.total(tape.op("Reshape", product, rows), [1], keep=False))
-        effects.append(tape.sum(terms))
+            product = _difference(tape, makers[y], change) * gradients[y]
+            terms.append(product.op("Reshape", rows).sum([1], keep=False))
+        effects.append(tape.sum(terms).name)
     del out.graph.output[:]
     out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in effects)
     counts = onnx.helper.make_tensor_value_info(SAMPLES, onnx.TensorProto.INT64, [1])
@@ -197,16 +199,16 @@ def _instrumented(
     return replace(part, proto=out), effects
 
 
-def _signs(tape: Tape, x: str, seed: int) -> str:
+def _signs(x: Value, seed: int) -> Value:
     """Write random signs of a tensor's shape."""
+    tape = x.tape
     if tape.opset < 22:
-        return tape.op("Sign", tape.op("RandomNormalLike", x, seed=float(seed)))
+        return x.op("RandomNormalLike", seed=float(seed)).op("Sign")
     # Of operators that draw numbers onnxruntime has no newer kernels but this one's, which it takes
     # out unless what it is fed is computed from inputs.
-    ones = tape.op("Cast", tape.op("Equal", x, x), to=onnx.TensorProto.FLOAT)
-    training = tape.op("Cast", tape.op("Squeeze", SAMPLES), to=onnx.TensorProto.BOOL)
-    twos = tape.op("Dropout", ones, tape.floats(0.5), training, seed=seed)
-    return tape.op("Sub", twos, tape.floats(1))
+    ones = x.op("Equal", x).floats()
+    training = tape.op("Squeeze", SAMPLES).op("Cast", to=onnx.TensorProto.BOOL)
+    return ones.op("Dropout", tape.floats(0.5), training, seed=seed) - 1
 
 
 def _noise_seed(seed: int, index: int) -> int:
@@ -214,11 +216,11 @@ def _noise_seed(seed: int, index: int) -> int:
     return int(np.random.default_rng((seed, index)).integers(1, 2**24))
 
 
-def _difference(tape: Tape, node: onnx.NodeProto, change: WeightChange) -> str:
+def _difference(tape: Tape, node: onnx.NodeProto, change: WeightChange) -> Value:
     """Write a layer with the change of its constants, which is the change of its output."""
-    inputs = [node.input[0], tape.floats(change.weight)]
-    bias = None if change.bias is None else tape.floats(change.bias)
-    if bias is not None and node.op_type != "MatMul":
-        inputs.append(bias)
-    y = tape.op(node.op_type, *inputs, **attributes(node))
-    return tape.op("Add", y, bias) if bias is not None and node.op_type == "MatMul" else y
+    inputs = [tape.value(node.input[0]), tape.floats(change.weight)]
+    bias = [] if change.bias is None else [tape.floats(change.bias)]
+    if node.op_type != "MatMul":
+        return tape.op(node.op_type, *inputs, *bias, **attributes(node))
+    product = tape.op("MatMul", *inputs)
+    return product + bias[0] if bias else product

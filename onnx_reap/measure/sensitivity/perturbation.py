@@ -45,26 +45,26 @@ class WeightChange:
 class Perturbation:
     """A group without some of its units; changes are as large as layers, so made when needed."""
 
-    readers: tuple[Reader, ...]  # Layers that read the group
+    consumers: tuple[ConsumerRefit, ...]  # Layers that read the group
     removed: frozenset[int]  # Units
 
     @property
     def outputs(self) -> list[str]:
         """Outputs of the layers that change."""
-        return [layer.y for reader in self.readers for layer in reader.layers]
+        return [layer.y for consumer in self.consumers for layer in consumer.layers]
 
     @property
     def entries(self) -> int:
         """Numbers in the changes of weights."""
-        return sum(reader.entries for reader in self.readers)
+        return sum(consumer.entries for consumer in self.consumers)
 
     def changes(self) -> list[WeightChange]:
         """Compute the changes."""
-        return [change for reader in self.readers for change in reader.without(self.removed)]
+        return [change for consumer in self.consumers for change in consumer.without(self.removed)]
 
 
-class Reader:
-    """A layer that reads channels which may be removed."""
+class ConsumerRefit:
+    """Refits a layer to what stays of the channels that it reads."""
 
     def __init__(self, model: Model, node: str, flow: Flow, known: ConsumerMoments) -> None:
         self._model, self._node, self._known = model, node, known
@@ -130,9 +130,11 @@ class Reader:
         return spread
 
 
-def readers_of(
+def refits_of(
     model: Model, groups: Iterable[Group], flow: Flow, known: ConsumerMoments
-) -> dict[str, Reader]:
+) -> dict[str, ConsumerRefit]:
     """Prepare the consumers of some groups, by the first node of each weight."""
     nodes = dict.fromkeys(node for group in groups for node in group.consumers)
-    return {node: Reader(model, node, flow, known) for node in first_of_each(nodes, known.taps)}
+    return {
+        node: ConsumerRefit(model, node, flow, known) for node in first_of_each(nodes, known.taps)
+    }

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import numpy.typing as npt
 
-from onnx_reap.prune.criteria.observation import Matrix, Order
+from onnx_reap.prune.criteria.observation import Matrix, Observation, Order
 
 
 def balanced(order: Iterable[int], parts: Iterable[int] | None) -> Order:
@@ -28,10 +27,7 @@ def balanced(order: Iterable[int], parts: Iterable[int] | None) -> Order:
 
 
 def greedily(
-    scores: Callable[[], Matrix],
-    gone: Callable[[int], None],
-    width: int,
-    parts: npt.NDArray[np.int64] | None,
+    observed: Observation, scores: Callable[[], Matrix], gone: Callable[[int], None]
 ) -> Order:
     """Remove the unit of least score, of those whose turn it is, one after the other.
 
@@ -42,6 +38,7 @@ def greedily(
     gone : callable
         Told each unit that goes.
     """
+    width, parts = observed.width, observed.parts
     part = np.zeros(width, np.int64) if parts is None else np.unique(parts, return_inverse=True)[1]
     lost = np.zeros(part.max() + 1, np.int64)
     alive = np.ones(width, np.bool_)

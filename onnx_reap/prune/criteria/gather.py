@@ -1,6 +1,6 @@
 """What a criterion is shown of a group, gathered from the graph and from what was captured."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,8 +11,8 @@ from onnx_reap.graph.labels.records import Flow
 from onnx_reap.measure.activations.moments import Tap
 from onnx_reap.measure.activations.pooled import Pooled
 from onnx_reap.measure.activations.rows import weight_to_matrix
-from onnx_reap.prune.criteria.observation import Matrix, Observation, Reader
-from onnx_reap.prune.removal_paths import readings
+from onnx_reap.prune.criteria.observation import Matrix, Observation, Reading
+from onnx_reap.prune.removal_paths import columns_of, readings
 from onnx_reap.solve.backend import to_host
 from onnx_reap.solve.moments import Moments
 
@@ -35,7 +35,7 @@ def observe(group: Group, flow: Flow, model: Model, captured: Captured, seed: in
     """Collect what is known of a group."""
     taps = captured.taps
     readers = tuple(
-        Reader(w, columns, *(to_host(m[g, ...]) for m in (moments.gram, moments.mean_x)))
+        Reading(w, columns, *(to_host(m[g, ...]) for m in (moments.gram, moments.mean_x)))
         for node in group.consumers
         if node in captured.moments
         for moments in [captured.moments[node]]
@@ -53,36 +53,21 @@ def observe(group: Group, flow: Flow, model: Model, captured: Captured, seed: in
 def _features(group: Group, flow: Flow, inputs: Mapping[str, int], pooled: Pooled) -> Matrix:
     """Return the largest value of each unit by sample, (N, U); 0 where nothing reads it."""
     largest = np.full((len(pooled.outputs), group.width), -np.inf)
-    place = {unit: i for i, unit in enumerate(group.units)}
     for name, axis in inputs.items():
-        for channel, unit in enumerate(flow.units_along(name, axis).tolist()):
-            if (i := place.get(unit)) is not None:
-                largest[:, i] = np.maximum(largest[:, i], pooled.maps[name][:, channel])
+        for at in columns_of(group, flow.units_along(name, axis)).T:
+            own = at >= 0
+            largest[:, own] = np.maximum(largest[:, own], pooled.maps[name][:, at[own]])
     return np.where(np.isfinite(largest), largest, 0.0)
 
 
 def _filters(group: Group, flow: Flow, model: Model) -> Matrix:
-    """Return the weights that make each unit, (U, R), those of all its channels in a row."""
-    blocks = list(_channels(group, flow, model))
-    return np.concatenate([np.zeros((group.width, 0)), *blocks], axis=1)
-
-
-def _channels(group: Group, flow: Flow, model: Model) -> Iterator[Matrix]:
-    """Yield (U, D) weights by producer and by how many channels of a unit came before."""
-    place = {unit: i for i, unit in enumerate(group.units)}
+    """Return the weights that make each unit, (U, R): those of all its channels in a row."""
+    blocks = [np.zeros((group.width, 0))]
     constants = model.constants()
     for linear in flow.linears:
-        if linear.node not in group.producers:
-            continue
-        weight = weight_to_matrix(linear, constants[linear.weight].values)
-        rows = weight.transpose(0, 2, 1).reshape(-1, weight.shape[1])
-        units = flow.units_along(linear.y, linear.y_axis).tolist()
-        before = np.zeros(group.width, np.int64)
-        blocks: list[Matrix] = []
-        for unit, row in zip(units, rows, strict=True):
-            if (i := place.get(unit)) is not None:
-                if before[i] == len(blocks):
-                    blocks.append(np.zeros((group.width, rows.shape[1])))
-                blocks[before[i]][i] = row
-                before[i] += 1
-        yield from blocks
+        if linear.node in group.producers:
+            weight = weight_to_matrix(linear, constants[linear.weight].values)
+            rows = weight.transpose(0, 2, 1).reshape(-1, weight.shape[1])
+            channels = columns_of(group, flow.units_along(linear.y, linear.y_axis))
+            blocks += [np.where(at[:, None] >= 0, rows[at], 0.0) for at in channels.T]
+    return np.concatenate(blocks, axis=1)

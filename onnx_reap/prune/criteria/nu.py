@@ -23,7 +23,7 @@ from onnx_reap.prune.criteria.ranking import MergeTarget, Ranking
 def rank(observed: Observation) -> Ranking:
     """Let units go that another one emulates best, pair by pair."""
     pairs = _Pairs(observed)
-    order = greedily(pairs.errors, pairs.unify, observed.width, observed.parts)
+    order = greedily(observed, pairs.errors, pairs.unify)
     return Ranking(order.tolist(), pairs.targets)
 
 

@@ -13,7 +13,7 @@ Order = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Reader:
+class Reading:
     """One linear map that reads the group's units: a layer, or a grouped convolution's map."""
 
     weight: Matrix  # (D, O): each output scaled by what the normalisation behind makes of it
@@ -88,7 +88,7 @@ class Observation:
     # (U, R): the weights that make each unit in a row, those of all its producers one behind the
     # other
     filters: Matrix
-    readers: tuple[Reader, ...] = ()  # Empty where nothing was run, or nothing reads the units
+    readers: tuple[Reading, ...] = ()  # Empty where nothing was run, or nothing reads the units
     parts: npt.NDArray[np.int64] | None = None  # (U,) int: parts that shrink alike
     seed: int = 0
     # (N, U): largest value of each unit by sample; no samples unless the criterion asks for them

@@ -23,4 +23,4 @@ def order(observed: Observation) -> Order:
     def gone(unit: int) -> None:
         raised[:] += 2 * gram[unit]
 
-    return greedily(lambda: raised, gone, observed.width, observed.parts)
+    return greedily(observed, lambda: raised, gone)

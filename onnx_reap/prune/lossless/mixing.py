@@ -1,11 +1,20 @@
 """What a layer makes of channels: rows of weights over the signals that arrive."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.prune.lossless.rows import norms_of, parallel
-from onnx_reap.prune.lossless.values import Form, Signals
+from onnx_reap.prune.lossless.values import (
+    Content,
+    Floats,
+    alike,
+    joined,
+    norms_of,
+    numbered,
+    unknown,
+)
 
 
 def keeps_constants(linear: Linear, node: gs.Node) -> bool:
@@ -18,12 +27,12 @@ def mix(
     linear: Linear,
     weight: np.ndarray,
     bias: np.ndarray | None,
-    x: Form,
-    signals: Signals,
+    x: Content,
+    numbers: Iterator[int],
     *,
     exact: bool,
-) -> Form:
-    """Return the form of a layer's output.
+) -> Content:
+    """Return what a layer's output holds.
 
     Weights that read the same signal are added up; what reads constants goes to the bias where
     all positions see them, and counts as a signal otherwise.
@@ -32,73 +41,57 @@ def mix(
     ----------
     weight : array
         As it is stored.
-    bias : array, optional
-    x : Form
+    x : Content
         Of the layer's input.
+    numbers : iterator of int
+        Gives new signals.
     exact : bool
         Whether the layer keeps constants.
     """
-    parts = []
-    for block, part in zip(_blocks(linear, weight), _parts(x, linear.group), strict=True):
-        rows, shift = _folded(block * linear.alpha if linear.alpha != 1 else block, part, exact)
-        parts.append(_form(rows, shift, signals))
-    arrays = ([getattr(p, name) for p in parts] for name in ("signal", "scale", "offset"))
-    signal, scale, offset = (np.concatenate(each) for each in arrays)
+    blocks = _blocks(linear, weight)
+    outputs = len(blocks) * len(blocks[0])
+    added = np.zeros(outputs)
     if bias is not None and linear.beta:
         plain = bias.astype(np.float64).reshape(-1, bias.shape[-1] if bias.ndim else 1)
         if len(plain) > 1 or not np.isfinite(plain).all():  # several: differs between samples
-            return signals.unknown(len(signal))
-        offset = offset + linear.beta * plain[0]
-    return Form.of(signal, scale, offset)
+            return unknown(outputs, numbers)
+        added = added + linear.beta * plain[0]
+    parts = []
+    each = np.split(np.arange(len(x.signal)), linear.group)
+    for block, read, shift in zip(blocks, each, np.split(added, linear.group), strict=True):
+        rows, constant = _folded(block * linear.alpha, x.at(read), exact)
+        parts.append(_content(rows, constant + shift, numbers))
+    return joined(parts)
 
 
 def _blocks(linear: Linear, weight: np.ndarray) -> list[np.ndarray]:
     """Return the weights of every group as (outputs, inputs, taps)."""
     weight = weight if weight.dtype.itemsize >= 4 else weight.astype(np.float32)
-    blocks = np.split(weight, linear.group, axis=0) if linear.group > 1 else [weight]
     return [
         (b if linear.weight_out == 0 else b.swapaxes(0, 1)).reshape(
             b.shape[linear.weight_out], b.shape[linear.weight_in], -1
         )
-        for b in blocks
+        for b in np.split(weight, linear.group)
     ]
 
 
-def _parts(x: Form, group: int) -> list[Form]:
-    return [x.at(positions) for positions in np.split(np.arange(len(x.signal)), group)]
-
-
-def _folded(block: np.ndarray, x: Form, exact: bool) -> tuple[np.ndarray, np.ndarray]:
+def _folded(block: np.ndarray, x: Content, exact: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return coefficients by signal and tap, (outputs, D), and what constants add, (outputs,)."""
-    outputs = len(block)
-    shift = np.zeros(outputs)
-    found, count = np.unique(x.signal, return_counts=True)
-    plain = (found > 0).all() and (count == 1).all() and (x.scale == 1).all()
-    rows = [block.reshape(outputs, -1)]
-    if not plain:
-        order = np.argsort(x.signal, kind="stable")[count[0] if found[0] == 0 else 0 :]
-        starts = np.flatnonzero(np.diff(x.signal[order], prepend=-1))
-        read = block[:, order]
-        if (x.scale[order] != 1).any():
-            read = read * x.scale[order, None]
-        rows = [
-            (np.add.reduceat(read, starts, axis=1) if len(order) else read).reshape(outputs, -1)
-        ]
-    if x.offset.any():
-        constant = np.einsum("oit,i->ot", block, x.offset)
-        if exact:
-            shift = constant.sum(axis=1)
-        else:
-            rows.append(constant)
-    return (rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)), shift
+    order = np.argsort(x.signal, kind="stable")[np.count_nonzero(x.signal == 0) :]
+    starts = np.flatnonzero(np.diff(x.signal[order], prepend=0))
+    read = block[:, order]
+    if len(starts) < len(order):
+        read = np.add.reduceat(read, starts, axis=1)
+    rows = read.reshape(len(block), -1)
+    constant = np.einsum("oit,i->ot", block, x.fixed)
+    if exact:
+        return rows, constant.sum(axis=1)
+    return np.concatenate([rows, constant.astype(rows.dtype)], axis=1), np.zeros(len(block))
 
 
-def _form(rows: np.ndarray, shift: np.ndarray, signals: Signals) -> Form:
+def _content(rows: np.ndarray, constant: Floats, numbers: Iterator[int]) -> Content:
     norms = norms_of(rows)
-    if not np.isfinite(norms).all() or not np.isfinite(shift).all():
-        return signals.unknown(len(rows))
-    like, factor = parallel(rows)
-    own = np.flatnonzero(like == np.arange(len(rows))).tolist()
-    new = {i: signals.new(float(norms[i])) for i in own} | {-1: 0}
-    signal = np.array([new[i] for i in like.tolist()], np.int64)
-    return Form.of(signal, factor, shift)
+    if not np.isfinite(norms).all() or not np.isfinite(constant).all():
+        return unknown(len(rows), numbers)
+    first = alike([np.zeros(len(rows), np.int64)], [rows, constant])
+    return Content(np.where(norms > 0, numbered(first, numbers), 0), constant, norms)

@@ -12,7 +12,7 @@ from onnx_reap.graph.labels.records import Flow
 from onnx_reap.graph.labels.site import Findings, Site
 from onnx_reap.graph.rules.table import RULES
 
-LARGEST = 2**22  # entries of a tensor whose every entry is followed
+MOST_ENTRIES = 2**22  # entries of a tensor whose every entry is followed
 
 
 class _UnfollowedError(Exception):
@@ -102,7 +102,8 @@ class Mover:
         """
         shape = self._shapes[node.inputs[0].name]
         size, step = int(np.prod(shape)), int(np.prod(shape[inner + 1 :]))
-        moved = self._run(node, {0: np.arange(size).reshape(shape)}) if size <= LARGEST else None
+        entries = np.arange(size).reshape(shape)
+        moved = None if size > MOST_ENTRIES else self._run(node, {0: entries})
         if moved is None:
             return None
         index = np.moveaxis(moved[0], outer, 0).reshape(moved[0].shape[outer], -1)

@@ -1,12 +1,12 @@
 """Channels that another one makes up for exactly, at every layer that reads them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_reap.graph.branches import NONE, Branches
+from onnx_reap.graph.branches import Branches
 from onnx_reap.graph.edit.absorb import Absorbed, Read
 from onnx_reap.graph.edit.weights import has_plain_bias
 from onnx_reap.graph.groups import Group
@@ -16,11 +16,9 @@ from onnx_reap.graph.labels.records import Flow, Linear
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.prune.lossless.follow import Follower
 from onnx_reap.prune.lossless.mixing import keeps_constants
-from onnx_reap.prune.lossless.rows import SAME
-from onnx_reap.prune.lossless.values import Form
+from onnx_reap.prune.lossless.values import Content, alike
 
-DEAD, DUPLICATE, DEPENDENT = "dead", "duplicate", "dependent"
-KINDS = (DEAD, DUPLICATE, DEPENDENT)
+DEAD, DUPLICATE = "dead", "duplicate"
 
 
 @dataclass(frozen=True)
@@ -28,9 +26,7 @@ class Redundant:
     """One unit that can go."""
 
     unit: int
-    # `dead` holds constants or is read by nobody, a `duplicate` holds what another unit does, and
-    # what is `dependent` holds a multiple of another one, or differs from it by a constant
-    kind: str
+    kind: str  # `dead` holds constants or is read by nobody, a `duplicate` what another unit does
     absorbed: tuple[Absorbed, ...]  # By whom, at each layer that reads it
 
 
@@ -40,7 +36,7 @@ class _Slot:
 
     read: Read
     positions: np.ndarray  # (n,) int: by unit
-    form: Form
+    content: Content
     exact: bool  # Whether constants can go to the layer's bias
 
     @property
@@ -48,14 +44,22 @@ class _Slot:
         """The part of a grouped convolution that reads each unit, (n,) int array."""
         return self.positions // self.read.per_part
 
-    @property
-    def fixed(self) -> np.ndarray:
-        """Constants that no bias can take, (n,) float array."""
-        return np.zeros_like(self.form.offset) if self.exact else self.form.offset
+    def spares(self, i: int) -> bool:
+        """Whether the layer needs nothing of a unit, but for what its bias can take."""
+        constant = self.content.signal[i] == 0 and (self.exact or not self.content.constant[i])
+        return bool(constant) or not self.read.reads(int(self.positions[i]))
+
+    def without(self, i: int, other: int | None) -> Absorbed:
+        """Return how the layer does without a unit, by an equal one if there is one."""
+        position = int(self.positions[i])
+        if other is not None:
+            return Absorbed(self.read, position, {int(self.positions[other]): 1.0}, 0.0)
+        constant = float(self.content.fixed[i]) if self.exact else 0.0
+        return Absorbed(self.read, position, {}, constant)
 
 
 def find_redundant(
-    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches = NONE
+    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches
 ) -> list[Redundant]:
     """Find units without which the model computes the same, up to rounding.
 
@@ -73,7 +77,7 @@ def find_redundant(
         by_group[index] = dead if vanishes else _balanced(group, redundant)
         gone += [index] if vanishes else []
         study.removed += [each.unit for each in by_group[index]]
-    along = [unit for index in branches.taken_along(gone) for unit in groups[index].units]
+    along = [unit for index in branches.vanishing_with(gone) for unit in groups[index].units]
     found = [each for redundant in by_group for each in redundant]
     return found + [Redundant(unit, DEAD, ()) for unit in along if unit not in study.removed]
 
@@ -120,80 +124,48 @@ class _Study:
     ) -> list[_Slot]:
         slots, model = [], self._model
         for linear, labels in readers:
-            settled = self._follower.signals.settled(self._follower.form(linear.x, linear.x_axis))
+            content = self._follower.content(linear.x, linear.x_axis).settled()
             exact = keeps_constants(linear, model.node(linear.node))
             exact = exact and has_plain_bias(model, linear) and self._uses[linear.weight] == 1
-            left = ~np.isin(self._flow.units_along(linear.y, linear.y_axis), self.removed)
-            inputs = self._probe.shapes[linear.x][linear.x_axis]
             weight = model.constants()[linear.weight].values
+            left = ~np.isin(self._flow.units_along(linear.y, linear.y_axis), self.removed)
+            if linear.recurrent:  # whose hidden size stays
+                left, exact = np.ones(len(weight), bool), False
+            inputs = self._probe.shapes[linear.x][linear.x_axis]
             read = Read(linear, weight, left, inputs // linear.group)
             order = np.argsort(labels, kind="stable")
             starts = np.searchsorted(labels[order], units)
             for place in range(int((labels == units[0]).sum())):
                 positions = order[starts + place]
-                slots.append(_Slot(read, positions, settled.at(positions), exact))
+                slots.append(_Slot(read, positions, content.at(positions), exact))
         return slots
 
 
 def _of_class(units: Sequence[int], slots: Sequence[_Slot]) -> list[Redundant]:
     """Find redundant units among some that occur in the same places."""
-    found = []
-    representatives: dict[tuple[int, ...], list[int]] = {}
-    for i in range(len(units)):
-        if not any(slot.read.reads(int(slot.positions[i])) for slot in slots):
-            found.append(_redundant(i, DEAD, {}, units, slots))
-            continue
-        if all(slot.form.constant[i] and not slot.fixed[i] for slot in slots):
-            found.append(_redundant(i, DEAD, {}, units, slots))
-            continue
-        key = tuple(int(n) for slot in slots for n in (slot.form.signal[i], slot.parts[i]))
-        others = representatives.setdefault(key, [])
-        factors = ((k, _factor(i, k, slots)) for k in others)
-        target = next(((k, factor) for k, factor in factors if factor is not None), None)
-        if target is None:
-            others.append(i)
-        else:
-            kind = DUPLICATE if target[1] == 1 else DEPENDENT
-            found.append(_redundant(i, kind, dict([target]), units, slots))
-    return found
+    dead = [i for i in range(len(units)) if all(slot.spares(i) for slot in slots)]
+    rest = np.setdiff1d(np.arange(len(units)), dead)
 
+    def redundant(i: int, kind: str, other: int | None = None) -> Redundant:
+        return Redundant(units[i], kind, tuple(slot.without(i, other) for slot in slots))
 
-def _factor(i: int, k: int, slots: Sequence[_Slot]) -> float | None:
-    """Return by what to multiply unit k to get unit i at every slot; None if there is no such."""
-    pairs = [
-        (float(values[i]), float(values[k]))
-        for slot in slots
-        for values in (slot.form.scale, slot.fixed)
-        if values[i] or values[k]
+    found = [redundant(i, DEAD) for i in dead]
+    if not len(rest):
+        return found
+    kinds = [kind[rest] for slot in slots for kind in (slot.content.signal, slot.parts)]
+    first = rest[alike(kinds, [slot.content.fixed[rest] for slot in slots])]
+    return found + [
+        redundant(i, DUPLICATE, other)
+        for i, other in zip(rest.tolist(), first.tolist(), strict=True)
+        if i != other
     ]
-    if not all(b for _, b in pairs):
-        return None
-    ratios = [a / b for a, b in pairs]
-    factor = 1.0 if abs(ratios[0] - 1) <= SAME else ratios[0]
-    alike = all(abs(ratio - factor) <= SAME * abs(factor) for ratio in ratios)
-    return factor if factor and alike else None
-
-
-def _redundant(
-    i: int, kind: str, into: Mapping[int, float], units: Sequence[int], slots: Sequence[_Slot]
-) -> Redundant:
-    absorbed = []
-    for slot in slots:
-        offset = slot.form.offset
-        constant = float(offset[i] - sum(factor * offset[k] for k, factor in into.items()))
-        by = {int(slot.positions[k]): factor for k, factor in into.items()}
-        near = not slot.exact or abs(constant) <= SAME * abs(offset[i])
-        absorbed.append(Absorbed(slot.read, int(slot.positions[i]), by, 0.0 if near else constant))
-        if not near and kind == DUPLICATE:
-            kind = DEPENDENT
-    return Redundant(units[i], kind, tuple(absorbed))
 
 
 def _balanced(group: Group, redundant: Sequence[Redundant]) -> list[Redundant]:
-    """Keep a unit of each part, and take equally many from all; the simplest ones first."""
+    """Keep a unit of each part, and take equally many from all; dead ones first."""
     part = dict(zip(group.units, group.parts or [0] * group.width, strict=True))
     by_part: dict[int, list[Redundant]] = {p: [] for p in part.values()}
-    for each in sorted(redundant, key=lambda each: KINDS.index(each.kind)):
+    for each in sorted(redundant, key=lambda each: each.kind != DEAD):
         by_part[part[each.unit]].append(each)
     size = group.width // len(by_part)
     count = min(size - 1, *(len(each) for each in by_part.values()))

@@ -13,19 +13,17 @@ from onnx_reap.prune.apply import Pruned, apply_choice
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.form import Choice, choice_of, removed_in
 from onnx_reap.prune.goal import check_globs
-from onnx_reap.prune.lossless.redundant import DEAD, DEPENDENT, DUPLICATE, Redundant, find_redundant
+from onnx_reap.prune.lossless.redundant import DEAD, DUPLICATE, Redundant, find_redundant
 
-NOTHING = "nothing to remove: no channel is dead, a duplicate or a multiple of another"
+NONE_REDUNDANT = "nothing to remove: no channel is dead or a duplicate of another"
 
 
 @dataclass(frozen=True)
 class Lossless:
     """Channels that went without loss, by what they were."""
 
-    # Constant or unread ones, copies of others, multiples of others
-    dead: int
-    duplicate: int
-    dependent: int
+    dead: int  # Constant, or read by nobody
+    duplicate: int  # Copies of others
     # Largest difference of an output on random samples, relative to the output's largest entry
     difference: float
 
@@ -50,7 +48,7 @@ def without_redundant(run: Run) -> tuple[Pruned, Lossless]:
             analysis.model, analysis.probe, analysis.flow, analysis.groups, analysis.branches
         )
         step()
-    choice = choice_of(analysis, [each.unit for each in found], () if found else (NOTHING,))
+    choice = choice_of(analysis, [each.unit for each in found], () if found else (NONE_REDUNDANT,))
     pruned = apply_choice(run, choice) if not found else _applied(run, choice, found)
     with run.clock("verify"):
         types = analysis.model.types
@@ -61,7 +59,7 @@ def without_redundant(run: Run) -> tuple[Pruned, Lossless]:
         feeds = comparison_feeds(run.samples.every, analysis.fixed_batch, run.settings.seed)
         difference, doubts = compare(before, after, feeds, analysis.providers, claim, places=kept)
     kinds = Counter(each.kind for each in found)
-    lossless = Lossless(kinds[DEAD], kinds[DUPLICATE], kinds[DEPENDENT], difference)
+    lossless = Lossless(kinds[DEAD], kinds[DUPLICATE], difference)
     return replace(pruned, notes=(*pruned.notes, *doubts)), lossless
 
 

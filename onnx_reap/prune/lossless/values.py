@@ -1,103 +1,67 @@
-"""What a tensor's channels hold: multiples of unknown signals, and constants.
+"""What a tensor's channels hold: signals, which have numbers, and constants.
 
-A channel is written as `scale * signal + offset`. Signals have numbers; channels with the same
-number hold the same signal, whatever the model is fed. Signal 0 stands for none: such a channel is
-constant.
+Channels with the same number hold the same signal, whatever the model is fed. Number 0 stands for
+none: such a channel is constant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from onnx_reap.prune.lossless.rows import SAME, ZERO
-
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+SAME = 1e-6
+"""Relative distance at which rows count as equal: a few roundings of float32 (6e-8 each)."""
+
+LOST = 2.0**-24
+"""Of the largest row's norm: what is smaller is lost when float32 adds the two."""
+
 
 @dataclass(frozen=True)
-class Form:
-    """Channels along one axis of a tensor."""
+class Content:
+    """What the channels along one axis of a tensor hold."""
 
-    signal: Ints  # (P,) int64: 0 where the channel is constant
-    # (P,) float64: scale is 0 where there is no signal
-    scale: Floats
-    offset: Floats
+    signal: Ints  # (P,): 0 where the channel is constant
+    constant: Floats  # (P,): what a channel holds without its signal
+    size: Floats  # (P,): norm of the row of weights that makes it; infinite where unknown
 
     @property
-    def constant(self) -> npt.NDArray[np.bool_]:
-        """Which channels are constant."""
-        result: npt.NDArray[np.bool_] = self.signal == 0
-        return result
+    def fixed(self) -> Floats:
+        """Constants of channels that are constant, 0 of the others."""
+        return np.where(self.signal == 0, self.constant, 0.0)
 
-    def at(self, positions: Ints) -> Form:
+    def at(self, positions: Ints) -> Content:
         """Pick channels."""
-        return Form(self.signal[positions], self.scale[positions], self.offset[positions])
+        return Content(self.signal[positions], self.constant[positions], self.size[positions])
 
-    def mapped(self, scale: Floats, shift: Floats) -> Form:
-        """Return the channels behind an affine map of each."""
-        return Form.of(self.signal, self.scale * scale, self.offset * scale + shift)
-
-    def times(self, other: Form) -> Form:
-        """Multiply by channels; of each two, one at least must be constant."""
-        mine = self.constant
-        factor = np.where(mine, self.offset, other.offset)
-        signal = np.where(mine, other.signal, self.signal)
-        scale = np.where(mine, other.scale, self.scale) * factor
-        return Form.of(signal, scale, np.where(mine, other.offset, self.offset) * factor)
-
-    @staticmethod
-    def joined(forms: Sequence[Form]) -> Form:
-        """Put channels one behind the other."""
-        parts = [(form.signal, form.scale, form.offset) for form in forms]
-        signal, scale, offset = (np.concatenate(each) for each in zip(*parts, strict=True))
-        return Form(signal, scale, offset)
-
-    @staticmethod
-    def of(signal: Ints, scale: Floats, offset: Floats) -> Form:
-        """Make a form; what is scaled by 0 holds no signal."""
-        none = (signal == 0) | (scale == 0)
-        return Form(np.where(none, 0, signal), np.where(none, 0.0, scale), offset)
-
-
-class Signals:
-    """All signals of a model.
-
-    Attributes
-    ----------
-    norms : list of float
-        By signal, the norm of the row of weights that makes it; infinite where that is unknown.
-    """
-
-    def __init__(self) -> None:
-        self.norms: list[float] = [0.0]
-        self._moved: dict[tuple[int, int], int] = {}
-
-    def new(self, norm: float = np.inf) -> int:
-        """Return a new signal."""
-        self.norms.append(norm)
-        return len(self.norms) - 1
-
-    def moved(self, signal: int, how: int) -> int:
-        """Return a signal moved in some way; the same one each time."""
-        if signal and (signal, how) not in self._moved:
-            self._moved[signal, how] = self.new(self.norms[signal])
-        return self._moved[signal, how] if signal else 0
-
-    def unknown(self, count: int) -> Form:
-        """Return channels of which nothing is known."""
-        new = np.array([self.new() for _ in range(count)], np.int64)
-        return Form(new, np.ones(count), np.zeros(count))
-
-    def settled(self, form: Form) -> Form:
+    def settled(self) -> Content:
         """Drop signals that are lost in the rounding of the tensor's largest one."""
-        sizes = np.abs(form.scale) * np.array(self.norms)[form.signal]
+        sizes = np.where(self.signal == 0, 0.0, self.size)
         largest = sizes[np.isfinite(sizes)].max(initial=0.0)
-        return Form.of(form.signal, np.where(sizes <= ZERO * largest, 0, form.scale), form.offset)
+        return Content(np.where(sizes <= LOST * largest, 0, self.signal), self.constant, self.size)
+
+
+def joined(contents: Sequence[Content]) -> Content:
+    """Put channels one behind the other."""
+    parts = [(each.signal, each.constant, each.size) for each in contents]
+    return Content(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+
+
+def unknown(count: int, numbers: Iterator[int]) -> Content:
+    """Return channels of which nothing is known."""
+    signal = numbered(np.arange(count), numbers)
+    return Content(signal, np.zeros(count), np.full(count, np.inf))
+
+
+def numbered(kinds: Ints, numbers: Iterator[int]) -> Ints:
+    """Give channels new signals, the same one where their kinds are equal."""
+    found, which = np.unique(kinds, return_inverse=True)
+    return np.array([next(numbers) for _ in found], np.int64)[which.ravel()]
 
 
 def alike(kinds: Sequence[Ints], numbers: Sequence[np.ndarray]) -> Ints:
@@ -107,23 +71,47 @@ def alike(kinds: Sequence[Ints], numbers: Sequence[np.ndarray]) -> Ints:
     ----------
     kinds : sequence of (P,) int arrays
         Must be the same.
-    numbers : sequence of (P,) or (P, m) float arrays
-        Must be the same to some roundings, entry by entry.
+    numbers : sequence of (P,) or (P, ...) float arrays
+        Must be the same to some roundings of each row.
 
     Returns
     -------
     (P,) int array
     """
-    _, which = np.unique(np.stack(kinds, axis=1), axis=0, return_inverse=True)
-    first = np.arange(len(kinds[0]))
-    which = which.ravel()
-    order = np.argsort(which, kind="stable")
-    for members in np.split(order, np.flatnonzero(np.diff(which[order])) + 1):
-        if len(members) < 2:
-            continue
-        rows = np.concatenate([n[members].reshape(len(members), -1) for n in numbers], axis=1)
-        for i in range(1, len(members)):
-            same = np.isclose(rows[:i], rows[i], rtol=SAME, atol=0).all(axis=1)
-            if same.any():
-                first[members[i]] = first[members[int(np.argmax(same))]]
+    which = np.unique(np.stack(kinds, axis=1), axis=0, return_inverse=True)[1].ravel()
+    first = np.arange(len(which))
+    crowded = np.flatnonzero(np.bincount(which)[which] > 1)
+    rows = [_as_rows(each)[crowded] for each in numbers]
+    norms = [norms_of(each) for each in rows]
+    # A projection tells which pairs are worth a comparison.
+    shadow: Floats = sum((_projected(each) for each in rows), np.zeros(len(crowded)))
+    reach = 4 * SAME * sum(norms, np.zeros(len(crowded)))
+
+    def same(i: int, j: int) -> bool:
+        pairs = zip(rows, norms, strict=True)
+        return all(np.linalg.norm(row[i] - row[j]) <= SAME * norm[i] for row, norm in pairs)
+
+    shadow[~np.isfinite(shadow)] = np.nan
+    for i, position in enumerate(crowded.tolist()):
+        earlier = crowded[:i]
+        near = (which[earlier] == which[position]) & (first[earlier] == earlier)
+        near &= np.abs(shadow[:i] - shadow[i]) <= reach[i]  # false where a number is not finite
+        match = next((j for j in np.flatnonzero(near).tolist() if same(i, j)), i)
+        first[position] = crowded[match]
     return first
+
+
+def _as_rows(numbers: np.ndarray) -> np.ndarray:
+    return numbers.reshape(len(numbers), int(np.prod(numbers.shape[1:])))
+
+
+def _projected(rows: np.ndarray) -> Floats:
+    direction = np.random.default_rng(0).standard_normal((rows.shape[1], 1))
+    unit = direction / np.sqrt(max(rows.shape[1], 1))
+    return np.asarray(rows @ unit.astype(rows.dtype), np.float64).ravel()
+
+
+def norms_of(rows: np.ndarray) -> Floats:
+    """Return the Euclidean norms of rows, (n,) float64."""
+    result: Floats = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    return result

@@ -7,7 +7,6 @@ import numpy as np
 
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.epilogue import find_epilogue
-from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.moments import LayerMoments, Tap, capture_moments
 from onnx_reap.measure.activations.rows import weight_to_matrix
@@ -52,11 +51,10 @@ def gaining_ranks(
 def find_factors(run: Run) -> list[Factor]:
     """Find a basis for every layer that may be written as two."""
     analysis, settings = run.analysis, run.settings
-    why_not = exclusion(settings.include, settings.exclude)
     schemes = {
         linear.node: found
         for linear in analysis.flow.linears
-        if factorable(analysis.model, linear, why_not)
+        if factorable(analysis.model, linear, run.why_not)
         and (found := _schemes(analysis, linear, settings))
     }
     linears = [linear for linear in analysis.flow.linears if linear.node in schemes]
@@ -109,12 +107,17 @@ def _tap(analysis: Analysis, linear: Linear, patches: bool) -> Tap:
     """Observe the patches that a layer reads, or just what it makes of them."""
     if patches:
         return Tap(linear, _columns(analysis, linear))
+    return channel_tap(analysis, linear, linear.y, linear.y_axis)
+
+
+def channel_tap(analysis: Analysis, linear: Linear, tensor: str, axis: int) -> Tap:
+    """Observe the channels of a layer's input or output, at all of its places."""
     one = (1,) * len(linear.kernel)
-    outputs = replace(
-        linear, x=linear.y, x_axis=linear.y_axis, kernel=one, strides=one, dilations=one,
-        pads=(0,) * (2 * len(one)),
+    channels = replace(
+        linear, x=tensor, y=tensor, x_axis=axis, y_axis=axis, kernel=one, strides=one,
+        dilations=one, pads=(0,) * (2 * len(one)),
     )  # fmt: skip
-    return Tap(outputs, analysis.probe.shapes[linear.y][linear.y_axis])
+    return Tap(channels, analysis.probe.shapes[tensor][axis])
 
 
 def _factor(

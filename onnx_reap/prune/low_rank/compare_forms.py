@@ -26,11 +26,6 @@ def best_form(run: Run, goal: Goal) -> Candidate:
     it; so layers that are two for nothing become one again, and all is estimated anew. And where
     outputs of a layer are read besides coordinates in front of it, more is lost than both estimates
     alone say; so both forms are pruned, and validation samples decide.
-
-    Returns
-    -------
-    goal, curves, run
-        In that form.
     """
     found = _without_idle(run, goal)
     other, parts = with_layers_whole(low_rank_of(found[2])), run.samples.train_validation

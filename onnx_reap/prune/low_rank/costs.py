@@ -14,17 +14,11 @@ from onnx_reap.prune.low_rank.stream import taken_over
 from onnx_reap.prune.low_rank.streams import ends_of
 from onnx_reap.prune.refit.layerwise import has_bias
 from onnx_reap.solve.cost import Cost, Term
-from onnx_reap.solve.gates import Ways, fewest
+from onnx_reap.solve.gates import Paths, fewest
 
 
 def priced(original: Analysis, form: Rewritten) -> Analysis:
-    """Make groups of coordinates cost what there was before where all of them stay.
-
-    Parameters
-    ----------
-    original : Analysis
-        Of the given model.
-    """
+    """Make groups of coordinates cost what there was before where all of them stay."""
     analysis = form.analysis
     linears = {linear.node: linear for linear in analysis.flow.linears}
     pairs = [
@@ -41,15 +35,15 @@ def priced(original: Analysis, form: Rewritten) -> Analysis:
 def _folded(original: Analysis, form: Rewritten) -> Cost:
     """Count the parameters that are saved where a stream is in another basis, if it stays whole."""
     analysis, terms = form.analysis, []
-    shut = np.zeros(len(analysis.groups), np.int64)
+    closed_at = np.zeros(len(analysis.groups), np.int64)
     for index, stream in form.streams.items():
-        shut[index] = stream.rank
+        closed_at[index] = stream.rank
         for linear in ends_of(original, stream).makers:
             spared = taken_over(original.model, linear, stream.rank)
-            there = analysis.branches.of(linear.node)
-            in_basis = fewest(way | {index} for way in there)
-            terms += [Term(spared, (), there), Term(-spared, (), in_basis)]
-    return Cost(terms, len(analysis.groups), shut)
+            paths = analysis.branches.of(linear.node)
+            in_basis = fewest(path | {index} for path in paths)
+            terms += [Term(spared, (), paths), Term(-spared, (), in_basis)]
+    return Cost(terms, len(analysis.groups), closed_at)
 
 
 def added_in_form(original: Analysis, form: Rewritten) -> Cost:
@@ -67,18 +61,18 @@ def added_in_form(original: Analysis, form: Rewritten) -> Cost:
         if not has_bias(original.model, linear)
     }
 
-    def present(linear: Linear) -> Iterator[tuple[float, Ways]]:
+    def present(linear: Linear) -> Iterator[tuple[float, Paths]]:
         stream = unbiased.get(linear.node)
         if stream is None and has_bias(analysis.model, linear):
             return
-        ways = analysis.branches.of(linear.node)
+        paths = analysis.branches.of(linear.node)
         if linear.node in bases:
-            ways = fewest(way | {bases[linear.node]} for way in ways)
-        yield 1.0, ways
+            paths = fewest(path | {bases[linear.node]} for path in paths)
+        yield 1.0, paths
         if stream is not None:  # it has one in another basis
-            yield -1.0, fewest(way | {stream} for way in ways)
+            yield -1.0, fewest(path | {stream} for path in paths)
 
-    shut = np.zeros(len(analysis.groups), np.int64)
+    closed_at = np.zeros(len(analysis.groups), np.int64)
     for index in {*form.factors, *unbiased.values()}:
-        shut[index] = analysis.groups[index].width
-    return added_biases(analysis, present, shut)
+        closed_at[index] = analysis.groups[index].width
+    return added_biases(analysis, present, closed_at)

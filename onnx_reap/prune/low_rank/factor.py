@@ -42,13 +42,7 @@ class Factor:
 
 
 def factorable(model: Model, linear: Linear, why_not: Callable[[str], str | None]) -> bool:
-    """Whether a layer is a plain matrix of its own that may be written as a product.
-
-    Parameters
-    ----------
-    why_not : callable
-        Tells why the user doesn't want a node's channels touched, None if nothing speaks against.
-    """
+    """Whether a layer is a plain matrix of its own that may be written as a product."""
     if linear.transposed or linear.recurrent or linear.group > 1 or why_not(linear.node):
         return False
     if linear.alpha == 0:  # its weight means nothing
@@ -119,13 +113,7 @@ def costs_of_rank(
 
 
 def insert(model: Model, factor: Factor) -> str:
-    """Put two layers in place of one; the second is the node that was there.
-
-    Returns
-    -------
-    str
-        Key of the first.
-    """
+    """Put two layers in place of one, the second on the node that was there; return the first."""
     linear, node = factor.linear, model.node(factor.linear.node)
     x, y = node.inputs[0], node.outputs[0]
     between = gs.Variable(model.unused(f"{y.name}_basis"), y.dtype)

@@ -38,7 +38,7 @@ from onnx_reap.prune.low_rank.rewrite import (
 from onnx_reap.prune.low_rank.stream import STREAM, Basis
 from onnx_reap.prune.low_rank.streams import find_streams
 
-NOTHING = "--low-rank changed nothing"
+UNCHANGED = "--low-rank changed nothing"
 FEW_CHANNELS = "no float32 convolution or dense layer has enough channels"
 
 
@@ -81,9 +81,9 @@ class LowRank(Form):
 
     def notes(self, choice: Choice) -> list[str]:
         """Tell what was left whole, and if that is all."""
-        if self.lowered(choice) or any(note.startswith(NOTHING) for note in self.left_whole):
+        if self.lowered(choice) or any(note.startswith(UNCHANGED) for note in self.left_whole):
             return list(self.left_whole)
-        return [*self.left_whole, f"{NOTHING}: removing channels alone loses less"]
+        return [*self.left_whole, f"{UNCHANGED}: removing channels alone loses less"]
 
     def lowered(self, choice: Choice) -> dict[str, int]:
         """Return the width of every group of coordinates that loses some, not all."""
@@ -133,7 +133,7 @@ def _unfactored(run: Run, why: str) -> Run:
             got=why,
             hint="remove channels too, or loosen --exclude, --include or --round-to",
         )
-    form = LowRank(run.analysis, given=run, bases={}, left_whole=(f"{NOTHING}: {why}",))
+    form = LowRank(run.analysis, given=run, bases={}, left_whole=(f"{UNCHANGED}: {why}",))
     return replace(run, form=form)
 
 
@@ -206,13 +206,7 @@ def _in_form(
 def _in_terms_of(
     target: Analysis, choice: Choice, source: Analysis, whole: Collection[str] = ()
 ) -> Choice:
-    """Look a choice up in another form of the model, by the names of groups.
-
-    Parameters
-    ----------
-    whole : collection of str
-        Groups that lose nothing there.
-    """
+    """Look a choice up in another form of the model, by the names of groups."""
     kept = {unit for group in source.groups if group.name in whole for unit in group.units}
     removed = removed_in([unit for unit in choice.removed if unit not in kept], source, target)
     names = (group.name for group in source.groups)

@@ -56,13 +56,7 @@ class Ends:
 def stream_ends(
     model: Model, flow: Flow, group: Group, why_not: Callable[[str], str | None]
 ) -> Ends | None:
-    """Return the layers at the ends of a group's channels, None if other nodes touch these.
-
-    Parameters
-    ----------
-    why_not : callable
-        Tells why the user doesn't want a node's channels touched, None if nothing speaks against.
-    """
+    """Return the layers at the ends of a group's channels, None if other nodes touch these."""
     tensors = flow.holders(group.units)
     makers = tuple(linear for linear in flow.linears if linear.y in tensors)
     readers = tuple(linear for linear in flow.linears if linear.x in tensors)

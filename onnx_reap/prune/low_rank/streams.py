@@ -1,20 +1,18 @@
 """A basis for every stream of channels between linear layers, from what these layers see."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.epilogue import find_epilogue
-from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.activations.moments import LayerMoments, Tap
+from onnx_reap.measure.activations.moments import LayerMoments
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.prune.context import Run
-from onnx_reap.prune.low_rank.bases import FEWEST_ROWS, seen_by
+from onnx_reap.prune.low_rank.bases import FEWEST_ROWS, channel_tap, seen_by
 from onnx_reap.prune.low_rank.stream import Ends, Stream, change_basis, stream_ends
 from onnx_reap.solve.backend import Backend, to_host
 from onnx_reap.solve.eigenbases import stream_basis
@@ -22,17 +20,15 @@ from onnx_reap.solve.eigenbases import stream_basis
 
 def find_streams(run: Run) -> list[Stream]:
     """Find a basis for every group of channels that may be written in one."""
-    analysis, settings = run.analysis, run.settings
-    why_not = exclusion(settings.include, settings.exclude)
+    analysis = run.analysis
     ends = {
-        group.name: stream_ends(analysis.model, analysis.flow, group, why_not)
+        group.name: stream_ends(analysis.model, analysis.flow, group, run.why_not)
         for index, group in enumerate(analysis.groups)
         if index not in analysis.branches.vanishing  # else its width would mean two things
     }
     readers = {name: each.readers for name, each in ends.items() if each is not None}
-    moments = seen_by(
-        run, [_channels(analysis, linear) for each in readers.values() for linear in each]
-    )
+    taps = [channel_tap(analysis, x, x.x, x.x_axis) for each in readers.values() for x in each]
+    moments = seen_by(run, taps)
     return [
         _stream(analysis.model, name, each, moments, run.backend)
         for name, each in readers.items()
@@ -66,16 +62,6 @@ def in_other_bases(analysis: Analysis, streams: Iterable[Stream]) -> Model:
 
 def _width(analysis: Analysis, linear: Linear) -> int:
     return int(analysis.probe.shapes[linear.x][linear.x_axis])
-
-
-def _channels(analysis: Analysis, linear: Linear) -> Tap:
-    """Observe the channels that a layer reads at all places of its input."""
-    one = (1,) * len(linear.kernel)
-    channels = replace(
-        linear, y=linear.x, y_axis=linear.x_axis, kernel=one, strides=one, dilations=one,
-        pads=(0,) * (2 * len(one)),
-    )  # fmt: skip
-    return Tap(channels, _width(analysis, linear))
 
 
 def _stream(

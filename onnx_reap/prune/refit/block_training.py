@@ -30,7 +30,6 @@ class Batches(Protocol):
 class BlockProblem:
     """What a block receives, and what it is to make of it."""
 
-    # What the block receives, and what it is to make of it
     given: Batches
     wanted: Batches
     # So many batches come first and are fitted; the others, one at least, are the validation split
@@ -40,13 +39,7 @@ class BlockProblem:
 
 
 class Training:
-    """Runs a trainer on the batches of a problem.
-
-    Parameters
-    ----------
-    fixed : mapping of str to array
-        Parameters that stay as they are.
-    """
+    """Runs a trainer on the batches of a problem."""
 
     def __init__(
         self, trainer: Trainer, fixed: Arrays, problem: BlockProblem, providers: Sequence[str]

@@ -10,47 +10,28 @@ Y. Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block R
 2021, reconstruct blocks in this way after quantisation.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reap.data import Calibration
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.activations.frontier import Frontier
-from onnx_reap.measure.activations.stream import ActivationStream, Move, Store
+from onnx_reap.measure.activations.stream import Move, Store
 from onnx_reap.measure.autodiff.backward import SIZES, Facts, reached, with_gradients
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.onnxio.float32 import to_float32
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.prune.refit.block_training import Batches, BlockProblem, Training
 from onnx_reap.prune.refit.blocks import Block, blocks
+from onnx_reap.prune.refit.model_pair import ModelPair
+from onnx_reap.prune.refit.order import affected_tensors
 
 Batch = Mapping[str, np.ndarray]
 
 STEP = 32  # samples a step
-
-
-@dataclass(frozen=True)
-class BlockSetup:
-    """What a joint refit works with."""
-
-    linears: Sequence[Linear]  # All layers, as they are after the cut: gradients pass through them
-    biased: Collection[str]  # Nodes that may get a bias if they have none: the target counted it
-    # Axis and positions that stay, for tensors that were cut
-    kept: Mapping[str, tuple[int, np.ndarray]]
-    probe: Probe
-    calibration: Calibration
-    # So many samples come first and are fitted, as far as they fill batches; the others validate
-    fit_samples: int
-    batch: int  # Samples per run, at most `fit_samples`; `pad` where the model insists on it
-    pad: bool
-    providers: Sequence[str]
-    passes: int  # Over the samples that fit
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -65,42 +46,46 @@ class BlockFit:
 
 
 def refit_blocks(
-    original: Model,
-    pruned: Model,
+    pair: ModelPair,
+    linears: Sequence[Linear],
     layers: Sequence[Linear],
-    setup: BlockSetup,
+    passes: int,
     on_node: Callable[[int], None],
 ) -> list[BlockFit]:
     """Refit a cut model in place.
 
     Parameters
     ----------
-    original : Model
-        With constants folded as in `pruned`, so that tensors have the same names.
+    linears : sequence of Linear
+        All layers, as they are after the cut: gradients pass through them.
     layers : sequence of Linear
-        Those of `setup.linears` that may change; their constants are their own.
+        Those that may change; their constants are their own.
+    passes : int
+        Over the samples that fit.
     """
-    frontier = Frontier(pruned, setup.probe, len(setup.calibration))
+    original, pruned = pair.original, pair.pruned
+    frontier = pair.frontier(pruned)
     start = frontier.at(0)
     if start is None:
         return []
-    bare = [layer for layer in layers if layer.bias is None and layer.node in setup.biased]
+    affected = affected_tensors(pruned, pair.kept.keys())  # budgets count the biases behind these
+    bare = [layer for layer in layers if layer.bias is None and layer.x in affected]
     given_biases = [_give_bias(pruned, layer) for layer in bare if layer.op != "MatMul"]
     place = {pruned.keys[id(node)]: i for i, node in enumerate(pruned.nodes)}
     places = sorted(place[layer.node] for layer in layers)
-    facts = _facts(pruned, setup)
+    facts = _facts(pair, linears)
     done = []
-    with _stream(setup) as before, _stream(setup) as after:
-        before.advance(original, _with_branches(original, pruned, Block(0, 0, start), setup))
+    with pair.stream() as before, pair.stream() as after:
+        before.advance(original, _with_branches(pair, Block(0, 0, start)))
         after.advance(pruned, start)
         known = GRADIENTS.keys() | SIZES
         opaque = {i for i, node in enumerate(pruned.nodes) if node.op not in known}
         for block in list(blocks(frontier, places, len(place), opaque)):
             nodes = range(block.first, block.end)
             inside = [layer for layer in layers if place[layer.node] in nodes]
-            before.advance(original, _with_branches(original, pruned, block, setup))
-            wanted = _AsCut(before.store, block.after.tensors, setup.kept)
-            found = _fit(pruned, inside, after.store, wanted, facts, setup)
+            before.advance(original, _with_branches(pair, block))
+            wanted = _AsCut(before.store, block.after.tensors, pair.kept)
+            found = _fit(pair, inside, after.store, wanted, facts, passes)
             done += [] if found is None else [found]
             after.advance(pruned, block.after)
             on_node(len(nodes))
@@ -112,9 +97,7 @@ def refit_blocks(
 class _AsCut:
     """Batches of the original's activations, without the channels that went."""
 
-    def __init__(
-        self, store: Store, names: Sequence[str], kept: Mapping[str, tuple[int, np.ndarray]]
-    ) -> None:
+    def __init__(self, store: Store, names: Sequence[str], kept: Kept) -> None:
         self._store, self._names, self._kept = store, names, kept
 
     def __len__(self) -> int:
@@ -130,16 +113,13 @@ class _AsCut:
         }
 
 
-def _stream(setup: BlockSetup) -> ActivationStream:
-    return ActivationStream(setup.calibration, setup.batch, setup.pad, setup.providers)
-
-
-def _with_branches(original: Model, pruned: Model, block: Block, setup: BlockSetup) -> Move:
+def _with_branches(pair: ModelPair, block: Block) -> Move:
     """Hold in the original also what branches read that are no longer in the pruned model."""
+    original, pruned = pair.original, pair.pruned
     place = {original.keys[id(node)]: i for i, node in enumerate(original.nodes)}
     behind = (place.get(pruned.keys[id(node)]) for node in pruned.nodes[block.end :])
     first = next((spot for spot in behind if spot is not None), len(place))
-    whole = Frontier(original, setup.probe, len(setup.calibration)).at(first)
+    whole = pair.frontier(original).at(first)
     tensors = dict.fromkeys([*block.after.tensors, *(whole.tensors if whole else ())])
     return Move(list(tensors), max(block.after.size, whole.size if whole else 0))
 
@@ -172,26 +152,26 @@ def _parameters(pruned: Model, layer: Linear) -> list[gs.Constant]:
     return [weight, *(b for b in bias if b.name and tuple(b.shape[-1:]) == (outputs,))]
 
 
-def _facts(pruned: Model, setup: BlockSetup) -> Facts:
+def _facts(pair: ModelPair, linears: Sequence[Linear]) -> Facts:
     """Tell shapes, also those in front of biases that a refit added behind MatMuls, and layers."""
-    shapes, layers = dict(setup.probe.shapes), {}
-    for layer in setup.linears:
-        result = pruned.node(layer.node).outputs[0].name
+    shapes, layers = dict(pair.probe.shapes), {}
+    for layer in linears:
+        result = pair.pruned.node(layer.node).outputs[0].name
         shapes[result] = shapes[layer.y]
         layers[result] = layer
     return Facts(shapes, layers)
 
 
 def _fit(
-    pruned: Model,
+    pair: ModelPair,
     layers: Sequence[Linear],
     given: Batches,
     wanted: Batches,
     facts: Facts,
-    setup: BlockSetup,
+    passes: int,
 ) -> BlockFit | None:
     """Refit the layers of one block; None if nothing there can move or has to."""
-    first = given[0]
+    pruned, first = pair.pruned, given[0]
     floats = [name for name, x in wanted[0].items() if x.dtype == np.float32]
     goals = _weights(wanted, [name for name in floats if name not in first])
     constants = {t.name: t for layer in layers for t in _parameters(pruned, layer)}
@@ -204,15 +184,15 @@ def _fit(
     if not free:
         return None
     trainer = with_gradients(part, facts, goals, free)
-    fitting, together = setup.fit_samples // setup.batch, max(STEP // setup.batch, 1)
-    problem = BlockProblem(given, wanted, fitting, setup.passes, together)
+    fitting, together = pair.fit_samples // pair.batch, max(STEP // pair.batch, 1)
+    problem = BlockProblem(given, wanted, fitting, passes, together)
     fixed = {name: array for name, array in values.items() if name not in free}
-    training = Training(trainer, fixed, problem, setup.providers)
+    training = Training(trainer, fixed, problem, pair.run.analysis.providers)
     start = {name: values[name] for name in free}
     nodes = tuple(layer.node for layer in layers if pruned.node(layer.node).inputs[1].name in free)
-    scales = _scales(pruned, layers, first, setup)
+    scales = _scales(pair, layers, first)
     stored = {name: constants[name].values.dtype for name in free}
-    rng = np.random.default_rng(setup.seed)
+    rng = np.random.default_rng(pair.run.settings.seed)
     found, before, after = training.improve(start, scales, rng, stored)
     if after < before:  # else they keep all their digits
         for name in free:
@@ -237,13 +217,12 @@ def _weights(wanted: Batches, names: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _scales(
-    pruned: Model, layers: Sequence[Linear], given: Batch, setup: BlockSetup
-) -> dict[str, float]:
+def _scales(pair: ModelPair, layers: Sequence[Linear], given: Batch) -> dict[str, float]:
     """Return what a unit step is: the size of a weight, and for biases that of the results."""
+    pruned = pair.pruned
     outputs = [pruned.node(layer.node).outputs[0].name for layer in layers]
     part = pruned.part({name: x.dtype for name, x in given.items()}, outputs)
-    active = session(part, setup.providers)
+    active = session(part, pair.run.analysis.providers)
     fed = [value.name for value in active.get_inputs()]
     results = run(active, outputs, {name: given[name] for name in fed})
     scales = {}

@@ -14,7 +14,7 @@ the point nearest to the prediction among those that are as good as t: majorisat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -76,7 +76,6 @@ def fit_layer(
     bias: np.ndarray,
     epilogue: Epilogue,
     backend: Backend,
-    dampings: Sequence[float] = DAMPINGS,
     stored: npt.DTypeLike = np.float32,
     mask: npt.NDArray[np.bool_] | None = None,
 ) -> Fitted:
@@ -109,7 +108,7 @@ def fit_layer(
     problem = _Problem(rows, start, backend, mask)
 
     before = clip.error(problem.predict(start, offset))
-    damping = problem.choose(dampings)
+    damping = problem.choose()
     w, b = problem.solve(rows.wanted, damping)
     now = problem.predict(w, b)
     again = clip.bites and math.isfinite(damping) and not problem.is_slow
@@ -159,13 +158,7 @@ def _shifted(x: npt.NDArray[np.float32], by: np.ndarray) -> npt.NDArray[np.float
 
 
 class Clip:
-    """The activation behind a layer, as far as it clips, and what stood before it.
-
-    Parameters
-    ----------
-    low, high : float
-        Bounds of the activation, infinite where it has none.
-    """
+    """The activation behind a layer, as far as it clips, and what stood before it."""
 
     def __init__(self, low: float, high: float, wanted: npt.NDArray[np.float32]) -> None:
         self._low, self._high, self._wanted = low, high, wanted
@@ -233,11 +226,11 @@ class _Problem:
         y = self._backend.to_host(y)
         return y if self._rows.addend is None else y + self._rows.addend
 
-    def choose(self, dampings: Sequence[float]) -> float:
+    def choose(self) -> float:
         """Return the damping that does best on the validation rows."""
         fit, n = self._rows.fit, self._rows.x.shape[1]
         if not 0 < fit < n:
-            return dampings[len(dampings) // 2]
+            return DAMPINGS[len(DAMPINGS) // 2]
         some = self._validated()
         y = self._backend.to_device(self._target(self._rows.wanted)[..., some])
         sides = [(self._x[:, s, :], y[:, s, :]) for s in (slice(0, fit), slice(fit, n))]
@@ -245,7 +238,7 @@ class _Problem:
             fit_part, validation = (moments_of(*side) for side in sides)
             self._moments = fit_part.merge(validation)
             return best_damping(
-                fit_part, validation, self._start[..., some], dampings, self._solver(some)
+                fit_part, validation, self._start[..., some], DAMPINGS, self._solver(some)
             )
         (x, y), (x_test, y_test) = sides
 
@@ -254,7 +247,7 @@ class _Problem:
             miss = self._backend.to_host(x_test @ w + b[..., None, :] - y_test)
             return float(np.square(miss).mean())
 
-        return weakest_that_helps(dampings, error)
+        return weakest_that_helps(DAMPINGS, error)
 
     def solve(self, wanted: np.ndarray, damping: float) -> tuple[np.ndarray, np.ndarray]:
         """Fit to all rows; return (g, D, O) weights and (g, 1, O) biases."""

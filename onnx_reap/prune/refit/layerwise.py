@@ -1,26 +1,24 @@
 """Refitting the layers behind a cut."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from onnx_reap.data.split import Samples
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.constancy import Join
 from onnx_reap.graph.edit.weights import bias_behind, has_plain_bias, layer_weights
 from onnx_reap.graph.epilogue import Epilogue, clipping, find_epilogue, only_reader
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.graph.labels.kept import kept_positions
+from onnx_reap.graph.labels.kept import Kept, kept_positions
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.measure.runner import batch_size
-from onnx_reap.options import Settings
-from onnx_reap.progress import Progress
+from onnx_reap.prune.context import Run
+from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.order import Job, Zeros, affected_tensors, own_output
-from onnx_reap.prune.refit.sampling import Walk
-from onnx_reap.prune.refit.walk import Fit, refit_model
-from onnx_reap.solve.backend import Backend
+from onnx_reap.prune.refit.walk import LayerRefit, refit_model
 
 WIDEST = 8192
 """Inputs of a layer with zeros: all pairs of them are held, many times."""
@@ -29,16 +27,12 @@ TOO_LARGE = "its new weights would be too large for their type"
 
 
 def repair(
-    analysis: Analysis,
+    run: Run,
     pruned: Model,
     removed: Collection[int],
-    settings: Settings,
-    samples: Samples,
-    backend: Backend,
-    progress: Progress,
     *,
     zeros: Mapping[str, Zeros] | None = None,
-) -> tuple[dict[str, Fit], list[str]]:
+) -> tuple[dict[str, LayerRefit], list[str]]:
     """Refit a cut model in place; return what was fitted, and notes on layers that were not.
 
     Parameters
@@ -46,31 +40,15 @@ def repair(
     zeros : mapping of str to Zeros, optional
         By node, for layers that have zeros to keep.
     """
+    analysis = run.analysis
     kept = kept_positions(analysis.flow, removed)
     jobs, notes = _jobs(analysis, pruned, set(removed), kept, zeros or {})
     names = [job.linear.x for job in jobs] + [job.epilogue.tensor for job in jobs]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
-    assert samples.fit is not None
-    calibration, fit_samples = samples.fit, len(samples.fit)
-    if (parts := samples.train_validation) is not None:
-        calibration, fit_samples = parts[0].followed_by(parts[1]), len(parts[0])
-    walk = Walk(
-        kept=kept,
-        probe=analysis.probe,
-        calibration=calibration,
-        fit_samples=fit_samples,
-        backend=backend,
-        providers=analysis.providers,
-        positions=settings.positions,
-        batch=batch_size(analysis.probe, [widest] * 3 if widest else [], analysis.fixed_batch),
-        pad=analysis.fixed_batch is not None,
-        seed=settings.seed,
-    )
-    with progress.stage("Refitting layers", len(jobs)) as step:
-        fitted = refit_model(analysis.model, pruned, jobs, walk, lambda node: step())
-    large = [node for node, layer in fitted.items() if layer.overflows]
-    notes += [f"{node} was not refitted: {TOO_LARGE}" for node in large]
-    return fitted, notes
+    batch = batch_size(analysis.probe, [widest] * 3 if widest else [], analysis.fixed_batch)
+    with run.progress.stage("Refitting layers", len(jobs)) as step:
+        fitted, large = refit_model(ModelPair(run, pruned, kept, batch), jobs, step)
+    return fitted, notes + [f"{node} was not refitted: {TOO_LARGE}" for node in large]
 
 
 def has_bias(model: Model, linear: Linear) -> bool:
@@ -84,20 +62,17 @@ def _jobs(
     analysis: Analysis,
     pruned: Model,
     removed: Collection[int],
-    kept: dict[str, tuple[int, np.ndarray]],
+    kept: Kept,
     zeros: Mapping[str, Zeros],
 ) -> tuple[list[Job], list[str]]:
     """List the layers that receive something else than before, with what follows each."""
-    gone = analysis.branches.gone(removed)
+    gone = analysis.branches.vanished(removed)
     nodes = {pruned.keys[id(node)]: place for place, node in enumerate(pruned.nodes)}
     joins = [join for branch in gone for join in branch.joins if join.edge[0] in nodes]
     sums = {pruned.node(join.edge[0]).outputs[0].name for join in joins}
     masked = {linear.y for linear in analysis.flow.linears if linear.node in zeros}
     affected = affected_tensors(pruned, kept.keys() | sums | masked)
-    users: dict[str, int] = {}
-    for node in pruned.nodes:
-        for tensor in node.inputs:
-            users[tensor.name] = users.get(tensor.name, 0) + 1
+    users = Counter(tensor.name for node in pruned.nodes for tensor in node.inputs)
     jobs, notes = [], []
     for join in joins:
         (key, _), rank = join.edge, len(analysis.probe.shapes[join.tensor])
@@ -148,16 +123,14 @@ def _constant(pruned: Model, join: Join, rank: int) -> Job:
     return Job(linear, epilogue, place)
 
 
-def as_cut(linear: Linear, kept: Mapping[str, tuple[int, np.ndarray]]) -> Linear:
+def as_cut(linear: Linear, kept: Kept) -> Linear:
     """Describe a layer after the cut: a depthwise convolution has fewer groups."""
     if linear.depthwise and linear.x in kept:
         return replace(linear, group=len(kept[linear.x][1]))
     return linear
 
 
-def _epilogue(
-    analysis: Analysis, pruned: Model, linear: Linear, kept: dict[str, tuple[int, np.ndarray]]
-) -> Epilogue:
+def _epilogue(analysis: Analysis, pruned: Model, linear: Linear, kept: Kept) -> Epilogue:
     shapes = analysis.probe.shapes
     outputs = len(kept[linear.y][1]) if linear.y in kept else shapes[linear.y][linear.y_axis]
     epilogue = find_epilogue(pruned, linear, outputs)
@@ -168,7 +141,7 @@ def _epilogue(
     return epilogue
 
 
-def _differently_cut(a: str, b: str, kept: dict[str, tuple[int, np.ndarray]]) -> bool:
+def _differently_cut(a: str, b: str, kept: Kept) -> bool:
     if (a in kept) != (b in kept):
         return True
     return a in kept and (kept[a][0] != kept[b][0] or not np.array_equal(kept[a][1], kept[b][1]))

@@ -38,6 +38,12 @@ class Job:
     zeros: Zeros | None = None  # Where the layer has to be zero
 
     @property
+    def received(self) -> list[str]:
+        """The tensors of the pruned model that tell what the layer gives."""
+        addend = self.epilogue.addend
+        return [self.linear.x, addend] if addend else [self.linear.x]
+
+    @property
     def observed(self) -> str:
         """The tensor of the original that tells what the layer is to give."""
         return self.epilogue.tensor if self.projection is None else self.linear.x

@@ -1,12 +1,9 @@
 """Rows of layers from both streams, at the same samples and positions."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_reap.data import Calibration
-from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.measure.activations.moments import positions_for
 from onnx_reap.measure.activations.rows import (
     finite,
@@ -14,48 +11,23 @@ from onnx_reap.measure.activations.rows import (
     output_rows,
     output_shape,
     sample_positions,
+    sampled_patches,
 )
 from onnx_reap.measure.runner import own_samples
 from onnx_reap.prune.refit.layer import Rows
+from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.order import Job
-from onnx_reap.solve.backend import Backend
 
 ENTRIES = 2**24  # numbers in a layer's rows, past which fewer positions are taken
 
 Tensors = Mapping[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Walk:
-    """What a walk needs besides the two models."""
-
-    # Axis and positions that stay, for tensors that were cut
-    kept: Mapping[str, tuple[int, np.ndarray]]
-    probe: Probe  # Of the original
-    calibration: Calibration
-    # So many samples come first and fit layers when a damping is chosen; the others validate it
-    fit_samples: int
-    backend: Backend
-    providers: Sequence[str]
-    positions: int  # Output positions per sample at most
-    batch: int  # Samples per run; `pad` where the model insists on it
-    pad: bool
-    seed: int
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """Rows of one layer over all batches, those that fit first."""
-
-    arrays: list[np.ndarray]  # (g, n, columns) float32
-    fit: int  # So many rows are for fitting; the others validate
-
-
 class Sampler:
     """Takes the same rows from the original's and the pruned model's activations."""
 
-    def __init__(self, walk: Walk, jobs: Sequence[Job]) -> None:
-        self._walk = walk
+    def __init__(self, pair: ModelPair, jobs: Sequence[Job]) -> None:
+        self._pair = pair
         self._number = {job.linear.node: i for i, job in enumerate(jobs)}
 
     def collect(
@@ -63,41 +35,41 @@ class Sampler:
         batches: Iterable[Tensors],
         jobs: Sequence[Job],
         rows: Callable[[Job, Tensors, np.random.Generator], list[np.ndarray]],
-    ) -> dict[str, Sampled]:
-        """Sample rows for some layers from a stream's batches.
-
-        Parameters
-        ----------
-        rows : callable
-            `target_rows` or `input_rows`.
-        """
-        walk, seen = self._walk, 0
+    ) -> dict[str, list[np.ndarray]]:
+        """Sample rows for some layers from a stream's batches: (g, n, columns) float32 arrays."""
+        pair, seen = self._pair, 0
         taken: dict[str, list[list[np.ndarray]]] = {job.linear.node: [] for job in jobs}
         for batch in batches:
-            size = min(walk.batch, len(walk.calibration) - seen)
+            size = min(pair.batch, len(pair.calibration) - seen)
             tensors = batch
-            if walk.pad:
-                tensors = {name: own_samples(x, size, walk.batch) for name, x in batch.items()}
+            if pair.pads:
+                tensors = {name: own_samples(x, size, pair.batch) for name, x in batch.items()}
             for job in jobs:
                 node = job.linear.node
-                rng = np.random.default_rng((walk.seed, seen, self._number[node]))
+                rng = np.random.default_rng((pair.run.settings.seed, seen, self._number[node]))
                 taken[node].append(rows(job, tensors, rng))
             seen += size
-        return {node: self._joined(taken.pop(node)) for node in list(taken)}
+        return {
+            node: [np.concatenate(parts, axis=1) for parts in zip(*taken.pop(node), strict=True)]
+            for node in list(taken)
+        }
 
     def target_rows(self, job: Job, tensors: Tensors, rng: np.random.Generator) -> list[np.ndarray]:
         """Sample what stood behind a layer in the original, of the channels that are left."""
-        linear, wanted = job.linear, tensors[job.observed]
-        if job.projection is not None:
-            return [self._projected(job, wanted, rng)]
-        at = sample_positions(linear, wanted.shape, self._positions(job), rng)
-        _, channels = self._walk.kept.get(linear.y, (0, None))
+        linear, wanted, limit = job.linear, tensors[job.observed], self._positions(job)
+        if job.projection is not None:  # what a recurrent layer of the original makes of its input
+            matrix, bias = job.projection
+            some = self._pair.probe.shapes[linear.y]
+            x = sampled_patches(linear, wanted, some, limit, rng)
+            return [finite(linear, x @ matrix + bias)]
+        at = sample_positions(linear, wanted.shape, limit, rng)
+        _, channels = self._pair.kept.get(linear.y, (0, None))
         return [finite(linear, output_rows(linear, wanted, at, channels))]
 
     def input_rows(self, job: Job, tensors: Tensors, rng: np.random.Generator) -> list[np.ndarray]:
         """Sample what a layer receives in the pruned model, and what is added behind it."""
         linear, x = job.linear, tensors[job.linear.x]
-        y_shape = list(self._walk.probe.shapes[linear.y])
+        y_shape = list(self._pair.probe.shapes[linear.y])
         y_shape[linear.y_axis] = self._outputs(job)
         shape = output_shape(linear, x.shape, tuple(y_shape))
         at = sample_positions(linear, shape, self._positions(job), rng)
@@ -108,42 +80,29 @@ class Sampler:
             )
         return [finite(linear, r) for r in rows]
 
-    def _projected(self, job: Job, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Compute what a recurrent layer of the original made of its input."""
-        assert job.projection is not None
-        linear, (matrix, bias) = job.linear, job.projection
-        shape = output_shape(linear, x.shape, self._walk.probe.shapes[linear.y])
-        at = sample_positions(linear, shape, self._positions(job), rng)
-        return finite(linear, input_rows(linear, x, shape, at) @ matrix + bias)
-
     def target_bytes(self, job: Job) -> int:
         """Bytes that a layer's targets take, at most."""
-        shape = self._walk.probe.shapes[job.linear.y]
-        spots = int(np.prod(shape)) // shape[job.linear.y_axis] // self._walk.probe.batch
-        rows = min(spots, self._positions(job)) * len(self._walk.calibration)
+        shape = self._pair.probe.shapes[job.linear.y]
+        spots = int(np.prod(shape)) // shape[job.linear.y_axis] // self._pair.probe.batch
+        rows = min(spots, self._positions(job)) * len(self._pair.calibration)
         return rows * self._outputs(job) * 4
 
-    @staticmethod
-    def join(given: Sampled, wanted: Sampled) -> Rows:
+    def join(self, given: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Rows:
         """Put both sides of one layer together."""
-        x, *addend = given.arrays
-        return Rows(x, wanted.arrays[0], addend[0] if addend else None, given.fit)
-
-    def _joined(self, batches: list[list[np.ndarray]]) -> Sampled:
-        arrays = [np.concatenate(parts, axis=1) for parts in zip(*batches, strict=True)]
-        rows, samples = arrays[0].shape[1], len(self._walk.calibration)
-        return Sampled(arrays, rows * self._walk.fit_samples // samples)
+        x, *addend = given
+        fit = x.shape[1] * self._pair.fit_samples // len(self._pair.calibration)
+        return Rows(x, wanted[0], addend[0] if addend else None, fit)
 
     def _outputs(self, job: Job) -> int:
         return self._length(job.linear.y, job.linear.y_axis)
 
     def _length(self, tensor: str, axis: int) -> int:
-        kept = self._walk.kept.get(tensor)
-        return self._walk.probe.shapes[tensor][axis] if kept is None else len(kept[1])
+        kept = self._pair.kept.get(tensor)
+        return self._pair.probe.shapes[tensor][axis] if kept is None else len(kept[1])
 
     def _positions(self, job: Job) -> int:
         linear = job.linear
         inputs = self._length(linear.x, linear.x_axis) * linear.taps
-        samples, limit = len(self._walk.calibration), self._walk.positions
+        samples, limit = len(self._pair.calibration), self._pair.run.settings.positions
         columns, per_row = inputs // linear.group, inputs + self._outputs(job)
         return positions_for(columns, per_row, samples, limit, ENTRIES)

@@ -8,15 +8,12 @@ from itertools import pairwise
 import numpy as np
 
 from onnx_reap.graph.edit.weights import layer_weights, set_layer, set_weight
-from onnx_reap.graph.ir.model import Model
-from onnx_reap.measure.activations.frontier import Frontier
 from onnx_reap.measure.activations.rows import matrix_to_weight, weight_to_matrix
-from onnx_reap.measure.activations.stream import ActivationStream
 from onnx_reap.onnxio.dtypes import cast
 from onnx_reap.prune.refit.layer import Fitted, Rows, fit_constant, fit_layer
+from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.order import Job, Zeros, waves
-from onnx_reap.prune.refit.sampling import Sampler, Walk
-from onnx_reap.solve.backend import Backend
+from onnx_reap.prune.refit.sampling import Sampler
 from onnx_reap.solve.chunks import in_chunks
 from onnx_reap.solve.moments import moments_of
 
@@ -24,46 +21,40 @@ TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How a layer was fitted; errors relative to the variance of its target."""
+class LayerRefit:
+    """Refit of one layer: relative output error before and after, on fitted samples."""
 
+    node: str
     damping: float
     error_before: float
     error_after: float
-    # Whether it was left as it was since new numbers were too large for the type that they are
-    # stored in
-    overflows: bool = False
 
 
 def refit_model(
-    original: Model,
-    pruned: Model,
-    jobs: Sequence[Job],
-    walk: Walk,
-    on_layer: Callable[[str], None],
-) -> dict[str, Fit]:
+    pair: ModelPair, jobs: Sequence[Job], on_layer: Callable[[], None]
+) -> tuple[dict[str, LayerRefit], list[str]]:
     """Refit layers of a cut model in place.
 
     Parameters
     ----------
-    original : Model
-        With constants folded as in `pruned`, so that tensors have the same names.
-    pruned : Model
-        Cut; its weights are replaced.
     jobs : sequence of Job
         In topological order, with epilogues of the pruned model.
 
     Returns
     -------
-    dict
+    fitted : dict
         By node, how it was fitted.
+    too_large : list of str
+        Nodes left as they were since new numbers were too large for the type that they are stored
+        in.
     """
-    fitted: dict[str, Fit] = {}
-    sampler = Sampler(walk, jobs)
-    samples = len(walk.calibration)
+    original, pruned = pair.original, pair.pruned
+    fitted: dict[str, LayerRefit] = {}
+    too_large = []
+    sampler = Sampler(pair, jobs)
     # Branches that vanished run in the original alone, from tensors that the other may be past.
-    place_before, place_after = (Frontier(m, walk.probe, samples) for m in (original, pruned))
-    with _stream(walk) as before, _stream(walk) as after:
+    place_before, place_after = pair.frontier(original), pair.frontier(pruned)
+    with pair.stream() as before, pair.stream() as after:
         blocks = list(_stretches(waves(pruned, jobs), sampler))
         end: list[list[Job]] = [[]]
         for block, (following, *_) in pairwise([*blocks, end]):
@@ -74,20 +65,22 @@ def refit_model(
             )
             targets = sampler.collect(run, ahead, sampler.target_rows)
             for wave in block:
-                run = after.run(
-                    pruned, _given(wave), place_after.move([job.linear.y for job in wave])
-                )
+                tensors = list(dict.fromkeys(name for job in wave for name in job.received))
+                run = after.run(pruned, tensors, place_after.move([job.linear.y for job in wave]))
                 inputs = sampler.collect(run, wave, sampler.input_rows)
                 for job in wave:
                     node = job.linear.node
                     rows = sampler.join(inputs.pop(node), targets.pop(node))
-                    fitted[node] = _fit(job, rows, original, pruned, walk.backend)
-                    on_layer(node)
-    return fitted
-
-
-def _stream(walk: Walk) -> ActivationStream:
-    return ActivationStream(walk.calibration, walk.batch, walk.pad, walk.providers)
+                    new, written = _fit(job, rows, pair)
+                    before_it = new.error_before
+                    fitted[node] = (
+                        LayerRefit(node, new.damping, before_it, new.error_after)
+                        if written
+                        else LayerRefit(node, math.inf, before_it, before_it)
+                    )
+                    too_large += [] if written else [node]
+                    on_layer()
+    return fitted, too_large
 
 
 def _stretches(all_waves: Sequence[list[Job]], sampler: Sampler) -> Iterator[list[list[Job]]]:
@@ -100,15 +93,9 @@ def _stretches(all_waves: Sequence[list[Job]], sampler: Sampler) -> Iterator[lis
     )
 
 
-def _given(wave: Sequence[Job]) -> list[str]:
-    """List what a wave's layers receive in the pruned model."""
-    names = [job.linear.x for job in wave] + [
-        job.epilogue.addend for job in wave if job.epilogue.addend
-    ]
-    return list(dict.fromkeys(names))
-
-
-def _fit(job: Job, rows: Rows, original: Model, pruned: Model, backend: Backend) -> Fit:
+def _fit(job: Job, rows: Rows, pair: ModelPair) -> tuple[Fitted, bool]:
+    """Fit a layer, or a constant; return also whether what was fitted could be written."""
+    pruned = pair.pruned
     if job.place is not None:
         old = pruned.node(job.linear.node).inputs[job.place]
         before = old.values.astype(np.float64).reshape(1, -1)
@@ -117,36 +104,29 @@ def _fit(job: Job, rows: Rows, original: Model, pruned: Model, backend: Backend)
         finite = bool(np.isfinite(new).all())
         if finite:
             old.values = new
-        return _told(fitted, written=finite)
-    mask = None if job.zeros is None else _zeroed(job, job.zeros, rows, original, pruned, backend)
+        return fitted, finite
+    backend = pair.run.backend
+    mask = None if job.zeros is None else _zeroed(job, job.zeros, rows, pair)
     stored, bias = layer_weights(pruned, job.linear)
     weight = weight_to_matrix(job.linear, stored)
     groups, _, outputs = weight.shape
     bias = np.broadcast_to(bias, groups * outputs).reshape(groups, outputs)
     fitted = fit_layer(rows, weight, bias, job.epilogue, backend, stored=stored.dtype, mask=mask)
     if fitted.weight is weight:
-        return _told(fitted, written=True)
+        return fitted, True
     new = matrix_to_weight(job.linear, fitted.weight, stored)
-    return _told(fitted, written=set_layer(pruned, job.linear, new, fitted.bias.ravel()))
+    return fitted, set_layer(pruned, job.linear, new, fitted.bias.ravel())
 
 
-def _zeroed(
-    job: Job, zeros: Zeros, rows: Rows, original: Model, pruned: Model, backend: Backend
-) -> np.ndarray:
+def _zeroed(job: Job, zeros: Zeros, rows: Rows, pair: ModelPair) -> np.ndarray:
     """Choose the weights that stay by what the layer receives now, and set the others to zero."""
     if zeros.choose is None:
         return zeros.mask
-    stored, _ = layer_weights(original, job.linear)
+    to_device = pair.run.backend.to_device
+    stored, _ = layer_weights(pair.original, job.linear)
     weight = weight_to_matrix(job.linear, stored)
     scaled = weight * job.epilogue.scale.reshape(len(weight), 1, -1)
-    gram = moments_of(backend.to_device(rows.x)).gram
-    mask = zeros.choose(gram, backend.to_device(scaled), zeros.mask)
-    set_weight(pruned, job.linear, matrix_to_weight(job.linear, weight * mask, stored))
+    gram = moments_of(to_device(rows.x)).gram
+    mask = zeros.choose(gram, to_device(scaled), zeros.mask)
+    set_weight(pair.pruned, job.linear, matrix_to_weight(job.linear, weight * mask, stored))
     return mask
-
-
-def _told(fitted: Fitted, *, written: bool) -> Fit:
-    """Leave out the weights, which may be large; unless they were written all is as before."""
-    if not written:
-        return Fit(math.inf, fitted.error_before, fitted.error_before, overflows=True)
-    return Fit(fitted.damping, fitted.error_before, fitted.error_after)

@@ -30,17 +30,17 @@ import numpy.typing as npt
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.labels.labels import LabelArray
 from onnx_reap.prune.sparsity.layers import Layer, moved
-from onnx_reap.prune.sparsity.permute import reorder
+from onnx_reap.prune.sparsity.permute import Permutation, reorder
 from onnx_reap.solve.patterns import Pattern, Scores, Tiles, block_sums
 
 PASSES = 2  # over all groups
-ROUNDS = 60  # of exchanges in a group
-PAIRS = 32  # by channel, the best that a round of exchanges chooses from
-WIDEST = 4096  # channels of a group whose pairs can all be looked at
-ENTRIES = 2**27  # numbers that a round of exchanges may look at
-CHUNK = 2**22  # of them held at a time
-GAIN = 1e-6  # of what the blocks are worth: less is not worth an exchange,
-LAST = 1e-4  # nor another round
+EXCHANGE_ROUNDS = 60  # in a group, at most
+PAIRS_A_CHANNEL = 32  # by channel, the best that a round of exchanges chooses from
+MOST_CHANNELS = 4096  # channels of a group whose pairs can all be looked at
+ROUND_ENTRIES = 2**27  # numbers that a round of exchanges may look at
+CHUNK_ENTRIES = 2**22  # of them held at a time
+LEAST_GAIN = 1e-6  # of what the blocks are worth: less is not worth an exchange
+LEAST_ROUND_GAIN = 1e-4  # of what the blocks are worth: less is not worth another round
 
 Features = npt.NDArray[np.float32]
 
@@ -71,7 +71,7 @@ class Side:
         others, own = self._others(), self.features[self.at]
         n, k = own.shape
         values = np.empty((n, n))
-        step = max(1, CHUNK // max(n * k, 1))
+        step = max(1, CHUNK_ENTRIES // max(n * k, 1))
         for at in range(0, n, step):
             part = others[at : at + step]
             values[at : at + step] = self._value(part[:, None], own[None])
@@ -154,9 +154,14 @@ def _apply(
     own = np.array(group.units)
     for node, layer in layers.items():
         if np.isin(own, layer.x_units).any() or np.isin(own, layer.y_units).any():
-            columns, rows = (reorder(u, place) for u in (layer.x_units, layer.y_units))
-            assert columns is not None and rows is not None  # groups are movable
-            now[node] = moved(scores[node], columns, rows)
+            now[node] = in_order(layer, scores[node], place)
+
+
+def in_order(layer: Layer, grid: np.ndarray, permutation: Permutation) -> np.ndarray:
+    """Put a layer's (g, T, C, O) scores or mask into another order of the channels around it."""
+    columns, rows = (reorder(units, permutation) for units in (layer.x_units, layer.y_units))
+    assert columns is not None and rows is not None  # groups are movable
+    return moved(grid, columns, rows)
 
 
 def _sides(
@@ -168,7 +173,7 @@ def _sides(
 ) -> list[Side]:
     """Find the layers in which the order of a group's channels matters."""
     found = []
-    most = max(ENTRIES // group.width**2, 8)
+    most = max(ROUND_ENTRIES // group.width**2, 8)
     for node, layer in layers.items():
         for units, axis in ((layer.x_units, 2), (layer.y_units, 3)):
             at = _places(units, group)
@@ -242,13 +247,13 @@ def _exchange(
         perm = by_importance if after > before else perm
     sides = [side.exchanged(perm) for side in sides]
     worth = sum(side.worth() for side in sides)
-    for _ in range(ROUNDS):
+    for _ in range(EXCHANGE_ROUNDS):
         gains = sum(side.gains() for side in sides)
         gains = np.where(parts[:, None] == parts[None], gains, 0)
-        swap = _best_pairs(np.triu(gains, 1), sides, GAIN * worth)
+        swap = _best_pairs(np.triu(gains, 1), sides, LEAST_GAIN * worth)
         gained = float(gains[np.arange(n), swap].sum()) / 2  # each exchange is there twice
         perm, sides = perm[swap], [side.exchanged(swap) for side in sides]
-        if gained <= LAST * worth:
+        if gained <= LEAST_ROUND_GAIN * worth:
             break
     return perm
 
@@ -269,7 +274,7 @@ def _best_pairs(
     """Choose the best exchanges of which no two touch the same block, (n,)."""
     n = len(gains)
     candidates = np.flatnonzero(gains > floor)
-    if len(candidates) > (most := PAIRS * n):
+    if len(candidates) > (most := PAIRS_A_CHANNEL * n):
         candidates = candidates[np.argpartition(-gains.ravel()[candidates], most)[:most]]
     swap = np.arange(n)
     taken = [np.zeros(side.block.max() + 1, bool) for side in sides]

@@ -14,6 +14,7 @@ References
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.labels.labels import LabelArray
 from onnx_reap.graph.labels.records import Flow, Linear
 from onnx_reap.measure.activations.rows import weight_to_matrix
-from onnx_reap.solve.patterns import Mask, Pattern, Scores
+from onnx_reap.solve.patterns import Pattern, Scores
 
 EXCLUDED = "excluded by --exclude or --include"
 
@@ -39,9 +40,14 @@ class Layer:
 
 
 def find_layers(
-    model: Model, flow: Flow, pattern: Pattern, excluded: frozenset[str] = frozenset()
+    model: Model, flow: Flow, pattern: Pattern, why_not: Callable[[str], str | None]
 ) -> tuple[dict[str, Layer], dict[str, str]]:
     """Divide the linear layers.
+
+    Parameters
+    ----------
+    why_not : callable
+        Tells why the user doesn't want a node touched, None if nothing speaks against.
 
     Returns
     -------
@@ -56,7 +62,7 @@ def find_layers(
     elsewhere = captured_tensors(model.nodes).keys() | {t.name for t in model.graph.outputs}
     for linear in flow.linears:
         x_units = flow.units_along(linear.x, linear.x_axis)
-        if linear.node in excluded:
+        if why_not(linear.node):
             why: str | None = EXCLUDED
         elif linear.depthwise:
             why = "depthwise: each output reads one channel"
@@ -133,8 +139,3 @@ def moved(grid: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.ndarray
         for i, (part, c, r) in enumerate(zip(grid, columns, rows, strict=True))
     ]
     return np.stack(maps)
-
-
-def moved_back(mask: Mask, columns: np.ndarray, rows: np.ndarray) -> Mask:
-    """Undo `moved`."""
-    return moved(mask, np.argsort(columns), np.argsort(rows))

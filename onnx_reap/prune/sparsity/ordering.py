@@ -1,7 +1,7 @@
 """Putting channels in order where that loses less, and proving that the function stays."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,12 +11,12 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_sound
 from onnx_reap.prune.context import Run
-from onnx_reap.prune.sparsity.arrange import WIDEST, arrange
-from onnx_reap.prune.sparsity.layers import Layer, moved
-from onnx_reap.prune.sparsity.permute import Permutation, movable, orders, permute_graph, reorder
+from onnx_reap.prune.sparsity.arrange import MOST_CHANNELS, arrange, in_order
+from onnx_reap.prune.sparsity.layers import Layer
+from onnx_reap.prune.sparsity.permute import Permutation, movable, orders, permute_graph
 from onnx_reap.solve.patterns import Mask, Pattern, Scores, share_lost
 
-TOO_WIDE = f"more than {WIDEST:,} channels have too many pairs to look at"
+TOO_WIDE = f"more than {MOST_CHANNELS:,} channels have too many pairs to look at"
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Arranged:
 
     model: Model
     permutation: Permutation
-    # (g, T, C, O) bool: by node: of `model`, and those that there would be without a change of
-    # order
-    masks: Mapping[str, Mask]
-    before: Mapping[str, Mask]
+    masks: Mapping[str, Mask]  # By node, (g, T, C, O) bool
+    # Share of all scores that these take, and that masks would without a change of order
+    score_lost: float
+    score_lost_unpermuted: float
     skipped: Mapping[str, str]  # By group, why its channels stay in their order
     # Largest difference of an output to the model's before, relative to its largest entry
     difference: float | None = None
@@ -41,11 +41,13 @@ def put_in_order(
     """Put channels in order, if that is wanted and keeps more of the scores."""
     analysis = run.analysis
     before = pattern.masks(scores)
+    lost_before = share_lost(scores, before)
+    as_it_is = Arranged(analysis.copy(), {}, before, lost_before, lost_before, {})
     if not run.settings.permutation:
-        return Arranged(analysis.copy(), {}, before, before, {})
+        return as_it_is
     free, skipped = movable(analysis.model, analysis.flow, analysis.groups)
-    skipped |= {group.name: TOO_WIDE for group in free if group.width > WIDEST}
-    free = [group for group in free if group.width <= WIDEST]
+    skipped |= {group.name: TOO_WIDE for group in free if group.width > MOST_CHANNELS}
+    free = [group for group in free if group.width <= MOST_CHANNELS]
     with run.progress.stage("Putting channels in order") as step:
         wanted = arrange(layers, scores, free, pattern)
         step()
@@ -53,24 +55,18 @@ def put_in_order(
     skipped |= broken
     now = in_new_order(layers, scores, permutation)
     masks = pattern.masks(now)
-    if not permutation or share_lost(now, masks) >= share_lost(scores, before):
-        return Arranged(analysis.copy(), {}, before, before, skipped)
+    lost = share_lost(now, masks)
+    if not permutation or lost >= lost_before:
+        return replace(as_it_is, skipped=skipped)
     model = permuted(analysis, permutation)
-    return Arranged(model, permutation, masks, before, skipped, difference, tuple(notes))
+    return Arranged(model, permutation, masks, lost, lost_before, skipped, difference, tuple(notes))
 
 
 def in_new_order(
     layers: Mapping[str, Layer], grids: Mapping[str, np.ndarray], permutation: Permutation
 ) -> dict[str, np.ndarray]:
     """Put scores or masks of layers, (g, T, C, O) by node, into another order."""
-    return {node: moved(grid, *order_at(layers[node], permutation)) for node, grid in grids.items()}
-
-
-def order_at(layer: Layer, permutation: Permutation) -> tuple[np.ndarray, np.ndarray]:
-    """Return which input (g * C,) and which output (g * O,) of a layer comes to each place."""
-    columns, rows = (reorder(units, permutation) for units in (layer.x_units, layer.y_units))
-    assert columns is not None and rows is not None
-    return columns, rows
+    return {node: in_order(layers[node], grid, permutation) for node, grid in grids.items()}
 
 
 def permuted(analysis: Analysis, permutation: Permutation) -> Model:

@@ -5,24 +5,12 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class MaskLoss:
-    """What masks take, before any repair."""
-
-    score: float  # Share of the scores of all weights
-    # Squared error of a layer's outputs relative to their variance, mean over the layers; None
-    # without data
-    error: float | None
-
-
-@dataclass(frozen=True)
 class TiledLayer:
     """A layer with zeros in a pattern."""
 
     node: str
     zeros: float  # Share of its weights
     score_lost: float  # Share of its scores
-    # Relative error of its outputs by the mask alone, on the original's inputs
-    error_masked: float | None
     # Relative error before and after its repair, on what it receives in the sparse model
     error_before: float | None
     error_after: float | None
@@ -45,9 +33,10 @@ class Tiling:
     permuted: int  # Units of channels that changed places
     # Largest difference of an output by that, relative to the output's largest entry
     difference: float | None
-    # Of the masks that were taken, and of those with all channels in their places
-    loss: MaskLoss
-    loss_unpermuted: MaskLoss
+    # Share of the scores of all weights that the masks take, and those with all channels in their
+    # places would
+    score_lost: float
+    score_lost_unpermuted: float
     layers: tuple[TiledLayer, ...]
     dense: tuple[DenseLayer, ...]
     unmoved: Mapping[str, str]  # By group, why its channels did not change places

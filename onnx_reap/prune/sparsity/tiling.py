@@ -4,18 +4,16 @@ This works on a finished model, whatever was done to it before, and takes that m
 as the target.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from onnx_reap.errors import ReapError
-from onnx_reap.graph.analysis import Analysis, count_parameters
+from onnx_reap.graph.analysis import count_parameters
 from onnx_reap.graph.edit.weights import set_weight
-from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.rows import matrix_to_weight
 from onnx_reap.measure.activations.variances import variances
 from onnx_reap.options import Settings
@@ -25,25 +23,23 @@ from onnx_reap.prune.form import choice_of
 from onnx_reap.prune.goal import check_globs
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.order import Zeros
-from onnx_reap.prune.refit.walk import Fit
+from onnx_reap.prune.refit.walk import LayerRefit
 from onnx_reap.prune.sparsity.choose import choose, takes_long
 from onnx_reap.prune.sparsity.layers import (
     EXCLUDED,
     Layer,
     find_layers,
     from_grid,
-    moved_back,
     score,
     weight_matrix,
 )
 from onnx_reap.prune.sparsity.ordering import (
     Arranged,
     in_new_order,
-    order_at,
     permuted,
     put_in_order,
 )
-from onnx_reap.prune.sparsity.records import DenseLayer, MaskLoss, TiledLayer, Tiling
+from onnx_reap.prune.sparsity.records import DenseLayer, TiledLayer, Tiling
 from onnx_reap.solve.patterns import Pattern, Scores, Tiles, TwoOfFour, read_tile, share_lost
 
 ROUNDED = 0.01  # of the weights: so many zeros fewer than asked for are not worth a word
@@ -79,20 +75,16 @@ def with_zeros(run: Run, pruned: Pruned, pattern: Pattern) -> tuple[Pruned, Tili
     """
     with run.clock("zeros"):
         dense = run.on(run.analysed(pruned.model))
-        layers, left = find_layers(
-            dense.analysis.model,
-            dense.analysis.flow,
-            pattern,
-            _excluded(dense.analysis, dense.settings),
-        )
+        model, flow = dense.analysis.model, dense.analysis.flow
+        layers, left = find_layers(model, flow, pattern, run.why_not)
         if not layers:
             raise _no_layer(pattern, left)
         scores = _scores(dense, layers)
         arranged = put_in_order(dense, layers, scores, pattern)
-        errors = _errors(dense, layers, arranged)
         fitted, sparse, notes = _masked(dense, layers, arranged, pattern)
         out = finish(sparse, run.settings)
-    tiling = _described(pattern, layers, left, scores, arranged, errors, fitted, sparse)
+    now = in_new_order(layers, scores, arranged.permutation)
+    tiling = _described(pattern, left, now, arranged, fitted, sparse)
     notes = [*pruned.notes, *arranged.notes, *notes, *_fewer(pattern, tiling.zeros)]
     pruned = replace(
         pruned,
@@ -127,56 +119,25 @@ def _no_layer(pattern: Pattern, left: Mapping[str, str]) -> ReapError:
     )
 
 
-def _excluded(analysis: Analysis, settings: Settings) -> frozenset[str]:
-    why_not = exclusion(settings.include, settings.exclude)
-    return frozenset(linear.node for linear in analysis.flow.linears if why_not(linear.node))
-
-
 def _scores(run: Run, layers: Mapping[str, Layer]) -> dict[str, Scores]:
     """Score all weights; by magnitude alone where there is no data."""
     model = run.analysis.model
     weights = {node: weight_matrix(model, layer.linear) for node, layer in layers.items()}
-    if run.samples.fit is None:
+    samples, analysis = run.samples.fit, run.analysis
+    if samples is None:
         return {node: score(layers[node].linear, w, None, None) for node, w in weights.items()}
     asked = [(layers[node].linear, [w]) for node, w in weights.items()]
-    seen = _observed(run, asked, "Measuring input variances")
+    with run.progress.stage("Measuring input variances", len(samples)) as step:
+        seen = variances(analysis, asked, samples, run.settings, step)
     return {
         node: score(layers[node].linear, w, seen[node][0], seen[node][1][0])
         for node, w in weights.items()
     }
 
 
-def _observed(
-    run: Run, asked: Sequence[tuple[Linear, Sequence[np.ndarray]]], stage: str
-) -> dict[str, tuple[np.ndarray, list[float]]]:
-    analysis, samples = run.analysis, run.samples.fit
-    assert samples is not None
-    with run.progress.stage(stage, len(samples)) as step:
-        return variances(analysis, asked, samples, run.settings, step)
-
-
-def _errors(
-    run: Run, layers: Mapping[str, Layer], arranged: Arranged
-) -> dict[str, list[float]] | None:
-    """Relative error of every layer by what its mask takes: in the new order, and in the old."""
-    if run.samples.fit is None:
-        return None
-    asked = []
-    for node, layer in layers.items():
-        weight = weight_matrix(run.analysis.model, layer.linear)
-        now = moved_back(arranged.masks[node], *order_at(layer, arranged.permutation))
-        lost = [weight * ~from_grid(mask) for mask in (now, arranged.before[node])]
-        asked.append((layer.linear, [weight, *lost]))
-    seen = _observed(run, asked, "Measuring the error of masks")
-    return {
-        node: [error / total if total > 0 else 0.0 for error in errors]
-        for node, (_, (total, *errors)) in seen.items()
-    }
-
-
 def _masked(
     run: Run, layers: Mapping[str, Layer], arranged: Arranged, pattern: Pattern
-) -> tuple[dict[str, Fit], Model, list[str]]:
+) -> tuple[dict[str, LayerRefit], Model, list[str]]:
     """Set weights to zero, and repair the others unless the settings forbid it."""
     analysis = replace(run.analysis, model=arranged.model)
     sparse = permuted(run.analysis, arranged.permutation)
@@ -190,16 +151,7 @@ def _masked(
     if not run.settings.refit or run.samples.fit is None:
         return {}, sparse, []
     large = [node for node, each in zeros.items() if takes_long(pattern, each.mask)]
-    fitted, notes = repair(
-        analysis,
-        sparse,
-        (),
-        run.settings,
-        run.samples,
-        run.backend,
-        run.progress,
-        zeros=zeros,
-    )
+    fitted, notes = repair(run.on(analysis), sparse, (), zeros=zeros)
     notes += [
         f"{node} keeps the tiles of the best scores: it is too large for more" for node in large
     ]
@@ -208,15 +160,12 @@ def _masked(
 
 def _described(
     pattern: Pattern,
-    layers: Mapping[str, Layer],
     left: Mapping[str, str],
     scores: Mapping[str, Scores],
     arranged: Arranged,
-    errors: Mapping[str, list[float]] | None,
-    fitted: Mapping[str, Fit],
+    fitted: Mapping[str, LayerRefit],
     sparse: Model,
 ) -> Tiling:
-    now = in_new_order(layers, scores, arranged.permutation)
     rows, size, kept = [], 0, 0
     for node, mask in arranged.masks.items():
         fit = fitted.get(node)
@@ -226,23 +175,18 @@ def _described(
             TiledLayer(
                 node,
                 1 - own / mask.size,
-                share_lost({node: now[node]}, {node: mask}),
-                None if errors is None else errors[node][0],
+                share_lost({node: scores[node]}, {node: mask}),
                 None if fit is None else fit.error_before,
                 None if fit is None else fit.error_after,
             )
         )
-    mean = [
-        None if errors is None else float(np.mean([each[i] for each in errors.values()]))
-        for i in (0, 1)
-    ]
     return Tiling(
         pattern=str(pattern),
         zeros=1 - kept / size,
         permuted=len(arranged.permutation),
         difference=arranged.difference,
-        loss=MaskLoss(share_lost(now, arranged.masks), mean[0]),
-        loss_unpermuted=MaskLoss(share_lost(scores, arranged.before), mean[1]),
+        score_lost=arranged.score_lost,
+        score_lost_unpermuted=arranged.score_lost_unpermuted,
         layers=tuple(rows),
         dense=tuple(DenseLayer(node, why) for node, why in left.items()),
         unmoved=dict(arranged.skipped),

@@ -254,8 +254,8 @@ def cut(net: Net, y: str):
     removed = [unit for group in analysis.groups for unit in removable(group)]
     assert removed
     pruned = analysis.copy()
-    cut_graph(pruned, analysis.probe, analysis.flow, removed)
-    kept = kept_positions(analysis.flow, removed)
+    cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
+    kept = kept_positions(analysis.flow, removed, analysis.branches)
     linears = [as_cut(linear, kept) for linear in analysis.flow.linears]
     facts = Facts(analysis.probe.shapes, {layer.y: layer for layer in linears})
     weights = {

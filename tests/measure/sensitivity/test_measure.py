@@ -30,18 +30,18 @@ from onnx_reap.measure.sensitivity.divergence import metrics
 from onnx_reap.measure.sensitivity.measure import Evaluation
 from onnx_reap.measure.sensitivity.perturbation import (
     ConsumerMoments,
+    ConsumerRefit,
     Perturbation,
-    Reader,
     WeightChange,
-    readers_of,
+    refits_of,
 )
 from onnx_reap.onnxio.extract import with_outputs
 from onnx_reap.options import Settings
 from onnx_reap.prune.removal_paths import find_taps
 from onnx_reap.solve.allocation import Choices
-from onnx_reap.solve.backend import Backend, namespace
+from onnx_reap.solve.backend import Backend
 
-BACKEND = Backend(*namespace("cpu"))
+BACKEND = Backend.pick("cpu")
 DATA = images(18, 6)
 
 
@@ -176,7 +176,7 @@ def measure(evaluation, perturbations, on_batch):
 def half_of(analysis: Analysis, observed: ConsumerMoments) -> list[WeightChange]:
     """The perturbation without every other unit of the group that most layers read."""
     group = max(analysis.groups, key=lambda g: len(g.consumers))
-    consumers = readers_of(analysis.model, [group], analysis.flow, observed).values()
+    consumers = refits_of(analysis.model, [group], analysis.flow, observed).values()
     return [c for consumer in consumers for c in consumer.without(set(group.units[::2]))]
 
 
@@ -264,7 +264,9 @@ def test_layers_that_no_gradient_reaches_are_not_felt():
     front, *_, last = analysis.groups
     perturbations = []
     for group in (front, last):
-        layers = [Reader(analysis.model, n, analysis.flow, observed) for n in group.consumers]
+        layers = [
+            ConsumerRefit(analysis.model, n, analysis.flow, observed) for n in group.consumers
+        ]
         perturbations.append([c for layer in layers for c in layer.without({group.units[0]})])
     evaluation = evaluation_of(analysis)
     assert None not in measure(evaluation, perturbations, lambda count: None)
@@ -281,7 +283,7 @@ def test_a_perturbation_is_the_least_squares_fit_with_what_is_left(name: str):
     group = max(analysis.groups, key=lambda g: len(g.consumers))
     gone = set(group.units[1::2])
     for node in group.consumers:
-        (change,) = Reader(analysis.model, node, analysis.flow, observed).without(gone)
+        (change,) = ConsumerRefit(analysis.model, node, analysis.flow, observed).without(gone)
         linear = change.linear
         before, after = (outputs_of(analysis, linear, c) for c in ([], [change]))
         x = inputs_of(analysis.model, linear)
@@ -301,7 +303,7 @@ def test_layers_of_one_weight_are_changed_each_by_its_own_factors():
     layers = [n.node("Gemm", h, weight, n.random(5), alpha=a, beta=b) for a, b in factors]
     analysis, observed = look(n.model(n.gemm(n.node("Sum", *layers), 5, 1)))
     group = next(g for g in analysis.groups if len(g.consumers) == 3)
-    (consumer,) = readers_of(analysis.model, [group], analysis.flow, observed).values()
+    (consumer,) = refits_of(analysis.model, [group], analysis.flow, observed).values()
     first, second, third = consumer.without(set(group.units[::2]))
     np.testing.assert_allclose(second.bias * 4, first.bias * 0.5, rtol=1e-6)
     assert third.bias is None
@@ -421,7 +423,9 @@ def test_a_groups_error_is_what_is_felt_without_the_first_units_of_its_order(
         assert len(tried) == (2 if len(group.producers) > 1 else 1)
         perturbations = []
         for index in tried:
-            layers = [Reader(analysis.model, n, analysis.flow, observed) for n in group.consumers]
+            layers = [
+                ConsumerRefit(analysis.model, n, analysis.flow, observed) for n in group.consumers
+            ]
             gone = {group.units[i] for i in order[: group.width - before.widths[index]]}
             perturbations.append([c for layer in layers for c in layer.without(gone)])
         expected = measure(evaluation_of(analysis), perturbations, lambda count: None)
@@ -448,7 +452,7 @@ def test_very_wide_layers_make_up_for_what_goes_by_a_coefficient_a_channel(monke
     group = next(g for g in analysis.groups if g.width == 8)
     (node,) = group.consumers
     assert observed.taps[node].fold is not None
-    consumer = Reader(analysis.model, node, analysis.flow, observed)
+    consumer = ConsumerRefit(analysis.model, node, analysis.flow, observed)
     linear, gone = observed.taps[node].linear, set(group.units[::2])
     fold = observed.taps[node].fold
     x = inputs_of(analysis.model, linear)[0][:, fold].transpose(0, 2, 1).reshape(-1, 8)

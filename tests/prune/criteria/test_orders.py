@@ -15,7 +15,7 @@ from made_up import added, group
 from onnx_reap.errors import ReapError
 from onnx_reap.fields import CRITERIA
 from onnx_reap.prune.criteria.balance import balanced
-from onnx_reap.prune.criteria.observation import Observation, Reader
+from onnx_reap.prune.criteria.observation import Observation, Reading
 from onnx_reap.prune.criteria.ranking import MergeTarget, Ranking
 from onnx_reap.prune.criteria.table import check_packages, ranking
 
@@ -57,7 +57,7 @@ def test_a_group_may_be_tiny(name, units):
 @pytest.mark.parametrize("name", NAMES)
 def test_units_that_nothing_is_known_of_have_an_order(name):
     """Constants of zero, made and read by zeros."""
-    reader = Reader(np.zeros((4, 2)), np.arange(4)[:, None], np.zeros((4, 4)), np.zeros(4))
+    reader = Reading(np.zeros((4, 2)), np.arange(4)[:, None], np.zeros((4, 4)), np.zeros(4))
     for readers in ((), (reader,)):
         observed = Observation("g", np.zeros((4, 0 if readers else 3)), readers)
         if readers:
@@ -223,7 +223,7 @@ def test_nu_lets_a_multiple_of_another_unit_go_first():
     x = rng.standard_normal((50, 5))
     x[:, 3] = -2 * x[:, 1]
     mean = x.mean(0)
-    reader = Reader(
+    reader = Reading(
         rng.standard_normal((5, 3)), np.arange(5)[:, None], np.cov(x.T, bias=True), mean
     )
     assert order_of("nu", Observation("g", np.zeros((5, 1)), (reader,)))[0] in (1, 3)
@@ -260,7 +260,7 @@ def test_nu_lets_none_emulate_where_it_is_not_read():
     x = np.random.default_rng(3).standard_normal((50, 3))
     x[:, 1] = x[:, 0]
     readers = [
-        Reader(np.ones((3, 2)), columns[:, None], x.T @ x / 50, np.zeros(3))
+        Reading(np.ones((3, 2)), columns[:, None], x.T @ x / 50, np.zeros(3))
         for columns in (np.array([0, 1, 2]), np.array([-1, 1, 2]))
     ]
     assert order_of("nu", Observation("g", np.zeros((3, 1)), tuple(readers)))[0] == 0

@@ -148,7 +148,7 @@ def test_a_branch_vanishes_with_the_group_that_it_would_vanish_with_otherwise():
     plain = {before.groups[g].name for g in before.branches.vanishing}
     assert plain
     assert {names[g] for g in work.analysis.branches.vanishing} == plain
-    gone = work.analysis.branches.taken_along(work.analysis.branches.vanishing)
+    gone = work.analysis.branches.vanishing_with(work.analysis.branches.vanishing)
     assert gone & work.form.widths.keys()  # the basis inside goes along
     choice = choice_at(work, dict.fromkeys(gone, 0))
     made = apply_choice(work, choice)

@@ -7,9 +7,9 @@ import pytest
 
 from onnx_reap.graph.epilogue import Epilogue
 from onnx_reap.prune.refit.layer import Clip, Rows, _Problem, fit_layer
-from onnx_reap.solve.backend import Backend, namespace
+from onnx_reap.solve.backend import Backend
 
-BACKEND = Backend(*namespace("cpu"))
+BACKEND = Backend.pick("cpu")
 CLIPS = {"none": (-np.inf, np.inf), "relu": (0.0, np.inf), "relu6": (0.0, 1.0)}
 
 

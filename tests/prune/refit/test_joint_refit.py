@@ -277,8 +277,8 @@ def test_layers_in_front_of_what_stops_gradients_are_reached():
 def test_it_is_taken_back_where_the_outputs_are_worse_off(monkeypatch: pytest.MonkeyPatch):
     alone = reap(residual(), joint_refit=0)
 
-    def spoil(analysis, pruned, *arguments, **named):
-        blocks, notes = joining.join(analysis, pruned, *arguments, **named)
+    def spoil(run, pruned, *arguments, **named):
+        blocks, notes = joining.join(run, pruned, *arguments, **named)
         node = next(node for node in pruned.nodes if node.op == "Gemm")
         node.inputs[1].values = -node.inputs[1].values
         return blocks, notes

@@ -10,7 +10,7 @@ from small_models import Net, chain, images, run
 import onnx_reap
 from onnx_reap.graph.epilogue import Epilogue
 from onnx_reap.prune.refit.layer import Rows, fit_layer
-from onnx_reap.solve.backend import Backend, namespace
+from onnx_reap.solve.backend import Backend
 
 
 def better_than_the_cut(model: onnx.ModelProto, data: np.ndarray, **settings) -> onnx_reap.Result:
@@ -65,7 +65,7 @@ def test_dead_outputs_say_nothing():
     weight = rng.standard_normal((1, 40, 6))
     y = x @ weight + 8 * rng.standard_normal((1, 300, 6))
     bias, live = np.zeros((1, 6)), np.array([1.0] * 4 + [0.0] * 2)
-    backend = Backend(*namespace("cpu"))
+    backend = Backend.pick("cpu")
     epilogue = Epilogue(live, np.array([0.0] * 4 + [5.0, 5.0]), "u")
     wanted = (y * live + epilogue.shift).astype(np.float32)
     fitted = fit_layer(Rows(x, wanted, None, 240), weight, bias, epilogue, backend)

@@ -17,12 +17,10 @@ from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations import stream
 from onnx_reap.options import Settings
 from onnx_reap.progress import NoProgress
-from onnx_reap.prune.refit import walk
-from onnx_reap.prune.refit.layer import fit_layer
+from onnx_reap.prune.context import Clock, Run
+from onnx_reap.prune.form import Form
 from onnx_reap.prune.refit.layerwise import repair
-from onnx_reap.solve.backend import Backend, namespace
 
-BACKEND = Backend(*namespace("cpu"))
 DATA = images(30, 6)
 SETTINGS = Settings(positions=10_000)
 
@@ -140,11 +138,13 @@ def cut_and_refit(analysis: Analysis, removed, data, settings=SETTINGS):
     """Return outputs of the original, the cut and the refitted model, and what repair returns."""
     feed = {"x": data}
     pruned = analysis.copy()
-    cut_graph(pruned, analysis.probe, analysis.flow, removed)
+    cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     cut = run(pruned.to_proto(), feed)[0]
     calibration = open_calibration(data, model_inputs(analysis.light.proto))
     samples = Samples(calibration, calibration, None)
-    fitted, notes = repair(analysis, pruned, removed, settings, samples, BACKEND, NoProgress())
+    fitted, notes = repair(
+        Run(Form(analysis), samples, settings, NoProgress(), Clock()), pruned, removed
+    )
     out = pruned.to_proto()
     onnx.checker.check_model(out, full_check=True)
     return (run(analysis.light.proto, feed)[0], cut, run(out, feed)[0]), out, fitted, notes
@@ -152,7 +152,7 @@ def cut_and_refit(analysis: Analysis, removed, data, settings=SETTINGS):
 
 @pytest.fixture
 def weak_damping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "fit_layer", partial(fit_layer, dampings=(1e-9,)))
+    monkeypatch.setattr("onnx_reap.prune.refit.layer.DAMPINGS", (1e-9,))
 
 
 def far(a: np.ndarray, b: np.ndarray) -> float:

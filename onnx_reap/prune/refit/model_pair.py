@@ -1,0 +1,61 @@
+"""A cut model beside its original, as a refit works on them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from onnx_reap.data import Calibration
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.labels.kept import Kept
+from onnx_reap.measure.activations.frontier import Frontier
+from onnx_reap.measure.activations.stream import ActivationStream
+from onnx_reap.prune.context import Run
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """The original tells what the layers of the cut model are to give."""
+
+    run: Run  # On the original
+    pruned: Model  # Cut; its weights are replaced
+    kept: Kept  # Axis and positions that stay, for tensors that were cut
+    batch: int  # Samples per run
+
+    @property
+    def original(self) -> Model:
+        """With constants folded as in `pruned`, so that tensors have the same names."""
+        return self.run.analysis.model
+
+    @property
+    def probe(self) -> Probe:
+        """Shapes of the original's tensors."""
+        return self.run.analysis.probe
+
+    @property
+    def pads(self) -> bool:
+        """Whether the model insists on its batch size."""
+        return self.run.analysis.fixed_batch is not None
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The samples that are fitted first, then those of the validation split."""
+        samples = self.run.samples
+        assert samples.fit is not None
+        parts = samples.train_validation
+        return samples.fit if parts is None else parts[0].followed_by(parts[1])
+
+    @property
+    def fit_samples(self) -> int:
+        """How many samples are fitted."""
+        parts = self.run.samples.train_validation
+        return len(self.calibration if parts is None else parts[0])
+
+    def stream(self) -> ActivationStream:
+        """Run one of the models over all samples."""
+        return ActivationStream(
+            self.calibration, self.batch, self.pads, self.run.analysis.providers
+        )
+
+    def frontier(self, model: Model) -> Frontier:
+        """Find out where runs of one of the models can start."""
+        return Frontier(model, self.probe, len(self.calibration))
