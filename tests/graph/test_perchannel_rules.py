@@ -73,15 +73,43 @@ def test_group_normalization_of_one_group_freezes():
     _check(middle, groups={}, frozen={"a": "nothing of a tensor"})
 
 
-@pytest.mark.parametrize("op", ["GroupNormalization", "MeanVarianceNormalization"])
-def test_normalizations_without_a_rule_freeze(op):
+def test_group_normalization_goes_by_groups():
     def middle(net, x):
-        if op == "GroupNormalization":
-            return net(op, x, *_norm(net), num_groups=4)
-        return net(op, x, axes=[0, 1, 2, 3])
+        return net("GroupNormalization", x, *_norm(net), num_groups=4)
 
-    proto = sandwich(middle, opset=21, check=False)
-    assert_slice_is_mask(proto, groups={}, frozen={"a": f"no rule for operator {op}"}, check=False)
+    studied = _check(middle, groups={"a": 4}, opset=21, check=False)
+    cut = studied.cut(studied.groups[0].units[:1])
+    (node,) = (node for node in cut.graph.node if node.op_type == "GroupNormalization")
+    assert node.attribute[0].i == 3
+
+
+@pytest.mark.parametrize("op", ["RMSNormalization", "LayerNormalization"])
+def test_normalization_of_the_space(op):
+    def middle(net, x):
+        scale = net.weight(6, 6)
+        return net(op, x, scale, axis=2)
+
+    _check(middle, opset=23 if op.startswith("RMS") else 17, check=False)
+
+
+def test_rms_normalization_across_channels_freezes():
+    def middle(net, x):
+        x = net("Transpose", x, perm=[0, 2, 3, 1])
+        x = net("RMSNormalization", x, net.weight(8), axis=-1)
+        return net("Transpose", x, perm=[0, 3, 1, 2])
+
+    _check(middle, groups={}, frozen={"a": "across channels"}, opset=23, check=False)
+
+
+def test_mean_variance_normalization():
+    _check(lambda net, x: net("MeanVarianceNormalization", x, axes=[2, 3]), check=False)
+
+
+def test_mean_variance_normalization_across_channels_freezes():
+    def middle(net, x):
+        return net("MeanVarianceNormalization", x, axes=[0, 1, 2, 3])
+
+    _check(middle, groups={}, frozen={"a": "across channels"}, check=False)
 
 
 def test_layer_normalization_across_channels_freezes():

@@ -63,25 +63,40 @@ def test_custom_domain_freezes():
     """The name of a standard operator in another domain means nothing."""
 
     def middle(net, x):
-        return net("Gelu", net.conv("b", x, 8, 6), domain="com.microsoft")
+        return net("Pad", net.conv("b", x, 8, 6), ints([0] * 8), domain="com.microsoft")
 
     proto = sandwich(middle, out=6, check=False)
-    frozen = {"b": "no rule for operator com.microsoft::Gelu"}
+    frozen = {"b": "no rule for operator com.microsoft::Pad"}
     assert_slice_is_mask(proto, groups={"a": 8}, frozen=frozen, check=False)
 
 
-def test_local_functions_freeze():
+def _with_function(*nodes: onnx.NodeProto) -> onnx.ModelProto:
     proto = sandwich(
-        lambda net, x: net("Twice", net.conv("b", x, 8, 6), domain="own"), out=6, check=False
+        lambda net, x: net("Own", net.conv("b", x, 8, 6), domain="own"), out=6, check=False
     )
-    function = helper.make_function(
-        "own", "Twice", ["x"], ["y"], [helper.make_node("Add", ["x", "x"], ["y"])],
-        [helper.make_opsetid("", 17)],
-    )  # fmt: skip
-    proto.functions.append(function)
-    frozen = {"b": "no rule for operator own::Twice"}
-    studied = assert_slice_is_mask(proto, groups={"a": 8}, frozen=frozen)
-    assert list(studied.cut([]).functions) == [function]
+    sets = [helper.make_opsetid("", 17)]
+    proto.functions.append(helper.make_function("own", "Own", ["x"], ["y"], nodes, sets))
+    return proto
+
+
+def test_local_functions_are_followed():
+    proto = _with_function(helper.make_node("Add", ["x", "x"], ["y"]))
+    studied = assert_slice_is_mask(proto, groups={"a": 8, "b": 6})
+    for removed in ([], studied.groups[1].units[:2]):
+        cut = studied.cut(removed)
+        assert [node.op_type for node in cut.graph.node] == ["Conv", "Conv", "Own", "Conv"]
+        assert list(cut.functions) == list(proto.functions)
+
+
+def test_what_a_function_cannot_do_is_said_of_the_node_inside():
+    nodes = [
+        helper.make_node("Det", ["x"], ["d"]),
+        helper.make_node("ReduceMean", ["d"], ["m"]),
+        helper.make_node("Add", ["x", "m"], ["y"], name="sum"),
+    ]
+    proto = _with_function(*nodes)
+    frozen = {"b": "no rule for operator Det"}
+    assert_slice_is_mask(proto, groups={"a": 8}, frozen=frozen)
 
 
 def _with_if(capture: str, cond_from_size: bool = False) -> onnx.ModelProto:
