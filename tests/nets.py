@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from small_models import Net, chain
+from net import Net
+from small_models import chain
 
 
 def residual() -> onnx.ModelProto:

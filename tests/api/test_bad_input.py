@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
-from small_models import Net, chain, images, stateful, weights_of
+from net import Net
+from small_models import chain, images, stateful, weights_of
 
 import onnx_reap
 from onnx_reap.cli.main import main

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import onnx
 import pytest
+from net import Net
 from rich.console import Console
-from small_models import Net, chain, weights_of
+from small_models import chain, weights_of
 
 import onnx_reap
 from onnx_reap.cli.main import main

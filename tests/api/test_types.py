@@ -6,8 +6,9 @@ import ml_dtypes  # noqa: F401, tells NumPy of bfloat16
 import numpy as np
 import onnx
 import pytest
+from net import Net
 from precision import converted
-from small_models import Net, images, run, weights_of
+from small_models import images, run, weights_of
 
 import onnx_reap
 from onnx_reap.fields import CRITERIA
@@ -26,12 +27,12 @@ every_type = pytest.mark.parametrize("name", DTYPES)
 
 def residual(opset: int = 17) -> onnx.ModelProto:
     """A residual block, a depthwise convolution and a Gemm, in float32."""
-    n = Net({"x": ("N", 3, 8, 8)})
+    n = Net({"x": ("N", 3, 8, 8)}, opset=opset)
     h = n.block("x", 3, 12)
     b = n.norm(n.conv(n.block(h, 12, 12), 12, 12, bias=False), 12)
     h = n.node("Relu", n.node("Add", b, h))
     h = n.block(n.block(h, 12, 16, 1), 16, 16, group=16)
-    return n.model(n.head(h, 16, 5), opset=opset, ir=10)
+    return n.model(n.head(h, 16, 5))
 
 
 def built(name: str, **ends) -> onnx.ModelProto:
@@ -146,12 +147,12 @@ def test_blocks_are_refitted_together(name: str):
 
 @every_type
 def test_branches_that_vanish_leave_a_constant_of_their_type(name: str):
-    n = Net({"x": ("N", 3, 8, 8)})
+    n = Net({"x": ("N", 3, 8, 8)}, opset=OPSETS[name])
     h = n.block("x", 3, 8)
     for weak in (0.05, 1.0):
         b = n.norm(n.conv(n.block(h, 8, 12), 12, 8), 8)
         h = n.node("Relu", n.node("Add", h, n.node("Mul", b, n.constant(np.full((8, 1, 1), weak)))))
-    model = n.model(n.head(h, 8, 5), opset=OPSETS[name], ir=10)
+    model = n.model(n.head(h, 8, 5))
     model = converted(model, DTYPES[name])
     result = onnx_reap.reap(model, DATA, target_macs=0.55, round_to=4)
     assert any(group.after == 0 for group in result.report.groups)
@@ -179,7 +180,7 @@ def test_branches_whose_type_nothing_tells_stay(name: str):
         b = n.norm(n.conv(n.block(h, 12, 12), 12, 12), 12)
         b = n.node("Mul", b, n.constant(np.full((12, 1, 1), 0.01)))
         h = n.node("Gelu", n.node("Add", b, h), domain="com.microsoft")
-    model = n.model(n.head(h, 12, 5), ir=10, domains=["com.microsoft"])
+    model = n.model(n.head(h, 12, 5))
     budget = {"target_macs": 0.15, "round_to": 1, "joint_refit": 0}
     assert 0 in widths(onnx_reap.reap(model, DATA, **budget))
     model = converted(model, DTYPES[name])
@@ -189,9 +190,9 @@ def test_branches_whose_type_nothing_tells_stay(name: str):
 
 
 def test_what_is_computed_in_a_type_that_nothing_tells_stays_computed(monkeypatch):
-    n = Net({"x": ("N", 16)})
+    n = Net({"x": ("N", 16)}, opset=22)
     turned = n.node("Transpose", n.random(16, 16, scale=0.3), name="turned")
-    model = n.model(n.node("MatMul", n.node("Relu", n.gemm("x", 16, 16)), turned), opset=22, ir=10)
+    model = n.model(n.node("MatMul", n.node("Relu", n.gemm("x", 16, 16)), turned))
     model = converted(model, DTYPES["bfloat16"])
     known = probe._inferred_types
     monkeypatch.setattr(
@@ -207,12 +208,12 @@ def test_what_is_computed_in_a_type_that_nothing_tells_stays_computed(monkeypatc
 
 @every_type
 def test_weights_are_folded_in_their_type(name: str):
-    n = Net({"x": ("N", 16)})
+    n = Net({"x": ("N", 16)}, opset=OPSETS[name])
     h = "x"
     for _ in range(3):
         turned = n.node("Transpose", n.random(16, 16, scale=0.3), perm=[1, 0])
         h = n.node("Relu", n.node("MatMul", h, turned))
-    model = converted(n.model(h, opset=OPSETS[name], ir=10), DTYPES[name])
+    model = converted(n.model(h), DTYPES[name])
     data = np.random.default_rng(0).standard_normal((100, 16)).astype(np.float32)
     result = onnx_reap.reap(model, data, ratio=0.5)
     weights = weights_of(result.model).values()

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run
+from net import Net
+from small_models import images, run
 
 import onnx_reap
 from onnx_reap import ReapError

@@ -4,7 +4,8 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
-from small_models import Net, chain, images
+from net import Net
+from small_models import chain, images
 
 import onnx_reap
 from onnx_reap.errors import ReapError, UsageError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import array_api_strict
 import numpy as np
 import pytest
-from small_models import Net, images, run, weights_of
+from net import Net
+from small_models import images, run, weights_of
 
 import onnx_reap.measure.activations.moments as moments_module
 from onnx_reap.data import Calibration, open_calibration

@@ -4,8 +4,9 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
+from net import Net
 from onnx import TensorProto, numpy_helper
-from small_models import Net, chain, images, run, stateful
+from small_models import chain, images, run, stateful
 
 import onnx_reap
 
@@ -29,9 +30,11 @@ def _prune(model: onnx.ModelProto, data=DATA, least: int = 1, **settings) -> onn
 
 
 def _chain(opset: int, ir: int) -> onnx.ModelProto:
-    n = Net({"x": ("N", 3, 8, 8)})
+    n = Net({"x": ("N", 3, 8, 8)}, opset=opset)
     h = n.block(n.block("x", 3, 16), 16, 16)
-    return n.model(n.head(h, 16, 5), opset=opset, ir=ir)
+    model = n.model(n.head(h, 16, 5), check=False)
+    model.ir_version = ir
+    return model
 
 
 @pytest.mark.parametrize("opset", range(9, onnx.defs.onnx_opset_version() + 1))

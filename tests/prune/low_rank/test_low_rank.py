@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run, weights_of
+from net import Net
+from small_models import images, run, weights_of
 
 import onnx_reap
 import onnx_reap.prune.low_rank.rewrite

@@ -5,7 +5,8 @@ from __future__ import annotations
 import array_api_strict
 import numpy as np
 import pytest
-from small_models import Net, run, weights_of
+from net import Net
+from small_models import run, weights_of
 
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.graph.analysis import Analysis, analyse, count_parameters

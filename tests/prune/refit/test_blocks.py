@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 import onnx
-from small_models import Net, chain, images
+from net import Net
+from small_models import chain, images
 
 from onnx_reap.data import open_calibration
 from onnx_reap.graph.analysis import Analysis, analyse

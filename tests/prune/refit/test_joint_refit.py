@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
+from net import Net
 from precision import converted
-from small_models import Net, chain, images, weights_of
+from small_models import chain, images, weights_of
 
 import onnx_reap
 from onnx_reap.errors import UsageError
@@ -62,12 +63,12 @@ def residual(channels: int = 12, seed: int = 0, **net) -> onnx.ModelProto:
 
 def products(opset: int = 17) -> onnx.ModelProto:
     """Dense layers as MatMul; of their biases some are added behind, one is missing."""
-    n = Net({"x": ("N", 6, 10)})
+    n = Net({"x": ("N", 6, 10)}, opset=opset)
     h = n.node("Add", n.node("MatMul", "x", n.random(10, 16, scale=0.3)), n.random(16))
     h = n.node("MatMul", n.node("Relu", h), n.random(16, 12, scale=0.3))
     h = n.node("MatMul", n.node("Tanh", h), n.random(12, 12, scale=0.3))
     h = n.node("MatMul", n.node("Relu", h), n.random(12, 4, scale=0.3))
-    return n.model(n.node("Add", n.random(4), h), opset=opset)
+    return n.model(n.node("Add", n.random(4), h))
 
 
 def rows(count: int = 80) -> np.ndarray:
@@ -250,8 +251,8 @@ def test_blocks_in_front_of_all_cuts_stay_to_the_bit():
 
 
 def test_old_operator_sets_stay_as_they_were_refitted():
-    n = Net({"x": ("N", 3, 8, 8)})
-    model = n.model(n.head(n.block(n.block("x", 3, 12), 12, 12), 12, 5), opset=10, ir=5)
+    n = Net({"x": ("N", 3, 8, 8)}, opset=10)
+    model = n.model(n.head(n.block(n.block("x", 3, 12), 12, 12), 12, 5))
     alone, joint = (reap(model, joint_refit=passes) for passes in (0, 3))
     assert bare(alone.model) == bare(joint.model)
     assert said(joint) == ["it takes operator set 11 or newer, and the model's is 10"]

@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run, weights_of
+from net import Net
+from small_models import images, run, weights_of
 
 from onnx_reap.data import open_calibration
 from onnx_reap.data.split import Samples
