@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,20 +18,21 @@ from small_models import chain, images, weights_of
 import onnx_reap
 from onnx_reap.errors import UsageError
 from onnx_reap.measure.activations import stream
+from onnx_reap.measure.quality import measure_quality
 from onnx_reap.prune import apply as making
 from onnx_reap.prune.refit import blockwise as joining
 from onnx_reap.prune.refit.block_training import Training
 
 DATA = images(80)
 ENOUGH = 40  # passes; with so few samples each is two steps or four
-DISTANCE = making._distance
 CHANGED_NOTHING = "--joint-refit changed nothing: "
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     # With so few passes the outputs of such nets may be worse off: that check has its own test.
-    monkeypatch.setattr(making, "_distance", lambda *arguments: 0.0)
+    same = SimpleNamespace(output_error={})
+    monkeypatch.setattr(making, "measure_quality", lambda *arguments: same)
 
 
 def reap(model: onnx.ModelProto, data=DATA, **settings) -> onnx_reap.Result:
@@ -285,7 +287,7 @@ def test_it_is_taken_back_where_the_outputs_are_worse_off(monkeypatch: pytest.Mo
         return blocks, notes
 
     monkeypatch.setattr(making, "join", spoil)
-    monkeypatch.setattr(making, "_distance", DISTANCE)
+    monkeypatch.setattr(making, "measure_quality", measure_quality)
     joint = reap(residual(), joint_refit=ENOUGH)
     assert bare(alone.model) == bare(joint.model)
     assert not joint.report.blocks
