@@ -17,7 +17,7 @@ CONTRIB = "ai.onnx.contrib"
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch, tmp_path):
+def _folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 

@@ -25,7 +25,7 @@ def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def residual() -> onnx.ModelProto:
+def tied() -> onnx.ModelProto:
     """Make a stem and one block whose sum ties both, behind a pad that lets nothing be constant."""
     n = Net({"x": ("N", 3, 8, 8)})
     stem = n.conv("x", 3, 8)
@@ -55,7 +55,7 @@ def stuck() -> onnx.ModelProto:
     return n.model(n.head(free, 8, 5))
 
 
-MODELS = {"chain": chain, "residual": residual, "grouped": grouped, "stuck": stuck}
+MODELS = {"chain": chain, "residual": tied, "grouped": grouped, "stuck": stuck}
 
 
 def groups_of(seen: Inspection) -> dict[str, tuple[int, ...]]:
@@ -111,7 +111,7 @@ def test_the_least_is_what_a_run_can_reach():
 
 
 def test_a_residual_stream_is_tied_and_its_branch_may_go():
-    seen = onnx_reap.inspect(residual())
+    seen = onnx_reap.inspect(tied())
     stream, inner = seen.groups
     assert (stream.producers, stream.tied_at) == (("conv0", "conv3"), ("add4",))
     assert stream.consumers == ("conv1", "gemm7")
@@ -120,7 +120,7 @@ def test_a_residual_stream_is_tied_and_its_branch_may_go():
     assert (branch.group, branch.along, branch.joins) == ("conv1", (), ("add4",))
     assert branch.saving == inner.saving
     assert branch.saving.macs == (9 + 1) * 8 * 16 * 64
-    kept = onnx_reap.inspect(residual(), vanish=False)
+    kept = onnx_reap.inspect(tied(), vanish=False)
     assert kept.branches == () and groups_of(kept)["conv1"] == (4, 8, 12, 16)
     assert kept.least.macs > seen.least.macs
 
@@ -173,7 +173,7 @@ def test_the_model_is_not_modified():
 
 
 def test_tables_fit_a_terminal_and_end_with_what_can_go():
-    text = text_of(onnx_reap.inspect(residual()))
+    text = text_of(onnx_reap.inspect(tied()))
     assert max(map(len, text.splitlines())) <= 80
     titles = ["Groups that can be pruned", "Tied together", "Residual branches", "Frozen"]
     places = [text.index(title) for title in titles]
@@ -208,7 +208,7 @@ def test_a_model_that_can_not_be_pruned_is_inspected_all_the_same(capsys):
 
 
 def test_the_json_file_holds_what_python_returns(workplace: Path, capsys):
-    onnx.save(residual(), "in.onnx")
+    onnx.save(tied(), "in.onnx")
     assert main(["inspect", "in.onnx", "--json", "i.json", "--round-to", "2"]) == 0
     out, err = capsys.readouterr()
     assert err == "" and out.endswith("Wrote i.json\n") and "At most" in out

@@ -14,7 +14,6 @@ from small_models import chain, images
 import onnx_reap
 from onnx_reap.cli.main import main
 from onnx_reap.errors import ReapError, TargetError, UsageError
-from onnx_reap.measure.latency import measure as measuring
 from onnx_reap.measure.latency import profile as profiling
 from onnx_reap.measure.latency.estimate import predicted_latency
 from onnx_reap.measure.latency.table import LatencyTable
@@ -23,11 +22,8 @@ FASHION = Path(__file__).parent.parents[1] / "models" / "fashion_resnet.onnx"
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def own_folder(quick_measurements, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One short visit to each layer, in a folder of its own."""
-    for module in (measuring, profiling):
-        monkeypatch.setattr(module, "ROUNDS", 1)
-    monkeypatch.setattr(measuring, "SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
     onnx.save(chain(), "in.onnx")
 

@@ -26,8 +26,8 @@ BLIND = "--criterion l1 --no-refit"
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One timed run of every model, in a folder of its own."""
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder of its own, with a model and its data."""
     monkeypatch.chdir(tmp_path)
     onnx.save(MODEL, "in.onnx")
     np.savez("data.npz", x=DATA)

@@ -25,7 +25,7 @@ BUDGET = {"target_macs": 0.6, "round_to": 1}
 every_type = pytest.mark.parametrize("name", DTYPES)
 
 
-def residual(opset: int = 17) -> onnx.ModelProto:
+def with_depthwise(opset: int = 17) -> onnx.ModelProto:
     """A residual block, a depthwise convolution and a Gemm, in float32."""
     n = Net({"x": ("N", 3, 8, 8)}, opset=opset)
     h = n.block("x", 3, 12)
@@ -36,7 +36,7 @@ def residual(opset: int = 17) -> onnx.ModelProto:
 
 
 def built(name: str, **ends) -> onnx.ModelProto:
-    return converted(residual(OPSETS[name]), DTYPES[name], **ends)
+    return converted(with_depthwise(OPSETS[name]), DTYPES[name], **ends)
 
 
 def twin(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -70,10 +70,10 @@ def test_types_stay_and_the_refit_helps(name: str):
 
 @every_type
 def test_types_cost_hardly_anything(name: str):
-    single = onnx_reap.reap(residual(OPSETS[name]), DATA, **BUDGET)
+    single = onnx_reap.reap(with_depthwise(OPSETS[name]), DATA, **BUDGET)
     other = onnx_reap.reap(built(name), DATA, **BUDGET)
     errors = [
-        error(r.model, m) for r, m in ((single, residual(OPSETS[name])), (other, built(name)))
+        error(r.model, m) for r, m in ((single, with_depthwise(OPSETS[name])), (other, built(name)))
     ]
     assert errors[1] < 1.3 * errors[0]
 
@@ -119,7 +119,7 @@ def test_casts_at_both_ends(name: str):
 @every_type
 def test_all_commands(name: str):
     model, quickly = built(name), {"round_to": 4, "joint_refit": 0}
-    assert onnx_reap.inspect(model).total.params == onnx_reap.inspect(residual()).total.params
+    assert onnx_reap.inspect(model).total.params == onnx_reap.inspect(with_depthwise()).total.params
     labels = np.arange(len(DATA)) % 5
     (point,) = onnx_reap.sweep(model, DATA, targets=[0.7], labels=labels, **quickly)
     assert point.accuracy_after is not None
@@ -129,8 +129,8 @@ def test_all_commands(name: str):
 
 
 @every_type
-def test_latencies_are_measured(name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("onnx_reap.measure.latency.measure.ROUNDS", 1)
+@pytest.mark.usefixtures("quick_measurements")
+def test_latencies_are_measured(name: str):
     table = onnx_reap.profile(built(name))
     assert 0 < table.whole_ms < 1e3
 

@@ -42,16 +42,10 @@ def every_kind(batch: int | str = "N") -> onnx.ModelProto:
     return n.model(y)
 
 
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One visit each, as short as can be."""
-    for name, value in (("ROUNDS", 1), ("SECONDS", 0.0), ("WHOLE_SECONDS", 0.0)):
-        monkeypatch.setattr(measuring, name, value)
-
-
 @pytest.mark.parametrize("op", ["LSTM", "GRU"])
 @pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
-def test_recurrent_layers_are_measured(monkeypatch: pytest.MonkeyPatch, op: str, direction: str):
-    quick(monkeypatch)
+@pytest.mark.usefixtures("quick_measurements")
+def test_recurrent_layers_are_measured(op: str, direction: str):
     n = Net({"x": ("N", 3, 8, 8)})
     h = n.node("ReduceMean", n.block("x", 3, 16), axes=[2], keepdims=0)
     h = n.node("Transpose", h, perm=[2, 0, 1])
@@ -66,8 +60,8 @@ def test_recurrent_layers_are_measured(monkeypatch: pytest.MonkeyPatch, op: str,
 
 
 @pytest.mark.parametrize("batch", ["N", 2])
-def test_every_kind_of_layer_is_measured(monkeypatch: pytest.MonkeyPatch, batch: int | str):
-    quick(monkeypatch)
+@pytest.mark.usefixtures("quick_measurements")
+def test_every_kind_of_layer_is_measured(batch: int | str):
     table = onnx_reap.profile(every_kind(batch), round_to=4)
     layers = {layer.node: layer for layer in table.layers}
     assert len(layers) == 9 and table.round_to == 4 and table.provider == CPU[0]
@@ -125,8 +119,8 @@ def test_the_activation_behind_a_layer_is_part_of_it(monkeypatch: pytest.MonkeyP
         assert not point.layer.bounds or out.max() <= point.layer.bounds[-1]
 
 
-def test_equal_layers_are_measured_once(monkeypatch: pytest.MonkeyPatch):
-    quick(monkeypatch)
+@pytest.mark.usefixtures("quick_measurements")
+def test_equal_layers_are_measured_once():
     a, b = described("Conv", 8, 16, pads=[1] * 4), described("Conv", 8, 16, pads=[1] * 4)
     other = described("Conv", 8, 16, pads=[0] * 4)
     steps: list[int] = []

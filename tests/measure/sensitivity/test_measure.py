@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
 import pytest
 from net import Net
+from nets import in_two_groups, stem_and_branch
 from small_models import images, run
 
 import onnx_reap
@@ -51,19 +53,6 @@ def plain(outputs=1, batch="N", opset=17):
     return n.model(n.head(n.block(n.block("x", 3, 8), 8, 6), 6, outputs))
 
 
-def residual(outputs=1):
-    n = Net({"x": ("N", 3, 6, 6)})
-    stem = n.block("x", 3, 8)
-    branch = n.norm(n.conv(n.block(stem, 8, 6), 6, 8, bias=False), 8)
-    return n.model(n.head(n.block(n.node("Relu", n.node("Add", branch, stem)), 8, 5), 5, outputs))
-
-
-def grouped(outputs=1):
-    n = Net({"x": ("N", 3, 6, 6)})
-    h = n.node("Relu", n.conv(n.block("x", 3, 8), 8, 8, group=2))
-    return n.model(n.head(n.block(h, 8, 6, 1), 6, outputs))
-
-
 def transposed(outputs=1):
     n = Net({"x": ("N", 3, 6, 6)})
     h = n.node("Relu", n.node("ConvTranspose", n.block("x", 3, 8), n.random(8, 6, 2, 2)))
@@ -92,8 +81,8 @@ def shared():
 MODELS = {
     "shared": shared,
     "plain": plain,
-    "residual": residual,
-    "grouped": grouped,
+    "residual": partial(stem_and_branch, 1),
+    "grouped": partial(in_two_groups, 1),
     "transposed": transposed,
     "matmul": lambda: matmul(False),
     "matmul with bias": lambda: matmul(True),

@@ -12,6 +12,7 @@ import onnx
 import onnx.helper as oh
 import pytest
 from net import Net
+from nets import residual_chain
 from precision import converted
 from small_models import chain, images, weights_of
 
@@ -52,15 +53,6 @@ def said(result: onnx_reap.Result) -> list[str]:
     """What the joint refit says of itself, less its beginning."""
     notes = result.report.notes
     return [n.removeprefix(CHANGED_NOTHING) for n in notes if n.startswith(CHANGED_NOTHING)]
-
-
-def residual(channels: int = 12, seed: int = 0, **net) -> onnx.ModelProto:
-    n = Net({"x": ("N", 3, 8, 8)}, seed, **net)
-    h = n.block("x", 3, channels)
-    for _ in range(3):
-        inner = n.norm(n.conv(n.block(h, channels, channels), channels, channels, bias=False), 12)
-        h = n.node("Relu", n.node("Add", inner, h))
-    return n.model(n.head(h, channels, 5))
 
 
 def products(opset: int = 17) -> onnx.ModelProto:
@@ -121,7 +113,7 @@ def test_matmul_layers_with_biases_behind_them():
 
 
 def test_blocks_are_told_with_their_layers():
-    result = reap(residual())
+    result = reap(residual_chain(3, 12))
     layers = [node for node in result.model.graph.node if node.op_type in ("Conv", "Gemm")]
     named = [node for block in result.report.blocks for node in block.nodes]
     assert len(named) == len(set(named)) and set(named) == {node.name for node in layers}
@@ -139,7 +131,7 @@ def nodes_of(model: onnx.ModelProto) -> list[tuple]:
     ]
 
 
-@pytest.mark.parametrize("build", [chain, residual])
+@pytest.mark.parametrize("build", [chain, partial(residual_chain, 3, 12)])
 def test_nodes_widths_and_interface_stay(build: Callable):
     model = build()
     alone, joint = (reap(model, joint_refit=passes) for passes in (0, ENOUGH))
@@ -171,22 +163,22 @@ def test_no_bias_beyond_those_that_a_target_counts():
 
 
 def test_no_passes_give_what_there_was_before(monkeypatch: pytest.MonkeyPatch):
-    none = reap(residual(), joint_refit=0)
+    none = reap(residual_chain(3, 12), joint_refit=0)
     monkeypatch.setattr(making, "join", lambda *_, **__: ([], []))
-    before = reap(residual(), joint_refit=0)
+    before = reap(residual_chain(3, 12), joint_refit=0)
     assert none.model.SerializeToString() == before.model.SerializeToString()
     assert not none.report.blocks and not said(none)
 
 
 def test_the_same_twice_is_the_same_to_the_byte():
-    one, other = (reap(residual()) for _ in range(2))
+    one, other = (reap(residual_chain(3, 12)) for _ in range(2))
     assert one.model.SerializeToString() == other.model.SerializeToString()
     assert one.report.blocks == other.report.blocks
-    assert bare(one.model) != bare(reap(residual(), seed=1).model)
+    assert bare(one.model) != bare(reap(residual_chain(3, 12), seed=1).model)
 
 
 def test_nothing_that_is_given_is_modified():
-    model, data = residual(), DATA.copy()
+    model, data = residual_chain(3, 12), DATA.copy()
     before = model.SerializeToString()
     reap(model, data)
     assert model.SerializeToString() == before
@@ -194,9 +186,9 @@ def test_nothing_that_is_given_is_modified():
 
 
 def test_activations_on_disk_are_the_same(monkeypatch: pytest.MonkeyPatch):
-    in_memory = reap(residual())
+    in_memory = reap(residual_chain(3, 12))
     monkeypatch.setattr(stream, "MEMORY", 0)
-    assert bare(reap(residual()).model) == bare(in_memory.model)
+    assert bare(reap(residual_chain(3, 12)).model) == bare(in_memory.model)
 
 
 def test_shared_weights_are_left_alone():
@@ -228,7 +220,7 @@ def test_weights_that_a_body_reads_are_left_alone():
 
 
 def test_frozen_layers_are_refitted_without_being_cut():
-    result = reap(residual(), include=["conv3"], ratio=0.5, target_macs=None)
+    result = reap(residual_chain(3, 12), include=["conv3"], ratio=0.5, target_macs=None)
     cut = [group.name for group in result.report.groups if group.after < group.before]
     assert len(cut) == 1
     behind = [block for block in result.report.blocks if "conv3" in block.nodes]
@@ -237,7 +229,7 @@ def test_frozen_layers_are_refitted_without_being_cut():
 
 
 def test_blocks_in_front_of_all_cuts_stay_to_the_bit():
-    model = residual()
+    model = residual_chain(3, 12)
     last = [node.name for node in model.graph.node if node.op_type == "Conv"][-2]
     result = reap(model, include=[last], ratio=0.5, target_macs=None)
     first = result.report.blocks[0]
@@ -278,7 +270,7 @@ def test_layers_in_front_of_what_stops_gradients_are_reached():
 
 
 def test_it_is_taken_back_where_the_outputs_are_worse_off(monkeypatch: pytest.MonkeyPatch):
-    alone = reap(residual(), joint_refit=0)
+    alone = reap(residual_chain(3, 12), joint_refit=0)
 
     def spoil(analysis, pruned, *arguments, **named):
         blocks, notes = joining.join(analysis, pruned, *arguments, **named)
@@ -288,7 +280,7 @@ def test_it_is_taken_back_where_the_outputs_are_worse_off(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(making, "join", spoil)
     monkeypatch.setattr(making, "measure_quality", measure_quality)
-    joint = reap(residual(), joint_refit=ENOUGH)
+    joint = reap(residual_chain(3, 12), joint_refit=ENOUGH)
     assert bare(alone.model) == bare(joint.model)
     assert not joint.report.blocks
     assert any("the outputs' error rose" in note for note in joint.report.notes)
