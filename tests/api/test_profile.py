@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from latency_helpers import macs_table
+from refusals import assert_refused
 from small_models import chain, images
 
 import onnx_reap
@@ -125,10 +126,7 @@ def test_what_is_no_latency_is_refused(wish: object):
 def test_refusals_are_one_line_and_leave_nothing(
     line: str, status: int, message: str, capsys: pytest.CaptureFixture[str]
 ):
-    assert main(line.split()) == status
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and message in err
-    assert written() == set()
+    assert_refused(line, status, message, capsys)
 
 
 def test_an_interrupted_measurement_leaves_nothing(monkeypatch: pytest.MonkeyPatch):

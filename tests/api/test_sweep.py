@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from net import Net
+from refusals import assert_refused
 from small_models import chain, images, run, weights_of
 
 import onnx_reap
@@ -294,11 +295,7 @@ def test_labels_are_checked_before_calibration(monkeypatch: pytest.MonkeyPatch):
 def test_refusals_are_one_line_and_leave_nothing(
     line: str, status: int, message: str, capsys: pytest.CaptureFixture[str]
 ):
-    before = written(".")
-    assert main(line.split()) == status
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and message in err
-    assert written(".") == before
+    assert_refused(line, status, message, capsys)
 
 
 @pytest.mark.parametrize("name", ["model_0.50.onnx", "sweep.csv", "model_0.50.plan.json"])

@@ -14,9 +14,9 @@ from small_models import images, run
 import onnx_reap
 from onnx_reap import ReapError
 from onnx_reap.api import replay
-from onnx_reap.data import open_calibration, synthetic_calibration
+from onnx_reap.data import Calibration, open_calibration, synthetic_calibration
 from onnx_reap.data.split import Samples
-from onnx_reap.graph.analysis import analyse, count_parameters
+from onnx_reap.graph.analysis import Analysis, analyse, count_parameters
 from onnx_reap.graph.edit.cut import cut_graph
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.options import Settings
@@ -142,22 +142,18 @@ def refitted(model: onnx.ModelProto, *, relu: bool):
     samples = open_calibration(DATA, model_inputs(model))
     analysis = analyse(model, model_inputs(model), samples)
     branch = analysis.branches.every[0]
-    removed = tuple(sorted(branch.units))
+    return branch, *repaired(analysis, samples, tuple(sorted(branch.units)))
+
+
+def repaired(analysis: Analysis, samples: Calibration, removed: tuple[int, ...]):
+    """Cut and refit; return the model before and after the refit, and what was fitted."""
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     before = pruned.to_proto()
     fit, backend = Samples(samples, samples, None), Backend(*namespace("cpu"))
-    fitted, notes = repair(
-        analysis,
-        pruned,
-        removed,
-        Settings(),
-        fit,
-        backend,
-        NoProgress(),
-    )
+    fitted, notes = repair(analysis, pruned, removed, Settings(), fit, backend, NoProgress())
     assert not notes
-    return branch, before, pruned.to_proto(), fitted
+    return before, pruned.to_proto(), fitted
 
 
 @pytest.mark.parametrize("relu", [True, False])
@@ -211,17 +207,7 @@ def test_layers_are_refitted_past_what_only_the_original_still_needs(monkeypatch
     analysis = analyse(model, model_inputs(model), samples)
     (branch,) = analysis.branches.every
     others = [g for i, g in enumerate(analysis.groups) if i != branch.group]
-    removed = sorted(branch.units) + [g.units[0] for g in others]
-    pruned = analysis.copy()
-    cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
-    fit, backend = Samples(samples, samples, None), Backend(*namespace("cpu"))
-    fitted, _ = repair(
-        analysis,
-        pruned,
-        removed,
-        Settings(),
-        fit,
-        backend,
-        NoProgress(),
+    _, _, fitted = repaired(
+        analysis, samples, (*sorted(branch.units), *(g.units[0] for g in others))
     )
     assert branch.joins[0].edge[0] in fitted

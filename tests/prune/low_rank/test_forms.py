@@ -37,12 +37,18 @@ def _chain(opset: int, ir: int) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("opset", range(9, onnx.defs.onnx_opset_version() + 1))
-def test_operator_sets(opset):
-    model = _chain(opset, 4)
+def _loads(model: onnx.ModelProto) -> bool:
     try:
         run(model, {"x": DATA})
     except Exception:  # onnxruntime's exceptions share no base class
+        return False
+    return True
+
+
+@pytest.mark.parametrize("opset", range(9, onnx.defs.onnx_opset_version() + 1))
+def test_operator_sets(opset):
+    model = _chain(opset, 4)
+    if not _loads(model):
         with pytest.raises(onnx_reap.ReapError, match="onnxruntime can't load"):
             onnx_reap.reap(model, DATA, **CHEAP)
         return
@@ -60,9 +66,7 @@ def test_ir_versions(ir, listed):
         model.graph.input.extend(
             oh.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
         )
-    try:
-        run(model, {"x": DATA})
-    except Exception:  # onnxruntime's exceptions share no base class
+    if not _loads(model):
         with pytest.raises(onnx_reap.ReapError, match="onnxruntime can't load"):
             onnx_reap.reap(model, DATA, **CHEAP)
         return
