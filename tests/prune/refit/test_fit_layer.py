@@ -120,9 +120,9 @@ def test_what_fits_already_stays():
 
 def test_fewer_rows_than_columns_give_what_the_same_rows_give_three_times():
     """The one is solved in its dual form, the other by moments, which are the same."""
-    rows, weight, bias, epilogue = problem(3, "relu", rows=20, columns=30, fit=15)
+    rows, weight, bias, epilogue = problem(5, "relu", rows=20, columns=30, fit=15)
     dual = fit_layer(rows, weight, bias, epilogue, BACKEND)
     thrice = Rows(*(np.repeat(a, 3, axis=1) for a in (rows.x, rows.wanted, rows.addend)), fit=45)
     direct = fit_layer(thrice, weight, bias, epilogue, BACKEND)
-    assert dual.damping == direct.damping
+    assert dual.damping == direct.damping < np.inf  # weights were fitted
     np.testing.assert_allclose(dual.weight, direct.weight, rtol=1e-3, atol=1e-4)  # float32 rows
