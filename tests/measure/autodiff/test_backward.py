@@ -257,7 +257,7 @@ def cut(net: Net, y: str):
     assert removed
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
-    kept = kept_positions(analysis.flow, removed, analysis.branches)
+    kept = kept_positions(analysis.flow, removed)
     linears = [as_cut(linear, kept) for linear in analysis.flow.linears]
     facts = Facts(analysis.probe.shapes, {layer.y: layer for layer in linears})
     weights = {
