@@ -92,7 +92,7 @@ def analyse(
     inputs: Sequence[InputSpec],
     samples: Calibration,
     providers: Providers | None = None,
-    why_not: Callable[[str], str | None] = lambda key: None,
+    reason_to_keep: Callable[[str], str | None] = lambda key: None,
     *,
     bases: Collection[str] = (),
 ) -> Analysis:
@@ -102,7 +102,7 @@ def analyse(
     ----------
     inputs : sequence of InputSpec
         See `onnx_reap.graph.inputs.model_inputs`.
-    why_not : callable, optional
+    reason_to_keep : callable, optional
         Takes a node's key; returns why the channels that it makes must stay, or None.
     bases : collection of str
         Nodes that make channels between the two that a layer was written as: whatever the user
@@ -113,7 +113,7 @@ def analyse(
     model = Model(light)
     fold_constants(model, providers)
     probed, fixed = _probe(model, inputs, samples, providers)
-    found = flow(model, probed, lambda key: None if key in bases else why_not(key))
+    found = flow(model, probed, lambda key: None if key in bases else reason_to_keep(key))
     groups = find_groups(found)
     branches = find_branches(model, probed, found, groups, bases)
     return Analysis(

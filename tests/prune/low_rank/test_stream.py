@@ -113,8 +113,8 @@ def test_layers_that_the_user_excludes_are_no_ends():
     found = analysed(n.model(of_blocks(n)))
     ((group, ends),) = streams(found).items()
     for end in (*ends.makers, *ends.readers):
-        why_not = {end.node: "excluded"}.get
-        assert stream_ends(found.model, found.flow, group, why_not) is None
+        reason_to_keep = {end.node: "excluded"}.get
+        assert stream_ends(found.model, found.flow, group, reason_to_keep) is None
 
 
 def problem(seed: int = 0, layers: int = 3):
