@@ -28,7 +28,7 @@ from onnx_reap.prune.low_rank.compare_forms import best_form
 from onnx_reap.prune.low_rank.form import in_low_rank
 from onnx_reap.prune.plan import Plan
 from onnx_reap.prune.replay import open_planned
-from onnx_reap.prune.search import estimate_for, estimator_for, reach
+from onnx_reap.prune.search import curves_for, loss_estimator_for, reach
 from onnx_reap.prune.sparsity.tiling import read_pattern, untouched, with_zeros
 from onnx_reap.prune.sweep import accuracy_of, checked_targets, reachable_goals
 from onnx_reap.report.build import make_result
@@ -106,8 +106,8 @@ def _pruned(run: Run) -> tuple[Run, Pruned, tuple[Budget, ...]]:
     if low_rank:
         run = in_low_rank(run)
     goal = read_goal(run)
-    estimator = estimator_for(goal, run)
-    goal, curves, run = best_form(run, goal) if low_rank else (*estimate_for(run, goal), run)
+    estimator = loss_estimator_for(run, goal)
+    goal, curves, run = best_form(run, goal) if low_rank else (*curves_for(run, goal), run)
     pruned, goal = reach(run, goal, curves, estimator)
     return run, pruned, goal.budgets
 
@@ -246,7 +246,7 @@ def sweep(
     points = []
     with run.progress.stage("Making models", len(goals)) as step:
         for target, goal in goals.items():
-            own = run.branch(target_macs=target)
+            own = run.with_settings(target_macs=target)
             pruned = apply_choice(own, decide(own, goal, narrowed(curves, goal)))
             result = make_result(conclude(own, pruned, budgets=goal.budgets, notes=notes))
             after = accuracy(result.light)

@@ -69,7 +69,7 @@ def prune(
     every = stacked(wild.draw(rng) for _ in range(SAMPLES)) | wild.whole
     # What a joint refit adds takes long, and other pages tell.
     work = open_run(model, every, Settings.make({"joint_refit": 0}), NoProgress())
-    works = [work.branch(**budget) for budget in budgets]
+    works = [work.with_settings(**budget) for budget in budgets]
     goals = [_goal(each) for each in works]
     reachable = [goal for goal in goals if isinstance(goal, Goal)]
     if not reachable:

@@ -43,6 +43,17 @@ def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "measure_layers", times_by_macs)
 
 
+@pytest.fixture
+def quick_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Visit each layer and the whole model once, for as short as can be."""
+    from onnx_reap.measure.latency import measure, profile
+
+    for module in (measure, profile):
+        monkeypatch.setattr(module, "ROUNDS", 1)
+    for name in ("SECONDS", "WHOLE_SECONDS"):
+        monkeypatch.setattr(measure, name, 0.0)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave tests out that download, unless they are asked for."""
     if "wild" in config.getoption("markexpr"):

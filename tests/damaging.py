@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import onnx
-from small_models import Net, chain
+from net import Net
+from small_models import chain
 
 Pick = Callable[[int], int]
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def _dense() -> onnx.ModelProto:
     h = n.node("Gemm", h, n.random(7, 9), n.random(7), transB=1)
     best = n.node("ArgMax", h, axis=1, keepdims=0)
     scores = n.node("Softmax", n.gemm(n.node("Relu", n.gemm(h, 7, 6)), 6, 3))
-    return n.model(scores, best, types={best: onnx.TensorProto.INT64})
+    return n.model(scores, best)
 
 
 def damage_bytes(data: bytes, pick: Pick) -> bytes:

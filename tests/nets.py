@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from small_models import Net, chain
+from net import Net
+from small_models import chain
 
 
 def residual() -> onnx.ModelProto:
@@ -20,6 +21,33 @@ def residual() -> onnx.ModelProto:
     inner = n.block(h, 16, 24, strides=[2, 2])
     h = n.node("Relu", n.node("Add", wide, n.conv(inner, 24, 24)))
     return n.model(n.head(h, 24, 5))
+
+
+def residual_chain(blocks: int, channels: int, seed: int = 0, **net) -> onnx.ModelProto:
+    """A stem and blocks of two convolutions, all on one stream."""
+    n = Net({"x": ("N", 3, 8, 8)}, seed, **net)
+    h = n.block("x", 3, channels)
+    for _ in range(blocks):
+        inner = n.block(h, channels, channels)
+        inner = n.norm(n.conv(inner, channels, channels, bias=False), channels)
+        h = n.node("Relu", n.node("Add", inner, h))
+    return n.model(n.head(h, channels, 5))
+
+
+def stem_and_branch(outputs: int) -> onnx.ModelProto:
+    """Both the stem, which the shortcut carries on, and the branch lose channels."""
+    n = Net({"x": ("N", 3, 6, 6)})
+    stem = n.block("x", 3, 8)
+    branch = n.norm(n.conv(n.block(stem, 8, 6), 6, 8, bias=False), 8)
+    both = n.node("Relu", n.node("Add", branch, stem))
+    return n.model(n.head(n.block(both, 8, 5), 5, outputs))
+
+
+def in_two_groups(outputs: int) -> onnx.ModelProto:
+    """A grouped convolution between two that aren't."""
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("Relu", n.conv(n.block("x", 3, 8), 8, 8, group=2))
+    return n.model(n.head(n.block(h, 8, 6, 1), 6, outputs))
 
 
 def mobile() -> onnx.ModelProto:

@@ -1,87 +1,12 @@
-"""Small networks with random weights, built node by node."""
+"""Small networks with random weights, and what tests do with them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
-import onnx.helper as oh
-
-
-class Net:
-    """A graph under construction; every method adds a node and returns its output's name."""
-
-    def __init__(self, inputs: Mapping[str, Sequence[int | str]], seed: int = 0, dtype=np.float32):
-        self.rng = np.random.default_rng(seed)
-        self.dtype = np.dtype(dtype)
-        self.inputs = inputs
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: dict[str, np.ndarray] = {}
-
-    def constant(self, values, name: str | None = None) -> str:
-        name = name or f"c{len(self.weights)}"
-        values = np.asarray(values)
-        self.weights[name] = values.astype(self.dtype) if values.dtype.kind == "f" else values
-        return name
-
-    def random(self, *shape: int, scale: float = 1.0, name: str | None = None) -> str:
-        return self.constant(self.rng.standard_normal(shape) * scale, name)
-
-    def node(self, op: str, *inputs: str, name: str | None = None, outputs: int = 1, **attributes):
-        name = name or f"{op.lower()}{len(self.nodes)}"
-        names = [f"{name}_y" if i == 0 else f"{name}_y{i}" for i in range(outputs)]
-        self.nodes.append(oh.make_node(op, list(inputs), names, name, **attributes))
-        return names[0] if outputs == 1 else names
-
-    def conv(self, x: str, cin: int, cout: int, k: int = 3, *, group=1, bias=True, **attributes):
-        weight = self.random(cout, cin // group, k, k, scale=(cin // group * k * k) ** -0.5)
-        more = [self.random(cout, scale=0.1)] if bias else []
-        pads = attributes.pop("pads", [k // 2] * 4)
-        return self.node("Conv", x, weight, *more, group=group, pads=pads, **attributes)
-
-    def norm(self, x: str, c: int, **attributes):
-        uniform = self.rng.uniform
-        parameters = [uniform(0.5, 1.5, c), uniform(-0.3, 0.3, c), uniform(-0.2, 0.2, c)]
-        names = [self.constant(p) for p in (*parameters, uniform(0.5, 1.5, c))]
-        return self.node("BatchNormalization", x, *names, **attributes)
-
-    def block(self, x: str, cin: int, cout: int, k: int = 3, *, bias=False, **attributes):
-        return self.node(
-            "Relu", self.norm(self.conv(x, cin, cout, k, bias=bias, **attributes), cout)
-        )
-
-    def gemm(self, x: str, cin: int, cout: int, **attributes):
-        weight = self.random(cin, cout, scale=cin**-0.5)
-        return self.node("Gemm", x, weight, self.random(cout, scale=0.1), **attributes)
-
-    def head(self, x: str, cin: int, classes: int) -> str:
-        pooled = self.node("GlobalAveragePool", x)
-        return self.gemm(self.node("Flatten", pooled), cin, classes)
-
-    def model(
-        self,
-        *outputs: str,
-        shapes: Mapping[str, Sequence[int | str | None]] | None = None,
-        types: Mapping[str, int] | None = None,
-        opset: int = 17,
-        ir: int = 8,
-        domains: Sequence[str] = (),
-    ) -> onnx.ModelProto:
-        kind = oh.np_dtype_to_tensor_dtype(self.dtype)
-        ends = [oh.make_tensor_value_info(n, kind, s) for n, s in self.inputs.items()]
-        outs = [
-            oh.make_tensor_value_info(n, (types or {}).get(n, kind), (shapes or {}).get(n))
-            for n in outputs
-        ]
-        tensors = [onnx.numpy_helper.from_array(v, n) for n, v in self.weights.items()]
-        graph = oh.make_graph(self.nodes, "net", ends, outs, tensors)
-        sets = [oh.make_opsetid("", opset), *(oh.make_opsetid(name, 1) for name in domains)]
-        made = oh.make_model(graph, opset_imports=sets, ir_version=ir)
-        inferred = onnx.shape_inference.infer_shapes(made).graph.output
-        for output, known in zip(made.graph.output, inferred, strict=True):
-            output.CopyFrom(known)
-        return made
+from net import Net
 
 
 def chain(channels: int = 16, seed: int = 0, batch: int | str = "N", size: int | str = 8, **net):

@@ -61,8 +61,8 @@ class InputSpec:
 def without_batch(inputs: Sequence[InputSpec]) -> set[str]:
     """Name the inputs whose first axis is no batch, such as a state (layers, batch, channels).
 
-    It is of a fixed size, while that of another input is open or 1, or, where none is, that of the
-    first input is of another size.
+    The batch is open or 1 if the first axis of any input is. Otherwise it has the size that the
+    first input gives it.
     """
     sizes = [spec.shape[0] for spec in inputs if spec.shape]
     batch = (None, 1) if None in sizes or 1 in sizes else (None, *sizes[:1])

@@ -15,8 +15,8 @@ from onnx_reap.data import (
 from onnx_reap.options import Settings
 
 SYNTHETIC = 256
-HELD_OUT = 0.1  # fraction of the samples that is held out to evaluate the result,
-DECIDING = 0.3  # or to search by it
+HELD_OUT = 0.1  # fraction of the samples that is held out to evaluate the result
+DECIDING = 0.3  # fraction that is held out where a search decides by them
 FEWEST_TO_SPLIT = 20
 
 VALIDATION = 0.2  # fraction of the fitted samples that validate choices made on the others

@@ -99,7 +99,7 @@ def analyse(
     inputs: Sequence[InputSpec],
     samples: Calibration,
     providers: Providers | None = None,
-    why_not: Callable[[str], str | None] = lambda key: None,
+    reason_to_keep: Callable[[str], str | None] = lambda key: None,
     *,
     bases: Collection[str] = (),
 ) -> Analysis:
@@ -109,7 +109,7 @@ def analyse(
     ----------
     inputs : sequence of InputSpec
         See `onnx_reap.graph.inputs.model_inputs`.
-    why_not : callable, optional
+    reason_to_keep : callable, optional
         Takes a node's key; returns why the channels that it makes must stay, or None.
     bases : collection of str
         Nodes that make channels between the two that a layer was written as: whatever the user
@@ -118,7 +118,7 @@ def analyse(
     providers = execution_providers(None) if providers is None else providers
     light = LightModel.of(given)
     model, probed, fixed = _first_run(light, inputs, samples, providers)
-    found = flow(model, probed, lambda key: None if key in bases else why_not(key))
+    found = flow(model, probed, lambda key: None if key in bases else reason_to_keep(key))
     groups = find_groups(found)
     branches = find_branches(model, probed, found, groups, bases)
     return Analysis(

@@ -41,7 +41,7 @@ def find_joins(
     Parameters
     ----------
     vanishing : set of str
-        Tensors that are to go, and so are neither.
+        Tensors that will be removed, and so are no candidates.
     roots : sequence of Linear
         These layers.
     """

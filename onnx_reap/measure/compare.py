@@ -42,12 +42,12 @@ LEAST = 1e-12
 SCALES = (1.0, 0.01, 100.0)
 """Factors on random inputs, so that activations are compared on both sides of where they bend."""
 
-EVERYWHERE: Kept = MappingProxyType({})
+UNCUT: Kept = MappingProxyType({})
 """Positions of tensors that are whole and in the same order in both models."""
 
 
 @dataclass(frozen=True)
-class Claim:
+class EqualityCheck:
     """That two models agree: how closely, and what to say if they don't or if it can't be told."""
 
     tolerance: float
@@ -56,20 +56,20 @@ class Claim:
     doubt: str
 
 
-CUT = Claim(
+CUT = EqualityCheck(
     TOLERANCE,
     "tensor {name}: the cut model is not the masked model",
     "report the model's structure as a bug; --exclude the layers before that tensor",
     "output {name} could not be verified: {cause} turns differences of rounding into others; "
     "all that goes into such choices agrees",
 )
-SAME = Claim(
+SAME = EqualityCheck(
     UNCHANGED,
     "{kind} {name} changed, though nothing was to be lost",
     "report the model's structure as a bug",
     "output {name} could not be compared: {cause} turns differences of rounding into others",
 )
-SAME_IN_HALF = Claim(TOLERANCE, SAME.refusal, SAME.hint, SAME.doubt)
+SAME_IN_HALF = EqualityCheck(TOLERANCE, SAME.refusal, SAME.hint, SAME.doubt)
 
 
 def compare(
@@ -77,9 +77,9 @@ def compare(
     changed: LightModel,
     feeds: Iterable[Feed],
     providers: Sequence[str],
-    claim: Claim,
+    claim: EqualityCheck,
     *,
-    places: Kept = EVERYWHERE,
+    places: Kept = UNCUT,
     also: Iterable[str] = (),
 ) -> tuple[float, list[str]]:
     """Compare two models that must be the same function.
@@ -132,7 +132,7 @@ def compare(
     return largest, list(doubts.values())
 
 
-def _check(name: str, want: Any, got: Any, floor: float, claim: Claim, kind: str) -> None:
+def _check(name: str, want: Any, got: Any, floor: float, claim: EqualityCheck, kind: str) -> None:
     """Raise CheckError if a tensor differs by more than is claimed."""
     difference = _difference(want, got, claim.tolerance, floor)
     if difference is not None:
@@ -152,7 +152,7 @@ def comparison_feeds(samples: Calibration, fixed_batch: int | None, seed: int) -
         }
 
 
-def keep_sound(
+def keep_passing(
     parts: Sequence[Part], check: Callable[[list[Part]], Result]
 ) -> tuple[list[Part], list[tuple[Part, CheckError]], Result | None]:
     """Find the parts of a change with which a check passes.

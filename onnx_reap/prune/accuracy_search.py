@@ -25,7 +25,7 @@ from onnx_reap.solve.cost import Cost
 
 FIRST = 0.12  # of the cost, removed by the first try
 LEAST = 0.01  # of the cost: if even this can't go, nothing can
-DEEPEST = 0.8  # of the cost: no search goes further
+MOST_REMOVED = 0.8  # of the cost: no search goes further
 NEAR = 1.08  # removing this many times as much would fail: near enough
 TRIES = 8
 
@@ -97,7 +97,7 @@ def deepest_goal(goal: Goal, analysis: Analysis) -> Goal:
     """Return a goal whose pruning curves reach as far as a search will go."""
     if goal.latency is None and goal.max_drop is None:
         return goal
-    return with_share(goal, analysis, min(most_removable(goal.widths, analysis.macs), DEEPEST))
+    return with_share(goal, analysis, min(most_removable(goal.widths, analysis.macs), MOST_REMOVED))
 
 
 def with_share(goal: Goal, analysis: Analysis, share: float) -> Goal:

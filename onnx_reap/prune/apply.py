@@ -28,7 +28,7 @@ from onnx_reap.options import Settings
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.form import Choice
 from onnx_reap.prune.refit.block_walk import BlockFit
-from onnx_reap.prune.refit.blockwise import join
+from onnx_reap.prune.refit.blockwise import refit_jointly
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.walk import LayerRefit
 
@@ -81,7 +81,7 @@ def _refit_blocks(
     A block may come nearer in directions that don't matter to the outputs.
     """
     analysis, undo = run.analysis, remember(pruned)
-    blocks, notes = join(run, pruned, removed, macs=macs)
+    blocks, notes = refit_jointly(run, pruned, removed, macs=macs)
     parts = run.samples.train_validation
     if parts is None or not any(block.error_after < block.error_before for block in blocks):
         return blocks, notes

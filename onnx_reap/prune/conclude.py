@@ -38,7 +38,7 @@ class Outcome:
     run: Run  # On the given model
     pruned: Pruned  # Its choice is one of channels of the given model, its notes are all warnings
     plan: Plan
-    # On the samples that weights were fitted to, and on samples that nothing was decided on
+    # On the samples that weights were fitted to, and on those held out, by which --max-drop decides
     fitted: Quality | None
     held_out: Quality | None
     factors: Sequence[Factorised]

@@ -52,7 +52,7 @@ class Run:
         return self.form.analysis
 
     @property
-    def why_not(self) -> Callable[[str], str | None]:
+    def reason_to_keep(self) -> Callable[[str], str | None]:
         """The function that tells why a node's channels must stay by the user's wish."""
         return exclusion(self.settings.include, self.settings.exclude)
 
@@ -76,9 +76,11 @@ class Run:
         """Analyse another model with the same inputs, see `analyse`."""
         inputs = model_inputs(light.proto, self.settings.input_shapes)
         providers = self.analysis.providers
-        return analyse(light, inputs, self.samples.every, providers, self.why_not, bases=bases)
+        return analyse(
+            light, inputs, self.samples.every, providers, self.reason_to_keep, bases=bases
+        )
 
-    def branch(self, **settings: Any) -> Run:
+    def with_settings(self, **settings: Any) -> Run:
         """Return a run that goes on from here by other settings, silently, with a clock of its own.
 
         The time spent so far is on that clock.
@@ -109,6 +111,6 @@ def open_run(
         samples = open_samples(inputs, data, settings)
     with clock("analyse"):
         providers = execution_providers(settings.provider, settings.custom_op_library)
-        why_not = exclusion(settings.include, settings.exclude)
-        analysis = analyse(light, inputs, samples.every, providers, why_not)
+        reason_to_keep = exclusion(settings.include, settings.exclude)
+        analysis = analyse(light, inputs, samples.every, providers, reason_to_keep)
     return Run(Form(analysis), samples, settings, progress, clock)

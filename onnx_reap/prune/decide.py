@@ -21,7 +21,7 @@ from onnx_reap.prune.removal_paths import find_taps
 from onnx_reap.solve.allocation import Choices, cheapest, fits, uniform, uniform_within
 from onnx_reap.solve.knapsack import knapsack
 
-DEEPEST = 0.4  # of the fraction that is to stay on average: narrower groups are not tried
+NARROWEST = 0.4  # of the fraction that is to stay on average: narrower groups are not tried
 
 
 def estimate(run: Run, goals: Sequence[Goal]) -> PruningCurves:
@@ -112,7 +112,7 @@ def _worth_following(goal: Goal) -> list[np.ndarray]:
     """Leave out widths far below what the budgets ask for on average: long paths take time."""
     full = np.array([w[-1] for w in goal.widths])
     asked = min((b.limit / max(b.cost.at(full), 1) for b in goal.budgets), default=1.0)
-    least = min(asked * DEEPEST, 1.0)
+    least = min(asked * NARROWEST, 1.0)
     widths = [w[(w >= least * w[-1]) | (w == 0)] for w in goal.widths]
     reachable = fits(cheapest(widths, goal.budgets), goal.budgets)
     return widths if reachable else list(goal.widths)

@@ -69,6 +69,7 @@ def allowed(form: Form, settings: Settings, *, vanishing: bool) -> tuple[np.ndar
     vanishing : bool
         Whether groups may vanish that can, if the settings agree.
     """
+    # Without activations nothing can tell what a branch is worth.
     vanishing &= settings.vanish and settings.allocation != "uniform" and settings.estimates
     return tuple(
         form.widths[index]

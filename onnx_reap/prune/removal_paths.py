@@ -15,7 +15,7 @@ from onnx_reap.graph.epilogue import find_epilogue
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Flow, Linear
-from onnx_reap.measure.activations.moments import Tap, first_of_each
+from onnx_reap.measure.activations.moments import Tap, one_per_weight
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.prune.criteria.balance import balanced
 from onnx_reap.solve.backend import Backend
@@ -77,7 +77,7 @@ def group_path(
     """
     consumers = [
         Consumer(gram[g, ...], backend.to_device(w), backend.to_device(columns))
-        for node in first_of_each(group.consumers, taps)
+        for node in one_per_weight(group.consumers, taps)
         for gram in [moments[node].gram]
         for g, w, columns in readings(taps[node], group, flow, model)
     ]

@@ -37,9 +37,9 @@ def open_planned(
     if not isinstance(plan, (Plan, str, Path)):
         raise UsageError("plan: no plan", got=type(plan).__name__, expected="a Plan or a path")
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
-    frozen = Settings.make({name: plan.settings.get(name, ()) for name in ("include", "exclude")})
+    planned = Settings.make({name: plan.settings.get(name, ()) for name in ("include", "exclude")})
     chosen = Settings.make(given, ReplayKeywords)
-    settings = replace(chosen, include=frozen.include, exclude=frozen.exclude, refit=False)
+    settings = replace(chosen, include=planned.include, exclude=planned.exclude, refit=False)
     run = open_run(model, None, settings, progress, plan.input_shapes)
     run = replace(run, samples=Samples(run.samples.every, None, None))
     return run, removed_by(plan, run.analysis)

@@ -10,14 +10,14 @@ from onnx_reap.prune.latency_search import check_latency, search_latency
 from onnx_reap.prune.pruning_curves import PruningCurves
 
 
-def estimate_for(run: Run, goal: Goal) -> tuple[Goal, PruningCurves]:
+def curves_for(run: Run, goal: Goal) -> tuple[Goal, PruningCurves]:
     """Find out what removing channels costs, as deep as a search for the goal will go."""
     goal = check_latency(run, goal)
     with run.clock("choose"):
         return goal, estimate(run, [deepest_goal(goal, run.analysis)])
 
 
-def estimator_for(goal: Goal, run: Run) -> LossEstimator | None:
+def loss_estimator_for(run: Run, goal: Goal) -> LossEstimator | None:
     """Make the function that tells what a model lost, if the goal bounds that; else None."""
     if goal.max_drop is None:
         return None

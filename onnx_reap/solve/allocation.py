@@ -217,8 +217,8 @@ def narrowest(choices_widths: Sequence[Widths], budgets: Sequence[Budget]) -> Wi
 def cheapest(choices_widths: Sequence[Widths], budgets: Sequence[Budget]) -> Widths:
     """Return the narrowest widths if they meet the budgets, else in their place what costs less.
 
-    Where its neighbours are narrow, a layer may cost less than two of the lowest rank. What lies
-    between two changes nothing else's cost, so that all may be decided at once.
+    Between narrow neighbours a layer may cost less whole than as two factors of the lowest rank.
+    Each rank changes the cost of its own layer alone, so groups are decided independently.
 
     Parameters
     ----------

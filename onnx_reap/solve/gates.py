@@ -21,7 +21,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def fewest(paths: Iterable[frozenset[int]]) -> Paths:
-    """Leave out paths that are closed whenever another one is not open, since they add nothing."""
+    """Drop every path that contains another one: it is open only if that one is."""
     every = set(paths)
     return frozenset(path for path in every if not any(other < path for other in every))
 

@@ -46,11 +46,11 @@ Floats = npt.NDArray[np.float64]
 def knapsack(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
     """Minimise the sum of errors under the budgets.
 
-    With one budget and costs that just add up, take what the budget leaves beyond the narrowest
-    widths. The result is the optimum if that holds at most `CELLS` of a unit that divides all
-    costs; else it is at least as good as any widths that leave `groups / CELLS` of it unspent.
-    Where costs are coupled, or budgets several, the result is good, if not the best, and never
-    worse than that of `global_threshold`.
+    The slack is the budget minus the cost of the narrowest widths. With one budget and costs that
+    add up, the result is the optimum if the slack is at most `CELLS` times a number that divides
+    all costs; otherwise it is at least as good as any widths that leave `groups / CELLS` of the
+    slack unspent. Where costs are coupled, or there are several budgets, it is never worse than
+    the result of `global_threshold`.
 
     Returns
     -------

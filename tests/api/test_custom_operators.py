@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run
+from net import Net
+from small_models import images, run
 
 import onnx_reap
 from onnx_reap.cli.main import main
@@ -16,7 +17,7 @@ CONTRIB = "ai.onnx.contrib"
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch, tmp_path):
+def _folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
@@ -26,7 +27,7 @@ def _fused_conv() -> onnx.ModelProto:
     weight, bias = n.random(16, 16, 3, 3, scale=0.1), n.random(16, scale=0.1)
     h = n.node("FusedConv", h, weight, bias, domain=OWN, activation="Relu", pads=[1] * 4)
     h = n.block(n.block(h, 16, 16), 16, 16)
-    return n.model(n.head(h, 16, 5), domains=[OWN])
+    return n.model(n.head(h, 16, 5), check=False)
 
 
 def _pointwise(op: str, domain: str = OWN, outputs: int = 1) -> onnx.ModelProto:
@@ -34,7 +35,7 @@ def _pointwise(op: str, domain: str = OWN, outputs: int = 1) -> onnx.ModelProto:
     made = n.node(op, n.conv(n.block("x", 3, 16), 16, 16), domain=domain, outputs=outputs)
     h = made if outputs == 1 else n.node("Sub", *made)
     h = n.block(n.block(h, 16, 16), 16, 16)
-    return n.model(n.head(h, 16, 5), domains=[domain])
+    return n.model(n.head(h, 16, 5), check=False)
 
 
 def _skip_norm() -> onnx.ModelProto:
@@ -43,7 +44,7 @@ def _skip_norm() -> onnx.ModelProto:
     parameters = (n.random(16), n.random(16))
     h = n.node("SkipLayerNormalization", dense, "x", *parameters, domain=OWN)
     h = n.node("Relu", n.node("MatMul", h, n.random(16, 32, scale=0.25)))
-    return n.model(n.node("MatMul", h, n.random(32, 4, scale=0.2)), domains=[OWN])
+    return n.model(n.node("MatMul", h, n.random(32, 4, scale=0.2)), check=False)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 from damaging import Pick, damage_bytes, damage_head, damage_proto, models
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from small_models import Net, chain
+from net import Net
+from small_models import chain
 
 import onnx_reap
 from onnx_reap.errors import ReapError

@@ -8,7 +8,8 @@ from typing import Any
 import array_api_strict
 import numpy as np
 import pytest
-from small_models import Net, images, weights_of
+from net import Net
+from small_models import images, weights_of
 
 import onnx_reap
 from onnx_reap.fields import CRITERIA

@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 from latency_helpers import macs_table
+from refusals import assert_refused
 from small_models import chain, images
 
 import onnx_reap
 from onnx_reap.cli.main import main
 from onnx_reap.errors import ReapError, TargetError, UsageError
-from onnx_reap.measure.latency import measure as measuring
 from onnx_reap.measure.latency import profile as profiling
 from onnx_reap.measure.latency.estimate import predicted_latency
 from onnx_reap.measure.latency.table import LatencyTable
@@ -23,11 +23,8 @@ FASHION = Path(__file__).parent.parents[1] / "models" / "fashion_resnet.onnx"
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def own_folder(quick_measurements, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One short visit to each layer, in a folder of its own."""
-    for module in (measuring, profiling):
-        monkeypatch.setattr(module, "ROUNDS", 1)
-    monkeypatch.setattr(measuring, "SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
     onnx.save(chain(), "in.onnx")
 
@@ -129,10 +126,7 @@ def test_what_is_no_latency_is_refused(wish: object):
 def test_refusals_are_one_line_and_leave_nothing(
     line: str, status: int, message: str, capsys: pytest.CaptureFixture[str]
 ):
-    assert main(line.split()) == status
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and message in err
-    assert written() == set()
+    assert_refused(line, status, message, capsys)
 
 
 def test_an_interrupted_measurement_leaves_nothing(monkeypatch: pytest.MonkeyPatch):

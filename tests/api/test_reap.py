@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, chain, images, run, weights_of
+from net import Net
+from small_models import chain, images, run, weights_of
 
 import onnx_reap
 from onnx_reap import ReapError, cut, mask
@@ -428,7 +429,7 @@ def test_several_inputs_and_outputs():
     both = n.node("Relu", n.gemm(n.node("Concat", pooled, side, axis=1), 32, 16))
     scores, map_ = n.gemm(both, 16, 5), n.conv(h, 16, 2, 1)
     best = n.node("ArgMax", scores, axis=1, keepdims=0)
-    model = n.model(scores, map_, best, types={best: onnx.TensorProto.INT64})
+    model = n.model(scores, map_, best)
     data = {"x": DATA, "z": DATA[:, 0, 0, :4]}
     result = reap(model, data, ratio=0.25)
     assert [g.after for g in result.report.groups] == [12] * 4

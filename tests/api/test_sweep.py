@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, chain, images, run, weights_of
+from net import Net
+from refusals import assert_refused
+from small_models import chain, images, run, weights_of
 
 import onnx_reap
 from onnx_reap import api
@@ -25,8 +27,8 @@ BLIND = "--criterion l1 --no-refit"
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One timed run of every model, in a folder of its own."""
+def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder of its own, with a model and its data."""
     monkeypatch.chdir(tmp_path)
     onnx.save(MODEL, "in.onnx")
     np.savez("data.npz", x=DATA)
@@ -293,11 +295,7 @@ def test_labels_are_checked_before_calibration(monkeypatch: pytest.MonkeyPatch):
 def test_refusals_are_one_line_and_leave_nothing(
     line: str, status: int, message: str, capsys: pytest.CaptureFixture[str]
 ):
-    before = written(".")
-    assert main(line.split()) == status
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and message in err
-    assert written(".") == before
+    assert_refused(line, status, message, capsys)
 
 
 @pytest.mark.parametrize("name", ["model_0.50.onnx", "sweep.csv", "model_0.50.plan.json"])

@@ -75,7 +75,7 @@ def test_a_model_that_is_no_classifier_is_judged_by_its_output_error():
 
 
 def onnx_reap_features():
-    from small_models import Net
+    from net import Net
 
     n = Net({"x": ("N", 3, 8, 8)})
     return n.model(n.conv(n.block(n.block("x", 3, 16), 16, 16), 16, 4))

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run
+from net import Net
+from small_models import images, run
 
 import onnx_reap
 from onnx_reap import ReapError
 from onnx_reap.api import replay
-from onnx_reap.data import open_calibration, synthetic_calibration
+from onnx_reap.data import Calibration, open_calibration, synthetic_calibration
 from onnx_reap.data.split import Samples
-from onnx_reap.graph.analysis import analyse, count_parameters
+from onnx_reap.graph.analysis import Analysis, analyse, count_parameters
 from onnx_reap.graph.edit.cut import cut_graph
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.options import Settings
@@ -28,7 +29,7 @@ from onnx_reap.prune.refit.layerwise import repair
 DATA = images(48)
 
 
-def residual(weak: float = 0.05, *, relu: bool = True) -> onnx.ModelProto:
+def weak_and_strong(weak: float = 0.05, *, relu: bool = True) -> onnx.ModelProto:
     """Two residual blocks, of which the first adds little but for its mean."""
     n = Net({"x": ("N", 3, 8, 8)})
     h = n.block("x", 3, 8)
@@ -55,7 +56,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_a_branch_that_does_little_goes_and_the_others_stay_wide():
-    model = residual()
+    model = weak_and_strong()
     result = shrunk(model)
     (gone,) = vanished(result)
     first, second = (g for g in result.report.groups if g.before == 12)
@@ -68,7 +69,7 @@ def test_a_branch_that_does_little_goes_and_the_others_stay_wide():
 
 
 def test_figures_are_those_of_the_file():
-    result = shrunk(residual())
+    result = shrunk(weak_and_strong())
     assert vanished(result)
     inputs = model_inputs(result.model)
     again = analyse(result.model, inputs, synthetic_calibration(inputs, samples=4, seed=0))
@@ -78,26 +79,26 @@ def test_figures_are_those_of_the_file():
 
 
 def test_the_same_twice():
-    first, second = (shrunk(residual()) for _ in range(2))
+    first, second = (shrunk(weak_and_strong()) for _ in range(2))
     assert vanished(first)
     assert first.model.SerializeToString() == second.model.SerializeToString()
 
 
 def test_equal_ratios_make_nothing_vanish():
-    assert not vanished(onnx_reap.reap(residual(), DATA, ratio=0.7))
-    assert not vanished(shrunk(residual(), allocation="uniform"))
+    assert not vanished(onnx_reap.reap(weak_and_strong(), DATA, ratio=0.7))
+    assert not vanished(shrunk(weak_and_strong(), allocation="uniform"))
 
 
 def test_excluded_branches_and_explicit_minima():
-    result = shrunk(residual())
+    result = shrunk(weak_and_strong())
     (gone,) = vanished(result)
-    assert gone not in vanished(shrunk(residual(), exclude=[gone]))
-    assert vanished(shrunk(residual(), min_channels=8)) == [gone]
+    assert gone not in vanished(shrunk(weak_and_strong(), exclude=[gone]))
+    assert vanished(shrunk(weak_and_strong(), min_channels=8)) == [gone]
 
 
 @pytest.mark.parametrize("relu", [True, False])
 def test_the_plan_repeats_the_cut(relu: bool, tmp_path: Path):
-    model = residual(relu=relu)
+    model = weak_and_strong(relu=relu)
     result = shrunk(model)
     (gone,) = vanished(result)
     path = tmp_path / "plan.json"
@@ -116,7 +117,7 @@ def test_the_plan_repeats_the_cut(relu: bool, tmp_path: Path):
 
 
 def test_a_plan_that_empties_what_cannot_go_is_refused(tmp_path: Path):
-    model = residual()
+    model = weak_and_strong()
     content = json.loads(shrunk(model).plan.to_json())
     content["groups"][0]["kept"] = []  # the stream that all blocks add to
     path = tmp_path / "plan.json"
@@ -130,7 +131,7 @@ def test_the_report_says_gone(capsys: pytest.CaptureFixture[str]):
 
     from onnx_reap.report.text import print_report
 
-    print_report(shrunk(residual()).report, Console(width=100))
+    print_report(shrunk(weak_and_strong()).report, Console(width=100))
     assert "gone" in capsys.readouterr().out
 
 
@@ -142,7 +143,11 @@ def refitted(model: onnx.ModelProto, *, relu: bool):
     samples = open_calibration(DATA, model_inputs(model))
     analysis = analyse(model, model_inputs(model), samples)
     branch = analysis.branches.every[0]
-    removed = tuple(sorted(branch.units))
+    return branch, *repaired(analysis, samples, tuple(sorted(branch.units)))
+
+
+def repaired(analysis: Analysis, samples: Calibration, removed: tuple[int, ...]):
+    """Cut and refit; return the model before and after the refit, and what was fitted."""
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     before = pruned.to_proto()
@@ -151,12 +156,12 @@ def refitted(model: onnx.ModelProto, *, relu: bool):
         Run(Form(analysis), fit, Settings(), NoProgress(), Clock()), pruned, removed
     )
     assert not notes
-    return branch, before, pruned.to_proto(), fitted
+    return before, pruned.to_proto(), fitted
 
 
 @pytest.mark.parametrize("relu", [True, False])
 def test_the_mean_of_the_branch_stays_and_no_fit_gets_worse(relu: bool):
-    model = residual(0.5, relu=relu)
+    model = weak_and_strong(0.5, relu=relu)
     branch, before, after, fitted = refitted(model, relu=relu)
     assert branch.joins[0].edge[0] in fitted
     assert all(f.error_after <= f.error_before for f in fitted.values())
@@ -166,7 +171,7 @@ def test_the_mean_of_the_branch_stays_and_no_fit_gets_worse(relu: bool):
 
 def test_without_an_activation_the_constant_is_the_mean_that_is_missing():
     """Where what is added to comes from the original untouched, that is the branch's own mean."""
-    model = residual(0.5)
+    model = weak_and_strong(0.5)
     onnx_model = onnx.ModelProto()
     onnx_model.CopyFrom(model)
     branch, _, after, _ = refitted(model, relu=True)
@@ -205,9 +210,7 @@ def test_layers_are_refitted_past_what_only_the_original_still_needs(monkeypatch
     analysis = analyse(model, model_inputs(model), samples)
     (branch,) = analysis.branches.every
     others = [g for i, g in enumerate(analysis.groups) if i != branch.group]
-    removed = sorted(branch.units) + [g.units[0] for g in others]
-    pruned = analysis.copy()
-    cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
-    fit = Samples(samples, samples, None)
-    fitted, _ = repair(Run(Form(analysis), fit, Settings(), NoProgress(), Clock()), pruned, removed)
+    _, _, fitted = repaired(
+        analysis, samples, (*sorted(branch.units), *(g.units[0] for g in others))
+    )
     assert branch.joins[0].edge[0] in fitted

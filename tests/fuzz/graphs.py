@@ -11,14 +11,24 @@ import onnx
 from fuzz.grower import CPU, Grower, UnfitError
 from fuzz.moving import MOVING, shuffle, tokens
 from fuzz.perchannel import PER_CHANNEL, bottleneck, gate, group_norm
-from fuzz.pointwise import POINTWISE, residual
+from fuzz.pointwise import POINTWISE, residual_block
 from fuzz.weighted import WEIGHTED, attention, conv
 
 from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.session import run, session
 
 OPERATORS = {**WEIGHTED, **MOVING, **POINTWISE, **PER_CHANNEL}
-BLOCKS = (residual, residual, gate, group_norm, shuffle, tokens, attention, bottleneck, bottleneck)
+BLOCKS = (
+    residual_block,
+    residual_block,
+    gate,
+    group_norm,
+    shuffle,
+    tokens,
+    attention,
+    bottleneck,
+    bottleneck,
+)
 COMMON = ("Relu", "Add", "Mul", "Sub", "BatchNormalization", "Concat", "Max", "Where", "Div")
 FAMILIES = (
     (24, [*WEIGHTED.values(), conv, conv]),

@@ -199,7 +199,7 @@ def _prelu(g: Grower) -> str:
     return g("PRelu", x, g.weight(*slopes, scale=0.3))
 
 
-def residual(g: Grower) -> str:
+def residual_block(g: Grower) -> str:
     """A sum of what has the same shape."""
     x = g.tensor()
     y = g.tensor(lambda v: v.shape == g.shape(x))

@@ -13,7 +13,8 @@ from fuzz.grower import Grower, UnfitError
 from fuzz.laws import check_law, check_reap, compare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_models import Net, images
+from net import Net
+from small_models import images
 
 from onnx_reap.graph.rules.table import RULES
 

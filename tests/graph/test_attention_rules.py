@@ -22,8 +22,7 @@ def attending(
 
     With `apart` the node is given heads along an axis of their own.
     """
-    n = Net(23)
-    x = n.input("x", "N", LENGTH, 6)
+    n, x = Net({"x": ("N", LENGTH, 6)}, opset=23), "x"
     sizes = (HEADS * SIZE, heads * SIZE, heads * values)
     sides = [
         n("MatMul", x, n.weight(6, size), name=name)
@@ -40,8 +39,7 @@ def attending(
     y = n("Attention", *sides, *([] if mask is None else [mask]), name="attention", **attributes)
     if apart:
         y = n("Reshape", n("Transpose", y, perm=[0, 2, 1, 3]), np.array([0, LENGTH, -1]))
-    n.output(n("MatMul", y, n.weight(HEADS * values, 5), name="z"))
-    return n.model(check=False)
+    return n.model(n("MatMul", y, n.weight(HEADS * values, 5), name="z"), check=False)
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -83,8 +81,7 @@ def test_products_count() -> None:
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_rotary_embedding(apart: bool) -> None:
-    n = Net(23)
-    x = n.input("x", "N", LENGTH, 6)
+    n, x = Net({"x": ("N", LENGTH, 6)}, opset=23), "x"
     y = n("MatMul", x, n.weight(6, HEADS * 4), name="a")
     angles = [
         f(np.arange(LENGTH * 2.0).reshape(1, LENGTH, 2)).astype(np.float32)
@@ -104,5 +101,5 @@ def test_rotary_embedding(apart: bool) -> None:
         y = n("Reshape", n("Transpose", y, perm=[0, 2, 1, 3]), np.array([0, LENGTH, -1]))
     else:
         y = n("RotaryEmbedding", y, *angles, num_heads=HEADS)
-    n.output(n("MatMul", y, n.weight(HEADS * 4, 5), name="z"))
-    assert_slice_is_mask(n.model(check=False), groups={"a": HEADS}, check=False)
+    model = n.model(n("MatMul", y, n.weight(HEADS * 4, 5), name="z"), check=False)
+    assert_slice_is_mask(model, groups={"a": HEADS}, check=False)

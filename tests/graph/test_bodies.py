@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
-from small_models import Net, images
+from net import Net
+from small_models import images
 
 import onnx_reap
 from onnx_reap.graph.bodies import find_in_bodies

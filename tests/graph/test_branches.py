@@ -30,52 +30,52 @@ def norm(net: Net, x: str, c: int, name: str) -> str:
 
 
 def basic(net: Net, x: str, name: str) -> str:
-    h = net("Relu", norm(net, net.conv(f"{name}1", x, C, 6), 6, f"{name}1"))
-    h = norm(net, net.conv(f"{name}2", h, 6, C), C, f"{name}2")
+    h = net("Relu", norm(net, net.conv(x, C, 6, name=f"{name}1"), 6, f"{name}1"))
+    h = norm(net, net.conv(h, 6, C, name=f"{name}2"), C, f"{name}2")
     return net("Relu", net("Add", h, x, name=f"{name}_add"))
 
 
 def downsampling(net: Net, x: str, name: str) -> str:
-    h = net("Relu", norm(net, net.conv(f"{name}1", x, C, 6, strides=[2, 2]), 6, f"{name}1"))
-    h = norm(net, net.conv(f"{name}2", h, 6, C), C, f"{name}2")
-    side = net.conv(f"{name}s", x, C, C, 1, strides=[2, 2])
+    h = net("Relu", norm(net, net.conv(x, C, 6, strides=[2, 2], name=f"{name}1"), 6, f"{name}1"))
+    h = norm(net, net.conv(h, 6, C, name=f"{name}2"), C, f"{name}2")
+    side = net.conv(x, C, C, 1, strides=[2, 2], name=f"{name}s")
     return net("Relu", net("Add", side, norm(net, h, C, f"{name}3"), name=f"{name}_add"))
 
 
 def bottleneck(net: Net, x: str, name: str) -> str:
-    h = net("Relu", norm(net, net.conv(f"{name}1", x, C, 4, 1), 4, f"{name}1"))
-    h = net("Relu", norm(net, net.conv(f"{name}2", h, 4, 5), 5, f"{name}2"))
-    h = norm(net, net.conv(f"{name}3", h, 5, C, 1), C, f"{name}3")
+    h = net("Relu", norm(net, net.conv(x, C, 4, 1, name=f"{name}1"), 4, f"{name}1"))
+    h = net("Relu", norm(net, net.conv(h, 4, 5, name=f"{name}2"), 5, f"{name}2"))
+    h = norm(net, net.conv(h, 5, C, 1, name=f"{name}3"), C, f"{name}3")
     return net("Relu", net("Add", x, h, name=f"{name}_add"))
 
 
 def inverted(net: Net, x: str, name: str) -> str:
-    h = net("Relu", norm(net, net.conv(f"{name}1", x, C, 12, 1), 12, f"{name}1"))
-    h = net("Relu", norm(net, net.conv(f"{name}d", h, 12, 12, group=12), 12, f"{name}d"))
-    h = norm(net, net.conv(f"{name}2", h, 12, C, 1), C, f"{name}2")
+    h = net("Relu", norm(net, net.conv(x, C, 12, 1, name=f"{name}1"), 12, f"{name}1"))
+    h = net("Relu", norm(net, net.conv(h, 12, 12, group=12, name=f"{name}d"), 12, f"{name}d"))
+    h = norm(net, net.conv(h, 12, C, 1, name=f"{name}2"), C, f"{name}2")
     return net("Add", x, h, name=f"{name}_add")
 
 
 def gated(net: Net, x: str, name: str) -> str:
     """Squeeze and excitation inside, as in MobileNetV3."""
-    h = net("Relu", norm(net, net.conv(f"{name}1", x, C, 12, 1), 12, f"{name}1"))
-    s = net("Relu", net.conv(f"{name}q", net("GlobalAveragePool", h), 12, 3, 1))
-    h = net("Mul", h, net("Sigmoid", net.conv(f"{name}e", s, 3, 12, 1)))
-    return net("Add", x, net.conv(f"{name}2", h, 12, C, 1), name=f"{name}_add")
+    h = net("Relu", norm(net, net.conv(x, C, 12, 1, name=f"{name}1"), 12, f"{name}1"))
+    s = net("Relu", net.conv(net("GlobalAveragePool", h), 12, 3, 1, name=f"{name}q"))
+    h = net("Mul", h, net("Sigmoid", net.conv(s, 3, 12, 1, name=f"{name}e")))
+    return net("Add", x, net.conv(h, 12, C, 1, name=f"{name}2"), name=f"{name}_add")
 
 
 def gated_behind(net: Net, x: str, name: str) -> str:
     """Squeeze and excitation behind the last layer, as in SE-ResNet."""
-    h = net("Relu", norm(net, net.conv(f"{name}1", x, C, 6), 6, f"{name}1"))
-    h = norm(net, net.conv(f"{name}2", h, 6, C), C, f"{name}2")
-    s = net("Relu", net.conv(f"{name}q", net("GlobalAveragePool", h), C, 3, 1))
-    h = net("Mul", h, net("Sigmoid", net.conv(f"{name}e", s, 3, C, 1)))
+    h = net("Relu", norm(net, net.conv(x, C, 6, name=f"{name}1"), 6, f"{name}1"))
+    h = norm(net, net.conv(h, 6, C, name=f"{name}2"), C, f"{name}2")
+    s = net("Relu", net.conv(net("GlobalAveragePool", h), C, 3, 1, name=f"{name}q"))
+    h = net("Mul", h, net("Sigmoid", net.conv(s, 3, C, 1, name=f"{name}e")))
     return net("Relu", net("Add", h, x, name=f"{name}_add"))
 
 
 def convnext(net: Net, x: str, name: str) -> str:
     """Channels last in between, LayerNormalization, LayerScale."""
-    h = net.conv(f"{name}d", x, C, C, group=C)
+    h = net.conv(x, C, C, group=C, name=f"{name}d")
     h = net("Transpose", h, perm=[0, 2, 3, 1])
     h = net("LayerNormalization", h, net.weight(C, scale=1.0), net.weight(C, scale=1.0))
     h = net("Add", net("MatMul", h, net.weight(C, 12), name=f"{name}1"), net.weight(12))
@@ -103,13 +103,12 @@ BLOCKS = {
 
 def network(*blocks, seed: int = 0) -> onnx.ModelProto:
     """Image, stem, blocks named a, b, ..., classes."""
-    net = Net(seed=seed)
-    x = net("Relu", net.conv("stem", net.input("x", "N", 3, 8, 8), 3, C))
+    net = Net({"x": ("N", 3, 8, 8)}, seed)
+    x = net("Relu", net.conv("x", 3, C, name="stem"))
     for block, name in zip(blocks, "abcdef", strict=False):
         x = block(net, x, name)
-    y = net("Flatten", net("GlobalAveragePool", net.conv("head", x, C, 16, 1)))
-    net.output(net("Gemm", y, net.weight(16, 5), net.weight(5), name="classes"))
-    return net.model()
+    y = net("Flatten", net("GlobalAveragePool", net.conv(x, C, 16, 1, name="head")))
+    return net.model(net("Gemm", y, net.weight(16, 5), net.weight(5), name="classes"))
 
 
 def removal(studied: Studied, vanishing: set[str], ratio: float = 0.0, seed: int = 0) -> list[int]:
@@ -185,55 +184,54 @@ def test_costs_of_one_group_alone_are_true_where_others_have_vanished():
 
 
 def refused(body, sizes: tuple[int | str, int | str] = (8, 8)) -> Studied:
-    net = Net(seed=0)
-    x = net("Relu", net.conv("stem", net.input("x", "N", 3, *sizes), 3, C))
+    net = Net({"x": ("N", 3, *sizes)})
+    x = net("Relu", net.conv("x", 3, C, name="stem"))
     x = body(net, x)
-    y = net("Flatten", net("GlobalAveragePool", net.conv("head", x, C, 16, 1)))
-    net.output(net("Gemm", y, net.weight(16, 5), net.weight(5), name="classes"))
-    return study(net.model())
+    y = net("Flatten", net("GlobalAveragePool", net.conv(x, C, 16, 1, name="head")))
+    return study(net.model(net("Gemm", y, net.weight(16, 5), net.weight(5), name="classes")))
 
 
 def _inner(net: Net, x: str) -> str:
-    return net("Relu", net.conv("a1", x, C, 6))
+    return net("Relu", net.conv(x, C, 6, name="a1"))
 
 
 def _chain(net, x):
-    return net.conv("a2", _inner(net, x), 6, C)
+    return net.conv(_inner(net, x), 6, C, name="a2")
 
 
 def _product(net, x):
-    return net("Mul", x, net.conv("a2", _inner(net, x), 6, C))
+    return net("Mul", x, net.conv(_inner(net, x), 6, C, name="a2"))
 
 
 def _read_elsewhere(net, x):
     h = _inner(net, x)
-    y = net("Add", x, net.conv("a2", h, 6, C))
-    return net("Add", net("Mul", y, net("Sigmoid", net.conv("a3", h, 6, C))), x)
+    y = net("Add", x, net.conv(h, 6, C, name="a2"))
+    return net("Add", net("Mul", y, net("Sigmoid", net.conv(h, 6, C, name="a3"))), x)
 
 
 def _spread(net, x):
     """The other addend is smaller than the sum."""
-    return net("Add", net("GlobalAveragePool", x), net.conv("a2", _inner(net, x), 6, C))
+    return net("Add", net("GlobalAveragePool", x), net.conv(_inner(net, x), 6, C, name="a2"))
 
 
 def _unlike_borders(net, x):
     """The branch's constant passes a layer that pads with zeros."""
-    h = net.conv("a2", _inner(net, x), 6, C)
+    h = net.conv(_inner(net, x), 6, C, name="a2")
     return net("Add", x, net("Conv", h, net.weight(C, 1, 3, 3), name="a3", group=C, pads=[1] * 4))
 
 
 def _mixed_input(net, x):
     h = net("Concat", _inner(net, x), x, axis=1)
-    return net("Add", x, net.conv("a2", h, 6 + C, C))
+    return net("Add", x, net.conv(h, 6 + C, C, name="a2"))
 
 
 def _subtracted(net, x):
-    return net("Sub", x, net.conv("a2", _inner(net, x), 6, C))
+    return net("Sub", x, net.conv(_inner(net, x), 6, C, name="a2"))
 
 
 def _summed_over_positions(net, x):
     """What products of activations give depends on how many positions there are."""
-    flat = net("Reshape", net.conv("a2", _inner(net, x), 6, C), np.array([0, C, -1]))
+    flat = net("Reshape", net.conv(_inner(net, x), 6, C, name="a2"), np.array([0, C, -1]))
     pairs = net("MatMul", flat, net("Transpose", flat, perm=[0, 2, 1]))
     return net("Add", x, net("Reshape", net("MatMul", pairs, flat), np.array([0, C, 8, 8])))
 
@@ -265,8 +263,8 @@ def test_what_is_no_residual_branch_stays(body):
 
 def test_of_two_branches_without_a_shortcut_one_stays():
     def body(net, x):
-        h = net.conv("a2", net("Relu", net.conv("a1", x, C, 6)), 6, C)
-        return net("Add", h, net.conv("b2", net("Relu", net.conv("b1", x, C, 6)), 6, C))
+        h = net.conv(net("Relu", net.conv(x, C, 6, name="a1")), 6, C, name="a2")
+        return net("Add", h, net.conv(net("Relu", net.conv(x, C, 6, name="b1")), 6, C, name="b2"))
 
     studied = refused(body)
     assert len(studied.branches.every) == 1
@@ -275,9 +273,9 @@ def test_of_two_branches_without_a_shortcut_one_stays():
 
 def test_what_two_branches_share_goes_with_both():
     def body(net, x):
-        h = net("Relu", net.conv("shared", x, C, 6))
-        a = net.conv("a2", net("Relu", net.conv("a1", h, 6, 6)), 6, C)
-        b = net.conv("b2", net("Relu", net.conv("b1", h, 6, 6)), 6, C)
+        h = net("Relu", net.conv(x, C, 6, name="shared"))
+        a = net.conv(net("Relu", net.conv(h, 6, 6, name="a1")), 6, C, name="a2")
+        b = net.conv(net("Relu", net.conv(h, 6, 6, name="b1")), 6, C, name="b2")
         return net("Add", net("Add", x, a), b)
 
     studied = refused(body)
@@ -290,9 +288,9 @@ def test_what_two_branches_share_goes_with_both():
 
 def test_a_branch_inside_of_a_branch():
     def body(net, x):
-        h = net("Relu", net.conv("a1", x, C, 6))
-        h = net("Add", h, net.conv("b2", net("Relu", net.conv("b1", h, 6, 4)), 4, 6))
-        return net("Add", x, net.conv("a2", h, 6, C))
+        h = net("Relu", net.conv(x, C, 6, name="a1"))
+        h = net("Add", h, net.conv(net("Relu", net.conv(h, 6, 4, name="b1")), 4, 6, name="b2"))
+        return net("Add", x, net.conv(h, 6, C, name="a2"))
 
     studied = refused(body)
     assert len(studied.branches.every) == 2

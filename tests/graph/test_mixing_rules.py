@@ -27,7 +27,7 @@ def test_conv(rank, attributes):
             more["pads"] *= 2
         elif "auto_pad" in more:
             return net("Conv", x, net.weight(6, 8, *[3] * rank), name="b", **more)
-        return net.conv("b", x, 8, 6, rank=rank, **more)
+        return net.conv(x, 8, 6, rank=rank, name="b", **more)
 
     proto = sandwich(middle, out=6, size=(7,) * rank)
     assert_slice_is_mask(proto, groups={"a": 8, "b": 6})
@@ -43,7 +43,7 @@ def test_grouped_conv(group):
     """Both sides keep equally many channels in every group."""
 
     def middle(net, x):
-        return net("Relu", net.conv("b", net("Relu", x), 8, 12, group=group))
+        return net("Relu", net.conv(net("Relu", x), 8, 12, group=group, name="b"))
 
     studied = assert_slice_is_mask(sandwich(middle, out=12), groups={"a": 8, "b": 12})
     assert [g.parts for g in studied.groups] == [
@@ -56,8 +56,8 @@ def test_two_grouped_convs_of_different_division():
     """Groups of 4 inside of groups of 2: one partition serves both."""
 
     def middle(net, x):
-        x = net.conv("b", x, 8, 8, group=2)
-        return net.conv("c", x, 8, 8, group=4)
+        x = net.conv(x, 8, 8, group=2, name="b")
+        return net.conv(x, 8, 8, group=4, name="c")
 
     studied = assert_slice_is_mask(sandwich(middle), groups={"a": 8, "b": 8, "c": 8})
     assert [g.step for g in studied.groups] == [2, 4, 4]
@@ -67,8 +67,10 @@ def test_grouped_convs_that_divide_differently():
     """Thirds and halves of 12 channels: units are sets of three, one from each third."""
 
     def middle(net, x):
-        x = net.conv("b", x, 8, 12)
-        return net("Add", net.conv("c", x, 12, 12, group=3), net.conv("d", x, 12, 12, group=2))
+        x = net.conv(x, 8, 12, name="b")
+        return net(
+            "Add", net.conv(x, 12, 12, group=3, name="c"), net.conv(x, 12, 12, group=2, name="d")
+        )
 
     studied = assert_slice_is_mask(sandwich(middle, out=12), groups={"a": 8, "b": 4, "c": 4})
     assert [group.step for group in studied.groups] == [1, 2, 2]
@@ -76,8 +78,8 @@ def test_grouped_convs_that_divide_differently():
 
 def test_grouped_conv_of_branches_that_fill_a_group_each():
     def middle(net, x):
-        x = net("Concat", x, net.conv("b", x, 8, 8), axis=1)
-        return net.conv("c", x, 16, 8, group=2)
+        x = net("Concat", x, net.conv(x, 8, 8, name="b"), axis=1)
+        return net.conv(x, 16, 8, group=2, name="c")
 
     studied = assert_slice_is_mask(sandwich(middle), groups={"a": 16, "c": 8})
     assert studied.groups[0].producers == ("a", "b")
@@ -87,8 +89,8 @@ def test_grouped_conv_of_branches_that_share_a_group():
     """Six channels of one branch, two and four of another: pairs, one from each group."""
 
     def middle(net, x):
-        x = net("Concat", x, net.conv("b", x, 8, 4), axis=1)
-        return net.conv("c", x, 12, 8, group=2)
+        x = net("Concat", x, net.conv(x, 8, 4, name="b"), axis=1)
+        return net.conv(x, 12, 8, group=2, name="c")
 
     studied = assert_slice_is_mask(sandwich(middle), groups={"a": 2, "a#2": 4, "c": 8})
     assert [group.producers for group in studied.groups] == [("a",), ("a", "b"), ("c",)]
@@ -98,9 +100,9 @@ def test_grouped_convs_over_a_branch_and_its_source():
     """As in ShuffleNet: sets by the halves of what is joined fit the halves of each, too."""
 
     def middle(net, x):
-        x = net.conv("b", x, 8, 4)
-        x = net("Concat", x, net.conv("c", x, 4, 8, group=2), axis=1)
-        return net.conv("d", x, 12, 8, group=2)
+        x = net.conv(x, 8, 4, name="b")
+        x = net("Concat", x, net.conv(x, 4, 8, group=2, name="c"), axis=1)
+        return net.conv(x, 12, 8, group=2, name="d")
 
     studied = assert_slice_is_mask(sandwich(middle), groups={"a": 8, "b": 4, "c": 2, "d": 8})
     assert [group.producers for group in studied.groups] == [("a",), ("b", "c"), ("c",), ("d",)]
@@ -111,9 +113,9 @@ def test_grouped_conv_that_straddles_units():
     """Units of 3 channels in groups of 10: what lies in two groups stays, and what is over."""
 
     def middle(net, x):
-        x = net("Reshape", net.conv("b", x, 8, 30, 1), np.array([0, 3, 10, 6, 6]))
+        x = net("Reshape", net.conv(x, 8, 30, 1, name="b"), np.array([0, 3, 10, 6, 6]))
         x = net("Reshape", net("Transpose", x, perm=[0, 2, 1, 3, 4]), np.array([0, 30, 6, 6]))
-        return net.conv("c", x, 30, 9, 1, group=3)
+        return net.conv(x, 30, 9, 1, group=3, name="c")
 
     frozen = {"b": "its 3 groups could not keep equally many"}
     studied = assert_slice_is_mask(
@@ -123,27 +125,29 @@ def test_grouped_conv_that_straddles_units():
 
 
 def test_depthwise():
-    proto = sandwich(lambda net, x: net.conv("dw", x, 8, 8, group=8))
+    proto = sandwich(lambda net, x: net.conv(x, 8, 8, group=8, name="dw"))
     assert_slice_is_mask(proto, groups={"a": 8})
 
 
 def test_depth_multiplier():
     """The three outputs of a channel go with it."""
-    proto = sandwich(lambda net, x: net.conv("dw", x, 8, 24, group=8), out=24)
+    proto = sandwich(lambda net, x: net.conv(x, 8, 24, group=8, name="dw"), out=24)
     assert_slice_is_mask(proto, groups={"a": 8})
 
 
 def test_one_channel_conv_is_not_depthwise():
-    net = Net()
-    x = net.input("x", "N", 1, 6, 6)
-    y = net.conv("b", net.conv("a", x, 1, 8), 8, 1)
-    net.output(net.conv("z", net.conv("c", y, 1, 4), 4, 2))
-    studied = assert_slice_is_mask(net.model(), groups={"a": 8, "c": 4}, frozen={"b": "nothing"})
+    net = Net({"x": ("N", 1, 6, 6)})
+    y = net.conv(net.conv("x", 1, 8, name="a"), 8, 1, name="b")
+    studied = assert_slice_is_mask(
+        net.model(net.conv(net.conv(y, 1, 4, name="c"), 4, 2, name="z")),
+        groups={"a": 8, "c": 4},
+        frozen={"b": "nothing"},
+    )
     assert not any(linear.depthwise for linear in studied.flow.linears)
 
 
 def test_everything_but_one_channel_can_go():
-    proto = sandwich(lambda net, x: net.conv("dw", x, 8, 8, group=8))
+    proto = sandwich(lambda net, x: net.conv(x, 8, 8, group=8, name="dw"))
     studied = assert_slice_is_mask(proto, groups={"a": 8}, ratio=0.9)
     assert studied.macs.at([1]) * 7 < studied.macs.at([8])
 
@@ -312,7 +316,7 @@ def test_computed_weights_freeze_both_sides(op):
 
     def middle(net, x):
         if op == "Conv":
-            weight = net.conv("w", x, 8, 4)  # read as one kernel; the batch is 1
+            weight = net.conv(x, 8, 4, name="w")  # read as one kernel; the batch is 1
             weight = net(
                 "Reshape",
                 net("Slice", weight, *map(np.array, ([0, 0], [2, 1], [2, 3]))),
@@ -333,7 +337,9 @@ def test_computed_bias_freezes(index):
 
     def middle(net, x):
         side = net(
-            "Reshape", net("ReduceMean", net.conv("s", x, 8, 6), axes=[0, 2, 3]), np.array([-1])
+            "Reshape",
+            net("ReduceMean", net.conv(x, 8, 6, name="s"), axes=[0, 2, 3]),
+            np.array([-1]),
         )
         inputs = [net.weight(6, 8, 1, 1), net.weight(6)]
         inputs[index - 1] = (

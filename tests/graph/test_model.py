@@ -73,7 +73,7 @@ def test_unused_names():
     model = Model(_plain())
     assert model.unused("new") == "new"
     assert model.unused("new") == "new_2"
-    assert model.unused("a_y0") == "a_y0_2"
+    assert model.unused("a_y") == "a_y_2"
 
 
 def test_insert_in_front_and_behind():
@@ -82,26 +82,22 @@ def test_insert_in_front_and_behind():
     for behind in (False, True):
         model.insert(gs.Node("Neg", "a", {}, [], []), relu, behind=behind)
     assert [node.op for node in model.nodes] == ["Conv", "Neg", "Relu", "Neg", "Conv"]
-    assert [node.name for node in model.nodes] == ["a", "a_2", "", "a_3", "z"]
+    assert [node.name for node in model.nodes] == ["a", "a_2", "relu1", "a_3", "z"]
 
 
 def test_constants_are_folded_once_and_for_all():
-    net = Net()
-    x = net.input("x", "N", 3, 6, 6)
+    net = Net({"x": ("N", 3, 6, 6)})
     weight = net("Mul", net("Transpose", net.weight(8, 3, 1, 1), perm=[0, 1, 3, 2]), np.float32(2))
     shape = net("Concat", net("Shape", net.weight(8, 1)), np.array([1, 1]), axis=0)
-    y = net("Add", net("Conv", x, weight, name="a"), net("Expand", np.float32(1), shape))
-    net.output(y)
-    model = Model(net.model(check=False))
+    y = net("Add", net("Conv", "x", weight, name="a"), net("Expand", np.float32(1), shape))
+    model = Model(net.model(y, check=False))
     fold_constants(model, CPU)
     assert [node.op for node in model.nodes] == ["Conv", "Add"]
 
 
 def test_random_numbers_are_not_folded():
-    net = Net()
-    x = net.input("x", "N", 3, 6, 6)
-    net.output(net("Add", x, net("RandomNormal", shape=[3, 1, 1])))
-    model = Model(net.model())
+    net = Net({"x": ("N", 3, 6, 6)})
+    model = Model(net.model(net("Add", "x", net("RandomNormal", shape=[3, 1, 1]))))
     fold_constants(model, CPU)
     assert [node.op for node in model.nodes] == ["RandomNormal", "Add"]
 
@@ -118,11 +114,10 @@ def test_random_numbers_are_not_folded():
     ],
 )
 def test_floating_types(kind, floating):
-    net = Net()
-    x = net.input("x", "N", 3, 6, 6)
-    net.output(net("Add", x, net("Cast", "t", to=1)))
-    net.initializers.append(helper.make_tensor("t", kind, [1], [1]))
-    model = Model(net.model(check=False))
+    net = Net({"x": ("N", 3, 6, 6)})
+    proto = net.model(net("Add", "x", net("Cast", "t", to=1)), check=False)
+    proto.graph.initializer.append(helper.make_tensor("t", kind, [1], [1]))
+    model = Model(proto)
     constant = model.constants()["t"]
     assert is_floating(constant) is floating
     assert tensor_proto(constant).data_type == kind
@@ -131,7 +126,7 @@ def test_floating_types(kind, floating):
 def test_half_precision():
     proto = sandwich(lambda net, x: net("Cast", net("Relu", x), to=1))
     for tensor in proto.graph.initializer:
-        if tensor.name.startswith("a_"):
+        if tensor.name in ("c0", "c1"):
             half = numpy_helper.to_array(tensor).astype(np.float16)
             tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
     proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
@@ -139,51 +134,46 @@ def test_half_precision():
     assert [(g.name, g.width) for g in studied.groups] == [("a", 8)]
     cut = studied.cut(studied.groups[0].units[:4])
     types = {t.name: t.data_type for t in cut.graph.initializer}
-    assert types["a_1"] == types["a_2"] == onnx.TensorProto.FLOAT16
-    assert types["z_1"] == onnx.TensorProto.FLOAT
+    assert types["c0"] == types["c1"] == onnx.TensorProto.FLOAT16
+    assert types["c2"] == onnx.TensorProto.FLOAT
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 def test_samples_are_counted_wherever_outputs_have_the_batch(order):
     """Text recognisers return (steps, batch, classes)."""
-    net = Net()
-    x = net("Conv", net.input("x", "N", 3, 8), net.weight(4, 3, 1), name="a")
-    net.output(net("Transpose", x, perm=[*order, 2]))
-    studied = study(net.model())
+    net = Net({"x": ("N", 3, 8)})
+    x = net("Conv", "x", net.weight(4, 3, 1), name="a")
+    studied = study(net.model(net("Transpose", x, perm=[*order, 2])))
     assert studied.probe.batch == 2
     assert studied.macs.at(studied.widths) == 4 * 3 * 8
 
 
 def _folded(net, y):
-    net.output(y)
-    model = Model(net.model(check=False))
+    model = Model(net.model(y, check=False))
     fold_constants(model, CPU)
     return model
 
 
 def test_what_grows_is_not_folded():
     """An expanded scalar stays one; the shape that it is expanded to is still folded."""
-    net = Net()
-    x = net.input("x", "N", 3, 64, 64)
+    net = Net({"x": ("N", 3, 64, 64)})
     size = net("Shape", net.weight(64, 64, 9), end=2)
     shape = net("Concat", np.array([1, 3]), size, axis=0)
     large = net("Expand", np.float32(1), shape)
-    model = _folded(net, net("Add", x, large))
+    model = _folded(net, net("Add", "x", large))
     assert [node.op for node in model.nodes] == ["Expand", "Add"]
     assert sum(constant.values.nbytes for constant in model.constants().values()) < 100
 
 
 def test_expanded_weights_are_folded():
-    net = Net()
-    x = net.input("x", "N", 64, 6, 6)
+    net = Net({"x": ("N", 64, 6, 6)})
     weight = net("Expand", net.weight(1, 1, 3, 3), np.array([64, 64, 3, 3]))
-    model = _folded(net, net("Conv", x, weight))
+    model = _folded(net, net("Conv", "x", weight))
     assert [node.op for node in model.nodes] == ["Conv"]
 
 
 def test_sequences_are_not_folded():
-    net = Net()
-    x = net.input("x", "N", 3, 6, 6)
-    inserted = net("SequenceInsert", net("SequenceEmpty"), x)
+    net = Net({"x": ("N", 3, 6, 6)})
+    inserted = net("SequenceInsert", net("SequenceEmpty"), "x")
     model = _folded(net, net("ConcatFromSequence", inserted, axis=0))
     assert [node.op for node in model.nodes][:2] == ["SequenceEmpty", "SequenceInsert"]

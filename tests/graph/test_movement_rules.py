@@ -28,7 +28,7 @@ def test_dense_block():
     def middle(net, x):
         for name in "bc":
             width = 8 if name == "b" else 14
-            x = net("Concat", x, net("Relu", net.conv(name, x, width, 6)), axis=1)
+            x = net("Concat", x, net("Relu", net.conv(x, width, 6, name=name)), axis=1)
         return x
 
     _check(middle, {"a": 8, "b": 6, "c": 6}, out=20)
@@ -49,7 +49,7 @@ def test_concat_with_the_input_and_a_constant():
 
 def test_concat_along_space_ties_the_parts():
     def middle(net, x):
-        return net("Concat", x, net.conv("b", x, 8, 8), axis=2)
+        return net("Concat", x, net.conv(x, 8, 8, name="b"), axis=2)
 
     assert _check(middle).groups[0].producers == ("a", "b")
 
@@ -64,7 +64,7 @@ def test_split(opset, lengths):
             first, *others = net("Split", x, axis=1, split=lengths, outputs=len(lengths))
         else:
             first, *others = net("Split", x, ints(lengths), axis=1, outputs=len(lengths))
-        return net("Concat", net.conv("b", first, lengths[0], 4), *others, axis=1)
+        return net("Concat", net.conv(first, lengths[0], 4, name="b"), *others, axis=1)
 
     out = sum(lengths[1:]) + 4
     parts = {"a" if not i else f"a#{i + 1}": n for i, n in enumerate(n for n in lengths if n > 1)}
@@ -97,7 +97,7 @@ def test_split_with_computed_lengths():
     def middle(net, x):
         half = net("Div", net("Slice", net("Shape", x), ints([1]), ints([2])), ints([2]))
         first, second = net("Split", x, net("Concat", half, half, axis=0), axis=1, outputs=2)
-        return net("Concat", second, net.conv("b", first, 4, 4), axis=1)
+        return net("Concat", second, net.conv(first, 4, 4, name="b"), axis=1)
 
     _check(middle, {"a": 4, "a#2": 4, "b": 4})
 
@@ -105,7 +105,7 @@ def test_split_with_computed_lengths():
 def test_c2f():
     def middle(net, x):
         first, second = net("Split", x, ints([4, 4]), axis=1, outputs=2)
-        inner = net("Add", second, net.conv("c", net.conv("b", second, 4, 6), 6, 4))
+        inner = net("Add", second, net.conv(net.conv(second, 4, 6, name="b"), 6, 4, name="c"))
         return net("Concat", first, second, inner, axis=1)
 
     _check(middle, {"a": 4, "a#2": 4, "b": 6}, out=12)
@@ -128,7 +128,7 @@ def test_slice(opset, bounds):
     start, end = bounds
 
     def middle(net, x):
-        return net.conv("b", _slice(net, x, [start], [end], [1]), width, 6)
+        return net.conv(_slice(net, x, [start], [end], [1]), width, 6, name="b")
 
     width = len(range(8)[start:end])
     groups = {"a": width, "b": 6} if width == 8 else None
@@ -276,7 +276,7 @@ def test_option_a_shortcut(opset):
     """Subsample space, append empty channels; both ends may shrink."""
 
     def middle(net, x):
-        y = net.conv("c", net.conv("b", x, 8, 6), 6, 12, strides=[2, 2])
+        y = net.conv(net.conv(x, 8, 6, name="b"), 6, 12, strides=[2, 2], name="c")
         if opset == 9:
             short = net("MaxPool", x, kernel_shape=[1, 1], strides=[2, 2])
             short = net("Pad", short, pads=[0, 2, 0, 0, 0, 2, 0, 0], name="pad")
@@ -367,9 +367,9 @@ def test_channel_shuffle(first, second):
 
 def test_channel_shuffle_between_grouped_convs():
     def middle(net, x):
-        x = net.conv("b", x, 8, 12, 1, group=2)
+        x = net.conv(x, 8, 12, 1, group=2, name="b")
         x = net("Transpose", net("Reshape", x, ints([0, 2, 6, 6, 6])), perm=[0, 2, 1, 3, 4])
-        return net.conv("c", net("Reshape", x, ints([0, 12, 6, 6])), 12, 8, 1, group=2)
+        return net.conv(net("Reshape", x, ints([0, 12, 6, 6])), 12, 8, 1, group=2, name="c")
 
     _check(middle, {"a": 8, "b": 6, "c": 8})
 
@@ -474,7 +474,7 @@ def test_expand_with_hard_coded_channels():
 
 def test_expand_of_a_single_channel_freezes():
     def middle(net, x):
-        return net("Expand", net.conv("b", x, 8, 1), ints([1, 6, 1, 1]))
+        return net("Expand", net.conv(x, 8, 1, name="b"), ints([1, 6, 1, 1]))
 
     _check(middle, {"a": 8}, {"b": "repeats a single channel"}, out=6)
 
@@ -506,10 +506,9 @@ def test_columns_that_depth_to_space_makes_are_no_channels(mode):
 
 def _columns_to_depth(end):
     """A layer along the width, eight columns wide, whose output goes to depth."""
-    net = Net()
-    x = net("MatMul", net.input("x", "N", 3, 6, 6), net.weight(6, 8), name="b")
-    net.output(end(net, net("SpaceToDepth", x, blocksize=2)))
-    return net.model()
+    net = Net({"x": ("N", 3, 6, 6)})
+    x = net("MatMul", "x", net.weight(6, 8), name="b")
+    return net.model(end(net, net("SpaceToDepth", x, blocksize=2)))
 
 
 def test_columns_go_to_depth_in_blocks():
@@ -518,7 +517,7 @@ def test_columns_go_to_depth_in_blocks():
 
 
 def test_columns_that_become_channels_stay():
-    proto = _columns_to_depth(lambda net, x: net.conv("z", x, 12, 5, 1))
+    proto = _columns_to_depth(lambda net, x: net.conv(x, 12, 5, 1, name="z"))
     assert_slice_is_mask(
         proto, groups={}, frozen={"b": "nothing of a tensor", "z": "output"}, felt=False
     )
@@ -539,7 +538,7 @@ def test_cast_and_back():
 
 def test_cast_like():
     def middle(net, x):
-        return net("CastLike", net("Cast", x, to=11), net.conv("b", x, 8, 4))
+        return net("CastLike", net("Cast", x, to=11), net.conv(x, 8, 4, name="b"))
 
     _check(middle, {"a": 8, "b": 4})
 
@@ -552,17 +551,16 @@ def test_pruning_twice():
         head = net("Slice", x, ints([0]), part, ints([1]))
         even = net("Slice", x, ints([0]), ints([8]), ints([1]), ints([2]))
         normal = net("LRN", x, size=3)
-        return net("Concat", head, even, net.conv("n", normal, 8, 8), axis=1)
+        return net("Concat", head, even, net.conv(normal, 8, 8, name="n"), axis=1)
 
-    net = Net()
+    net = Net({"x": ("N", 3, 6, 6)})
     y = net(
         "Concat",
-        net.conv("a", net.input("x", "N", 3, 6, 6), 3, 8),
-        middle(net, net.conv("b", "x", 3, 8)),
+        net.conv("x", 3, 8, name="a"),
+        middle(net, net.conv("x", 3, 8, name="b")),
         axis=1,
     )
-    net.output(net.conv("z", y, 24, 5))
-    studied = study(net.model())
+    studied = study(net.model(net.conv(y, 24, 5, name="z")))
     once = studied.cut(choose(studied.groups, 0.3, seed=1))
     again = study(once)
     removed = choose(again.groups, 0.3, seed=2)

@@ -29,7 +29,7 @@ def test_passes_on_a_plain_cut():
 def test_fails_on_a_doubled_output():
     studied = study(sandwich(_relu))
     removed = choose(studied.groups, 0.5)
-    doubled = _replaced(studied.cut(removed), "z_1", lambda w: 2 * w)
+    doubled = _replaced(studied.cut(removed), "c2", lambda w: 2 * w)
     with pytest.raises(AssertionError, match="off by"):
         assert_same_function(studied.mask(removed), doubled)
 
@@ -37,12 +37,12 @@ def test_fails_on_a_doubled_output():
 def test_fails_on_a_shifted_index():
     studied = study(sandwich(_relu))
     removed = choose(studied.groups, 0.5)
-    whole = next(t for t in studied.proto.graph.initializer if t.name == "z_1")
-    _, stays = kept_positions(studied.flow, removed)["a_y0"]
+    whole = next(t for t in studied.proto.graph.initializer if t.name == "c2")
+    _, stays = kept_positions(studied.flow, removed)["a_y"]
     shifted = numpy_helper.to_array(whole)[:, (stays + 1) % 8]
     with pytest.raises(AssertionError, match="off by"):
         assert_same_function(
-            studied.mask(removed), _replaced(studied.cut(removed), "z_1", lambda w: shifted)
+            studied.mask(removed), _replaced(studied.cut(removed), "c2", lambda w: shifted)
         )
 
 
@@ -50,7 +50,7 @@ def test_fails_on_a_revived_bias():
     """Zeroing the producer's weight is not a mask: its bias still flows."""
     studied = study(sandwich(_relu))
     removed = choose(studied.groups, 0.5)
-    _, stays = kept_positions(studied.flow, removed)["a_y0"]
+    _, stays = kept_positions(studied.flow, removed)["a_y"]
     gone = np.setdiff1d(np.arange(8), stays)
 
     def zeroed(weight):
@@ -59,7 +59,7 @@ def test_fails_on_a_revived_bias():
         return weight
 
     with pytest.raises(AssertionError, match="off by"):
-        assert_same_function(_replaced(studied.proto, "a_1", zeroed), studied.cut(removed))
+        assert_same_function(_replaced(studied.proto, "c0", zeroed), studied.cut(removed))
 
 
 def test_fails_where_all_is_frozen():

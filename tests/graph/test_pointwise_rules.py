@@ -75,7 +75,7 @@ def test_clip_with_a_computed_bound_freezes_it():
     """The bound is a tensor of no axes, made by a reduction."""
 
     def middle(net, x):
-        bound = net("ReduceMax", net.conv("b", x, 8, 4), keepdims=0)
+        bound = net("ReduceMax", net.conv(x, 8, 4, name="b"), keepdims=0)
         return net("Clip", x, "", bound)
 
     _check(middle, {"a": 8}, {"b": "runs across channels"})
@@ -94,7 +94,7 @@ def test_prelu_of_a_dense_layer():
 
 
 def test_prelu_with_a_computed_slope_freezes():
-    _check(lambda n, x: n("PRelu", x, n.conv("s", x, 8, 8)), {}, {"a": "PRelu", "s": "PRelu"})
+    _check(lambda n, x: n("PRelu", x, n.conv(x, 8, 8, name="s")), {}, {"a": "PRelu", "s": "PRelu"})
 
 
 CONSTANTS = {
@@ -130,7 +130,7 @@ def test_join_with_a_vector(op):
 @pytest.mark.parametrize("op", [*JOINS, "Pow"])
 def test_join_of_tensors_unites_their_channels(op):
     def middle(net, x):
-        y = net.conv("b", x, 8, 8)
+        y = net.conv(x, 8, 8, name="b")
         if op in ("Div", "Pow"):
             x, y = (net("Add", net("Sigmoid", t), np.float32(0.5)) for t in (x, y))
         return net(op, x, y)
@@ -142,7 +142,7 @@ def test_join_of_tensors_unites_their_channels(op):
 
 def test_sum_of_three():
     def middle(net, x):
-        return net("Sum", x, net.conv("b", x, 8, 8), net.conv("c", x, 8, 8))
+        return net("Sum", x, net.conv(x, 8, 8, name="b"), net.conv(x, 8, 8, name="c"))
 
     assert _check(middle).groups[0].producers == ("a", "b", "c")
 
@@ -155,7 +155,7 @@ def test_where(kind):
         truth = net("Less", x, np.float32(0.1))
         if kind == "constants":
             return net("Where", truth, net.weight(8, 1, 1), x)
-        return net("Where", truth, net.conv("b", x, 8, 8), x)
+        return net("Where", truth, net.conv(x, 8, 8, name="b"), x)
 
     _check(middle)
 
@@ -171,8 +171,8 @@ def test_logic(op):
 
 def test_squeeze_and_excitation():
     def middle(net, x):
-        y = net("Relu", net.conv("s", net("GlobalAveragePool", x), 8, 4, 1))
-        return net("Mul", x, net("Sigmoid", net.conv("e", y, 4, 8, 1)))
+        y = net("Relu", net.conv(net("GlobalAveragePool", x), 8, 4, 1, name="s"))
+        return net("Mul", x, net("Sigmoid", net.conv(y, 4, 8, 1, name="e")))
 
     studied = _check(middle, {"a": 8, "s": 4})
     assert studied.groups[0].producers == ("a", "e")
@@ -183,14 +183,14 @@ def test_spatial_gate():
     """One channel that scales all ties them to nothing and stays."""
 
     def middle(net, x):
-        return net("Mul", x, net("Sigmoid", net.conv("g", x, 8, 1)))
+        return net("Mul", x, net("Sigmoid", net.conv(x, 8, 1, name="g")))
 
     _check(middle, {"a": 8}, {"g": "spreads a single channel"})
 
 
 def test_gate_of_a_single_number():
     def middle(net, x):
-        return net("Mul", x, net.conv("g", net("GlobalAveragePool", x), 8, 1, 1))
+        return net("Mul", x, net.conv(net("GlobalAveragePool", x), 8, 1, 1, name="g"))
 
     _check(middle, {"a": 8}, {"g": "spreads a single channel"})
 
@@ -200,7 +200,7 @@ def test_gate_of_channels_that_were_divided():
 
     def middle(net, x):
         x = net("Reshape", x, np.array([0, 4, 2, 36]))
-        gate = net.conv("g", net("GlobalAveragePool", x), 4, 4, 1)
+        gate = net.conv(net("GlobalAveragePool", x), 4, 4, 1, name="g")
         x = net("Mul", x, net("Sigmoid", gate))
         return net("Reshape", x, np.array([0, 8, 6, 6]))
 
@@ -210,7 +210,7 @@ def test_gate_of_channels_that_were_divided():
 
 def test_one_channel_that_grows_by_a_constant_freezes():
     def middle(net, x):
-        return net("Add", net.conv("g", x, 8, 1), net.weight(6, 1, 1))
+        return net("Add", net.conv(x, 8, 1, name="g"), net.weight(6, 1, 1))
 
     _check(middle, {"a": 8}, {"g": "spreads a single channel"}, out=6)
 
@@ -219,8 +219,8 @@ def test_outer_product_of_channels_freezes():
     def middle(net, x):
         y = net("GlobalAveragePool", x)
         rows, columns = (
-            net("Reshape", net.conv("r", y, 8, 6, 1), ints([0, 6, 1])),
-            net("Reshape", net.conv("c", y, 8, 6, 1), ints([0, 1, 6])),
+            net("Reshape", net.conv(y, 8, 6, 1, name="r"), ints([0, 6, 1])),
+            net("Reshape", net.conv(y, 8, 6, 1, name="c"), ints([0, 1, 6])),
         )
         return net("Unsqueeze", net("Mul", rows, columns), ints([1]))
 
@@ -229,11 +229,11 @@ def test_outer_product_of_channels_freezes():
 
 
 def test_adding_the_input_freezes():
-    net = Net()
-    x = net.input("x", "N", 8, 6, 6)
-    y = net("Add", net.conv("a", x, 8, 8), x)
-    net.output(net.conv("z", y, 8, 5))
-    assert_slice_is_mask(net.model(), groups={}, frozen={"a": "Add meets frozen channels"})
+    net = Net({"x": ("N", 8, 6, 6)})
+    y = net("Add", net.conv("x", 8, 8, name="a"), "x")
+    assert_slice_is_mask(
+        net.model(net.conv(y, 8, 5, name="z")), groups={}, frozen={"a": "Add meets frozen channels"}
+    )
 
 
 def test_broadcast_of_lower_rank_activations():

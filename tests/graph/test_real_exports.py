@@ -20,13 +20,13 @@ def first_state(net: Net, x: str, how: str) -> str:
 
 def unrolled_lstm(how: str) -> onnx.ModelProto:
     """Conv `a`, columns as steps, an LSTM cell written out, a Gemm that reads its state."""
-    net = Net()
-    x = net.conv("a", net.input("x", "N", 3, 4, STEPS), 3, 8)
+    net = Net({"x": ("N", 3, 4, STEPS)})
+    x = net.conv("x", 3, 8, name="a")
     x = net("Relu", net("ReduceMax", x, axes=[2], keepdims=0))  # (N, 8, steps)
     h = c = first_state(net, x, how)
     for i in range(2):
-        net.initializer(f"w{i}", net.weight(4 * HIDDEN, (8, HIDDEN)[i]))
-        net.initializer(f"b{i}", net.weight(4 * HIDDEN))
+        net.constant(net.weight(4 * HIDDEN, (8, HIDDEN)[i]), f"w{i}")
+        net.constant(net.weight(4 * HIDDEN), f"b{i}")
     for step in range(STEPS):
         now = net("Gather", x, np.array(step), axis=2)
         given = net("Gemm", now, "w0", "b0", name=f"in{step}", transB=1)
@@ -35,8 +35,7 @@ def unrolled_lstm(how: str) -> onnx.ModelProto:
         i, f, o = (net("Sigmoid", gate) for gate in (i, f, o))
         c = net("Add", net("Mul", f, c), net("Mul", i, net("Tanh", g)))
         h = net("Mul", o, net("Tanh", c))
-    net.output(net("Gemm", h, net.weight(5, HIDDEN), net.weight(5), name="z", transB=1))
-    return net.model()
+    return net.model(net("Gemm", h, net.weight(5, HIDDEN), net.weight(5), name="z", transB=1))
 
 
 @pytest.mark.parametrize("how", ["ConstantOfShape", "Expand"])
@@ -52,7 +51,7 @@ def test_zeros_of_the_shape_of_another_tensor(like):
     """What follows from the sizes of `b` must keep those of `a` where it is added to `a`."""
 
     def middle(net, x):
-        other = net("Relu", net.conv("b", x, 8, 8))
+        other = net("Relu", net.conv(x, 8, 8, name="b"))
         source = x if like == "a" else other
         zeros = net("ConstantOfShape", net("Shape", source), value=one_half())
         y = net("Add", net("Relu", x), zeros)
@@ -89,12 +88,11 @@ def whole_one() -> onnx.TensorProto:
 
 
 def embedded(table, **more) -> onnx.ModelProto:
-    net = Net()
-    tokens = net.input("tokens", "N", 7, dtype=onnx.TensorProto.INT64)
-    x = net("Gather", table(net), tokens, name="table", **more)
+    net = Net({"tokens": ("N", 7)})
+    x = net("Gather", table(net), "tokens", name="table", **more)
     x = net("MatMul", x, net.weight(8, 6), name="b")
-    net.output(net("MatMul", net("Tanh", x), net.weight(6, 5), name="z"))
-    return net.model()
+    y = net("MatMul", net("Tanh", x), net.weight(6, 5), name="z")
+    return net.model(y, types={"tokens": onnx.TensorProto.INT64})
 
 
 def test_columns_of_an_embedding_are_channels():
@@ -114,12 +112,12 @@ def test_an_embedding_that_is_computed_stays():
 
 def test_a_shared_embedding_stays():
     """Another layer's inputs would take rows of the table along, and outputs its columns."""
-    net = Net()
-    tokens = net.input("tokens", "N", 7, dtype=onnx.TensorProto.INT64)
-    table = net.initializer("t", net.weight(8, 8))
-    x = net("MatMul", net("Gather", table, tokens, name="table"), net.weight(8, 8), name="b")
-    net.output(net("MatMul", net("Tanh", x), table, name="z"))
-    assert_slice_is_mask(net.model(), groups={}, frozen={"table": "shared", "b": "shared"})
+    net = Net({"tokens": ("N", 7)})
+    table = net.constant(net.weight(8, 8), "t")
+    x = net("MatMul", net("Gather", table, "tokens", name="table"), net.weight(8, 8), name="b")
+    y = net("MatMul", net("Tanh", x), table, name="z")
+    proto = net.model(y, types={"tokens": onnx.TensorProto.INT64})
+    assert_slice_is_mask(proto, groups={}, frozen={"table": "shared", "b": "shared"})
 
 
 @pytest.mark.parametrize("op", ["Softmax", "ReduceMax"])
@@ -127,7 +125,7 @@ def test_what_is_coupled_along_another_axis_goes_as_one(op):
     """Maxout, and attention over branches: channel j of every branch goes with the others."""
 
     def middle(net, x):
-        split = net("Reshape", net.conv("b", net("Relu", x), 8, 12), np.array([0, 2, 6, 4, 4]))
+        split = net("Reshape", net.conv(net("Relu", x), 8, 12, name="b"), np.array([0, 2, 6, 4, 4]))
         if op == "ReduceMax":
             return net(op, split, axes=[1], keepdims=0)
         weights = net("Softmax", net("ReduceMean", split, axes=[3, 4]), axis=1)

@@ -19,7 +19,7 @@ def _relu(net, x):
 def test_graph_output_freezes():
     def middle(net, x):
         net.output(x)
-        return net("Relu", net.conv("b", x, 8, 6))
+        return net("Relu", net.conv(x, 8, 6, name="b"))
 
     proto = sandwich(middle, out=6)
     assert_slice_is_mask(proto, groups={"b": 6}, frozen={"a": "graph output"})
@@ -63,7 +63,7 @@ def test_custom_domain_freezes():
     """The name of a standard operator in another domain means nothing."""
 
     def middle(net, x):
-        return net("Pad", net.conv("b", x, 8, 6), ints([0] * 8), domain="com.microsoft")
+        return net("Pad", net.conv(x, 8, 6, name="b"), ints([0] * 8), domain="com.microsoft")
 
     proto = sandwich(middle, out=6, check=False)
     frozen = {"b": "no rule for operator com.microsoft::Pad"}
@@ -72,7 +72,7 @@ def test_custom_domain_freezes():
 
 def _with_function(*nodes: onnx.NodeProto) -> onnx.ModelProto:
     proto = sandwich(
-        lambda net, x: net("Own", net.conv("b", x, 8, 6), domain="own"), out=6, check=False
+        lambda net, x: net("Own", net.conv(x, 8, 6, name="b"), domain="own"), out=6, check=False
     )
     sets = [helper.make_opsetid("", 17)]
     proto.functions.append(helper.make_function("own", "Own", ["x"], ["y"], nodes, sets))
@@ -108,7 +108,7 @@ def _with_if(capture: str, cond_from_size: bool = False) -> onnx.ModelProto:
         return helper.make_graph([node], op, [], [out])
 
     def middle(net, x):
-        b = net.conv("b", x, 8, 8)
+        b = net.conv(x, 8, 8, name="b")
         if cond_from_size:
             cond = net("Greater", net("Gather", net("Shape", x), ints(0)), ints(1))
         else:
@@ -121,7 +121,7 @@ def _with_if(capture: str, cond_from_size: bool = False) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("cond_from_size", [False, True])
 def test_tensors_captured_by_bodies_freeze(cond_from_size):
-    proto = _with_if("b_y0", cond_from_size)
+    proto = _with_if("b_y", cond_from_size)
     assert_slice_is_mask(proto, groups={"a": 8}, frozen={"b": "used inside the body of If"})
 
 
@@ -130,7 +130,7 @@ def test_weights_captured_by_bodies_freeze():
     out = helper.make_tensor_value_info("body_y", onnx.TensorProto.FLOAT, None)
     bodies = [
         helper.make_graph(
-            [helper.make_node("ReduceSum", ["b_1"], ["body_y"], keepdims=0)], n, [], [out]
+            [helper.make_node("ReduceSum", ["c5"], ["body_y"], keepdims=0)], n, [], [out]
         )
         for n in ("then", "else")
     ]
@@ -138,7 +138,7 @@ def test_weights_captured_by_bodies_freeze():
     def middle(net, x):
         cond = net("Greater", net("ReduceMax", "x", keepdims=0), np.float32(0))
         total = net("If", cond, then_branch=bodies[0], else_branch=bodies[1])
-        return net("Add", net.conv("b", net.conv("c", x, 8, 6), 6, 6), total)
+        return net("Add", net.conv(net.conv(x, 8, 6, name="c"), 6, 6, name="b"), total)
 
     proto = sandwich(middle, out=6, check=False)
     frozen = {"b": "weights used elsewhere", "c": "weights used elsewhere"}
@@ -146,7 +146,7 @@ def test_weights_captured_by_bodies_freeze():
 
 
 def test_nodes_without_names():
-    proto = sandwich(lambda net, x: net("Relu", net.conv("b", x, 8, 6)), out=6)
+    proto = sandwich(lambda net, x: net("Relu", net.conv(x, 8, 6, name="b")), out=6)
     for node in proto.graph.node:
         node.name = ""
     assert_slice_is_mask(proto, groups={"Conv_0": 8, "Conv_1": 6})
@@ -154,14 +154,14 @@ def test_nodes_without_names():
 
 def test_equal_names():
     """Newer versions of onnxruntime refuse them, older ones don't mind."""
-    proto = sandwich(lambda net, x: net("Relu", net.conv("b", x, 8, 6)), out=6)
+    proto = sandwich(lambda net, x: net("Relu", net.conv(x, 8, 6, name="b")), out=6)
     for node in proto.graph.node:
         node.name = "same"
     assert set(Model(proto).keys.values()) == {"same", "same#2", "same#3", "same#4"}
 
 
 def test_unsorted_graph():
-    proto = sandwich(lambda net, x: net("Relu", net.conv("b", x, 8, 6)), out=6)
+    proto = sandwich(lambda net, x: net("Relu", net.conv(x, 8, 6, name="b")), out=6)
     nodes = list(proto.graph.node)[::-1]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
@@ -182,23 +182,23 @@ def test_batches(batch):
 
 
 def test_dynamic_image_size():
-    net = Net()
-    x = net.input("x", "N", 3, "H", "W")
-    y = net.conv("a", x, 3, 8)
+    net = Net({"x": ("N", 3, "H", "W")})
+    y = net.conv("x", 3, 8, name="a")
     shape = net("Shape", y)
     y = net("Reshape", y, ints([0, 8, -1]))
     y = net("Reshape", net("Relu", y), shape)
-    net.output(net.conv("z", y, 8, 5))
-    studied = assert_slice_is_mask(net.model(), groups={"a": 8})
-    assert studied.probe.shapes["a_y0"][2:] == (8, 8)
+    studied = assert_slice_is_mask(net.model(net.conv(y, 8, 5, name="z")), groups={"a": 8})
+    assert studied.probe.shapes["a_y"][2:] == (8, 8)
 
 
 def test_an_image_without_a_batch_axis():
     """The channels of the image are no samples: costs are those of the whole run."""
-    net = Net()
-    x = net("Unsqueeze", net.input("x", 3, 6, 6), ints([0]))
-    net.output(net("Flatten", net.conv("z", net.conv("a", x, 3, 8), 8, 5)))
-    studied = assert_slice_is_mask(net.model(), groups={"a": 8})
+    net = Net({"x": (3, 6, 6)})
+    x = net("Unsqueeze", "x", ints([0]))
+    studied = assert_slice_is_mask(
+        net.model(net("Flatten", net.conv(net.conv(x, 3, 8, name="a"), 8, 5, name="z"))),
+        groups={"a": 8},
+    )
     assert studied.macs.at([8]) == 36 * 9 * (3 * 8 + 8 * 5)
 
 
@@ -225,7 +225,7 @@ def test_metadata_is_kept():
     proto.metadata_props.add(key="k", value="v")
     proto.graph.node[0].doc_string = "about the node"
     proto.graph.node[1].doc_string = "about the other node"
-    proto.graph.quantization_annotation.add(tensor_name="a_y0")
+    proto.graph.quantization_annotation.add(tensor_name="a_y")
     proto.graph.value_info.extend(onnx.shape_inference.infer_shapes(proto).graph.value_info)
     proto.opset_import.add(domain="com.microsoft", version=1)
     studied = assert_slice_is_mask(proto, groups={"a": 8})
@@ -238,7 +238,7 @@ def test_metadata_is_kept():
 
 
 def test_corrected_nodes_keep_what_else_they_have():
-    proto = sandwich(lambda net, x: net.conv("dw", x, 8, 8, group=8))
+    proto = sandwich(lambda net, x: net.conv(x, 8, 8, group=8, name="dw"))
     node = proto.graph.node[1]
     node.doc_string = "depthwise"
     studied = assert_slice_is_mask(proto, groups={"a": 8})
@@ -251,21 +251,20 @@ def test_corrected_nodes_keep_what_else_they_have():
 
 
 def test_exclusion():
-    proto = sandwich(lambda net, x: net("Relu", net.conv("b", x, 8, 6)), out=6)
+    proto = sandwich(lambda net, x: net("Relu", net.conv(x, 8, 6, name="b")), out=6)
     studied = study(proto, lambda key: "by request" if key == "a" else None)
     assert [g.name for g in studied.groups] == ["b"]
     assert ("a", 8, "by request") in [(f.node, f.channels, f.reason) for f in studied.frozen]
 
 
 def _deep(blocks: int) -> onnx.ModelProto:
-    net = Net()
-    x = net.conv("stem", net.input("x", "N", 3, 4, 4), 3, 16)
+    net = Net({"x": ("N", 3, 4, 4)})
+    x = net.conv("x", 3, 16, name="stem")
     for i in range(blocks):
-        y = net.conv(f"a{i}", net("Relu", x), 16, 16, 1)
-        y = net.conv(f"b{i}", net("Relu", y), 16, 16, 1)
+        y = net.conv(net("Relu", x), 16, 16, 1, name=f"a{i}")
+        y = net.conv(net("Relu", y), 16, 16, 1, name=f"b{i}")
         x = net("Add", x, net("Mul", y, np.float32(0.1)))
-    net.output(net.conv("z", x, 16, 5))
-    return net.model()
+    return net.model(net.conv(x, 16, 5, name="z"))
 
 
 def test_thousands_of_nodes_are_no_problem():

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import onnx
 import pytest
-from small_models import Net
+from net import Net
 
 from onnx_reap.errors import CheckError
 from onnx_reap.measure.compare import CUT, SAME, compare
@@ -224,7 +224,7 @@ def top(factor: float, inner: float = 1.0):
     hidden = n.node("MatMul", "x", n.constant(inner * n.rng.standard_normal((4, 6))))
     scores = n.node("MatMul", hidden, n.constant(factor * n.rng.standard_normal((6, 8)) / inner))
     values, places = n.node("TopK", scores, n.constant(np.array([3])), outputs=2, axis=1)
-    return n.model(n.node("Neg", values), places, types={places: 7}), hidden
+    return n.model(n.node("Neg", values), places), hidden
 
 
 def test_models_that_must_agree_do_so_in_front_of_jumps():

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
+from net import Net
 from onnx import TensorProto
-from small_models import Net, chain, images, weights_of
+from small_models import chain, images, weights_of
 
 import onnx_reap
 from onnx_reap.cli.main import main

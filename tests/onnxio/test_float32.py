@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
+from net import Net
 from onnx import TensorProto, numpy_helper
-from small_models import Net, chain, run
+from small_models import chain, run
 
 from onnx_reap.onnxio.float32 import in_float32, other_types
 from onnx_reap.onnxio.light_model import LightModel
@@ -28,7 +29,7 @@ def test_a_model_in_float32_is_its_own_copy():
 def test_a_few_numbers_in_float64_are_left_alone():
     n = Net({"x": ("N", 4)})
     wide = n.node("Cast", "x", to=TensorProto.DOUBLE)
-    n.weights["two"] = np.float64([2.0])
+    n.initializer("two", np.float64([2.0]))
     y = n.node("Cast", n.node("Mul", wide, "two"), to=TensorProto.FLOAT)
     model = n.model(n.gemm(y, 4, 3))
     assert other_types(model) == frozenset()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_models import Net, images, run, weights_of
+from net import Net
+from small_models import images, run, weights_of
 
 import onnx_reap.measure.activations.moments as moments
 import onnx_reap.prune.removal_paths as paths

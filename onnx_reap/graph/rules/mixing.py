@@ -14,6 +14,7 @@ from onnx_reap.graph.rules.traits import Trait
 
 
 def _conv(site: Site) -> None:
+    """End the channels that arrive and begin new ones; let them pass if depthwise."""
     labels = site.labels(0)
     if not site.is_constant(1) or (site.has_input(2) and not site.is_constant(2)):
         site.freeze_inputs(f"{site.op} with a computed weight or bias")

@@ -13,8 +13,8 @@ from onnx_reap.measure.activations.stream import Move
 
 WORTH = 1.25  # a later start may take this much more memory than the smallest one on the way
 GROWTH = 2  # a start may take this much more than the present one
-SMALL = 128 << 20  # or up to this many bytes,
-PATIENCE = 4  # unless so many moves were forgone, each of which made runs start further back
+SMALL = 128 << 20  # bytes that a start may take in any case
+PATIENCE = 4  # moves that are forgone for memory before one is made anyway
 
 
 class Frontier:

@@ -19,8 +19,8 @@ from onnx_reap.solve.moments import Moments
 BLOCK = 1024  # rows of a layer folded in at once
 ENTRIES = 2**22  # of a layer's rows, past which fewer positions are taken
 FEWEST_ROWS = 8  # by unknown, before rows are saved
-MOST_ROWS = 64  # by unknown: more add little,
-ENOUGH = 8  # once there are so many positions of every sample
+MOST_ROWS = 64  # by unknown, past which rows are saved if every sample gives `ENOUGH`
+ENOUGH = 8  # positions of every sample
 MOST_ENTRIES = 2**27  # of a layer's rows in any case
 
 
@@ -47,11 +47,8 @@ class Tap:
         return self.columns if self.fold is None else len(self.fold)
 
 
-def first_of_each(nodes: Iterable[str], taps: Mapping[str, Tap]) -> list[str]:
-    """Leave out the layers that are observed as others of a weight: its first stands for them.
-
-    Nodes that are in no tap are kept, so that a missing tap is no layer without cost.
-    """
+def one_per_weight(nodes: Iterable[str], taps: Mapping[str, Tap]) -> list[str]:
+    """Keep the first of the layers that share a weight: its moments stand for all of them."""
     shared = {layer.node for tap in taps.values() for layer in tap.others}
     return [node for node in nodes if node not in shared]
 

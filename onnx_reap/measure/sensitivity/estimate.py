@@ -20,7 +20,7 @@ import numpy.typing as npt
 from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.groups import Group
-from onnx_reap.measure.activations.moments import Tap, first_of_each
+from onnx_reap.measure.activations.moments import Tap, one_per_weight
 from onnx_reap.measure.sensitivity.divergence import metrics
 from onnx_reap.measure.sensitivity.measure import Evaluation, measure_sensitivities, obstacles
 from onnx_reap.measure.sensitivity.perturbation import (
@@ -174,5 +174,5 @@ def _perturbation(
     width: int,
 ) -> Perturbation:
     removed = frozenset(group.units[int(unit)] for unit in order[: group.width - width])
-    own = tuple(consumers[node] for node in first_of_each(group.consumers, taps))
+    own = tuple(consumers[node] for node in one_per_weight(group.consumers, taps))
     return Perturbation(own, removed)

@@ -15,7 +15,7 @@ from onnx_reap.graph.edit.weights import has_plain_bias, layer_weights
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Flow, Linear
-from onnx_reap.measure.activations.moments import Tap, first_of_each
+from onnx_reap.measure.activations.moments import Tap, one_per_weight
 from onnx_reap.measure.activations.rows import matrix_to_weight, weight_to_matrix
 from onnx_reap.solve.backend import Backend
 from onnx_reap.solve.kept import without
@@ -136,5 +136,5 @@ def refits_of(
     """Prepare the consumers of some groups, by the first node of each weight."""
     nodes = dict.fromkeys(node for group in groups for node in group.consumers)
     return {
-        node: ConsumerRefit(model, node, flow, known) for node in first_of_each(nodes, known.taps)
+        node: ConsumerRefit(model, node, flow, known) for node in one_per_weight(nodes, known.taps)
     }

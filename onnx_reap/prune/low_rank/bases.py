@@ -54,7 +54,7 @@ def find_factors(run: Run) -> list[Factor]:
     schemes = {
         linear.node: found
         for linear in analysis.flow.linears
-        if factorable(analysis.model, linear, run.why_not)
+        if factorable(analysis.model, linear, run.reason_to_keep)
         and (found := _schemes(analysis, linear, settings))
     }
     linears = [linear for linear in analysis.flow.linears if linear.node in schemes]

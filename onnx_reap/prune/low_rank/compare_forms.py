@@ -14,7 +14,7 @@ from onnx_reap.prune.decide import decide
 from onnx_reap.prune.goal import Goal, read_goal
 from onnx_reap.prune.low_rank.form import low_rank_of, with_layers_whole, without_idle
 from onnx_reap.prune.pruning_curves import PruningCurves
-from onnx_reap.prune.search import estimate_for
+from onnx_reap.prune.search import curves_for
 
 Candidate = tuple[Goal, PruningCurves, Run]
 
@@ -23,7 +23,7 @@ def best_form(run: Run, goal: Goal) -> Candidate:
     """Find out what removals cost, in the form that loses least.
 
     What a layer loses is estimated best from what it makes itself, not from coordinates in front of
-    it; so layers that are two for nothing become one again, and all is estimated anew. And where
+    it; so layers that keep their full rank become one again, and all is estimated anew. And where
     outputs of a layer are read besides coordinates in front of it, more is lost than both estimates
     alone say; so both forms are pruned, and validation samples decide.
     """
@@ -35,12 +35,12 @@ def best_form(run: Run, goal: Goal) -> Candidate:
         rival = _without_idle(other, read_goal(other))
         lost = [_lost(each, *parts) for each in (found, rival)]
         return rival if lost[1] < lost[0] else found
-    except TargetError:  # without ranks
+    except TargetError:  # the other form can't reach the target
         return found
 
 
 def _without_idle(run: Run, goal: Goal) -> Candidate:
-    goal, curves = estimate_for(run, goal)
+    goal, curves = curves_for(run, goal)
     if goal.max_drop is not None:  # a search removes less than was estimated for, and elsewhere
         return goal, curves, run
     with run.clock("choose"):

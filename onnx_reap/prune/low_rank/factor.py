@@ -41,9 +41,9 @@ class Factor:
         return int(self.first.shape[0] if self.linear.kernel else self.first.shape[1])
 
 
-def factorable(model: Model, linear: Linear, why_not: Callable[[str], str | None]) -> bool:
+def factorable(model: Model, linear: Linear, reason_to_keep: Callable[[str], str | None]) -> bool:
     """Whether a layer is a plain matrix of its own that may be written as a product."""
-    if linear.transposed or linear.recurrent or linear.group > 1 or why_not(linear.node):
+    if linear.transposed or linear.recurrent or linear.group > 1 or reason_to_keep(linear.node):
         return False
     if linear.alpha == 0:  # its weight means nothing
         return False

@@ -138,7 +138,7 @@ def _unfactored(run: Run, why: str) -> Run:
 
 
 def without_idle(form: LowRank, choice: Choice) -> Run | None:
-    """Return the run on a form in which layers are one again that a choice leaves whole.
+    """Undo the factorisation of layers that keep their full rank; return the run on that form.
 
     Returns
     -------

@@ -8,7 +8,7 @@ import numpy as np
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_sound
+from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_passing
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.low_rank.bases import gaining_ranks
 from onnx_reap.prune.low_rank.factor import Factor, insert
@@ -21,7 +21,7 @@ from onnx_reap.prune.low_rank.timing import faster_ranks
 class Rewritten:
     """A model with layers written as two, and streams in other bases."""
 
-    analysis: Analysis  # Of which the two cost what they do at all ranks: see `priced`
+    analysis: Analysis  # Costs are those of both factors even at full rank; `priced` corrects that
     by_group: Mapping[int, Basis]  # By group of coordinates
 
     @property
@@ -65,7 +65,7 @@ def _analysed(run: Run, model: Model, keys: Collection[str]) -> Analysis:
 
 def sound_ones(run: Run, bases: Sequence[Basis]) -> Rewritten:
     """Leave out layers and streams that give something else then, all if they do so together."""
-    _, _, form = keep_sound(bases, lambda some: check_same(run, some))
+    _, _, form = keep_passing(bases, lambda some: check_same(run, some))
     return form or check_same(run, [])
 
 

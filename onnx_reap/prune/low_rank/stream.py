@@ -54,7 +54,7 @@ class Ends:
 
 
 def stream_ends(
-    model: Model, flow: Flow, group: Group, why_not: Callable[[str], str | None]
+    model: Model, flow: Flow, group: Group, reason_to_keep: Callable[[str], str | None]
 ) -> Ends | None:
     """Return the layers at the ends of a group's channels, None if other nodes touch these."""
     tensors = flow.holders(group.units)
@@ -63,7 +63,7 @@ def stream_ends(
     ends = {linear.node for linear in (*makers, *readers)}
     if group.parts is not None or not (makers and readers):
         return None
-    if not all(factorable(model, linear, why_not) for linear in (*makers, *readers)):
+    if not all(factorable(model, linear, reason_to_keep) for linear in (*makers, *readers)):
         return None
     if not all(has_plain_bias(model, linear) for linear in makers):
         return None

@@ -22,7 +22,7 @@ def find_streams(run: Run) -> list[Stream]:
     """Find a basis for every group of channels that may be written in one."""
     analysis = run.analysis
     ends = {
-        group.name: stream_ends(analysis.model, analysis.flow, group, run.why_not)
+        group.name: stream_ends(analysis.model, analysis.flow, group, run.reason_to_keep)
         for index, group in enumerate(analysis.groups)
         if index not in analysis.branches.vanishing  # else its width would mean two things
     }

@@ -18,8 +18,8 @@ from onnx_reap.prune.refit.block_walk import STEP, BlockFit, refit_blocks
 from onnx_reap.prune.refit.layerwise import as_cut
 from onnx_reap.prune.refit.model_pair import ModelPair
 
-PASSES = 10  # unless the user says how many,
-ARITHMETIC = 3e11  # or forward passes take more multiply-accumulates than these
+PASSES = 10  # over the training samples, unless the user says how many
+ARITHMETIC = 3e11  # multiply-accumulates of all forward passes, past which nothing is refitted
 LARGEST = 2**23  # weights of a layer; wider ones stay as they were refitted
 
 
@@ -32,7 +32,7 @@ def passes_over(run: Run, macs: int) -> int:
     return PASSES if PASSES * macs * training <= ARITHMETIC else 0
 
 
-def join(
+def refit_jointly(
     run: Run, pruned: Model, removed: Sequence[int], *, macs: int
 ) -> tuple[list[BlockFit], list[str]]:
     """Refit the blocks of a cut model in place; return what was fitted, and a note if nothing was.

@@ -64,10 +64,12 @@ def takes_long(pattern: Pattern, mask: Mask) -> bool:
 
 
 def _tiles(tiles: Tiles, gram: Array, weight: Array, mask: Mask, taps: int) -> Mask:
+    """Choose again for every row of tiles, of a (D, O) weight, as many tiles as the mask keeps."""
     columns = _columns(tiles, mask.shape[0], taps)
     P, _ = dual(gram, weight[:, :1], columns, DAMPING)
     xp = compat.array_namespace(P)
     padded = xp.concat([weight, xp.zeros_like(weight[:1, :])])
+    # A column of -1 becomes the last one, which is all zeros.
     rows = xp.take(padded, on_device(columns.ravel() % (mask.shape[0] + 1), P), axis=0)
     chosen = mask.copy()
     for at in range(0, mask.shape[1], tiles.rows):
@@ -108,6 +110,7 @@ def _path(elimination: Elimination, steps: int) -> list[int]:
 
 
 def _fours(gram: Array, weight: Array, taps: int) -> Mask:
+    """Choose two of every four channels, for each output of a (D, O) weight, from the first on."""
     xp = compat.array_namespace(gram, weight)
     width, outputs = weight.shape
     fours = np.arange(width).reshape(-1, 4, taps).swapaxes(1, 2).ravel()

@@ -40,13 +40,13 @@ class Layer:
 
 
 def find_layers(
-    model: Model, flow: Flow, pattern: Pattern, why_not: Callable[[str], str | None]
+    model: Model, flow: Flow, pattern: Pattern, reason_to_keep: Callable[[str], str | None]
 ) -> tuple[dict[str, Layer], dict[str, str]]:
     """Divide the linear layers.
 
     Parameters
     ----------
-    why_not : callable
+    reason_to_keep : callable
         Tells why the user doesn't want a node touched, None if nothing speaks against.
 
     Returns
@@ -62,7 +62,7 @@ def find_layers(
     elsewhere = captured_tensors(model.nodes).keys() | {t.name for t in model.graph.outputs}
     for linear in flow.linears:
         x_units = flow.units_along(linear.x, linear.x_axis)
-        if why_not(linear.node):
+        if reason_to_keep(linear.node):
             why: str | None = EXCLUDED
         elif linear.depthwise:
             why = "depthwise: each output reads one channel"

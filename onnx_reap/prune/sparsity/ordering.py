@@ -9,7 +9,7 @@ from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import Kept
-from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_sound
+from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_passing
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.sparsity.arrange import MOST_CHANNELS, arrange, in_order
 from onnx_reap.prune.sparsity.layers import Layer
@@ -93,7 +93,7 @@ def _checked(
         units = (unit for group in some for unit in group.units if unit in permutation)
         return {unit: permutation[unit] for unit in units}
 
-    kept, refused, found = keep_sound(groups, lambda some: _difference(run, of(some)))
+    kept, refused, found = keep_passing(groups, lambda some: _difference(run, of(some)))
     broken = {group.name: f"the function changed: {error}" for group, error in refused}
     return of(kept), broken, *(found or (None, []))
 

@@ -76,7 +76,7 @@ def with_zeros(run: Run, pruned: Pruned, pattern: Pattern) -> tuple[Pruned, Tili
     with run.clock("zeros"):
         dense = run.on(run.analysed(pruned.model))
         model, flow = dense.analysis.model, dense.analysis.flow
-        layers, left = find_layers(model, flow, pattern, run.why_not)
+        layers, left = find_layers(model, flow, pattern, run.reason_to_keep)
         if not layers:
             raise _no_layer(pattern, left)
         scores = _scores(dense, layers)

@@ -7,7 +7,8 @@ import onnx
 import onnx.helper as oh
 import pytest
 from differences import analysed, assert_close, facts_of, gradients_of, part_of
-from small_models import Net, run
+from net import Net
+from small_models import run
 
 from onnx_reap.graph.edit.cut import cut_graph, kept_positions
 from onnx_reap.measure.autodiff.backward import Facts, reached, with_gradients
@@ -22,7 +23,8 @@ def prepared(net: Net, *goals: str, wanted, opset: int = 17):
     data = {
         name: rng.standard_normal(shape).astype(np.float32) for name, shape in net.inputs.items()
     }
-    analysis = analysed(net.model(*goals, opset=opset), data)
+    net.opset = opset
+    analysis = analysed(net.model(*goals), data)
     fed = data | {name: net.weights[name] for name in wanted}
     return part_of(analysis.model, fed, goals), facts_of(analysis), fed
 
@@ -255,7 +257,7 @@ def cut(net: Net, y: str):
     assert removed
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
-    kept = kept_positions(analysis.flow, removed, analysis.branches)
+    kept = kept_positions(analysis.flow, removed)
     linears = [as_cut(linear, kept) for linear in analysis.flow.linears]
     facts = Facts(analysis.probe.shapes, {layer.y: layer for layer in linears})
     weights = {

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
-from small_models import Net, chain, images
+from net import Net
+from small_models import chain, images
 
 import onnx_reap
 from onnx_reap.errors import ReapError, UsageError
@@ -37,16 +42,10 @@ def every_kind(batch: int | str = "N") -> onnx.ModelProto:
     return n.model(y)
 
 
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One visit each, as short as can be."""
-    for name, value in (("ROUNDS", 1), ("SECONDS", 0.0), ("WHOLE_SECONDS", 0.0)):
-        monkeypatch.setattr(measuring, name, value)
-
-
 @pytest.mark.parametrize("op", ["LSTM", "GRU"])
 @pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
-def test_recurrent_layers_are_measured(monkeypatch: pytest.MonkeyPatch, op: str, direction: str):
-    quick(monkeypatch)
+@pytest.mark.usefixtures("quick_measurements")
+def test_recurrent_layers_are_measured(op: str, direction: str):
     n = Net({"x": ("N", 3, 8, 8)})
     h = n.node("ReduceMean", n.block("x", 3, 16), axes=[2], keepdims=0)
     h = n.node("Transpose", h, perm=[2, 0, 1])
@@ -61,8 +60,8 @@ def test_recurrent_layers_are_measured(monkeypatch: pytest.MonkeyPatch, op: str,
 
 
 @pytest.mark.parametrize("batch", ["N", 2])
-def test_every_kind_of_layer_is_measured(monkeypatch: pytest.MonkeyPatch, batch: int | str):
-    quick(monkeypatch)
+@pytest.mark.usefixtures("quick_measurements")
+def test_every_kind_of_layer_is_measured(batch: int | str):
     table = onnx_reap.profile(every_kind(batch), round_to=4)
     layers = {layer.node: layer for layer in table.layers}
     assert len(layers) == 9 and table.round_to == 4 and table.provider == CPU[0]
@@ -120,8 +119,8 @@ def test_the_activation_behind_a_layer_is_part_of_it(monkeypatch: pytest.MonkeyP
         assert not point.layer.bounds or out.max() <= point.layer.bounds[-1]
 
 
-def test_equal_layers_are_measured_once(monkeypatch: pytest.MonkeyPatch):
-    quick(monkeypatch)
+@pytest.mark.usefixtures("quick_measurements")
+def test_equal_layers_are_measured_once():
     a, b = described("Conv", 8, 16, pads=[1] * 4), described("Conv", 8, 16, pads=[1] * 4)
     other = described("Conv", 8, 16, pads=[0] * 4)
     steps: list[int] = []
@@ -131,22 +130,51 @@ def test_equal_layers_are_measured_once(monkeypatch: pytest.MonkeyPatch):
     assert len(times) == len(steps) == 2 and whole > 0
 
 
+class Pretended:
+    """A session, and a clock that its runs set forward."""
+
+    now = 0.0
+
+    def __init__(self, ms: float, profile: Path | None):
+        self.ms, self.profile, self.runs = ms, profile, 0
+
+    def run(self) -> None:
+        self.runs += 1
+        between = 0.5 if self.profile else 0.0  # what passes between kernels
+        Pretended.now += (self.ms + between) / 1e3
+
+    def end_profiling(self) -> str:
+        details = {"op_name": "Conv", "node_index": "0"}
+        event = {"cat": "Node", "name": "n_kernel_time", "dur": 1e3 * self.ms, "args": details}
+        path = Path(f"{self.profile}.json")
+        path.write_text(json.dumps([event] * self.runs))
+        return str(path)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, kernel: list[float], plain: list[float]) -> None:
+    """Give milliseconds of the one kernel in sessions with a profile, of a run in those without."""
+    left = {True: iter(kernel), False: iter(plain)}
+
+    def session(*_, profile=None, **__):
+        return Pretended(next(left[profile is not None]), profile)
+
+    monkeypatch.setattr(measuring, "session", session)
+    monkeypatch.setattr(measuring, "run", lambda active, *_: active.run())
+    clock = SimpleNamespace(perf_counter=lambda: Pretended.now)
+    monkeypatch.setattr(measuring, "time", clock)
+
+
 def test_the_quietest_visit_counts(monkeypatch: pytest.MonkeyPatch):
-    visits = iter([9.0, 3.0, 7.0, 1.0, 5.0, 8.0])  # whole, layer, whole, layer, ..., whole
+    visits = [9.0, 3.0, 7.0, 1.0, 5.0]  # whole, layer, whole, layer, whole
     monkeypatch.setattr(measuring, "ROUNDS", 2)
-    monkeypatch.setattr(
-        measuring,
-        "_visit",
-        lambda *_: {measuring.BETWEEN: 0.5, measuring.Kernel("n", "0", "Conv"): next(visits)},
-    )
-    plain = iter([6.0, 7.0, 6.0, 7.0, 5.25, 6.0])
-    monkeypatch.setattr(measuring, "_run_time", lambda *_: next(plain))
     point = SizedLayer(described("Conv", 8, 16), 8, 8)
+    pretend(monkeypatch, visits, [6.0, 7.0, 6.0])
     times, whole = measure([point], chain(), {}, CPU, lambda: None)
-    assert times == {point: 1.0} and whole == 5.5  # kernels, quieter than a plain run
-    visits = iter([9.0, 3.0, 7.0, 1.0, 5.0, 8.0])
+    assert times == {point: pytest.approx(1.0)}
+    assert whole == pytest.approx(5.5)  # kernels, quieter than a plain run
+    pretend(monkeypatch, visits, [7.0, 5.25, 6.0])
     times, whole = measure([point], chain(), {}, CPU, lambda: None)
-    assert times == {point: 1.0} and whole == 5.25
+    assert times == {point: pytest.approx(1.0)} and whole == pytest.approx(5.25)
 
 
 def test_wider_layers_take_longer():

@@ -7,7 +7,8 @@ from itertools import product
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, run
+from net import Net
+from small_models import run
 
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.measure.autodiff.tape import Tape
@@ -102,10 +103,8 @@ def test_masked_classes_do_not_count(kind: str):
     ("given", "opset", "axis"), [({}, 17, 2), ({}, 11, 1), ({"axis": 1}, 17, 1)]
 )
 def test_classes_lie_where_softmax_has_them(given: dict, opset: int, axis: int):
-    n = Net({"x": ("N", 5, 4)})
-    model = Model(
-        n.model(n.node("Softmax", n.node("MatMul", "x", n.random(4, 3)), **given), opset=opset)
-    )
+    n = Net({"x": ("N", 5, 4)}, opset=opset)
+    model = Model(n.model(n.node("Softmax", n.node("MatMul", "x", n.random(4, 3)), **given)))
     name = model.graph.outputs[0].name
     makers = {tensor.name: (2, 5, 3) for node in model.nodes for tensor in node.outputs}
     (found,) = metrics(model, makers, {name: np.dtype(np.float32)}, "auto")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run
+from net import Net
+from nets import in_two_groups, stem_and_branch
+from small_models import images, run
 
 import onnx_reap
 from onnx_reap.data import open_calibration
@@ -46,21 +49,8 @@ DATA = images(18, 6)
 
 
 def plain(outputs=1, batch="N", opset=17):
-    n = Net({"x": (batch, 3, 6, 6)})
-    return n.model(n.head(n.block(n.block("x", 3, 8), 8, 6), 6, outputs), opset=opset, ir=10)
-
-
-def residual(outputs=1):
-    n = Net({"x": ("N", 3, 6, 6)})
-    stem = n.block("x", 3, 8)
-    branch = n.norm(n.conv(n.block(stem, 8, 6), 6, 8, bias=False), 8)
-    return n.model(n.head(n.block(n.node("Relu", n.node("Add", branch, stem)), 8, 5), 5, outputs))
-
-
-def grouped(outputs=1):
-    n = Net({"x": ("N", 3, 6, 6)})
-    h = n.node("Relu", n.conv(n.block("x", 3, 8), 8, 8, group=2))
-    return n.model(n.head(n.block(h, 8, 6, 1), 6, outputs))
+    n = Net({"x": (batch, 3, 6, 6)}, opset=opset)
+    return n.model(n.head(n.block(n.block("x", 3, 8), 8, 6), 6, outputs))
 
 
 def transposed(outputs=1):
@@ -91,8 +81,8 @@ def shared():
 MODELS = {
     "shared": shared,
     "plain": plain,
-    "residual": residual,
-    "grouped": grouped,
+    "residual": partial(stem_and_branch, 1),
+    "grouped": partial(in_two_groups, 1),
     "transposed": transposed,
     "matmul": lambda: matmul(False),
     "matmul with bias": lambda: matmul(True),
@@ -329,10 +319,10 @@ def outputs_of(analysis: Analysis, linear: Linear, changes: Sequence[WeightChang
     ("op", "opset", "named"), [("LRN", 17, "LRN"), ("Relu", 10, "operator set 10")]
 )
 def test_groups_that_no_gradient_reaches_are_told(op: str, opset: int, named: str):
-    n = Net({"x": ("N", 3, 6, 6)})
+    n = Net({"x": ("N", 3, 6, 6)}, opset=opset)
     attributes = {"size": 3} if op == "LRN" else {}
     h = n.node(op, n.block(n.block("x", 3, 16), 16, 16), **attributes)
-    proto = n.model(n.head(n.block(h, 16, 16), 16, 4), opset=opset)
+    proto = n.model(n.head(n.block(h, 16, 16), 16, 4))
     notes = onnx_reap.reap(proto, images(40, 6), target_macs=0.7).report.notes
     assert any(f"gradients don't pass {named}" in note for note in notes), notes
 
@@ -363,7 +353,7 @@ def odd(kind: str):
     scores = n.head(n.block(n.block("x", 3, 16), 16, 16), 16, 4)
     if kind == "classes only":
         chosen = n.node("ArgMax", scores)
-        return n.model(chosen, types={chosen: onnx.TensorProto.INT64})
+        return n.model(chosen)
     if kind == "scalar":
         return n.model(scores, n.node("ReduceMean", scores, keepdims=0))
     if kind == "constant":

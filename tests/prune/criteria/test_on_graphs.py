@@ -5,7 +5,8 @@ from __future__ import annotations
 import array_api_strict
 import numpy as np
 import pytest
-from small_models import Net, images, run, weights_of
+from net import Net
+from small_models import images, run, weights_of
 
 import onnx_reap.measure.activations.moments as moments_module
 from onnx_reap.data import Calibration, open_calibration
@@ -48,7 +49,7 @@ def seen_of(
     return observe(group, analysis.flow, analysis.model, captured, seed), analysis
 
 
-def residual(group: int = 1):
+def summed(group: int = 1):
     n = Net({"x": ("N", 3, 6, 6)})
     a = n.conv("x", 3, 8)
     b = n.conv(n.node("Relu", a), 8, 8, group=group)
@@ -57,7 +58,7 @@ def residual(group: int = 1):
 
 
 def test_weights_of_all_producers_make_a_unit():
-    observed, analysis = seen_of(residual())
+    observed, analysis = seen_of(summed())
     (group,) = analysis.groups
     assert group.producers == ("conv0", "conv2")
     weights = weights_of(analysis.light.proto)
@@ -99,7 +100,7 @@ def test_a_unit_of_several_channels_has_the_weights_of_all():
 
 
 def test_random_is_a_permutation_that_seed_and_name_decide():
-    model = residual()
+    model = summed()
     observed, _ = seen_of(model, seed=3)
     order = ranking("random", observed)
     assert sorted(order) == list(range(8))

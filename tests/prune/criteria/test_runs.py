@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, chain, images, run, weights_of
+from net import Net
+from small_models import chain, images, run, weights_of
 
 import onnx_reap
 from onnx_reap.errors import ReapError, UsageError

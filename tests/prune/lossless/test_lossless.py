@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from net import Net
 from onnx import numpy_helper
-from small_models import Net, chain, images
+from small_models import chain, images
 
 import onnx_reap
 from onnx_reap.cli.main import main

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_models import Net, run
+from net import Net
+from small_models import run
 
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.graph.analysis import Analysis, analyse
@@ -109,13 +110,13 @@ def test_convolutions_over_other_than_two_axes(rank: int):
 @pytest.mark.parametrize("transposed", [0, 1])
 @pytest.mark.parametrize("opset", [9, 17])
 def test_two_dense_layers_are_the_one(transposed: int, opset: int):
-    net = Net({"x": ("N", 12)})
+    net = Net({"x": ("N", 12)}, opset=opset)
     shape = (9, 12) if transposed else (12, 9)
     h = net.node(
         "Gemm", "x", net.random(*shape), net.random(9), name="layer", transB=transposed,
         alpha=0.5, beta=2.0,
     )  # fmt: skip
-    model = net.model(net.node("Relu", h), opset=opset, ir=4 if opset == 9 else 8)
+    model = net.model(net.node("Relu", h))
     out, made, before, after = factored(model, CHANNEL, "layer")
     same(model, out, (3, 12))
     check_costs(made, before, after)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run, weights_of
+from net import Net
+from small_models import images, run, weights_of
 
 import onnx_reap
 import onnx_reap.prune.low_rank.rewrite
@@ -566,12 +568,17 @@ def test_all_reasons_for_nothing_are_told(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("better", ["two", "whole"])
 def test_samples_judge_between_layers_as_two_and_whole(better: str, monkeypatch):
-    def lost(found, teachers, judges):
-        assert len(teachers) > len(judges) > 0
-        two = any(basis.scheme != "stream" for basis in found[2].form.bases.values())
-        return 1.0 - (two is (better == "two"))
+    def applied(trained, *_, **__):
+        two = any(basis.scheme != "stream" for basis in trained.form.bases.values())
+        return SimpleNamespace(model=(two, trained.samples.fit))
 
-    monkeypatch.setattr("onnx_reap.prune.low_rank.compare_forms._lost", lost)
+    def judged(_, pruned, judges):
+        two, teachers = pruned
+        assert len(teachers) > len(judges) > 0
+        return SimpleNamespace(output_error={"y": 1.0 - (two is (better == "two"))})
+
+    monkeypatch.setattr("onnx_reap.prune.low_rank.compare_forms.apply_choice", applied)
+    monkeypatch.setattr("onnx_reap.prune.low_rank.compare_forms.quality", judged)
     model = net(width=32)
     for tensor in model.graph.initializer:
         if len(tensor.dims) == 4:  # of few axes: worth being two

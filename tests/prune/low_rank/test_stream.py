@@ -5,7 +5,8 @@ from __future__ import annotations
 import array_api_strict
 import numpy as np
 import pytest
-from small_models import Net, run, weights_of
+from net import Net
+from small_models import run, weights_of
 
 from onnx_reap.data import synthetic_calibration
 from onnx_reap.graph.analysis import Analysis, analyse, count_parameters
@@ -23,7 +24,7 @@ def analysed(model) -> Analysis:
     return analyse(model, inputs, synthetic_calibration(inputs, samples=4, seed=0))
 
 
-def residual(n: Net, between: str = "Identity", bias: bool = False) -> str:
+def of_blocks(n: Net, between: str = "Identity", bias: bool = False) -> str:
     """Image -> a stream of 8 channels that a block adds to, something in it -> a wide layer."""
     h = n.norm(n.conv(n.block("x", 3, 12), 12, 8, 1, bias=bias), 8)
     h = n.node("Add", h, n.norm(n.conv(n.block(h, 8, 24), 24, 8, 1, bias=bias), 8))
@@ -46,8 +47,8 @@ def pooled(n: Net) -> str:
 
 
 MODELS = {
-    "norm": residual,
-    "norm and bias": lambda n: residual(n, bias=True),
+    "norm": of_blocks,
+    "norm and bias": lambda n: of_blocks(n, bias=True),
     "Gemm": lambda n: dense(n, "Gemm"),
     "MatMul": lambda n: dense(n, "MatMul"),
     "pooled": pooled,
@@ -109,11 +110,11 @@ def test_what_treats_channels_one_by_one_needs_them_as_they_are(behind: str):
 
 def test_layers_that_the_user_excludes_are_no_ends():
     n = Net({"x": ("N", 3, 8, 8)})
-    found = analysed(n.model(residual(n)))
+    found = analysed(n.model(of_blocks(n)))
     ((group, ends),) = streams(found).items()
     for end in (*ends.makers, *ends.readers):
-        why_not = {end.node: "excluded"}.get
-        assert stream_ends(found.model, found.flow, group, why_not) is None
+        reason_to_keep = {end.node: "excluded"}.get
+        assert stream_ends(found.model, found.flow, group, reason_to_keep) is None
 
 
 def problem(seed: int = 0, layers: int = 3):

@@ -7,7 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 import onnx
-from small_models import Net, chain, images
+from net import Net
+from nets import residual_chain
+from small_models import chain, images
 
 from onnx_reap.data import open_calibration
 from onnx_reap.graph.analysis import Analysis, analyse
@@ -39,27 +41,22 @@ def places_of(analysis: Analysis) -> list[int]:
     return [i for i, node in enumerate(model.nodes) if model.keys[id(node)] in nodes]
 
 
-def residual(blocks: int) -> tuple[onnx.ModelProto, list[str]]:
-    """A stem and blocks of two convolutions; return what comes out of each block."""
-    n = Net({"x": ("N", 3, 8, 8)})
-    h = n.block("x", 3, 8)
-    ends = []
-    for _ in range(blocks):
-        inner = n.norm(n.conv(n.block(h, 8, 8), 8, 8, bias=False), 8)
-        h = n.node("Relu", n.node("Add", inner, h))
-        ends.append(h)
-    return n.model(n.head(h, 8, 5)), ends
+def ends_of(model: onnx.ModelProto) -> list[str]:
+    """What comes out of each block of a residual chain."""
+    sums = {node.output[0] for node in model.graph.node if node.op_type == "Add"}
+    return [node.output[0] for node in model.graph.node if node.input[0] in sums]
 
 
 def test_a_residual_chain_is_cut_behind_its_blocks():
-    model, ends = residual(4)
+    model = residual_chain(4, 8)
+    ends = ends_of(model)
     found = divided(analysed(model))
     behind = [tuple(block.after.tensors) for block in found]
     assert behind[:4] == [(end,) for end in ends]
 
 
 def test_stretches_cover_the_graph_and_hold_a_few_layers():
-    for model in (chain(), residual(5)[0]):
+    for model in (chain(), residual_chain(5, 8)):
         analysis = analysed(model)
         found = divided(analysis)
         assert found[-1].end == len(analysis.model.nodes)
@@ -70,7 +67,8 @@ def test_stretches_cover_the_graph_and_hold_a_few_layers():
 
 
 def test_tensors_that_the_original_lacks_are_never_a_start():
-    model, ends = residual(4)
+    model = residual_chain(4, 8)
+    ends = ends_of(model)
     found = divided(analysed(model), unknown=(ends[1],))
     assert all(ends[1] not in block.after.tensors for block in found)
     assert (ends[0],) == tuple(found[0].after.tensors)

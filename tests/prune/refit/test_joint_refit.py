@@ -5,31 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import onnx.helper as oh
 import pytest
+from net import Net
+from nets import residual_chain
 from precision import converted
-from small_models import Net, chain, images, weights_of
+from small_models import chain, images, weights_of
 
 import onnx_reap
 from onnx_reap.errors import UsageError
 from onnx_reap.measure.activations import stream
+from onnx_reap.measure.quality import measure_quality
 from onnx_reap.prune import apply as making
 from onnx_reap.prune.refit import blockwise as joining
 from onnx_reap.prune.refit.block_training import Training
 
 DATA = images(80)
 ENOUGH = 40  # passes; with so few samples each is two steps or four
-DISTANCE = making._distance
 CHANGED_NOTHING = "--joint-refit changed nothing: "
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     # With so few passes the outputs of such nets may be worse off: that check has its own test.
-    monkeypatch.setattr(making, "_distance", lambda *arguments: 0.0)
+    same = SimpleNamespace(output_error={})
+    monkeypatch.setattr(making, "measure_quality", lambda *arguments: same)
 
 
 def reap(model: onnx.ModelProto, data=DATA, **settings) -> onnx_reap.Result:
@@ -51,23 +55,14 @@ def said(result: onnx_reap.Result) -> list[str]:
     return [n.removeprefix(CHANGED_NOTHING) for n in notes if n.startswith(CHANGED_NOTHING)]
 
 
-def residual(channels: int = 12, seed: int = 0, **net) -> onnx.ModelProto:
-    n = Net({"x": ("N", 3, 8, 8)}, seed, **net)
-    h = n.block("x", 3, channels)
-    for _ in range(3):
-        inner = n.norm(n.conv(n.block(h, channels, channels), channels, channels, bias=False), 12)
-        h = n.node("Relu", n.node("Add", inner, h))
-    return n.model(n.head(h, channels, 5))
-
-
 def products(opset: int = 17) -> onnx.ModelProto:
     """Dense layers as MatMul; of their biases some are added behind, one is missing."""
-    n = Net({"x": ("N", 6, 10)})
+    n = Net({"x": ("N", 6, 10)}, opset=opset)
     h = n.node("Add", n.node("MatMul", "x", n.random(10, 16, scale=0.3)), n.random(16))
     h = n.node("MatMul", n.node("Relu", h), n.random(16, 12, scale=0.3))
     h = n.node("MatMul", n.node("Tanh", h), n.random(12, 12, scale=0.3))
     h = n.node("MatMul", n.node("Relu", h), n.random(12, 4, scale=0.3))
-    return n.model(n.node("Add", n.random(4), h), opset=opset)
+    return n.model(n.node("Add", n.random(4), h))
 
 
 def rows(count: int = 80) -> np.ndarray:
@@ -118,7 +113,7 @@ def test_matmul_layers_with_biases_behind_them():
 
 
 def test_blocks_are_told_with_their_layers():
-    result = reap(residual())
+    result = reap(residual_chain(3, 12))
     layers = [node for node in result.model.graph.node if node.op_type in ("Conv", "Gemm")]
     named = [node for block in result.report.blocks for node in block.nodes]
     assert len(named) == len(set(named)) and set(named) == {node.name for node in layers}
@@ -136,7 +131,7 @@ def nodes_of(model: onnx.ModelProto) -> list[tuple]:
     ]
 
 
-@pytest.mark.parametrize("build", [chain, residual])
+@pytest.mark.parametrize("build", [chain, partial(residual_chain, 3, 12)])
 def test_nodes_widths_and_interface_stay(build: Callable):
     model = build()
     alone, joint = (reap(model, joint_refit=passes) for passes in (0, ENOUGH))
@@ -168,22 +163,22 @@ def test_no_bias_beyond_those_that_a_target_counts():
 
 
 def test_no_passes_give_what_there_was_before(monkeypatch: pytest.MonkeyPatch):
-    none = reap(residual(), joint_refit=0)
+    none = reap(residual_chain(3, 12), joint_refit=0)
     monkeypatch.setattr(making, "join", lambda *_, **__: ([], []))
-    before = reap(residual(), joint_refit=0)
+    before = reap(residual_chain(3, 12), joint_refit=0)
     assert none.model.SerializeToString() == before.model.SerializeToString()
     assert not none.report.blocks and not said(none)
 
 
 def test_the_same_twice_is_the_same_to_the_byte():
-    one, other = (reap(residual()) for _ in range(2))
+    one, other = (reap(residual_chain(3, 12)) for _ in range(2))
     assert one.model.SerializeToString() == other.model.SerializeToString()
     assert one.report.blocks == other.report.blocks
-    assert bare(one.model) != bare(reap(residual(), seed=1).model)
+    assert bare(one.model) != bare(reap(residual_chain(3, 12), seed=1).model)
 
 
 def test_nothing_that_is_given_is_modified():
-    model, data = residual(), DATA.copy()
+    model, data = residual_chain(3, 12), DATA.copy()
     before = model.SerializeToString()
     reap(model, data)
     assert model.SerializeToString() == before
@@ -191,9 +186,9 @@ def test_nothing_that_is_given_is_modified():
 
 
 def test_activations_on_disk_are_the_same(monkeypatch: pytest.MonkeyPatch):
-    in_memory = reap(residual())
+    in_memory = reap(residual_chain(3, 12))
     monkeypatch.setattr(stream, "MEMORY", 0)
-    assert bare(reap(residual()).model) == bare(in_memory.model)
+    assert bare(reap(residual_chain(3, 12)).model) == bare(in_memory.model)
 
 
 def test_shared_weights_are_left_alone():
@@ -225,7 +220,7 @@ def test_weights_that_a_body_reads_are_left_alone():
 
 
 def test_frozen_layers_are_refitted_without_being_cut():
-    result = reap(residual(), include=["conv3"], ratio=0.5, target_macs=None)
+    result = reap(residual_chain(3, 12), include=["conv3"], ratio=0.5, target_macs=None)
     cut = [group.name for group in result.report.groups if group.after < group.before]
     assert len(cut) == 1
     behind = [block for block in result.report.blocks if "conv3" in block.nodes]
@@ -234,7 +229,7 @@ def test_frozen_layers_are_refitted_without_being_cut():
 
 
 def test_blocks_in_front_of_all_cuts_stay_to_the_bit():
-    model = residual()
+    model = residual_chain(3, 12)
     last = [node.name for node in model.graph.node if node.op_type == "Conv"][-2]
     result = reap(model, include=[last], ratio=0.5, target_macs=None)
     first = result.report.blocks[0]
@@ -250,8 +245,8 @@ def test_blocks_in_front_of_all_cuts_stay_to_the_bit():
 
 
 def test_old_operator_sets_stay_as_they_were_refitted():
-    n = Net({"x": ("N", 3, 8, 8)})
-    model = n.model(n.head(n.block(n.block("x", 3, 12), 12, 12), 12, 5), opset=10, ir=5)
+    n = Net({"x": ("N", 3, 8, 8)}, opset=10)
+    model = n.model(n.head(n.block(n.block("x", 3, 12), 12, 12), 12, 5))
     alone, joint = (reap(model, joint_refit=passes) for passes in (0, 3))
     assert bare(alone.model) == bare(joint.model)
     assert said(joint) == ["it takes operator set 11 or newer, and the model's is 10"]
@@ -275,7 +270,7 @@ def test_layers_in_front_of_what_stops_gradients_are_reached():
 
 
 def test_it_is_taken_back_where_the_outputs_are_worse_off(monkeypatch: pytest.MonkeyPatch):
-    alone = reap(residual(), joint_refit=0)
+    alone = reap(residual_chain(3, 12), joint_refit=0)
 
     def spoil(run, pruned, *arguments, **named):
         blocks, notes = joining.join(run, pruned, *arguments, **named)
@@ -284,8 +279,8 @@ def test_it_is_taken_back_where_the_outputs_are_worse_off(monkeypatch: pytest.Mo
         return blocks, notes
 
     monkeypatch.setattr(making, "join", spoil)
-    monkeypatch.setattr(making, "_distance", DISTANCE)
-    joint = reap(residual(), joint_refit=ENOUGH)
+    monkeypatch.setattr(making, "measure_quality", measure_quality)
+    joint = reap(residual_chain(3, 12), joint_refit=ENOUGH)
     assert bare(alone.model) == bare(joint.model)
     assert not joint.report.blocks
     assert any("the outputs' error rose" in note for note in joint.report.notes)

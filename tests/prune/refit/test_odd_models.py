@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, chain, images, run
+from net import Net
+from small_models import chain, images, run
 
 import onnx_reap
 from onnx_reap.graph.epilogue import Epilogue

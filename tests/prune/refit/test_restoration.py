@@ -7,7 +7,9 @@ from functools import partial
 import numpy as np
 import onnx
 import pytest
-from small_models import Net, images, run, weights_of
+from net import Net
+from nets import in_two_groups, stem_and_branch
+from small_models import images, run, weights_of
 
 from onnx_reap.data import open_calibration
 from onnx_reap.data.split import Samples
@@ -31,24 +33,9 @@ def plain():
     return n.model(n.head(h, 6, 4))
 
 
-def residual():
-    """Both the stem, which the shortcut carries on, and the branch lose channels."""
-    n = Net({"x": ("N", 3, 6, 6)})
-    stem = n.block("x", 3, 8)
-    branch = n.norm(n.conv(n.block(stem, 8, 6), 6, 8, bias=False), 8)
-    both = n.node("Relu", n.node("Add", branch, stem))
-    return n.model(n.head(n.block(both, 8, 5), 5, 4))
-
-
 def depthwise():
     n = Net({"x": ("N", 3, 6, 6)})
     h = n.block(n.block("x", 3, 8), 8, 8, group=8)
-    return n.model(n.head(n.block(h, 8, 6, 1), 6, 4))
-
-
-def grouped():
-    n = Net({"x": ("N", 3, 6, 6)})
-    h = n.node("Relu", n.conv(n.block("x", 3, 8), 8, 8, group=2))
     return n.model(n.head(n.block(h, 8, 6, 1), 6, 4))
 
 
@@ -84,9 +71,9 @@ def mobile():
 
 NETS = {
     "plain": plain,
-    "residual": residual,
+    "residual": partial(stem_and_branch, 4),
     "depthwise": depthwise,
-    "grouped": grouped,
+    "grouped": partial(in_two_groups, 4),
     "transposed": transposed,
     "inverted residual": mobile,
     "matmul, bias in an Add": partial(products, add=True),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_models import Net, images, run
+from net import Net
+from small_models import images, run
 
 from onnx_reap.data import open_calibration
 from onnx_reap.graph.analysis import analyse
