@@ -96,7 +96,7 @@ def reap(
         run, pruned, budgets = _pruned(run)
     if pattern is not None:
         pruned, tiling = with_zeros(run, pruned, pattern)
-    outcome = conclude(run, pruned, budgets=budgets)
+    outcome = conclude(run, pruned, budgets)
     return make_result(outcome, lossless=lossless, tiling=tiling)
 
 
@@ -142,7 +142,7 @@ def replay(
         run, removed = open_planned(model, plan, settings, progress)
         pruned = apply_choice(run, choice_of(run.analysis, removed))
         step()
-    return make_result(conclude(run, pruned))
+    return make_result(conclude(run, pruned, budgets=()))
 
 
 def cut(
@@ -248,7 +248,7 @@ def sweep(
         for target, goal in goals.items():
             own = run.with_settings(target_macs=target)
             pruned = apply_choice(own, decide(own, goal, narrowed(curves, goal)))
-            result = make_result(conclude(own, pruned, budgets=goal.budgets, notes=notes))
+            result = make_result(conclude(own, pruned, goal.budgets, notes=notes))
             after = accuracy(result.light)
             points.append(Point(result.light, result.report, result.plan, target, before, after))
             step()

@@ -55,7 +55,7 @@ def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:
     with run.clock("cut"):
         pruned, notes = cut_model(analysis, own.removed, run.samples.every, own.merge)
     refits: dict[str, LayerRefit] = {}
-    stretches: list[BlockFit] = []
+    fits: list[BlockFit] = []
     macs = macs_left(analysis, pruned, own.widths)
     if run.settings.refit and run.samples.fit is not None and own.removed:
         with run.clock("refit"):
@@ -63,14 +63,14 @@ def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:
             notes += unfitted
         if blocks:
             with run.clock("joint refit"):
-                stretches, unjoined = _refit_blocks(run, pruned, own.removed, macs)
-                notes += unjoined
+                fits, undone = _refit_blocks(run, pruned, own.removed, macs)
+                notes += undone
     elif run.settings.joint_refit:
         notes.append("--joint-refit changed nothing: no channel was removed")
     out = finish(pruned, run.settings)
     pruned.free_weights()
     params = count_parameters(out)
-    return Pruned(choice, out, macs, params, refits, tuple(stretches), tuple(notes))
+    return Pruned(choice, out, macs, params, refits, tuple(fits), tuple(notes))
 
 
 def _refit_blocks(
@@ -92,7 +92,7 @@ def _refit_blocks(
         redo()
         return blocks, notes
     back = "blocks were not refitted together: on the validation split the outputs' error rose"
-    return [], [*notes, f"{back} from {old:.2g} to {new:.2g}"]
+    return [], [*notes, f"{back} from {old:.2g} by {new / old - 1:.0%}"]
 
 
 def _distance(analysis: Analysis, pruned: Model, samples: Calibration) -> float:

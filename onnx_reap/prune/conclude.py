@@ -48,7 +48,7 @@ class Outcome:
 
 
 def conclude(
-    run: Run, pruned: Pruned, *, budgets: Sequence[Budget] = (), notes: Sequence[str] = ()
+    run: Run, pruned: Pruned, budgets: Sequence[Budget], *, notes: Sequence[str] = ()
 ) -> Outcome:
     """Verify a pruned model, also against the budgets on what it may cost, and measure it."""
     figures = {MACS: pruned.macs, PARAMS: pruned.params, SIZE: pruned.model.size}

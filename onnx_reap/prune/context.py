@@ -61,7 +61,7 @@ class Run:
         """Where arrays are computed with."""
         given, providers = self.settings.provider, self.analysis.providers
         only_cpu = given is not None and providers == ["CPUExecutionProvider"]
-        return Backend.pick("cpu" if only_cpu else "auto")
+        return (None if only_cpu else Backend.gpu()) or Backend.cpu()
 
     @property
     def original(self) -> Run:

@@ -7,32 +7,14 @@ array-API standard, so this is the only module that knows CuPy.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import array_api_compat as compat
 import array_api_compat.numpy
 import numpy as np
 
-from onnx_reap.errors import ReapError
-
 Array: TypeAlias = Any
 """An array of any array-API namespace."""
-
-
-def _gpu() -> tuple[Any, Any] | None:
-    """Return CuPy's namespace and first device, or None where either is missing."""
-    try:
-        import cupy
-    except ImportError:
-        return None
-    try:
-        if cupy.cuda.runtime.getDeviceCount() == 0:
-            return None
-    except cupy.cuda.runtime.CUDARuntimeError:  # CuPy without a driver
-        return None
-    import array_api_compat.cupy
-
-    return array_api_compat.cupy, cupy.cuda.Device(0)
 
 
 def to_host(x: Array) -> np.ndarray:
@@ -79,22 +61,25 @@ class Backend:
     device: Any
 
     @classmethod
-    def pick(cls, device: Literal["auto", "cpu", "gpu"]) -> Backend:
-        """Choose where a run computes: "auto" takes the GPU when CuPy sees a CUDA device.
+    def cpu(cls) -> Backend:
+        """Compute with NumPy."""
+        return cls(array_api_compat.numpy, "cpu")
 
-        Raises
-        ------
-        ReapError
-            If "gpu" is asked for and there is none.
-        """
-        found = None if device == "cpu" else _gpu()
-        if found is None and device == "gpu":
-            raise ReapError(
-                "device 'gpu' needs CuPy and a CUDA device",
-                got="none that CuPy can use",
-                hint="pip install 'onnx-reap[gpu]', or device 'cpu'",
-            )
-        return cls(*(found or (array_api_compat.numpy, "cpu")))
+    @classmethod
+    def gpu(cls) -> Backend | None:
+        """Compute with CuPy on the first device; None where either is missing."""
+        try:
+            import cupy
+        except ImportError:
+            return None
+        try:
+            if cupy.cuda.runtime.getDeviceCount() == 0:
+                return None
+        except cupy.cuda.runtime.CUDARuntimeError:  # CuPy without a driver
+            return None
+        import array_api_compat.cupy
+
+        return cls(array_api_compat.cupy, cupy.cuda.Device(0))
 
     def to_device(self, x: np.ndarray) -> Array:
         """Return a host array where the run computes; same shape and dtype."""

@@ -53,7 +53,7 @@ def masked_ridge(
     Returns
     -------
     weight, bias
-        As from `ridge`, with the same errors; the weight is zero wherever the mask says so.
+        As from `ridge`; the weight is zero wherever the mask says so.
     """
     H = moments.cross
     xp = compat.array_namespace(H, weight)

@@ -61,8 +61,14 @@ def ridge_rows(x: Array, y: Array, weight: Array, damping: float) -> tuple[Array
     Parameters
     ----------
     x : array, shape (..., n, D), float32 or float64
+    y : array, shape (..., n, O), float32 or float64
     weight, damping
-        As for `ridge`, whose solution this is, with the same errors.
+        As for `ridge`, whose solution this is.
+
+    Raises
+    ------
+    ReapError
+        If there are no rows.
     """
     n, D = x.shape[-2:]
     if n == 0:

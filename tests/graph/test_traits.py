@@ -70,6 +70,19 @@ def test_rows_are_of_operators() -> None:
     assert TRAITS.keys() <= OPERATORS | newest
 
 
+def test_no_operator_has_two_rows() -> None:
+    families = (p for p in (PACKAGE / "graph/rules").glob("*.py"))
+    rows = [
+        key.value
+        for path in families
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant) and key.value in OPERATORS
+    ]
+    assert len(rows) == len({*rows})
+
+
 def test_families_have_rules() -> None:
     families = Trait.POINTWISE | Trait.POOLS | Trait.REDUCES | Trait.MOVES | Trait.RECURRENT
     assert {op for op, traits in TRAITS.items() if traits & families} <= RULES.keys()

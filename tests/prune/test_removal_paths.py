@@ -18,7 +18,7 @@ from onnx_reap.onnxio.extract import with_outputs
 from onnx_reap.options import Settings
 from onnx_reap.solve.backend import Backend
 
-BACKEND = Backend.pick("cpu")
+BACKEND = Backend.cpu()
 TINY = 1e-9  # damping so weak that plain least squares is the reference
 
 

@@ -7,20 +7,17 @@ import array_api_compat.numpy
 import numpy as np
 import pytest
 
-from onnx_reap.errors import ReapError
 from onnx_reap.solve import backend
 from onnx_reap.solve.linalg import spd_inverse
 
 
 def test_cpu_is_numpy():
-    assert backend.Backend.pick("cpu") == backend.Backend(array_api_compat.numpy, "cpu")
+    assert backend.Backend.cpu() == backend.Backend(array_api_compat.numpy, "cpu")
 
 
-def test_without_a_gpu_auto_falls_back_and_gpu_is_refused(monkeypatch):
+def test_without_cupy_there_is_no_gpu(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert backend.Backend.pick("auto") == backend.Backend.pick("cpu")
-    with pytest.raises(ReapError, match="needs CuPy and a CUDA device"):
-        backend.Backend.pick("gpu")
+    assert backend.Backend.gpu() is None
 
 
 def test_importing_the_solver_does_not_load_cupy():

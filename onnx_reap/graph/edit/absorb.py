@@ -1,6 +1,6 @@
 """Layers take over what channels bring that will go."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ class Read:
     per_part: int  # Inputs of each group of a grouped convolution; all of them otherwise
 
     def reads(self, position: int) -> bool:
-        """Whether any output that is left feels an input."""
+        """Whether any output that is left depends on an input."""
         left = self.left[self.outputs_of(position // self.per_part)]
         return bool(self.view(self.weight, position)[left].any())
 
@@ -41,11 +41,11 @@ class Read:
 
 @dataclass(frozen=True)
 class Absorbed:
-    """One input of a layer that is `constant` plus a combination of others."""
+    """One input of a layer that is a multiple of another one, or constant."""
 
     read: Read
     position: int  # Of the input that goes
-    by: Mapping[int, float]  # Positions of inputs that stay, and their coefficients
+    by: tuple[int, float] | None  # Position of the other one, which stays, and the multiple
     constant: float
 
 
@@ -69,7 +69,8 @@ def _rewrite(model: Model, inputs: Sequence[Absorbed]) -> None:
     weight, shift = stored.astype(np.float64), np.zeros(len(read.left))
     for each in inputs:
         own = read.view(weight, each.position)
-        for position, factor in each.by.items():
+        if each.by is not None:
+            position, factor = each.by
             read.view(weight, position)[...] += factor * own
         if each.constant:
             part = each.position // read.per_part

@@ -36,7 +36,7 @@ def cut_graph(
     ----------
     removed : collection of int
         Units of `flow`. Of every group equally many of its parts must stay, and one at least,
-        unless it vanishes or is taken along by one that does.
+        unless it vanishes, or vanishes with another one.
     branches : Branches
         That may vanish.
     """

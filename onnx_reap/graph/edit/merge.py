@@ -48,7 +48,7 @@ def _taken_over(model: Model, flow: Flow, linear: Linear, merge: Merge) -> Itera
     for unit, (target, share) in merge.targets.items():
         for removed, stays in _pairs(places, unit, target):
             if removed // per_part == stays // per_part:
-                yield Absorbed(read, removed, {stays: share}, 0.0)
+                yield Absorbed(read, removed, (stays, share), 0.0)
 
 
 def _average(model: Model, flow: Flow, readers: Sequence[Linear], merge: Merge) -> None:

@@ -27,7 +27,10 @@ def ranking(name: str, observed: Observation) -> Ranking:
     if CRITERIA[name].merges:
         found: Ranking = module.rank(observed)
         return found
-    return Ranking(balanced(module.order(observed), observed.parts).tolist())
+    order = balanced(module.order(observed), observed.parts).tolist()
+    # Every module may be a new one, and what it leaves out or repeats would show nowhere else.
+    assert sorted(order) == [*range(len(observed.filters))], f"{name}: no order of all units"
+    return Ranking(order)
 
 
 def check_packages(name: str) -> None:

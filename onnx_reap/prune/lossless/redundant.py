@@ -53,9 +53,9 @@ class _Slot:
         """Return how the layer does without a unit, by an equal one if there is one."""
         position = int(self.positions[i])
         if other is not None:
-            return Absorbed(self.read, position, {int(self.positions[other]): 1.0}, 0.0)
+            return Absorbed(self.read, position, (int(self.positions[other]), 1.0), 0.0)
         constant = float(self.content.fixed[i]) if self.exact else 0.0
-        return Absorbed(self.read, position, {}, constant)
+        return Absorbed(self.read, position, None, constant)
 
 
 def find_redundant(

@@ -44,7 +44,7 @@ from onnx_reap.prune.removal_paths import find_taps
 from onnx_reap.solve.allocation import Choices
 from onnx_reap.solve.backend import Backend
 
-BACKEND = Backend.pick("cpu")
+BACKEND = Backend.cpu()
 DATA = images(18, 6)
 
 

@@ -9,7 +9,7 @@ from onnx_reap.graph.epilogue import Epilogue
 from onnx_reap.prune.refit.layer import Clip, Rows, fit_layer
 from onnx_reap.solve.backend import Backend
 
-BACKEND = Backend.pick("cpu")
+BACKEND = Backend.cpu()
 CLIPS = {"none": (-np.inf, np.inf), "relu": (0.0, np.inf), "relu6": (0.0, 1.0)}
 
 

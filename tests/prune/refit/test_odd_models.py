@@ -66,7 +66,7 @@ def test_dead_outputs_say_nothing():
     weight = rng.standard_normal((1, 40, 6))
     y = x @ weight + 8 * rng.standard_normal((1, 300, 6))
     bias, live = np.zeros((1, 6)), np.array([1.0] * 4 + [0.0] * 2)
-    backend = Backend.pick("cpu")
+    backend = Backend.cpu()
     epilogue = Epilogue(live, np.array([0.0] * 4 + [5.0, 5.0]), "u")
     wanted = (y * live + epilogue.shift).astype(np.float32)
     fitted = fit_layer(Rows(x, wanted, None, 240), weight, bias, epilogue, backend)
