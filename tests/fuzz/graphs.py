@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from fuzz.grower import CPU, Grower, UnfitError
+from fuzz.indexing import INDEXING, gather_by_data
 from fuzz.moving import MOVING, shuffle, tokens
 from fuzz.perchannel import PER_CHANNEL, bottleneck, gate, group_norm
 from fuzz.pointwise import POINTWISE, residual_block
@@ -17,7 +18,7 @@ from fuzz.weighted import WEIGHTED, attention, conv
 from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.session import run, session
 
-OPERATORS = {**WEIGHTED, **MOVING, **POINTWISE, **PER_CHANNEL}
+OPERATORS = {**WEIGHTED, **MOVING, **POINTWISE, **PER_CHANNEL, **INDEXING}
 BLOCKS = (
     residual_block,
     residual_block,
@@ -37,6 +38,7 @@ FAMILIES = (
     (10, list(POINTWISE.values())),
     (14, list(PER_CHANNEL.values())),
     (14, BLOCKS),
+    (8, [*INDEXING.values(), gather_by_data]),
 )
 
 

@@ -132,6 +132,28 @@ def _upsample(g: Grower) -> str:
     return g("Upsample", x, g.constant(scales), mode=g.pick.choice(["nearest", "linear"]))
 
 
+def _rms_norm(g: Grower) -> str:
+    x = g.tensor(lambda v: v.ndim >= 2)
+    shape = g.shape(x)
+    axis = g.axis(x, 1 if g.chance(0.2) else len(shape) - 1)
+    where = {"axis": g.signed(axis, len(shape)), "epsilon": 0.1}
+    return g("RMSNormalization", x, g.positive(*shape[axis:]), **where)
+
+
+def _mean_variance(g: Grower) -> str:
+    x = g.tensor(lambda v: v.ndim >= 3 and v[0, 0].size > 1)
+    axes = [*range(2, len(g.shape(x)))]
+    return g("MeanVarianceNormalization", x, axes=[1, *axes] if g.chance(0.1) else axes)
+
+
+def _group_norm(g: Grower) -> str:
+    x = g.tensor(lambda v: v.ndim >= 3)
+    c = g.shape(x)[1]
+    groups = g.pick.choice([d for d in range(1, c + 1) if c % d == 0])
+    more = {"num_groups": groups, "epsilon": 0.1}
+    return g("GroupNormalization", x, g.positive(c), g.weight(c), **more)
+
+
 def group_norm(g: Grower) -> str:
     """The operator, or what stood for it before there was one."""
     x = g.tensor(lambda v: v.ndim == 4 and v.shape[1] in (4, 6, 8, 9, 12))
@@ -183,6 +205,9 @@ PER_CHANNEL = {
     "LayerNormalization": layer_norm,
     "BatchNormalization": batch_norm,
     "InstanceNormalization": _instance_norm,
+    "RMSNormalization": _rms_norm,
+    "MeanVarianceNormalization": _mean_variance,
+    "GroupNormalization": _group_norm,
     "Resize": _resize,
     "Upsample": _upsample,
 }

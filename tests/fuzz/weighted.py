@@ -142,6 +142,30 @@ def attention(g: Grower) -> str:
     return g("MatMul", y, g.weight(heads * depth, width))
 
 
+def _attention(g: Grower) -> str:
+    """The operator, whose keys and values may have fewer heads."""
+    x = g.tensor(lambda v: v.ndim == 3)
+    width, heads = g.shape(x)[2], g.pick.choice([1, 2, 4])
+    fewer = g.pick.choice([d for d in (1, 2, 4) if heads % d == 0])
+    depth, own = g.pick.choice([1, 2, 3]), g.pick.choice([1, 2])
+    sizes = (heads * depth, fewer * depth, fewer * own)
+    sides = [g("MatMul", x, g.weight(width, size)) for size in sizes]
+    more = {"is_causal": 1} if g.chance(0.3) else {}
+    y = g("Attention", *sides, q_num_heads=heads, kv_num_heads=fewer, **more)
+    return g("MatMul", y, g.weight(heads * own, width)) if g.chance(0.7) else y
+
+
+def _rotary(g: Grower) -> str:
+    x = g.tensor(lambda v: v.ndim == 3)
+    _, length, width = g.shape(x)
+    heads = g.pick.choice([1, 2, 3])
+    y = g("MatMul", x, g.weight(width, heads * 4))
+    batch = g("Gather", g("Shape", x), g.ints(0))
+    shape = g("Concat", batch, g.ints(length, 2), axis=0)
+    angles = [g("Expand", g.weight(1, length, 2), shape) for _ in range(2)]
+    return g("RotaryEmbedding", y, *angles, num_heads=heads)
+
+
 # Recurrent layers.
 
 
@@ -167,6 +191,8 @@ WEIGHTED = {
     "Gemm": gemm,
     "MatMul": matmul,
     "Einsum": einsum,
+    "Attention": _attention,
+    "RotaryEmbedding": _rotary,
     "LSTM": partial(recurrent, op="LSTM", gates=4),
     "GRU": partial(recurrent, op="GRU", gates=3),
     "RNN": partial(recurrent, op="RNN", gates=1),

@@ -238,12 +238,12 @@ def test_gather_along_space():
     _check(lambda net, x: net("Gather", x, ints([5, 0, 0]), axis=3))
 
 
-def test_gather_with_indices_of_the_input_freezes():
+def test_gather_of_channels_by_the_input_freezes():
     def middle(net, x):
         where = net("Cast", net("ReduceMax", net("Sigmoid", "x"), axes=[0, 2, 3], keepdims=0), to=7)
         return net("Gather", x, where, axis=1)
 
-    _check(middle, {}, {"a": "depend on data"}, out=3)
+    _check(middle, {}, {"a": "picks among channels by data"}, out=3)
 
 
 @pytest.mark.parametrize("opset", [9, 11, 18])
@@ -476,7 +476,15 @@ def test_expand_of_a_single_channel_freezes():
     def middle(net, x):
         return net("Expand", net.conv(x, 8, 1, name="b"), ints([1, 6, 1, 1]))
 
-    _check(middle, {"a": 8}, {"b": "repeats a single channel"}, out=6)
+    _check(middle, {"a": 8, "channels": 6}, {"b": "repeats a single channel"}, out=6)
+
+
+def test_copies_of_a_single_channel_go_with_what_they_meet():
+    def middle(net, x):
+        one = net.conv(x, 8, 1, name="b")
+        return net("Mul", x, net("Expand", one, net("Shape", x)))
+
+    _check(middle, {"a": 8}, {"b": "repeats a single channel"})
 
 
 @pytest.mark.parametrize("repeats", [[1, 1, 2, 3], [1, 2, 1, 1], [1, 3, 2, 1]], ids=str)

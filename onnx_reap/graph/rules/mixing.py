@@ -129,7 +129,7 @@ def _gemm(site: Site) -> None:
 
 
 def _matmul(site: Site) -> None:
-    if site.is_constant(1) and len(site.shape(1)) == 2 and len(site.shape(0)) >= 2:
+    if site.is_constant(1) and len(site.shape(1)) == 2:
         _dense(site, _layer(site, len(site.shape(0)) - 1, weight_in=0, weight_out=1))
     elif site.is_constant(1) or site.is_constant(0):
         _matmul_elsewhere(site, 0 if site.is_constant(1) else 1)

@@ -52,10 +52,16 @@ def _space_to_depth(site: Site, labels: LabelArray) -> LabelArray:
 def _expand(site: Site, labels: LabelArray) -> LabelArray:
     shape = site.output_shape()
     labels = raise_rank(labels, len(shape))
-    if not site.varying(labels):
-        # One channel spread over an axis is no longer a channel that could go.
-        site.freeze(labels, f"{site.op} repeats a single channel")
-    return np.broadcast_to(labels, shape)
+    if site.varying(labels):
+        return np.broadcast_to(labels, shape)
+    # One channel spread over an axis is no longer a channel that could go. Its copies may.
+    site.freeze(labels, f"{site.op} repeats a single channel")
+    grows = site.probe.dynamic.get(site.output_name(), ())
+    pairs = enumerate(zip(labels.shape, shape, strict=True))
+    core = [n if old == 1 and axis not in grows else 1 for axis, (old, n) in pairs]
+    count = int(np.prod(core))
+    copies = site.spare_channels(count).reshape(core) if 1 < count <= LARGEST_FILL else labels
+    return np.broadcast_to(copies, shape)
 
 
 def _tile(site: Site, labels: LabelArray) -> LabelArray:

@@ -7,6 +7,7 @@ from onnx_reap.graph.ir.view import View
 from onnx_reap.graph.labels.labels import LabelArray, collapse, first_along
 from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.correction import Correction
+from onnx_reap.graph.rules.indexing import gather_by_data
 from onnx_reap.graph.rules.rule import Rule, movement
 from onnx_reap.graph.rules.traits import Trait
 
@@ -118,8 +119,11 @@ _gather_moving = movement(_gather).flow
 def _gather_or_embed(site: Site) -> None:
     """Look rows of a constant table up, or move data."""
     table = site.is_constant(0) and len(site.shape(0)) == 2 and is_floating(site.node.inputs[0])
-    if not table or site.attribute("axis", 0) != 0 or site.value(1) is not None:
+    if site.value(1) is not None:
         _gather_moving(site)
+        return
+    if not table or site.attribute("axis", 0) != 0:
+        gather_by_data(site)
         return
     # An embedding is a dense layer that reads one-hot vectors: its columns are channels.
     site.freeze(site.labels(1), "Gather takes them for numbers of rows")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from onnx_reap.graph.rules.attention import ATTENTION
+from onnx_reap.graph.rules.indexing import INDEXING
 from onnx_reap.graph.rules.mixing import MIXING
 from onnx_reap.graph.rules.movement import MOVEMENT
 from onnx_reap.graph.rules.perchannel import PER_CHANNEL
@@ -20,6 +21,7 @@ RULES: dict[str, Rule] = {
     **PER_CHANNEL,
     **RECURRENT,
     **ATTENTION,
+    **INDEXING,
 }
 
 _WITHOUT_RULE: Mapping[str, Trait] = {
@@ -37,7 +39,6 @@ _WITHOUT_RULE: Mapping[str, Trait] = {
     "NonMaxSuppression": Trait.JUMPS,
     "NonZero": Trait.JUMPS,
     "QuantizeLinear": Trait.QUANTISES | Trait.JUMPS,
-    "TopK": Trait.JUMPS,
     "Unique": Trait.JUMPS,
 }
 
