@@ -41,7 +41,7 @@ class Trainer:
 
 def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]:
     """Tell which tensors of a part get their whole gradient from its outputs."""
-    if opset(part) < OLDEST:
+    if (version := opset(part)) < OLDEST:
         return set()
     constants = part.constants
     leading = {value.name for value in part.graph.output}
@@ -54,7 +54,7 @@ def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]
             leading |= {*node.input}
         blocked.update(names_in_subgraphs(node))
         for place, name in enumerate(node.input):
-            if name and (ahead or not _passes(node, place, facts, constants)):
+            if name and (ahead or not _passes(node, place, facts, constants, version)):
                 blocked.add(name)
     return (set(wanted) & leading) - blocked
 
@@ -135,9 +135,11 @@ def _depending(nodes: Sequence[onnx.NodeProto], wanted: Collection[str]) -> set[
     return depend
 
 
-def _passes(node: onnx.NodeProto, place: int, facts: Facts, constants: Constants) -> bool:
+def _passes(
+    node: onnx.NodeProto, place: int, facts: Facts, constants: Constants, version: int
+) -> bool:
     rule = GRADIENTS.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
-    if rule is None or _is_training(node, constants):
+    if rule is None or version < rule.since or _is_training(node, constants):
         return False
     if rule.places is not None and place not in rule.places:
         return False

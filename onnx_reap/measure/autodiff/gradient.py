@@ -72,6 +72,7 @@ class Gradient:
     fits: Callable[[onnx.NodeProto, Constants, Shapes], bool] | None = None
     # Whether it needs to know the layer, that is, only covers nodes which are one
     layer: bool = False
+    since: int = 0  # First operator set in which all that it writes exists
 
 
 EVERY = None

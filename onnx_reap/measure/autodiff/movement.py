@@ -52,10 +52,60 @@ def put_back(at: Step) -> Value:
     return nothing.op("ScatterElements", *rows, axis=0).like(at.x)
 
 
-def takes_nothing_twice(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
-    """Whether the constant index of a Gather has no entry twice, counted from one end."""
-    index = constants[node.input[1]]
-    return len(np.unique(index)) == index.size and len(np.unique(index < 0)) <= 1
+def gather_elements(at: Step) -> Value:
+    """Gradient of a GatherElements: entries add up where they were taken."""
+    return _added_up(at, "ScatterElements", axis=at.get("axis", 0))
+
+
+def gather_nd(at: Step) -> Value:
+    """Gradient of a GatherND."""
+    return _added_up(at, "ScatterND")
+
+
+def gather(at: Step) -> Value:
+    """Gradient of a Gather: what was taken once is put back, what was taken often adds up."""
+    if takes_nothing_twice(at.node, at.tape.constants):
+        return put_back(at)
+    axis, taken = at.get("axis", 0) % at.rank, len(at.input(1).shape)
+    order = [axis, *(a for a in range(at.rank) if a != axis)]
+    lead = range(axis, axis + taken)
+    rest = [a for a in range(len(at.y.shape)) if a not in lead]
+    indices, behind = at.input(1).reshape([-1]), at.x.transpose(order)
+    rows = at.dy.transpose([*lead, *rest]).op("Reshape", indices.size_and_rest())
+    chosen = indices.op("OneHot", behind.size(0), at.tape.floats([0, 1]), axis=0)
+    back = chosen.op("MatMul", rows).like(behind)
+    return back.transpose([order.index(a) for a in range(at.rank)])
+
+
+def scatter(at: Step) -> Value:
+    """Gradient of what adds updates to entries of a tensor."""
+    if at.place == 0:
+        return at.dy
+    kind = "GatherND" if at.node.op_type == "ScatterND" else "GatherElements"
+    where = {} if kind == "GatherND" else {"axis": at.get("axis", 0)}
+    return at.dy.op(kind, at.input(1), **where)
+
+
+def of_one_batch(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    """Whether indices name places in the whole tensor; of several batches ScatterND knows none."""
+    return not attributes(node).get("batch_dims")
+
+
+def adds(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    """Whether updates are added to what is there."""
+    return bool(attributes(node).get("reduction", "none") == "add")
+
+
+def _added_up(at: Step, kind: str, **where: int) -> Value:
+    return at.x.zeros().op(kind, at.input(1), at.dy, reduction="add", **where)
+
+
+def takes_nothing_twice(node: onnx.NodeProto, constants: Constants) -> bool:
+    """Whether the index of a Gather is constant and has no entry twice, counted from one end."""
+    index = constants.get(node.input[1])
+    if index is None or len(np.unique(index)) < index.size:
+        return False
+    return len(np.unique(index < 0)) <= 1
 
 
 def depth_to_space(at: Step) -> Value:
@@ -82,7 +132,14 @@ MOVEMENT: Mapping[str, Gradient] = {
     "DepthToSpace": Gradient(depth_to_space),
     "Dropout": SAME,
     "Flatten": RESHAPED,
-    "Gather": Gradient(put_back, constant=(1,), fits=takes_nothing_twice),
+    "Gather": Gradient(gather),
+    "GatherElements": Gradient(gather_elements, since=16),
+    # Of several batches it would have to name each.
+    "GatherND": Gradient(
+        gather_nd, since=16, fits=lambda n, *_: not attributes(n).get("batch_dims")
+    ),
+    "ScatterElements": Gradient(scatter, frozenset({0, 2}), fits=adds),
+    "ScatterND": Gradient(scatter, frozenset({0, 2}), fits=adds),
     "Identity": SAME,
     "Pad": Gradient(pad, fits=lambda n, *_: attributes(n).get("mode", "constant") == "constant"),
     "Reshape": RESHAPED,

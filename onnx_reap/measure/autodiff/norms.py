@@ -57,11 +57,25 @@ def _by_channel(at: Step) -> list[int]:
     return [-1, *[1] * (at.rank - 2)]
 
 
+def rms_norm(at: Step) -> Value:
+    """Gradient of an RMSNormalization."""
+    axes = range(at.get("axis", -1) % at.rank, at.rank)
+    root = ((at.x * at.x).mean(axes) + at.get("epsilon", 1e-5)).op("Sqrt")
+    result, dy = at.x / root, at.dy * at.input(1)
+    return (dy - result * (dy * result).mean(axes)) / root
+
+
+def mean_variance(at: Step) -> Value:
+    """Gradient of a MeanVarianceNormalization, whose epsilon is too small to matter."""
+    return _normalized(at, at.x, at.dy, at.get("axes", [0, 2, 3]))
+
+
 def _normalized(at: Step, x: Value, dy: Value, axes: Sequence[int]) -> Value:
     """Pass a gradient at what has mean 0 and variance 1 along axes."""
     centred = x - x.mean(axes)
     variance = (centred * centred).mean(axes)
-    deviation = (variance + at.get("epsilon", 1e-5)).op("Sqrt")
+    small = 0.0 if at.node.op_type == "MeanVarianceNormalization" else 1e-5
+    deviation = (variance + at.get("epsilon", small)).op("Sqrt")
     result = centred / deviation
     return (dy - dy.mean(axes) - result * (dy * result).mean(axes)) / deviation
 
@@ -73,5 +87,7 @@ NORMS: Mapping[str, Gradient] = {
     # With further results it returns statistics.
     "LayerNormalization": Gradient(layer_norm, fits=lambda node, *_: not any(node.output[1:])),
     "LogSoftmax": Gradient(log_softmax),
+    "MeanVarianceNormalization": Gradient(mean_variance),
+    "RMSNormalization": Gradient(rms_norm),
     "Softmax": Gradient(softmax),
 }

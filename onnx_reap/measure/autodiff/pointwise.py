@@ -31,6 +31,25 @@ def gelu(at: Step) -> Value:
     return at.dy * (gate + at.x * slope)
 
 
+def swish(at: Step) -> Value:
+    """Gradient of a Swish: x times a sigmoid."""
+    alpha = at.get("alpha", 1.0)
+    gate = (at.x * alpha).op("Sigmoid")
+    return at.dy * (gate + at.x * (gate * (1 - gate)) * alpha)
+
+
+def mish(at: Step) -> Value:
+    """Gradient of a Mish: x times the tanh of a softplus."""
+    gate = at.x.op("Softplus").op("Tanh")
+    return at.dy * (gate + at.x * (1 - gate * gate) * at.x.op("Sigmoid"))
+
+
+def selu(at: Step) -> Value:
+    """Gradient of a Selu: below zero, the result is gamma times alpha less than its slope."""
+    alpha, gamma = at.get("alpha", 1.67326319217681884765625), at.get("gamma", 1.0507010221481323)
+    return (at.x > 0).choose(at.dy * gamma, at.dy * (at.y + alpha * gamma))
+
+
 def _erf_gate(x: Value) -> tuple[Value, Value]:
     """Write the share of a normal distribution below x, and its density."""
     gate = ((x * math.sqrt(0.5)).op("Erf") + 1) * 0.5
@@ -47,7 +66,11 @@ def _tanh_gate(x: Value) -> tuple[Value, Value]:
 
 POINTWISE: Mapping[str, Gradient] = {
     "Abs": Gradient(lambda at: at.dy * at.x.op("Sign")),
+    "Celu": Gradient(
+        lambda at: (at.x > 0).choose(at.dy, at.dy * (at.x / at.get("alpha", 1.0)).exp())
+    ),
     "Clip": Gradient(clip),
+    "Cos": Gradient(lambda at: -(at.dy * at.x.op("Sin"))),
     # Below zero, the result is alpha less than its slope.
     "Elu": Gradient(lambda at: (at.x > 0).choose(at.dy, at.dy * (at.y + at.get("alpha", 1.0)))),
     "Erf": Gradient(lambda at: at.dy * ((-(at.x * at.x)).exp() * (2 / math.sqrt(math.pi)))),
@@ -59,12 +82,17 @@ POINTWISE: Mapping[str, Gradient] = {
     "HardSwish": Gradient(hard_swish),
     "LeakyRelu": Gradient(lambda at: (at.x > 0).choose(at.dy, at.dy * at.get("alpha", 0.01))),
     "Log": Gradient(lambda at: at.dy / at.x),
+    "Mish": Gradient(mish),
     "Neg": Gradient(lambda at: -at.dy),
     "PRelu": Gradient(lambda at: (at.x > 0).choose(at.dy, at.dy * at.input(1))),
     "Reciprocal": Gradient(lambda at: -(at.dy * (at.y * at.y))),
     "Relu": Gradient(lambda at: at.dy * (at.y > 0).floats()),
+    "Selu": Gradient(selu),
     "Sigmoid": Gradient(lambda at: at.dy * (at.y * (1 - at.y))),
+    "Sin": Gradient(lambda at: at.dy * at.x.op("Cos")),
     "Softplus": Gradient(lambda at: at.dy * at.x.op("Sigmoid")),
+    "Softsign": Gradient(lambda at: at.dy * ((1 - at.y.op("Abs")) * (1 - at.y.op("Abs")))),
     "Sqrt": Gradient(lambda at: at.dy * 0.5 / at.y),
+    "Swish": Gradient(swish),
     "Tanh": Gradient(lambda at: at.dy * (1 - at.y * at.y)),
 }

@@ -1,7 +1,7 @@
 """Gradients of sums, means and largest entries over whole axes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import onnx
 
@@ -37,6 +37,17 @@ def mean(at: Step) -> Value:
     return _with_axes(at, at.dy / count, _axes(at)).op("Expand", at.x.sizes())
 
 
+def of_sum(slope: Callable[[Value, Value], Value]) -> Gradient:
+    """Make the gradient of a function of a sum, from the slope by each entry and the result."""
+
+    def write(at: Step) -> Value:
+        axes = _axes(at)
+        dy, y = (_with_axes(at, each, axes) for each in (at.dy, at.y))
+        return dy * slope(at.x, y)
+
+    return Gradient(write, fits=has_constant_axes)
+
+
 def has_constant_axes(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
     """Whether it is known what a reduction reduces."""
     given = [name for name in node.input[1:] if name]
@@ -65,8 +76,12 @@ def _with_axes(at: Step, result: Value, axes: list[int]) -> Value:
 REDUCTIONS: Mapping[str, Gradient] = {
     "GlobalAveragePool": Gradient(global_average),
     "GlobalMaxPool": Gradient(global_max),
+    "ReduceL1": of_sum(lambda x, y: x.op("Sign")),
+    "ReduceL2": of_sum(lambda x, y: x / y),
+    "ReduceLogSumExp": of_sum(lambda x, y: (x - y).exp()),
     "ReduceMax": Gradient(extreme, fits=has_constant_axes),
     "ReduceMean": Gradient(mean, fits=has_constant_axes),
     "ReduceMin": Gradient(extreme, fits=has_constant_axes),
     "ReduceSum": Gradient(total, fits=has_constant_axes),
+    "ReduceSumSquare": of_sum(lambda x, y: x * 2),
 }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from onnx_reap.measure.autodiff.arithmetic import ARITHMETIC
+from onnx_reap.measure.autodiff.attention import ATTENTION
 from onnx_reap.measure.autodiff.gradient import Gradient
 from onnx_reap.measure.autodiff.layers import LAYERS
 from onnx_reap.measure.autodiff.movement import MOVEMENT
@@ -14,6 +15,7 @@ from onnx_reap.measure.autodiff.resize import RESIZE
 
 GRADIENTS: Mapping[str, Gradient] = {
     **ARITHMETIC,
+    **ATTENTION,
     **LAYERS,
     **MOVEMENT,
     **NORMS,

@@ -166,6 +166,14 @@ class Value:
         """Shape as a vector, when the model is run."""
         return self.op("Shape")
 
+    def zeros(self) -> Value:
+        """Zeros of this shape."""
+        return self.sizes().op("ConstantOfShape")
+
+    def size_and_rest(self) -> Value:
+        """Sizes of a matrix with as many rows as this vector has entries."""
+        return self.tape.op("Concat", self.sizes(), [-1], axis=0)
+
     def size(self, axis: int) -> Value:
         """Size along an axis that is not negative, as a vector."""
         return self.sizes().op("Slice", [axis], [axis + 1])
