@@ -9,7 +9,7 @@ says little of its input. So where an output or the input of a jump holds such r
 are computed from is compared as well.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -79,7 +79,7 @@ def compare(
     providers: Sequence[str],
     claim: EqualityCheck,
     *,
-    places: Kept = UNCUT,
+    places: Mapping[str, tuple[int, np.ndarray] | None] = UNCUT,
     also: Iterable[str] = (),
 ) -> tuple[float, list[str]]:
     """Compare two models that must be the same function.
@@ -88,9 +88,9 @@ def compare(
 
     Parameters
     ----------
-    places : mapping of str to (int, array)
+    places : mapping of str to (int, array) or None
         For inner tensors of which `changed` has less, or in another order, the axis and the
-        positions in the original.
+        positions in the original; None for those that can't be compared.
     also : iterable of str
         Further tensors to compare, of both models.
 
@@ -121,8 +121,9 @@ def compare(
     )
     for name, want, got in pairs:
         if name in places and name not in outputs:
-            axis, positions = places[name]
-            want = np.take(want, positions, axis)
+            if (place := places[name]) is None:
+                continue
+            want = np.take(want, place[1], place[0])
         floor = ROUNDING if name in saturated else 0.0
         if name not in causes:
             _check(name, want, got, floor, claim, "output" if name in outputs else "tensor")

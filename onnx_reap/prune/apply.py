@@ -144,10 +144,14 @@ def _verified(
     mask_graph(masked, analysis.flow, removed)
     sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]
     feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
-    kept = kept_positions(analysis.flow, removed)
+    dynamic = analysis.probe.dynamic
+    places = {
+        name: None if place[0] in dynamic.get(name, ()) else place
+        for name, place in kept_positions(analysis.flow, removed).items()
+    }
     try:
         _, notes = compare(
-            masked.to_run(), pruned.to_run(), feeds, analysis.providers, CUT, places=kept
+            masked.to_run(), pruned.to_run(), feeds, analysis.providers, CUT, places=places
         )
     finally:
         masked.free_weights()  # they may be large

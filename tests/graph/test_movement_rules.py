@@ -327,12 +327,30 @@ def test_flatten_of_a_nhwc_tensor():
     _check(middle, out=288, head="gemm")
 
 
-def test_flatten_into_the_batch_freezes():
-    """Without a fixed batch, no graph says how much of the axis would be left."""
-
+def test_flatten_into_the_batch():
     def middle(net, x):
         x = net("Reshape", x, ints([-1, 36]))
         return net("Reshape", net("Relu", x), ints([-1, 8, 6, 6]))
+
+    _check(middle)
+
+
+def test_products_of_matrices_for_every_channel_of_every_sample():
+    def middle(net, x):
+        x = net("Reshape", x, ints([-1, 6, 6]))
+        y = net("Softmax", net("MatMul", x, net("Transpose", x, perm=[0, 2, 1])), axis=-1)
+        return net("Reshape", net("MatMul", y, x), ints([-1, 8, 6, 6]))
+
+    _check(middle)
+
+
+def test_places_along_samples_and_channels_freeze():
+    """Without a fixed batch, no graph says which places would be left."""
+
+    def middle(net, x):
+        x = net("Reshape", x, ints([-1, 6, 6]))
+        x = net("Slice", x, ints([0]), ints([2**31 - 1]), ints([0]))
+        return net("Reshape", x, ints([-1, 8, 6, 6]))
 
     _check(middle, {}, {"a": "depends on the batch"})
 

@@ -29,6 +29,7 @@ from onnx_reap.graph.labels.labels import (
 )
 from onnx_reap.graph.labels.records import Binding, EqualCounts
 from onnx_reap.graph.labels.site import Findings
+from onnx_reap.graph.rules.table import RULES
 
 Tensors = Mapping[str, LabelArray]
 
@@ -114,10 +115,24 @@ def _close_tensor(name: str, findings: Findings) -> bool:
         first = first_along(roots, [axis for axis in axes if axis != keep])
         reason = Reason(name, "no box of the tensor would be left; it also holds frozen channels")
         return sets.unite(roots, first, reason)
-    if axes[0] in findings.probe.dynamic.get(name, ()):
+    dynamic = axes[0] in findings.probe.dynamic.get(name, ())
+    if dynamic and not _is_same_in_every_sample(name, vector_along(roots, axes[0]), findings):
         reason = Reason(name, "lie along an axis whose length depends on the batch")
         return sets.freeze(roots, reason)
     return False
+
+
+def _is_same_in_every_sample(name: str, units: LabelArray, findings: Findings) -> bool:
+    """Whether samples and channels were joined to one axis, and nothing names places along it.
+
+    As for products of matrices, one for each head of each sample.
+    """
+    batch = findings.probe.batch
+    if len(units) % batch or (units.reshape(batch, -1) != units[: len(units) // batch]).any():
+        return False
+    tensor = findings.model.graph.tensors()[name]
+    touching = [node.op for node in (*tensor.inputs, *tensor.outputs)]
+    return all(op == "Reshape" or (op in RULES and RULES[op].correct is None) for op in touching)
 
 
 def _slabs(roots: LabelArray, axis: int) -> int:
