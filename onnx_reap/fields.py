@@ -167,11 +167,6 @@ class Record:
         ----------
         keywords : subclass of TypedDict, optional
             The names that mean something to the caller, if not all.
-
-        Raises
-        ------
-        UsageError
-            If a name is unknown or means nothing here, or a value isn't valid.
         """
         options = options_of(cls)
         _check_names(given, options, options if keywords is None else keywords.__annotations__)

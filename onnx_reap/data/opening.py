@@ -43,11 +43,6 @@ def open_calibration(
     -------
     Calibration
         Its `notes` hold what the user should be warned of.
-
-    Raises
-    ------
-    ReapError
-        If the data can't be read or doesn't fit the model.
     """
     source = _source(data, inputs, preprocess, samples)
     calibration = Calibration(source)

@@ -41,7 +41,7 @@ class Preprocess:
     def __post_init__(self) -> None:
         for flag, value in (("--std", self.std), ("--scale", self.scale)):
             if value is not None and not np.all(value):
-                hint = f"{flag} 1, or the values of the model's training"
+                hint = f"{flag} 1, or what training used"
                 raise UsageError(f"{flag} is zero", got=str(value), hint=hint)
 
     def recipes(self, inputs: Sequence[InputSpec]) -> dict[str, Recipe]:

@@ -127,13 +127,7 @@ class Plan:
 
     @staticmethod
     def load(path: str | Path) -> Plan:
-        """Read a plan from a file.
-
-        Raises
-        ------
-        ReapError
-            If the file can't be read or is not a plan.
-        """
+        """Read a plan from a file."""
         return Plan.from_json(read_text("plan", path), f"plan {path}")
 
 

@@ -41,13 +41,7 @@ class Result:
         return self.light.whole()
 
     def files(self, path: Path) -> dict[Path, Content]:
-        """Return the files of the model, to be written to `path`; the model's own is the last.
-
-        Raises
-        ------
-        ReapError
-            If a file that weights of the original lie in changed meanwhile.
-        """
+        """Return the files of the model, to be written to `path`; the model's own is the last."""
         self.light.check_unchanged()
         return model_files(path, self.light)
 

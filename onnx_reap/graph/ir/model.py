@@ -29,23 +29,12 @@ class Model:
     since graphs of one model share them. Layers that an exporter gave one
     vector of biases, all zero for instance, get a copy each. Nodes that nobody touched are
     written back as they were, byte for byte.
-
-    Attributes
-    ----------
-    light : LightModel
-        The model as given. Never modified.
-    graph : onnx_graphsurgeon.Graph
-        Nodes in topological order.
-    keys : dict[int, str]
-        A unique name for each node, by `id(node)`.
-    types : frozenset of int
-        Types that become float32 where the model is run, see `onnxio.float32`.
     """
 
     def __init__(self, model: LightModel | onnx.ModelProto) -> None:
-        self.light = LightModel.of(model)
+        self.light = LightModel.of(model)  # As given; never modified
         proto = self.light.proto
-        self.types = other_types(proto)
+        self.types = other_types(proto)  # Those that become float32 where the model is run
         self.graph = read_graph(proto)
         # Nodes are kept alive here, since their ids are keys.
         pairs = zip(self.graph.nodes, proto.graph.node, strict=True)
@@ -58,8 +47,8 @@ class Model:
         self._absorb_constant_nodes()
         for sparse in proto.graph.sparse_initializer:
             self.constants()[sparse.values.name].values = dense(sparse)
-        self.graph.nodes = _in_order(self.graph.nodes)
-        self.keys = _unique_keys(self.graph.nodes)
+        self.graph.nodes = _in_order(self.graph.nodes)  # Topological
+        self.keys = _unique_keys(self.graph.nodes)  # By `id(node)`
         self._names: set[str] = set()
         self._unshare_parameters()
 

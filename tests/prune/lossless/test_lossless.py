@@ -426,6 +426,26 @@ def test_what_is_not_finite_is_not_followed(name):
     assert thinned(net.model(y)).plan.groups[0].kept == tuple(range(8))
 
 
+def steep(power: float) -> onnx.ModelProto:
+    """A model with a duplicate, which multiplies the scale of what comes in by itself."""
+    net = start()
+    y = net.node("Relu", net.conv("x", 3, 8))
+    net.weights["c0"][2], net.weights["c1"][2] = net.weights["c0"][1], net.weights["c1"][1]
+    y = net.node("Pow", y, net.constant(np.float32(power)))
+    return net.model(net.head(net.conv(y, 8, 6), 6, 5))
+
+
+@pytest.mark.parametrize("power", [14.0, 15.0, 16.0, 17.0, 18.0, 20.0])
+def test_random_samples_that_overflow_tell_nothing(power):
+    """At 100 times the samples, some sums are infinite, and in another order others are."""
+    assert counts(thinned(steep(power))) == (0, 1)
+
+
+def test_where_all_samples_overflow_nothing_is_proved():
+    with pytest.raises(CheckError, match="can't be compared: the original gives NaN or infinity"):
+        thinned(steep(3000.0))
+
+
 def test_what_rounds_is_not_followed():
     """Nearly equal channels may be rounded differently."""
     net = start()
