@@ -417,7 +417,8 @@ def test_too_few_samples_tell_how_many_it_takes(refused, capsys):
     needed = int(re.search(r"which takes (\d+) samples", short)[1])
     for count, is_short in ((needed - 1, True), (needed, False)):
         np.save("more.npy", images(count))
-        main("in.onnx out.onnx --data more.npy --max-drop 5% --joint-refit 0 -q".split())
+        line = "in.onnx out.onnx --data more.npy --max-drop 5% --joint-refit 0 -q"
+        main(line.split())
         assert ("too few samples" in capsys.readouterr().err) == is_short
 
 

@@ -617,7 +617,7 @@ def test_parts_of_grouped_convolutions_must_stay_equal(tmp_path: Path):
         {"nonsense": 1},
         {"ratio": 0},
         {"ratio": 1.0},
-        {"ratio": "0.5"},
+        {"ratio": "half"},
         {"ratio": 0.5, "target_macs": 0.5},
         {"ratio": 0.5, "layer_ratios": {"conv0": 0.5}},
         {"target_macs": -1},
