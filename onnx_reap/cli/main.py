@@ -51,5 +51,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check_command(given: Sequence[str]) -> None:
     """Refuse a first argument that is no model, and nearly the name of a command."""
     near = get_close_matches(given[0], COMMANDS, 1, LIKE) if given else []
-    if near and not given[0].startswith("-") and not Path(given[0]).exists():
+    if near and given[0].isalpha() and not Path(given[0]).exists():
         raise ReapError(f"model file {given[0]}: not found", hint=f"onnx-reap {near[0]}")
