@@ -273,7 +273,7 @@ def test_it_is_taken_back_where_the_outputs_are_worse_off(monkeypatch: pytest.Mo
     alone = reap(residual_chain(3, 12), joint_refit=0)
 
     def spoil(run, pruned, *arguments, **named):
-        blocks, notes = joining.join(run, pruned, *arguments, **named)
+        blocks, notes = joining.refit_jointly(run, pruned, *arguments, **named)
         node = next(node for node in pruned.nodes if node.op == "Gemm")
         node.inputs[1].values = -node.inputs[1].values
         return blocks, notes
