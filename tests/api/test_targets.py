@@ -346,7 +346,8 @@ def test_a_latency_out_of_reach_is_refused_before_calibration(monkeypatch):
 
 def test_a_latency_that_no_try_reached_is_refused(monkeypatch):
     timed(monkeypatch)
-    monkeypatch.setattr(accuracy_search, "MOST_REMOVED", 0.3)  # so that narrow widths are not looked at
+    # Narrow widths are not looked at then.
+    monkeypatch.setattr(accuracy_search, "MOST_REMOVED", 0.3)
     with pytest.raises(TargetError, match="--target-latency: can't be reached"):
         onnx_reap.reap(MODEL, DATA, target_latency="0.2x", criterion="l1", refit=False)
 
