@@ -270,6 +270,7 @@ def profile(
     chosen = Settings.make(settings, options.ProfileKeywords)
     chosen = replace(chosen, samples=4, criterion="l1", refit=False)  # only to run the model
     run = open_run(model, None, chosen, progress or NoProgress())
+    check_globs(run.analysis, chosen)
     return measured_table(run.analysis, run.samples.every, chosen, run.progress)
 
 

@@ -28,6 +28,7 @@ class Option:
     default: Any = None
     alone: Any = None
     shown: str | None = None  # What the help tells of the default instead of the value
+    shown_without_data: str | None = None  # The same in commands that take no data
     metavar: str | None = None  # What the help puts for a value instead of what the kind does
     role: str | None = None  # `ratio` and `target` are budgets, `zeros` sets weights to zero
     lossless: bool = False  # Whether `--lossless` may stand beside it
@@ -166,14 +167,9 @@ class Record:
         ----------
         keywords : subclass of TypedDict, optional
             The names that mean something to the caller, if not all.
-
-        Raises
-        ------
-        UsageError
-            If a name is unknown or means nothing here, or a value isn't valid.
         """
         options = options_of(cls)
-        check_names(given, options, options if keywords is None else keywords.__annotations__)
+        _check_names(given, options, options if keywords is None else keywords.__annotations__)
         return cls(**{name: options[name].accept(value) for name, value in given.items()})
 
     def chosen(self) -> dict[str, Any]:
@@ -183,25 +179,10 @@ class Record:
         return {name: value for name, value in values.items() if value != options[name].default}
 
 
-def check_names(
-    given: Collection[str],
-    options: Mapping[str, Option],
-    known: Collection[str],
-    what: str = "settings that don't apply here",
+def _check_names(
+    given: Collection[str], options: Mapping[str, Option], known: Collection[str]
 ) -> None:
-    """Refuse options that mean nothing to a command.
-
-    Parameters
-    ----------
-    given, known : collection of str
-        Options by name.
-    what : str
-        What is wrong with others.
-
-    Raises
-    ------
-    UsageError
-    """
+    """Refuse options that mean nothing to a command; all are given by name."""
     if unknown := [name for name in given if name not in options]:
         near = get_close_matches(unknown[0], known, 1)
         hint = near[0] if near else None
@@ -211,7 +192,7 @@ def check_names(
     if idle := [name for name in given if name not in known]:
         flags = [options[name].flag for name in idle]
         expected = ", ".join(each.flag for name, each in options.items() if name in known)
-        raise UsageError(what, got=", ".join(flags), expected=expected)
+        raise UsageError("settings that don't apply here", got=", ".join(flags), expected=expected)
 
 
 def _plain(kind: Kind, value: Any) -> Any:

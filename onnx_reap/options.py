@@ -67,20 +67,20 @@ class SweepKeywords(InspectKeywords, total=False):
 class RunKeywords(SweepKeywords, total=False):
     """All settings, as Python passes them; `Settings` holds them as the command reads them."""
 
-    ratio: float | None
-    target_macs: float | None
-    target_params: float | None
-    target_size: float | None
+    ratio: float | str | None
+    target_macs: float | str | None
+    target_params: float | str | None
+    target_size: float | str | None
     target_latency: tuple[float, str] | str | None
     latency_table: Any  # a LatencyTable, or the path of one
-    max_drop: float | None
+    max_drop: float | str | None
     lossless: bool
     labels: Any  # a path, or integers, one a sample
     evaluate: str | Callable[[Any], float] | None
     layer_ratios: Mapping[str, float] | str | Path | None
     low_rank: str | bool | None
     tile: str | None
-    tile_sparsity: float | None
+    tile_sparsity: float | str | None
     pattern: str | None
     permutation: bool
 
@@ -106,6 +106,7 @@ class Settings(Record):
         "shape of an input with dynamic dimensions, batch included, such as x:1,3,224,224; "
         "repeatable",
         shown="from the data",
+        shown_without_data="the model's own",
     )
     resize: int | tuple[int, int] | None = _data(parsing.PIXELS)(
         "pixels of the shorter side, or height,width", shown="the model's"

@@ -197,7 +197,9 @@ NUMBERS = Kind(
     lambda v: _is_number(v) or (_are_numbers(v) and len(v) > 0),
     lambda text: tuple(map(float, _parts(text))),
 )
-FRACTION = Kind("a fraction between 0 and 1, such as 0.3 or 30%", "X", _is_fraction, _share)
+FRACTION = Kind(
+    "a fraction between 0 and 1, such as 0.3 or 30%", "X", _is_fraction, _share, as_text=True
+)
 FRACTIONS = Kind(
     "fractions between 0 and 1, such as 0.8,0.6,0.4",
     "X,X,X",
@@ -209,6 +211,7 @@ TARGET = Kind(
     "X",
     _is_positive,
     _target,
+    as_text=True,
 )
 LATENCY = Kind(
     "a time, such as 5ms, or a factor of the original's, such as 0.6x or 60%",

@@ -201,7 +201,7 @@ INTRODUCTION = """# Criteria compared
 What decides which channels of a group go first is `--criterion`. All else is the same for all of
 them: the errors along the order, how a budget is spread over groups, the cut, and the refit. Each
 is a module in `onnx_reap/criteria/` that cites its paper. The extra `methods` brings scikit-learn:
-`pip install "onnx-reap[methods]"`. This page is written by `scripts/compare_methods.py`;
+`pip install ".[methods]"`. This page is written by `scripts/compare_methods.py`;
 [ranks.md](ranks.md) and [tiles.md](tiles.md) measure what else may go.
 
 """

@@ -2,7 +2,8 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -68,8 +69,10 @@ class Command:
     def options(self) -> list[Option]:
         """All options, settings last."""
         own = [option for option in ARGUMENTS if self.name in option.commands]
-        known = self.keywords.__annotations__
-        return own + [option for name, option in OPTIONS.items() if name in known]
+        settings = [OPTIONS[name] for name in OPTIONS if name in self.keywords.__annotations__]
+        if not any(option.name == "data" for option in own):
+            settings = [replace(o, shown=o.shown_without_data or o.shown) for o in settings]
+        return own + settings
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,13 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(command: Command, argv: Sequence[str]) -> Arguments:
     """Read a command line, without the command's name."""
-    options = command.options
-    parsed = vars(make_parser(command).parse_args(_with_values(options, argv)))
+    options, parser = command.options, make_parser(command)
+    known, unknown = parser.parse_known_args(_with_values(options, argv))
+    if unknown:
+        near = get_close_matches(unknown[0].partition("=")[0], parser._option_string_actions, 1)
+        hint = near[0] if near else f"{parser.prog} --help"
+        raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", hint=hint)
+    parsed = vars(known)
     for option in options:
         if option.kind.collect is not None and option.name in parsed:
             parsed[option.name] = option.kind.collect(parsed[option.name])

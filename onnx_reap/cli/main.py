@@ -7,6 +7,8 @@ Whatever is slow to import is imported once the arguments are understood.
 import io
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
 
 from onnx_reap.cli.arguments import parse
 from onnx_reap.cli.inspect import INSPECT, run_inspect
@@ -16,6 +18,7 @@ from onnx_reap.cli.sweep import SWEEP, run_sweep
 from onnx_reap.errors import ReapError
 
 INTERRUPTED = 130
+LIKE = 0.8  # of a command's name is in what was typed
 COMMANDS = {
     "inspect": (INSPECT, run_inspect),
     "profile": (PROFILE, run_profile),
@@ -34,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command, run = COMMANDS[given[0]]
             run(parse(command, given[1:]))
         else:
+            _check_command(given)
             run_reap(parse_run(given))
     except ReapError as error:
         print(f"onnx-reap: error: {error}", file=sys.stderr)
@@ -42,3 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("onnx-reap: interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _check_command(given: Sequence[str]) -> None:
+    """Refuse a first argument that is no model, and nearly the name of a command."""
+    near = get_close_matches(given[0], COMMANDS, 1, LIKE) if given else []
+    if near and given[0].isalpha() and not Path(given[0]).exists():
+        raise ReapError(f"model file {given[0]}: not found", hint=f"onnx-reap {near[0]}")

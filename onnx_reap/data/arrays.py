@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from onnx_reap.data.matching import match
+from onnx_reap.data.matching import USUAL_NAMES, match, stand_in
 from onnx_reap.data.recipe import Recipe
 from onnx_reap.errors import ReapError
 
@@ -64,10 +64,23 @@ class ArraySource:
 
 
 def array_source(
-    arrays: Mapping[str, np.ndarray], recipes: Mapping[str, Recipe], *, label: str, origin: str
+    arrays: Mapping[str, np.ndarray],
+    recipes: Mapping[str, Recipe],
+    *,
+    label: str,
+    origin: str,
+    named: bool,
 ) -> ArraySource:
-    """Match arrays to inputs (see `match`, also for what is refused) and read from them."""
-    return ArraySource(*match(arrays, recipes, label), recipes, label=label, origin=origin)
+    """Match arrays to inputs (see `match`, also for what is refused) and read from them.
+
+    If the user `named` the arrays, a note tells which one is taken for an input of another name.
+    """
+    other, (name, *_) = stand_in(arrays, recipes), (*recipes, "")
+    arrays = arrays if other is None else {name: arrays[other]}
+    source = ArraySource(*match(arrays, recipes, label), recipes, label=label, origin=origin)
+    if named and other is not None and other not in USUAL_NAMES:
+        source.notes += (f"{label} has no array {name!r}: {other!r}, which fits, is taken for it",)
+    return source
 
 
 def feed_source(

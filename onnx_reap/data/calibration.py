@@ -150,4 +150,5 @@ class Calibration:
             f"--data: input {name!r} has NaN or infinite values{sample}",
             got=f"{batch[where]} as {batch.dtype.name}",
             expected="finite values",
+            hint="mend the sample or leave it out, or --scale values that are too large",
         )

@@ -23,7 +23,7 @@ def pillow() -> tuple[Any, Any]:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise ReapError(
-            "reading and resizing images needs Pillow", hint='pip install "onnx-reap[images]"'
+            "reading and resizing images needs Pillow", hint="pip install pillow"
         ) from error
     return Image, ImageOps
 
@@ -96,10 +96,10 @@ class Geometry:
         rows, columns = self.size
         if height < rows or width < columns:
             raise ReapError(
-                f"{label} is smaller than --crop",
-                got=f"{height} x {width}",
+                f"{label} is smaller than what is cut out of its centre",
+                got=f"{height} x {width}{' after --resize' if self.resize is not None else ''}",
                 expected=f"{rows} x {columns} or more",
-                hint="--resize",
+                hint=f"--resize {max(rows, columns)}",
             )
         top, left = round((height - rows) / 2), round((width - columns) / 2)
         return image[top : top + rows, left : left + columns]

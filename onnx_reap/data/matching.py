@@ -9,7 +9,7 @@ from onnx_reap.data.spec import InputSpec, describe, without_batch
 from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.dtypes import is_float, is_integer_or_bool
 
-_USUAL_NAMES = ("x", "images")
+USUAL_NAMES = ("x", "images")
 
 
 def match(
@@ -97,15 +97,21 @@ def _without_samples(
 def _pick(
     arrays: Mapping[str, np.ndarray], recipes: Mapping[str, Recipe], label: str
 ) -> dict[str, np.ndarray]:
-    if all(name in arrays for name in recipes):
-        return {name: arrays[name] for name in recipes}
-    stored = [recipe.stored for recipe in recipes.values()]
-    if len(stored) == 1:
-        fitting = [name for name, array in arrays.items() if fit(array, stored[0]) is not None]
-        usual = [name for name in _USUAL_NAMES if name in fitting]
-        if usual or len(fitting) == 1:
-            return {stored[0].name: arrays[(usual or fitting)[0]]}
-    raise _misfit(arrays, stored, label)
+    other = stand_in(arrays, recipes)
+    missing = [name for name in recipes if name not in arrays]
+    if missing and other is None:
+        raise _misfit(arrays, [recipe.stored for recipe in recipes.values()], label)
+    return {name: arrays[name if other is None else other] for name in recipes}
+
+
+def stand_in(arrays: Mapping[str, np.ndarray], recipes: Mapping[str, Recipe]) -> str | None:
+    """Name the array that the only input takes if none is called so; None if none can be."""
+    if len(recipes) != 1 or any(name in arrays for name in recipes):
+        return None
+    (stored,) = (recipe.stored for recipe in recipes.values())
+    fitting = [name for name, array in arrays.items() if fit(array, stored) is not None]
+    usual = [name for name in USUAL_NAMES if name in fitting]
+    return (usual or fitting)[0] if usual or len(fitting) == 1 else None
 
 
 def _check_dtype(array: np.ndarray, spec: InputSpec, label: str) -> None:

@@ -13,7 +13,7 @@ from onnx_reap.data.files import open_arrays
 from onnx_reap.data.folder import FolderSource
 from onnx_reap.data.preprocess import NO_FLAGS, Preprocess
 from onnx_reap.data.spec import InputSpec
-from onnx_reap.errors import ReapError, UsageError
+from onnx_reap.errors import ReapError
 
 _KINDS = "a .npy or .npz file or a folder of images"
 
@@ -43,14 +43,7 @@ def open_calibration(
     -------
     Calibration
         Its `notes` hold what the user should be warned of.
-
-    Raises
-    ------
-    ReapError
-        If the data can't be read or doesn't fit the model.
     """
-    if samples is not None and samples < 1:
-        raise UsageError("--samples is too small", got=str(samples), expected="1 or more")
     source = _source(data, inputs, preprocess, samples)
     calibration = Calibration(source)
     return calibration if samples is None else calibration.take(samples, seed)
@@ -64,9 +57,10 @@ def _source(
     recipes = preprocess.recipes(inputs)
     name = type(data).__name__
     if isinstance(data, Mapping) or hasattr(data, "__array__"):
-        given = data if isinstance(data, Mapping) else {"data": data}
+        named = isinstance(data, Mapping)
+        given = data if named else {"data": data}
         arrays = {key: np.asarray(value) for key, value in given.items()}
-        return array_source(arrays, recipes, label="data", origin=name)
+        return array_source(arrays, recipes, label="data", origin=name, named=named)
     is_reader = hasattr(data, "get_next")
     if not is_reader and not isinstance(data, Iterable):
         raise ReapError("data is of an unknown kind", got=name, expected=f"arrays, feeds, {_KINDS}")
@@ -101,8 +95,9 @@ def _path_source(path: Path, inputs: Sequence[InputSpec], preprocess: Preprocess
     if path.is_dir():
         return FolderSource(path, inputs, preprocess)
     if not path.exists():
-        raise ReapError(f"--data {path} doesn't exist", expected=_KINDS)
+        raise ReapError(f"--data {path} doesn't exist", expected=_KINDS, hint="check the path")
     if path.suffix.lower() not in (".npy", ".npz"):
         raise ReapError(f"--data {path} is of an unknown kind", expected=_KINDS)
     recipes = preprocess.recipes(inputs)
-    return array_source(open_arrays(path), recipes, label=f"--data {path}", origin=path.name)
+    label, named = f"--data {path}", path.suffix.lower() == ".npz"
+    return array_source(open_arrays(path), recipes, label=label, origin=path.name, named=named)

@@ -1,6 +1,6 @@
 """The samples of one run: real or synthetic, and which of them are held out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,12 +12,14 @@ from onnx_reap.data import (
     open_calibration,
     synthetic_calibration,
 )
+from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.options import Settings
 
 SYNTHETIC = 256
 HELD_OUT = 0.1  # fraction of the samples that is held out to evaluate the result
 DECIDING = 0.3  # fraction that is held out where a search decides by them
 FEWEST_TO_SPLIT = 20
+LOOKED_AT = 16  # samples that are compared with each other
 
 VALIDATION = 0.2  # fraction of the fitted samples that validate choices made on the others
 FEWEST_TO_VALIDATE = 5
@@ -59,14 +61,29 @@ def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> 
             return Samples(every, None, None, seed=seed)
     else:
         every = open_calibration(data, inputs, preprocess, samples=settings.samples, seed=seed)
-        if not settings.estimates:
-            return Samples(every, None, every, every.notes, seed)
+    notes = every.notes if data is None else (*every.notes, *_monotonous(every, seed))
+    if not settings.estimates:
+        return Samples(every, None, every, notes, seed)
     if len(every) < FEWEST_TO_SPLIT:
         few = f"too few samples ({len(every)}) to hold some out: nothing tells how the result "
-        return Samples(every, every, None, (*every.notes, few + "does on others"), seed)
+        return Samples(every, every, None, (*notes, few + "does on others"), seed)
     share = HELD_OUT if settings.max_drop is None else DECIDING
     fit, held_out = every.split(share, seed)
-    return Samples(every, fit, held_out, every.notes, seed)
+    return Samples(every, fit, held_out, notes, seed)
+
+
+def _monotonous(samples: Calibration, seed: int) -> Iterator[str]:
+    """Warn of inputs that are the same in some samples; integers may be masks, unless all are."""
+    some = samples.take(LOOKED_AT, seed)
+    feed, shapes = next(iter(some.batches(len(some)))), some.shapes
+    own = {name: x for name, x in feed.items() if len(x.shape) > len(shapes[name])}
+    same = [name for name, x in own.items() if len(x) > 1 and (x == x[:1]).all()]
+    for name in same:
+        if is_float(own[name].dtype) or len(same) == len(own):
+            yield (
+                f"input {name} is the same in all of {len(some)} samples that were looked at: "
+                "errors and repairs on such data say nothing of others; check what --data holds"
+            )
 
 
 def divided(samples: Samples, share: float) -> Samples:

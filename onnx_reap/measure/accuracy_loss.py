@@ -9,6 +9,7 @@ accuracy that was lost, and a function of the user's may measure anything.
 import importlib
 import math
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import onnx
 
 from onnx_reap.data import Calibration
 from onnx_reap.data.labels import read_labels
-from onnx_reap.data.split import Samples
+from onnx_reap.data.split import DECIDING, FEWEST_TO_SPLIT, Samples
 from onnx_reap.errors import ReapError, TargetError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.measure.accuracy import class_outputs, class_scores, correct_on
@@ -38,8 +39,8 @@ class EstimatedLoss:
 
     kind: str  # `top-1 disagreement`, `output error`, `accuracy` or `evaluate`
     value: float  # Loss as a fraction; at most 0 where nothing was lost
-    # What the loss on other samples does not exceed, with odds of 3 to 1; `value` where that is not
-    # known
+    # What the loss on other samples does not exceed with 75 % confidence; `value` where that is
+    # not known
     likely: float
     # 95 % confidence interval; None where it is not known
     low: float | None
@@ -62,17 +63,22 @@ def loss_estimator(analysis: Analysis, samples: Samples, settings: Settings) -> 
     """
     if settings.evaluate is not None:
         return _by_function(analysis, settings.evaluate)
-    held_out = held_out_for("--max-drop", samples)
-    least = least_provable_loss(analysis, samples, settings)
-    if settings.max_drop is not None and settings.max_drop < least:
+    labels = None if settings.labels is None else read_labels(settings.labels, samples.every)
+    provable = _provable_by(analysis, settings)
+    bound = 1.0 if settings.max_drop is None else settings.max_drop
+    fewest = bisect_left(
+        range(2**40), True, key=lambda n: provable(max(round(DECIDING * n), 1)) <= bound
+    )
+    held_out = held_out_for("--max-drop", samples, max(fewest, FEWEST_TO_SPLIT))
+    if (least := provable(len(held_out))) > bound:
         raise TargetError(
             "--max-drop: too few samples to show so small a loss",
             got=f"{len(held_out)} samples held out, which show {least:.2%} at best",
-            expected=f"at most {settings.max_drop:.2%}",
+            expected=f"at most {bound:.2%}, which takes {fewest:,} samples in all",
             hint="bring more data, allow more, or name a budget such as --target-macs alone",
         )
-    if settings.labels is not None:
-        return _by_labels(analysis, held_out, read_labels(settings.labels, samples.every))
+    if labels is not None:
+        return _by_labels(analysis, held_out, labels)
     if outputs := class_outputs(analysis, settings.metric):
         return _by_first_choices(analysis, held_out, samples.fit, outputs)
     return _by_output_error(analysis, held_out)
@@ -80,18 +86,24 @@ def loss_estimator(analysis: Analysis, samples: Samples, settings: Settings) -> 
 
 def least_provable_loss(analysis: Analysis, samples: Samples, settings: Settings) -> float:
     """Return the loss that is likely not exceeded where no held-out sample shows any."""
-    n = 0 if samples.held_out is None else len(samples.held_out)
     if settings.evaluate is not None:
         return 0.0
-    if n == 0:
+    if samples.held_out is None:
         return math.inf
+    return _provable_by(analysis, settings)(len(samples.held_out))
+
+
+def _provable_by(analysis: Analysis, settings: Settings) -> Callable[[int], float]:
+    """Make the function that tells what so many samples show at best."""
     if settings.labels is not None:
-        return agresti_min(0, 0, n, LIKELY)[1]
-    return wilson(0, n, LIKELY)[1] if class_outputs(analysis, settings.metric) else 0.0
+        return lambda n: agresti_min(0, 0, n, LIKELY)[1]
+    if class_outputs(analysis, settings.metric):
+        return lambda n: wilson(0, n, LIKELY)[1]
+    return lambda n: 0.0
 
 
-def held_out_for(flag: str, samples: Samples) -> Calibration:
-    """Return the samples that are held out, which a flag needs.
+def held_out_for(flag: str, samples: Samples, fewest: int = FEWEST_TO_SPLIT) -> Calibration:
+    """Return the samples that are held out, which a flag needs, of at least so many in all.
 
     Raises
     ------
@@ -102,8 +114,8 @@ def held_out_for(flag: str, samples: Samples) -> Calibration:
         raise ReapError(
             f"{flag}: no samples are held out to evaluate the result on",
             got=samples.every.origin,
-            expected="20 samples or more",
-            hint="give --data",
+            expected=f"{fewest:,} samples or more",
+            hint="give more --data",
         )
     return samples.held_out
 
@@ -180,7 +192,7 @@ def _by_function(analysis: Analysis, evaluate: str | Evaluate) -> LossEstimator:
 
 def _evaluated(function: Evaluate, model: LightModel) -> float:
     try:
-        value = float(function(model.whole()))
+        value = float(function(model.whole(copy=True)))  # which it may change
     except Exception as error:  # whatever a user's function raises, or returns instead of a number
         raise ReapError(
             "--evaluate: the function failed",

@@ -25,7 +25,8 @@ def read_text(what: str, path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ReapError(f"{what} {path}: can't be read", got=str(error)) from None
+        hint = "check the path, and that it is a text file"
+        raise ReapError(f"{what} {path}: can't be read", got=str(error), hint=hint) from None
 
 
 def check_outputs(

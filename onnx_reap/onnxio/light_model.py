@@ -70,9 +70,9 @@ class LightModel:
         """Return the values of the initializers that lie beside the proto, in its order."""
         return {tensor.name: self.weights[tensor.name] for tensor in self._external()}
 
-    def whole(self) -> onnx.ModelProto:
+    def whole(self, *, copy: bool = False) -> onnx.ModelProto:
         """Return a proto that holds all weights: the model's own if it does, or a copy."""
-        if not self._external():
+        if not copy and not self._external():
             return self.proto
         out = onnx.ModelProto()
         out.CopyFrom(self.proto)

@@ -88,7 +88,10 @@ def _check(proto: onnx.ModelProto, label: str, *, held: bool) -> None:
     """Refuse what is no model; `held` demands that its weights are there."""
     if not proto.graph.node:
         raise ReapError(
-            f"{label}: holds no nodes", got="no graph", expected="an ONNX model with layers"
+            f"{label}: holds no nodes",
+            got="no graph",
+            expected="an ONNX model with layers",
+            hint="export or download the model again",
         )
     if not any(entry.domain in ("", "ai.onnx") for entry in proto.opset_import):
         raise ReapError(

@@ -44,6 +44,7 @@ def execution_providers(
             "--provider: unknown to this onnxruntime",
             got=provider,
             expected=", ".join(available),
+            hint="leave --provider out, or for cuda install the extra gpu instead of cpu",
         )
     providers = Providers([chosen] if chosen == cpu else [chosen, cpu])
     providers.libraries = tuple(_checked(Path(library)) for library in libraries)

@@ -37,7 +37,7 @@ def onnxruntime() -> Any:
     except ImportError:
         raise ReapError(
             "onnxruntime is not installed",
-            hint='pip install "onnx-reap[cpu]", or "onnx-reap[gpu]" on a machine with CUDA',
+            hint="pip install onnxruntime, or onnxruntime-gpu on a machine with CUDA",
         ) from None
     return runtime
 
@@ -159,7 +159,9 @@ def run(active: Any, outputs: Sequence[str] | None, feed: Feed) -> dict[str, np.
     except Exception as error:  # onnxruntime's exceptions share no base class
         shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in feed.items())
         raise ReapError(
-            "onnxruntime can't run the model", got=f"{error} (fed: {shapes})"
+            "onnxruntime can't run the model",
+            got=f"{error} (fed: {shapes})",
+            hint="check that --data holds what the model takes, such as ids in its range",
         ) from error
     return dict(zip(names, values, strict=True))
 

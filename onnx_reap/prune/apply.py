@@ -92,7 +92,8 @@ def _refit_blocks(
         redo()
         return blocks, notes
     back = "blocks were not refitted together: on the validation split the outputs' error rose"
-    return [], [*notes, f"{back} from {old:.2g} by {new / old - 1:.0%}"]
+    far = f"by {new / old - 1:.0%}" if old and math.isfinite(new) else f"to {new:.2g}"
+    return [], [*notes, f"{back} from {old:.2g} {far}"]
 
 
 def _distance(analysis: Analysis, pruned: Model, samples: Calibration) -> float:

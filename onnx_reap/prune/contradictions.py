@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from onnx_reap.errors import UsageError
-from onnx_reap.fields import CRITERIA, check_names
+from onnx_reap.fields import CRITERIA
 from onnx_reap.options import (
     BUDGETS,
     DEFAULT_MAX_DROP,
@@ -22,9 +22,12 @@ def run_settings(given: Mapping[str, Any], data: Any) -> Settings:
     """Make the settings of a run, with a budget if none is set."""
     settings = Settings.make(given)
     if settings.lossless:
-        what = "--lossless keeps what the model computes, and takes no budget and no method"
-        lossless = [name for name, each in OPTIONS.items() if each.lossless]
-        check_names(settings.chosen(), OPTIONS, lossless, what)
+        idle = [OPTIONS[name].flag for name in settings.chosen() if not OPTIONS[name].lossless]
+        if idle:
+            raise UsageError(
+                "--lossless keeps what the model computes, and takes no budget and no method",
+                hint=f"leave out {', '.join(idle)}",
+            )
         return settings
     check_labels(settings.labels, data)
     if not (settings.names_budget or settings.zeroes):
@@ -102,6 +105,7 @@ def _check_budgets(given: list[str]) -> None:
             "several budgets that contradict each other",
             got=" and ".join(OPTIONS[name].flag for name in ratios + targets),
             expected="a ratio, ratios by layer, or targets",
+            hint="leave out all but one, or all ratios",
         )
 
 

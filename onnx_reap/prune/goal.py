@@ -2,7 +2,7 @@
 
 import fnmatch
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def read_goal(run: Run) -> Goal:
         check_globs(form.original, settings)
         groups = form.analysis.groups
         if not groups:
-            raise nothing_to_prune(form.analysis)
+            raise nothing_to_prune(form.analysis, settings.chosen(), "onnx-reap inspect")
         ratios = read_ratios(groups, settings)
         widths = allowed(form, settings, vanishing=ratios is None)
         if all(len(choices) == 1 for choices in widths):
@@ -96,9 +96,16 @@ def _no_width(groups: Sequence[Group], settings: Settings) -> TargetError:
     )
 
 
-def nothing_to_prune(analysis: Analysis) -> ReapError:
-    """Tell why a model has no groups, as an error to raise."""
-    reasons = [f"{f.node} ({f.reason} at {f.cause})" for f in analysis.frozen[:3]]
+def nothing_to_prune(
+    analysis: Analysis, given: Collection[str], otherwise: str | None = None
+) -> ReapError:
+    """Tell why a model has no groups, as an error to raise.
+
+    What to try is another glob, if any are among the settings that are `given`, or `otherwise`.
+    """
+    reasons = [f"{f.node} ({f.reason} at {f.cause})" for f in analysis.frozen]
+    reasons = (reasons or _other_products(analysis))[:3]
+    globs = [f"--{name}" for name in ("exclude", "include") if name in given]
     quantised = [n.op for n in analysis.model.nodes if "Quantize" in n.op or "QLinear" in n.op]
     if quantised:
         return ReapError(
@@ -111,8 +118,20 @@ def nothing_to_prune(analysis: Analysis) -> ReapError:
         "the model has no channel that may be removed",
         got="; ".join(reasons) or "no layer with a constant weight",
         expected="convolutions or dense layers whose outputs other layers read",
-        hint="loosen --exclude or --include if you set them",
+        hint=f"loosen {' and '.join(globs)}" if globs else otherwise,
     )
+
+
+def _other_products(analysis: Analysis) -> list[str]:
+    """Name layers with a constant weight that is in no form that can be pruned."""
+    constants, keys = analysis.model.constants(), analysis.model.keys
+    return [
+        f"{keys[id(node)]} ({node.op} with a constant {constants[tensor.name].shape} as its "
+        f"{place} operand, a form that can't be pruned)"
+        for node in analysis.model.nodes
+        for place, tensor in zip(("first", "second"), node.inputs, strict=False)
+        if node.op in ("Einsum", "Gemm", "MatMul") and tensor.name in constants
+    ]
 
 
 def check_globs(analysis: Analysis, settings: Settings) -> None:

@@ -106,7 +106,10 @@ class Plan:
             content = json.loads(text)
             if content["schema"] != SCHEMA:
                 raise ReapError(
-                    f"{source}: another schema", got=str(content["schema"]), expected=str(SCHEMA)
+                    f"{source}: another schema",
+                    got=str(content["schema"]),
+                    expected=str(SCHEMA),
+                    hint="make the plan again with this version",
                 )
             groups = tuple(_group(g) for g in content["groups"])
             frozen = tuple(FrozenChannels(**f) for f in content.get("frozen", ()))
@@ -118,18 +121,13 @@ class Plan:
                 f"{source}: not a plan",
                 got=f"{type(error).__name__}: {error}",
                 expected="a file written by --plan",
+                hint="--plan writes one beside the pruned model",
             ) from None
         return Plan(settings, groups, constants, frozen, shapes, factors)
 
     @staticmethod
     def load(path: str | Path) -> Plan:
-        """Read a plan from a file.
-
-        Raises
-        ------
-        ReapError
-            If the file can't be read or is not a plan.
-        """
+        """Read a plan from a file."""
         return Plan.from_json(read_text("plan", path), f"plan {path}")
 
 
@@ -146,7 +144,7 @@ def _group(entry: Mapping[str, Any]) -> GroupPlan:
     return GroupPlan(
         str(entry["name"]),
         int(entry["width"]),
-        tuple(sorted(set(kept))),
+        tuple(sorted(kept)),
         tuple(entry.get("producers", ())),
         tuple(entry.get("consumers", ())),
     )
@@ -245,6 +243,13 @@ def _described(group: Group | GroupPlan, entry: GroupPlan) -> str:
 
 
 def _check_kept(group: Group, kept: tuple[int, ...]) -> None:
+    if len(set(kept)) < len(kept):
+        raise ReapError(
+            f"plan: group {group.name} keeps a channel twice",
+            got=str(list(kept))[:80],
+            expected="each channel once",
+            hint="leave out what is there twice",
+        )
     if not set(kept) <= set(range(group.width)):
         raise ReapError(
             f"plan: group {group.name} keeps channels that don't exist",

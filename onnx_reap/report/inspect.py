@@ -52,7 +52,7 @@ def make_inspection(
         branches=_branches(analysis, narrowest),
         frozen=_frozen(analysis.frozen, by_frozen),
         others=_rounded(np.maximum(others, 0)),
-        nothing=None if analysis.groups else str(nothing_to_prune(analysis)),
+        nothing=None if analysis.groups else str(nothing_to_prune(analysis, settings)),
     )
 
 

@@ -24,7 +24,7 @@ def check_plotting() -> Any:
         import matplotlib.style
     except ImportError as error:
         raise ReapError(
-            "the plot of a sweep needs matplotlib", hint='pip install "onnx-reap[plot]"'
+            "the plot of a sweep needs matplotlib", hint="pip install matplotlib"
         ) from error
     return matplotlib
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from onnx_reap.errors import UsageError
 from onnx_reap.onnxio.files import Content, check_outputs, write_all
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.save import data_path, model_files
@@ -40,13 +41,7 @@ class Result:
         return self.light.whole()
 
     def files(self, path: Path) -> dict[Path, Content]:
-        """Return the files of the model, to be written to `path`; the model's own is the last.
-
-        Raises
-        ------
-        ReapError
-            If a file that weights of the original lie in changed meanwhile.
-        """
+        """Return the files of the model, to be written to `path`; the model's own is the last."""
         self.light.check_unchanged()
         return model_files(path, self.light)
 
@@ -61,6 +56,8 @@ class Result:
         ReapError
             If a file can't be written, or holds weights of the original, or such a file changed.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise UsageError("path: no path", got=repr(path), expected="where the model goes")
         path = Path(path)
         files = self.files(path)
         names = {path: "the output model", data_path(path): "the data of the output model"}

@@ -261,7 +261,7 @@ def _bounded(loss: Loss) -> str:
     sure = (
         ""
         if loss.low is None
-        else f" (at most {loss.likely:.2%} with odds of 3 to 1, "
+        else f" (at most {loss.likely:.2%} with 75 % confidence, "
         f"{loss.low:.1%} to {loss.high:.1%} with 95 % confidence)"
     )
     where = f" on {loss.samples:,} held-out samples" if loss.samples else ""

@@ -83,13 +83,7 @@ def uniform(choices: Sequence[Choices], ratios: Sequence[float]) -> Widths:
 
 
 def uniform_within(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
-    """Find the smallest equal ratio that meets the budgets.
-
-    Raises
-    ------
-    TargetError
-        If even the narrowest widths cost more.
-    """
+    """Find the smallest equal ratio that meets the budgets."""
     check_reachable([c.widths for c in choices], budgets, least=narrowest)
     ratios = np.unique([1 - w / c.widths[-1] for c in choices for w in c.widths])
     low, high = 0, len(ratios) - 1
@@ -106,11 +100,6 @@ def global_threshold(choices: Sequence[Choices], budgets: Sequence[Budget]) -> W
     For a price t every group takes the width of least `error + t * cost`, with its cost per unit
     that of the model as narrowed so far, until nothing changes; the lowest price that meets the
     budgets is found by bisection, and what is left of the budget is then spent where it buys most.
-
-    Raises
-    ------
-    TargetError
-        If even the cheapest widths cost more.
     """
     options = [c.widths for c in choices]
     check_reachable(options, budgets)

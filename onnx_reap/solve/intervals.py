@@ -12,7 +12,7 @@ Statistics in Medicine 24(5), 2005.
 import math
 
 Z = 1.96  # of a normal distribution, for a two-sided interval of 95 %
-LIKELY = 0.674  # for odds of 3 to 1 that what is true is not above
+LIKELY = 0.674  # for a bound on one side that holds with 75 % confidence
 
 
 def wilson(share: float, n: float, z: float = Z) -> tuple[float, float]:

@@ -55,11 +55,6 @@ def knapsack(choices: Sequence[Choices], budgets: Sequence[Budget]) -> Widths:
     Returns
     -------
     (groups,) int array
-
-    Raises
-    ------
-    TargetError
-        If even the narrowest widths cost more.
     """
     threshold = global_threshold(choices, budgets)
     problem = _Problem(choices, budgets)

@@ -15,6 +15,7 @@ References
 from __future__ import annotations
 
 import array_api_compat as compat
+import numpy as np
 
 from onnx_reap.errors import ReapError
 from onnx_reap.solve.backend import Array
@@ -154,6 +155,7 @@ def moments_of(x: Array, y: Array | None = None) -> Moments:
     return moments
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what comes of it is refused at the end
 def _of_block(x: Array, y: Array) -> Moments:
     """Return the moments of one block; its products are taken in the precision of its rows."""
     xp = compat.array_namespace(x, y)

@@ -86,11 +86,6 @@ def removal_path(
     -------
     RemovalPath
         Units without variance go first and cost nothing; among equals the lowest index goes first.
-
-    Raises
-    ------
-    ReapError
-        If a weight is not finite, or a Gram matrix is not finite and positive semidefinite.
     """
     for k, consumer in enumerate(consumers):
         check_finite(f"consumers[{k}].gram", consumer.gram)

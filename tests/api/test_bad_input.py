@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -353,6 +356,121 @@ def test_bad_plans_and_ratio_files(refused, workplace):
     (workplace / "list.json").write_text("[1]")
     refused(f"{RUN} --layer-ratios list.json", "not ratios by name", "expected: a JSON object")
     refused(f"{RUN} --layer-ratios none.json", "can't be read")
+
+
+def test_a_plan_that_keeps_a_channel_twice(refused, workplace):
+    assert main(f"{WHOLE} -q".split()) == 0
+    plan = json.loads((workplace / "p.json").read_text())
+    plan["groups"][0]["kept"] = [1, 1, 2]
+    (workplace / "p.json").write_text(json.dumps(plan))
+    twice = "keeps a channel twice | got: [1, 1, 2]"
+    refused("in.onnx again.onnx --from-plan p.json", twice, "try: ")
+
+
+def test_names_that_are_nearly_those_of_options_and_commands(refused):
+    refused(f"{RUN} --target-mac 0.5", "arguments: --target-mac ", "| try: --target-macs", status=2)
+    refused(f"{RUN} --target_macs=0.5", "| try: --target-macs\n", status=2)
+    refused(f"{RUN} --zzz", "| try: onnx-reap --help\n", status=2)
+    refused("inspekt in.onnx", "model file inspekt: not found | try: onnx-reap inspect\n")
+    refused("profil in.onnx -o t.json", "| try: onnx-reap profile\n")
+    refused("sweep.onnx out.onnx", "model file sweep.onnx: not found | try: check the path")
+
+
+def test_globs_of_all_commands_are_checked(refused):
+    for line in ("profile in.onnx -o t.json", "inspect in.onnx", WHOLE):
+        refused(f"{line} --include nosuch", "--include: matches no node | got: nosuch")
+
+
+def test_lossless_tells_what_to_leave_out(refused):
+    line = "in.onnx out.onnx --lossless --criterion l1 --no-refit"
+    refused(line, "no method | try: leave out --criterion, --no-refit\n", status=2)
+
+
+def test_refusals_say_what_to_try(refused, workplace):
+    np.save("nan.npy", images(24) * np.nan)
+    (workplace / "bad.json").write_text("{}")
+    onnx.save(onnx.ModelProto(), "empty.onnx")
+    for line, status in {
+        "in.onnx out.onnx --data nan.npy": 1,
+        "in.onnx out.onnx --data none.npy": 1,
+        "in.onnx out.onnx --from-plan none.json": 1,
+        "in.onnx out.onnx --from-plan bad.json": 1,
+        "in.onnx out.onnx --data data.npy --std 0": 2,
+        "empty.onnx out.onnx": 1,
+        f"{RUN} --ratio 0.5 --target-macs 0.5": 2,
+    }.items():
+        refused(line, "| try: ", status=status)
+    refused(f"{RUN} --provider abacus", "try: leave --provider out", "extra gpu")
+
+
+def test_labels_are_counted_before_samples(refused):
+    np.save("few.npy", images(14))
+    np.save("labels.npy", np.zeros(200, int))
+    line = "in.onnx out.onnx --data few.npy --max-drop 1% --labels"
+    refused(f"{line} labels.npy", "--labels: not one class per sample", "got: int64 (200,)")
+    np.save("labels.npy", np.zeros(14, int))
+    refused(f"{line} labels.npy", "no samples are held out", "samples or more", "more --data")
+
+
+def test_too_few_samples_tell_how_many_it_takes(refused, capsys):
+    short = refused("in.onnx out.onnx --data data.npy --max-drop 5%", "takes", status=3)
+    needed = int(re.search(r"which takes (\d+) samples", short)[1])
+    for count, is_short in ((needed - 1, True), (needed, False)):
+        np.save("more.npy", images(count))
+        line = "in.onnx out.onnx --data more.npy --max-drop 5% --joint-refit 0 -q"
+        main(line.split())
+        assert ("too few samples" in capsys.readouterr().err) == is_short
+
+
+def test_what_the_model_can_not_be_fed(refused):
+    n = Net({"ids": ("N", 4)})
+    table = n.constant(np.random.default_rng(0).standard_normal((5, 8)))
+    y = n.gemm(n.node("Flatten", n.node("Gather", table, "ids")), 32, 4)
+    onnx.save(n.model(n.gemm(y, 4, 3), types={"ids": onnx.TensorProto.INT64}), "ids.onnx")
+    np.save("ids.npy", np.arange(96).reshape(24, 4))
+    refused(
+        "ids.onnx out.onnx --data ids.npy", "can't run the model", "fed: ids (", "try: check that"
+    )
+
+
+@pytest.mark.parametrize("scale", [1e18, 1e30])
+@pytest.mark.parametrize("more", ["", " --criterion l1", " --criterion wanda"])
+def test_numbers_whose_squares_are_too_large(refused, scale, more):
+    np.save("large.npy", images(40) * np.float32(scale))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refused(
+            f"in.onnx out.onnx --data large.npy --target-macs 0.6{more}",
+            "error: conv", "NaN or infinite values at this layer", "try: check the data's range",
+        )  # fmt: skip
+
+
+# Layers that have no channels
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight", "place", "attributes"),
+    [
+        ((8, 4), (6, 8), "first", {}),
+        ((3, 5, 8), (3, 8, 6), "second", {}),
+        ((5, 8), (8, 6), "second", {"equation": "bnc,cd->bnd"}),
+    ],
+)
+def test_weights_in_another_form_are_named(refused, shape, weight, place, attributes):
+    n = Net({"x": ("N", *shape)})
+    pair = (n.weight(*weight), "x") if place == "first" else ("x", n.weight(*weight))
+    y = n.node("Einsum" if attributes else "MatMul", *pair, name="layer", **attributes)
+    onnx.save(n.model(n.node("Relu", y)), "other.onnx")
+    refused("other.onnx out.onnx", f"got: layer ({'Einsum' if attributes else 'MatMul'} with a "
+            f"constant {weight} as its {place} operand", "try: onnx-reap inspect\n")  # fmt: skip
+    assert onnx_reap.inspect("other.onnx").nothing.endswith("other layers read")
+
+
+def test_globs_are_blamed_only_if_given(refused):
+    line = "in.onnx out.onnx --data data.npy"
+    refused(f"{line} --exclude *", "no channel that may be removed", "try: loosen --exclude\n")
+    refused(f"{line} --include relu*", "try: loosen --include\n")
+    assert onnx_reap.inspect("in.onnx", exclude="*").nothing.endswith("try: loosen --exclude")
 
 
 # The outputs

@@ -64,7 +64,7 @@ def net():
 def test_a_device_that_refuses_implicit_copies_gives_the_same_model(monkeypatch, settings):
     expected = onnx_reap.reap(net(), images(160), **settings)
     device = Strict()
-    monkeypatch.setattr(Backend, "pick", lambda name="auto": device)
+    monkeypatch.setattr(Backend, "gpu", lambda: device)
     found = onnx_reap.reap(net(), images(160), **settings)
     assert device.made, "nothing was computed on the device"
     assert found.plan.groups == expected.plan.groups

@@ -617,7 +617,7 @@ def test_parts_of_grouped_convolutions_must_stay_equal(tmp_path: Path):
         {"nonsense": 1},
         {"ratio": 0},
         {"ratio": 1.0},
-        {"ratio": "0.5"},
+        {"ratio": "half"},
         {"ratio": 0.5, "target_macs": 0.5},
         {"ratio": 0.5, "layer_ratios": {"conv0": 0.5}},
         {"target_macs": -1},
@@ -789,3 +789,10 @@ def test_quantised_models_are_refused_with_the_way_round():
     h = n.node("DequantizeLinear", n.node("QuantizeLinear", h, scale, zero), scale, zero)
     with pytest.raises(ReapError, match="quantise the result"):
         onnx_reap.reap(n.model(n.head(h, 16, 4)), images())
+
+
+@pytest.mark.parametrize("path", [3, None, b"out.onnx"])
+def test_a_result_is_saved_to_a_path_only(path):
+    result = onnx_reap.reap(chain(), target_macs=0.6, criterion="l1", refit=False)
+    with pytest.raises(onnx_reap.ReapError, match=r"path: no path \| got: "):
+        result.save(path)

@@ -126,6 +126,23 @@ def test_a_function_may_measure_the_loss():
     assert 0.5 <= left < 0.75
 
 
+def test_a_function_may_change_the_models_that_it_is_given():
+    """A caller's model, and what is written, stay as they are."""
+    model = chain(48)
+    before = model.SerializeToString()
+
+    def evaluate(given: onnx.ModelProto) -> float:
+        size = sum(tensor.ByteSize() for tensor in given.graph.initializer)
+        given.graph.initializer[0].raw_data = b""
+        given.graph.node[0].name = "changed"
+        return size
+
+    result = onnx_reap.reap(model, DATA, max_drop=0.5, evaluate=evaluate)
+    assert model.SerializeToString() == before
+    assert result.model.graph.node[0].name != "changed"
+    onnx.checker.check_model(result.model, full_check=True)
+
+
 def test_budgets_are_kept_next_to_a_loss():
     result = onnx_reap.reap(MODEL, DATA, max_drop=0.9, target_macs=0.5)
     assert result.report.after.macs <= 0.5 * result.report.before.macs
@@ -329,7 +346,8 @@ def test_a_latency_out_of_reach_is_refused_before_calibration(monkeypatch):
 
 def test_a_latency_that_no_try_reached_is_refused(monkeypatch):
     timed(monkeypatch)
-    monkeypatch.setattr(accuracy_search, "DEEPEST", 0.3)  # so that narrow widths are not looked at
+    # Narrow widths are not looked at then.
+    monkeypatch.setattr(accuracy_search, "MOST_REMOVED", 0.3)
     with pytest.raises(TargetError, match="--target-latency: can't be reached"):
         onnx_reap.reap(MODEL, DATA, target_latency="0.2x", criterion="l1", refit=False)
 

@@ -53,7 +53,7 @@ def test_every_criterion_has_a_module(name: str):
         ({"seed": -1}, "--seed: invalid value | got: -1 | expected: an integer >= 0"),
         ({"samples": True}, "--samples: invalid value"),
         ({"ratio": 1.0}, "--ratio: invalid value"),
-        ({"ratio": "30%"}, "--ratio: invalid value"),
+        ({"ratio": "130%"}, "--ratio: invalid value"),
         ({"target_macs": float("nan")}, "--target-macs: invalid value"),
         ({"target_latency": "5"}, "--target-latency: invalid value | got: '5'"),
         ({"allocation": "fair"}, "expected: pro, local or uniform"),
@@ -74,12 +74,18 @@ def test_values_that_are_refused(given: dict, message: str):
 def test_what_python_passes_becomes_what_the_command_reads():
     given = {
         "include": "a/*", "custom_op_library": Path("ops.so"), "round_to": "auto",
-        "target_latency": "60%", "mean": np.array([0.5, 0.25]), "low_rank": True, "samples": None,
+        "target_latency": "60%", "target_macs": "1.2G", "target_params": "60%", "target_size": "5M",
+        "ratio": "30%", "max_drop": "1%", "tile_sparsity": "0.5",
+        "mean": np.array([0.5, 0.25]), "low_rank": True, "samples": None,
     }  # fmt: skip
     settings = Settings.make(given)
     assert settings.include == ["a/*"] and settings.custom_op_library == [Path("ops.so")]
     assert (settings.round_to, settings.low_rank, settings.mean) == (None, "also", [0.5, 0.25])
     assert settings.target_latency == (pytest.approx(0.6), "x")
+    targets = (settings.target_macs, settings.target_params, settings.target_size)
+    assert targets == pytest.approx((1.2e9, 0.6, 5e6))
+    shares = (settings.ratio, settings.max_drop, settings.tile_sparsity)
+    assert shares == pytest.approx((0.3, 0.01, 0.5))
 
 
 def test_what_differs_from_the_defaults_is_chosen():

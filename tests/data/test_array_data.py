@@ -227,8 +227,17 @@ def test_samples_are_chosen_at_random():
     )
 
 
-def test_no_samples_cannot_be_asked_for():
-    assert (
-        refusal(IMAGES, [NCHW], samples=0)
-        == "--samples is too small | got: 0 | expected: 1 or more"
-    )
+def test_an_array_of_another_name_is_noted(tmp_path):
+    model = [spec(None, 3, 6, 8, name="input")]
+    np.savez(tmp_path / "a.npz", foo=IMAGES / 255, y=np.arange(10))
+    note = "has no array 'input': 'foo', which fits, is taken for it"
+    (file,) = open_calibration(tmp_path / "a.npz", model).notes
+    assert file == f"--data {tmp_path}/a.npz {note}"
+    assert open_calibration({"foo": IMAGES / 255}, model).notes == (f"data {note}",)
+
+
+def test_an_array_without_a_name_or_of_a_usual_one_is_no_surprise(tmp_path):
+    model = [spec(None, 3, 6, 8, name="input")]
+    np.save(tmp_path / "a.npy", IMAGES / 255)
+    for data in (IMAGES / 255, tmp_path / "a.npy", {"x": IMAGES / 255}, {"input": IMAGES / 255}):
+        assert open_calibration(data, model).notes == ()

@@ -90,7 +90,8 @@ def test_values_that_are_not_finite_are_refused_by_sample(bad):
         collect(open_calibration(rows, [spec(None, 4)]).take(9, seed=0), size=2)
     assert str(caught.value) == (
         f"--data: input 'x' has NaN or infinite values in sample 7 | got: {bad} as float32 "
-        "| expected: finite values"
+        "| expected: finite values "
+        "| try: mend the sample or leave it out, or --scale values that are too large"
     )
 
 

@@ -47,7 +47,7 @@ def test_several_inputs_by_name(tmp_path):
 def test_a_missing_file_is_refused(tmp_path):
     assert refusal(tmp_path / "no.npz", [MODEL]) == (
         f"--data {tmp_path}/no.npz doesn't exist "
-        "| expected: a .npy or .npz file or a folder of images"
+        "| expected: a .npy or .npz file or a folder of images | try: check the path"
     )
 
 

@@ -123,8 +123,8 @@ def test_a_dynamic_size_needs_flags(images):
 def test_a_crop_larger_than_an_image_is_refused(images):
     message = refusal(images, [spec(None, 3, None, None)], Preprocess(crop=7))
     assert message == (
-        f"--data {images}/a/0.tif is smaller than --crop | got: 6 x 8 | expected: 7 x 7 or more "
-        "| try: --resize"
+        f"--data {images}/a/0.tif is smaller than what is cut out of its centre | got: 6 x 8 "
+        "| expected: 7 x 7 or more | try: --resize 7"
     )
 
 
@@ -141,5 +141,5 @@ def test_models_that_take_no_image_are_refused(images, inputs):
 def test_pillow_is_asked_for(images, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     assert refusal(images, [MODEL]) == (
-        'reading and resizing images needs Pillow | try: pip install "onnx-reap[images]"'
+        "reading and resizing images needs Pillow | try: pip install pillow"
     )

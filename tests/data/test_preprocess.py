@@ -102,13 +102,8 @@ def test_features_are_normalised_where_there_are_no_images(model):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"resize": 0}, "--resize is no size | got: 0 | expected: 1 or 2 pixel counts"),
-        ({"resize": 1.5}, "--resize is no size | got: 1.5 | expected: 1 or 2 pixel counts"),
-        ({"crop": (1, 2, 3)}, "--crop is no size | got: (1, 2, 3) | expected: 1 or 2 pixel counts"),
-        ({"std": (1, 0)}, "--std is zero | got: (1, 0)"),
-        ({"scale": 0}, "--scale is zero | got: 0"),
-        ({"mean": float("nan")}, "--mean is not finite | got: nan"),
-        ({"color": "hsv"}, "--color is unknown | got: hsv | expected: rgb or bgr"),
+        ({"std": (1, 0)}, "--std is zero | got: (1, 0) | try: --std 1, or what training used"),
+        ({"scale": 0}, "--scale is zero | got: 0 | try: --scale 1, or what training used"),
     ],
 )
 def test_flags_that_make_no_sense(flags, message):
@@ -151,4 +146,13 @@ def test_flags_that_the_model_contradicts(model, flags, message):
 
 def test_an_array_smaller_than_the_crop_is_refused_by_sample():
     message = refusal(IMAGES, [spec(None, 3, None, None)], Preprocess(crop=7))
-    assert message.startswith("sample 0 of data is smaller than --crop | got: 6 x 8 |")
+    assert message.startswith(
+        "sample 0 of data is smaller than what is cut out of its centre | got: 6 x 8 |"
+    )
+
+
+def test_a_resize_that_is_too_small_is_told_the_size_that_does():
+    """The crop is the model's own size, since none is given."""
+    message = refusal(IMAGES, [MODEL], Preprocess(resize=4))
+    assert "| got: 4 x 5 after --resize | expected: 6 x 8 or more | try: --resize 8" in message
+    collect(open_calibration(IMAGES, [MODEL], Preprocess(resize=8)))

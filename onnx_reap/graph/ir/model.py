@@ -31,26 +31,14 @@ class Model:
     vector of biases, all zero for instance, get a copy each. Calls of functions stand as the nodes
     of their bodies. Nodes and calls that nobody touched are written back as they were, byte for
     byte.
-
-    Attributes
-    ----------
-    light : LightModel
-        The model as given. Never modified.
-    graph : onnx_graphsurgeon.Graph
-        Nodes in topological order.
-    keys : dict[int, str]
-        A unique name for each node, by `id(node)`.
-    types : frozenset of int
-        Types that become float32 where the model is run, see `onnxio.float32`.
-    expanded : frozenset of str
-        Operators of ONNX's own that stand as their bodies though they have a rule.
     """
 
     def __init__(self, model: LightModel | onnx.ModelProto, expanded: Collection[str] = ()) -> None:
-        self.light = LightModel.of(model)
+        self.light = LightModel.of(model)  # As given; never modified
         proto = self.light.proto
+        # Operators of ONNX's own that stand as their bodies though they have a rule
         self.expanded = frozenset(expanded)
-        self.types = other_types(proto)
+        self.types = other_types(proto)  # Those that become float32 where the model is run
         self.graph = read_graph(proto)
         functions = Functions(proto, self._is_expanded, self.light.inferred_types)
         # Nodes are kept alive in `_source`, since their ids are keys.
@@ -65,8 +53,8 @@ class Model:
         self._absorb_constant_nodes()
         for sparse in proto.graph.sparse_initializer:
             self.constants()[sparse.values.name].values = dense(sparse)
-        self.graph.nodes = in_order(self.graph.nodes)
-        self.keys = _unique_keys(self.graph.nodes)
+        self.graph.nodes = in_order(self.graph.nodes)  # Topological
+        self.keys = _unique_keys(self.graph.nodes)  # By `id(node)`
         self._names: set[str] = set()
         self._copied: dict[str, str] = {}  # originals, by the names of copies
         self.unshare_parameters()

@@ -12,13 +12,7 @@ from onnx_reap.onnxio.dtypes import FLOATS
 
 
 def read_graph(proto: onnx.ModelProto) -> gs.Graph:
-    """Read a model; constants of a type that NumPy lacks, as bfloat16, are arrays of that type.
-
-    Raises
-    ------
-    ReapError
-        If there are such constants, and onnx is too old for them.
-    """
+    """Read a model; constants of a type that NumPy lacks, as bfloat16, are arrays of that type."""
     with G_LOGGER.suppress():  # it warns of types that NumPy lacks, on the standard output
         graph = gs.import_onnx(proto)
         attributes = (value for node in graph.nodes for value in node.attrs.values())

@@ -11,21 +11,12 @@ from onnx_reap.graph.ir.probe import Probe
 
 
 class View:
-    """One node of a model.
-
-    Attributes
-    ----------
-    node : onnx_graphsurgeon.Node
-    key : str
-        Its unique name.
-    opset : int
-        Version of the standard operators.
-    """
+    """One node of a model."""
 
     def __init__(self, node: gs.Node, model: Model, probe: Probe, of_sizes: Set[str]) -> None:
         self.node = node
-        self.key = model.keys[id(node)]
-        self.opset = model.opset
+        self.key = model.keys[id(node)]  # Its unique name
+        self.opset = model.opset  # Version of the standard operators
         self.probe = probe
         self._of_sizes = of_sizes
 

@@ -28,18 +28,13 @@ class Labels:
     """Disjoint sets of labels; every set is one unit that lives or dies as a whole.
 
     Uniting a set with label 0 freezes it, and each of its members then carries the reason.
-
-    Attributes
-    ----------
-    reasons : dict[int, Reason]
-        Why a label is frozen, for labels that are.
     """
 
     def __init__(self) -> None:
         self._parent = np.zeros(1024, np.int64)
         self._size = 1
         self._members: dict[int, list[int]] = {}  # of roots with more than one
-        self.reasons: dict[int, Reason] = {}
+        self.reasons: dict[int, Reason] = {}  # Why a label is frozen, for labels that are
 
     def fresh(self, count: int) -> LabelArray:
         """Return `count` new labels, shape (count,), each a set of its own."""

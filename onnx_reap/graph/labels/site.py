@@ -78,17 +78,12 @@ class Site(View):
     """One node during the label flow.
 
     An input that a rule neither reads nor binds is not understood, and freezes the node's channels.
-
-    Attributes
-    ----------
-    used : set of int
-        Inputs that the rule has read or bound.
     """
 
     def __init__(self, node: gs.Node, findings: Findings) -> None:
         super().__init__(node, findings.model, findings.probe, findings.of_sizes)
         self._findings = findings
-        self.used: set[int] = set()
+        self.used: set[int] = set()  # Inputs that the rule has read or bound
 
     # What arrives and what leaves.
 

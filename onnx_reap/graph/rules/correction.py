@@ -20,11 +20,6 @@ class Correction(View):
         What stays of tensors that lose something.
     values : mapping of str to numpy.ndarray
         New values of tensors that are computed from sizes, where they change.
-
-    Attributes
-    ----------
-    before : View
-        The node before the cut.
     """
 
     def __init__(
@@ -37,7 +32,7 @@ class Correction(View):
         values: Mapping[str, np.ndarray],
     ) -> None:
         super().__init__(node, model, probe, of_sizes)
-        self.before = View(node, model, probe, of_sizes)
+        self.before = View(node, model, probe, of_sizes)  # The node before the cut
         self._model = model
         self._kept = kept
         self._values = values

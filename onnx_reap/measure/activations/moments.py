@@ -12,8 +12,9 @@ import numpy as np
 from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.activations.rows import sampled_rows
+from onnx_reap.measure.activations.rows import not_finite, sampled_rows
 from onnx_reap.options import Settings
+from onnx_reap.solve.checks import NotFiniteError
 from onnx_reap.solve.moments import Moments
 
 BLOCK = 1024  # rows of a layer folded in at once
@@ -99,7 +100,7 @@ def capture_moments(
     LayerMoments
         By node: moments of input patches, shape (g, D, D).
     """
-    sums = {tap.linear.node: _Sum(to_device) for tap in taps}
+    sums = {tap.linear.node: _Sum(tap.linear, to_device) for tap in taps}
     tap_of = {linear.node: tap for tap in taps for linear in tap.layers}
     layers = [
         (linear, _positions(tap, linear, total, settings)) for tap in taps for linear in tap.layers
@@ -148,7 +149,8 @@ class LayerMoments(Mapping[str, Moments]):
 class _Sum:
     """Moments of rows that come a few at a time: each product adds a (D, D) array, however few."""
 
-    def __init__(self, to_device: Callable[[np.ndarray], Any]) -> None:
+    def __init__(self, linear: Linear, to_device: Callable[[np.ndarray], Any]) -> None:
+        self._linear = linear
         self._to_device = to_device
         self.folded = Moments()
         self.waiting: list[np.ndarray] = []  # (g, n, D) rows that are not in there yet
@@ -166,7 +168,10 @@ class _Sum:
 
     def fold(self, waiting: Sequence[np.ndarray], moments: Moments) -> Moments:
         """Add rows to moments."""
-        moments.update(self._to_device(np.concatenate(waiting, axis=1)))
+        try:
+            moments.update(self._to_device(np.concatenate(waiting, axis=1)))
+        except NotFiniteError:
+            raise not_finite(self._linear) from None
         return moments
 
     def _are_many(self, least: int) -> bool:

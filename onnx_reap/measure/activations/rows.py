@@ -64,12 +64,17 @@ def finite(linear: Linear, rows: Rows) -> Rows:
     ReapError
     """
     if not np.isfinite(rows).all():
-        raise ReapError(
-            f"{linear.node}: NaN or infinite values at this layer",
-            expected="finite activations on all calibration samples",
-            hint="check the data's range (--scale, --mean, --std) and the model's weights",
-        )
+        raise not_finite(linear)
     return rows if rows.dtype == np.float64 else rows.astype(np.float32, copy=False)
+
+
+def not_finite(linear: Linear) -> ReapError:
+    """Tell that a layer's numbers, or the squares of them, are too large, as an error to raise."""
+    return ReapError(
+        f"{linear.node}: NaN or infinite values at this layer",
+        expected="finite activations on all calibration samples",
+        hint="check the data's range (--scale, --mean, --std) and the model's weights",
+    )
 
 
 def input_rows(linear: Linear, x: np.ndarray, y_shape: tuple[int, ...], at: np.ndarray) -> Rows:

@@ -45,5 +45,5 @@ def check_packages(name: str) -> None:
         raise ReapError(
             f"--criterion {name}: a package is missing",
             got=f"no module {package}",
-            hint='pip install "onnx-reap[methods]"',
+            hint=f"pip install {'scikit-learn' if package == 'sklearn' else package}",
         )

@@ -83,19 +83,13 @@ def find_redundant(
 
 
 class _Study:
-    """A model whose groups are looked at one by one.
-
-    Attributes
-    ----------
-    removed : list of int
-        Units that go.
-    """
+    """A model whose groups are looked at one by one."""
 
     def __init__(self, model: Model, probe: Probe, flow: Flow) -> None:
         self._model, self._probe, self._flow = model, probe, flow
         self._follower = Follower(model, probe, flow)
         self._uses = Counter(node.inputs[1].name for node in model.nodes if len(node.inputs) > 1)
-        self.removed: list[int] = []
+        self.removed: list[int] = []  # Units that go
 
     def redundant(self, group: Group) -> list[Redundant]:
         """Find a group's redundant units."""

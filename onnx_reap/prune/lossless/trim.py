@@ -33,13 +33,6 @@ def without_redundant(run: Run) -> tuple[Pruned, Lossless]:
 
     First the layers that read them absorb what they bring, which leaves the function as it is; then
     nobody reads them, and they are cut like any others.
-
-    Raises
-    ------
-    ReapError
-        If a glob matches nothing.
-    CheckError
-        If outputs on random samples differ by more than rounding.
     """
     analysis = run.analysis
     check_globs(analysis, run.settings)
@@ -49,7 +42,9 @@ def without_redundant(run: Run) -> tuple[Pruned, Lossless]:
         )
         step()
     choice = choice_of(analysis, [each.unit for each in found], () if found else (NONE_REDUNDANT,))
-    pruned = apply_choice(run, choice) if not found else _applied(run, choice, found)
+    if not found:
+        return apply_choice(run, choice), Lossless(0, 0, 0.0)
+    pruned = _applied(run, choice, found)
     with run.clock("verify"):
         types = analysis.model.types
         before, after = (in_float32(model, types) for model in (analysis.light, pruned.model))

@@ -93,15 +93,7 @@ class LowRank(Form):
 
 
 def in_low_rank(run: Run) -> Run:
-    """Write every layer as two, and every stream in another basis, that may gain by it.
-
-    Raises
-    ------
-    ReapError
-        If there is none, and nothing else is to be done.
-    CheckError
-        If the model's function changed.
-    """
+    """Write every layer as two, and every stream in another basis, that may gain by it."""
     check_globs(run.analysis, run.settings)
     factors = find_factors(run)
     ranks = fast_ranks(run, factors)

@@ -8,12 +8,13 @@ from itertools import pairwise
 import numpy as np
 
 from onnx_reap.graph.edit.weights import layer_weights, set_layer, set_weight
-from onnx_reap.measure.activations.rows import matrix_to_weight, weight_to_matrix
+from onnx_reap.measure.activations.rows import matrix_to_weight, not_finite, weight_to_matrix
 from onnx_reap.onnxio.dtypes import cast
 from onnx_reap.prune.refit.layer import Fitted, Rows, fit_constant, fit_layer
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.order import Job, Zeros, waves
 from onnx_reap.prune.refit.sampling import Sampler
+from onnx_reap.solve.checks import NotFiniteError
 from onnx_reap.solve.chunks import in_chunks
 from onnx_reap.solve.moments import moments_of
 
@@ -71,7 +72,10 @@ def refit_model(
                 for job in wave:
                     node = job.linear.node
                     rows = sampler.join(inputs.pop(node), targets.pop(node))
-                    new, written = _fit(job, rows, pair)
+                    try:
+                        new, written = _fit(job, rows, pair)
+                    except NotFiniteError:
+                        raise not_finite(job.linear) from None
                     before_it = new.error_before
                     fitted[node] = (
                         LayerRefit(node, new.damping, before_it, new.error_after)

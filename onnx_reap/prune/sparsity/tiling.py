@@ -54,13 +54,7 @@ def read_pattern(settings: Settings) -> Pattern | None:
 
 
 def untouched(run: Run) -> Pruned:
-    """Return the model without losing any channels.
-
-    Raises
-    ------
-    ReapError
-        If a glob matches nothing.
-    """
+    """Return the model without losing any channels."""
     check_globs(run.analysis, run.settings)
     return apply_choice(run, choice_of(run.analysis, ()))
 

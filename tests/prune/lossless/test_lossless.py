@@ -426,6 +426,29 @@ def test_what_is_not_finite_is_not_followed(name):
     assert thinned(net.model(y)).plan.groups[0].kept == tuple(range(8))
 
 
+def steep(scale: float = 1.0) -> onnx.ModelProto:
+    """A model that reads what overflows, and its copy, with other signs."""
+    net = start()
+    y = net.node("Relu", net.conv("x", 3, 8))
+    net.weights["c0"][2], net.weights["c1"][2] = net.weights["c0"][1], net.weights["c1"][1]
+    y = net.node("Mul", y, net.constant(np.float32(scale)))
+    y = net.conv(net.node("Pow", y, net.constant(np.float32(20.0))), 8, 6, name="last")
+    weight = net.weights[net.nodes[-1].input[1]]
+    weight[:] = np.abs(weight) + 0.1
+    weight[:, 2] = -weight[:, 1] / 2
+    return net.model(y)
+
+
+def test_random_samples_that_overflow_tell_nothing():
+    """Infinity less infinity is no number, and one that is half as large is infinity."""
+    assert counts(thinned(steep())) == (0, 1)
+
+
+def test_where_all_samples_overflow_nothing_is_proved():
+    with pytest.raises(CheckError, match="can't be compared: the original gives NaN or infinity"):
+        thinned(steep(scale=1e30))
+
+
 def test_what_rounds_is_not_followed():
     """Nearly equal channels may be rounded differently."""
     net = start()

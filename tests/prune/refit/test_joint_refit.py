@@ -164,7 +164,7 @@ def test_no_bias_beyond_those_that_a_target_counts():
 
 def test_no_passes_give_what_there_was_before(monkeypatch: pytest.MonkeyPatch):
     none = reap(residual_chain(3, 12), joint_refit=0)
-    monkeypatch.setattr(making, "join", lambda *_, **__: ([], []))
+    monkeypatch.setattr(making, "refit_jointly", lambda *_, **__: ([], []))
     before = reap(residual_chain(3, 12), joint_refit=0)
     assert none.model.SerializeToString() == before.model.SerializeToString()
     assert not none.report.blocks and not said(none)
@@ -273,12 +273,12 @@ def test_it_is_taken_back_where_the_outputs_are_worse_off(monkeypatch: pytest.Mo
     alone = reap(residual_chain(3, 12), joint_refit=0)
 
     def spoil(run, pruned, *arguments, **named):
-        blocks, notes = joining.join(run, pruned, *arguments, **named)
+        blocks, notes = joining.refit_jointly(run, pruned, *arguments, **named)
         node = next(node for node in pruned.nodes if node.op == "Gemm")
         node.inputs[1].values = -node.inputs[1].values
         return blocks, notes
 
-    monkeypatch.setattr(making, "join", spoil)
+    monkeypatch.setattr(making, "refit_jointly", spoil)
     monkeypatch.setattr(making, "measure_quality", measure_quality)
     joint = reap(residual_chain(3, 12), joint_refit=ENOUGH)
     assert bare(alone.model) == bare(joint.model)
