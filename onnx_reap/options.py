@@ -180,8 +180,8 @@ class Settings(Record):
     )
     vanish: bool = _budget(parsing.SWITCH)("remove no residual branch wholly", True)
     round_to: int | None = _budget(parsing.MULTIPLE)(
-        "make widths multiples of N, or leave them; auto: 8 for groups of 64 channels and more, "
-        "4 from 16 on, else 1",
+        "keep multiples of N channels, or all; auto: 8 for groups of 64 channels and more, 4 from "
+        "16 on, else 1",
         shown="auto",
     )
     criterion: str = _method(parsing.one_of(*CRITERIA))(
