@@ -176,7 +176,7 @@ class Settings(Record):
         "nodes that keep all their output channels; repeatable", (), lossless=True
     )
     min_channels: int = _budget(parsing.POSITIVE)(
-        "channels that every group keeps at least, unless removed wholly", 1
+        "channels that layers keep of every group at least, unless removed wholly", 1
     )
     vanish: bool = _budget(parsing.SWITCH)("remove no residual branch wholly", True)
     round_to: int | None = _budget(parsing.MULTIPLE)(

@@ -138,6 +138,7 @@ def _groups(
             InspectedGroup(
                 group.name,
                 group.width,
+                min(group.spans),
                 tuple(choices.tolist()),
                 group.producers,
                 group.consumers,
