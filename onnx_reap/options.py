@@ -177,12 +177,12 @@ class Settings(Record):
         "nodes that keep all their output channels; repeatable", (), lossless=True
     )
     min_channels: int = _budget(parsing.POSITIVE)(
-        "channels that every group keeps at least, unless removed wholly", 1
+        "channels that layers keep of every group at least, unless removed wholly", 1
     )
     vanish: bool = _budget(parsing.SWITCH)("remove no residual branch wholly", True)
     round_to: int | None = _budget(parsing.MULTIPLE)(
-        "make widths multiples of N, or leave them; auto: 8 for groups of 64 channels and more, "
-        "4 from 16 on, else 1",
+        "keep multiples of N channels, or all; auto: 8 for groups of 64 channels and more, 4 from "
+        "16 on, else 1",
         shown="auto",
     )
     criterion: str = _method(parsing.one_of(*CRITERIA))(

@@ -9,7 +9,7 @@ import onnx
 
 from onnx_reap.data import Calibration, InputSpec
 from onnx_reap.errors import MissingKernelError, ReapError
-from onnx_reap.graph.bodies import find_in_bodies
+from onnx_reap.graph.bodies import Bodies, find_in_bodies
 from onnx_reap.graph.branches import Branches, find_branches
 from onnx_reap.graph.cost import count_macs, count_params
 from onnx_reap.graph.groups import FrozenChannels, Group, find_frozen, find_groups
@@ -36,6 +36,7 @@ class Analysis:
     groups: tuple[Group, ...]
     branches: Branches  # Those that vanish with all of a group
     frozen: tuple[FrozenChannels, ...]
+    bodies: Bodies  # Of If, Loop and Scan
     macs: Cost
     params: Cost
     providers: Providers
@@ -73,7 +74,7 @@ def macs_left(analysis: Analysis, pruned: Model, widths: np.ndarray) -> int:
     pruned : Model
         Made by `analysis.copy` and cut.
     widths : (groups,) int array
-        Units that stay; products that are no layers are counted by these.
+        Units that stay; products that are no layers are counted by these, bodies as they are.
     """
     shapes, total = analysis.probe.shapes, 0.0
     nodes = {pruned.keys[id(node)]: node for node in pruned.nodes}
@@ -83,7 +84,12 @@ def macs_left(analysis: Analysis, pruned: Model, widths: np.ndarray) -> int:
         total += places * np.prod(nodes[linear.node].inputs[1].shape)
     others = replace(analysis.flow, linears=())
     products = count_macs(
-        analysis.model, analysis.probe, others, analysis.groups, analysis.branches
+        analysis.model,
+        analysis.probe,
+        others,
+        analysis.groups,
+        analysis.branches,
+        analysis.bodies.totals,
     )
     return round(float(total)) + products.at(widths)
 
@@ -121,6 +127,8 @@ def analyse(
     found = flow(model, probed, lambda key: None if key in bases else reason_to_keep(key))
     groups = find_groups(found)
     branches = find_branches(model, probed, found, groups, bases)
+    feed = _feed(samples, fixed or 2)
+    bodies = find_in_bodies(model, feed, probed.batch, providers)
     return Analysis(
         light,
         model,
@@ -128,8 +136,9 @@ def analyse(
         found,
         groups,
         branches,
-        find_frozen(found) + find_in_bodies(model),
-        count_macs(model, probed, found, groups, branches),
+        find_frozen(found) + bodies.frozen,
+        bodies,
+        count_macs(model, probed, found, groups, branches, bodies.totals),
         count_params(model, found, groups, branches),
         providers,
         fixed,

@@ -1,28 +1,54 @@
-"""Layers inside the bodies of If, Loop and Scan: they stay as they are, and are reported."""
+"""Layers inside the bodies of If, Loop and Scan: they stay as they are, and are counted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from onnx_reap.graph.body_macs import count_in_bodies
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.onnxio.session import Feed
 
 
-def find_in_bodies(model: Model) -> tuple[FrozenChannels, ...]:
+@dataclass(frozen=True)
+class Bodies:
+    """What the bodies of a model's own nodes hold."""
+
+    frozen: tuple[FrozenChannels, ...]  # Made by layers in them
+    macs: Mapping[FrozenChannels, float]  # Multiply-accumulates per sample of these layers
+    totals: Mapping[str, float]  # By the model's own node, of all that its bodies hold
+
+
+def find_in_bodies(model: Model, feed: Feed, batch: int, providers: Sequence[str]) -> Bodies:
     """List the channels that layers with constant weights make inside bodies, at any depth.
 
     The cause is the node of the model's own graph whose body it is.
+
+    Parameters
+    ----------
+    feed : feed
+        Of so many samples as `batch` tells: bodies run as often, and as far, as this takes.
     """
-    frozen = []
-    for node in model.nodes:
+    frozen: list[FrozenChannels] = []
+    macs: dict[FrozenChannels, float] = {}
+    totals: dict[str, float] = {}
+    holders = [node for node in model.nodes if any(_inside(node))]
+    counts = count_in_bodies(model, feed, providers) if holders else {}
+    for node in holders:
         reason, key = f"made inside the body of {node.op}", model.keys[id(node)]
+        first = next(tensor.name for tensor in node.outputs if tensor.name)
+        own = {place[1:]: n / batch for place, n in counts.items() if place[0] == first}
+        totals[key] = sum(own.values())
         for inner in _inside(node):
             if channels := _channels(inner):
-                name = inner.name or inner.outputs[0].name
-                frozen.append(FrozenChannels(name, channels, reason, key))
-    return tuple(frozen)
+                output = inner.outputs[0].name
+                row = FrozenChannels(inner.name or output, channels, reason, key)
+                frozen.append(row)
+                macs[row] = macs.get(row, 0.0) + own.pop((inner.name, output), 0.0)
+    return Bodies(tuple(frozen), macs, totals)
 
 
 def _inside(node: gs.Node) -> Iterator[gs.Node]:

@@ -1,14 +1,16 @@
 """What the model costs: MACs and parameters as functions of the groups' widths.
 
 MACs are those of Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN with a constant weight, for
-one sample.
+one sample, and of products of activations; and what the bodies of If, Loop and Scan take, as often
+as they ran on the first samples.
 Parameters are the elements of all floating-point constants. Entries of other nodes' outputs
 tell how the time outside linear layers shrinks. What a vanished branch took along counts nowhere;
 the constant that is added in its place is a parameter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -21,15 +23,23 @@ from onnx_reap.graph.labels.records import Binding, Flow, Linear, Product
 from onnx_reap.solve.cost import Cost, Extent, Term
 from onnx_reap.solve.gates import ALWAYS, Paths, fewest
 
+NO_BODIES: Mapping[str, float] = MappingProxyType({})
+
 
 def count_macs(
-    model: Model, probe: Probe, flow: Flow, groups: Sequence[Group], branches: Branches
+    model: Model,
+    probe: Probe,
+    flow: Flow,
+    groups: Sequence[Group],
+    branches: Branches,
+    in_bodies: Mapping[str, float] = NO_BODIES,
 ) -> Cost:
-    """Multiply-accumulates per sample."""
+    """Multiply-accumulates per sample, with those in bodies by node."""
     widths = _Widths(flow, groups)
     maker = {t.name: model.keys[id(node)] for node in model.nodes for t in node.outputs}
     counted = [(linear.node, _linear_macs(linear, probe, widths)) for linear in flow.linears]
     counted += [(maker[each.y], _product_macs(each, probe, widths)) for each in flow.products]
+    counted += [(node, Term(macs, ())) for node, macs in in_bodies.items()]
     return Cost([replace(t, paths=branches.of(node)) for node, t in counted], len(groups))
 
 

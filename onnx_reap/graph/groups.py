@@ -25,6 +25,8 @@ class Group:
     consumers: tuple[str, ...]
     # For every unit the part that it belongs to; parts must keep equally many units
     parts: tuple[int, ...] | None = None
+    # How many channels of a layer one unit stands for, in all layers that make or read it
+    spans: frozenset[int] = frozenset({1})
 
     @property
     def width(self) -> int:
@@ -35,6 +37,11 @@ class Group:
     def step(self) -> int:
         """Fewest units that can go at once."""
         return 1 if self.parts is None else len(set(self.parts))
+
+    @property
+    def channels(self) -> int:
+        """Channels in the narrowest of the layers."""
+        return self.width * min(self.spans)
 
 
 @dataclass(frozen=True)
@@ -69,15 +76,16 @@ def find_groups(flow: Flow) -> tuple[Group, ...]:
     members = list(collected.values())
     mixers = (linear for linear in flow.linears if not linear.depthwise)
     inputs = [(mixer.node, flow.units_along(mixer.x, mixer.x_axis)) for mixer in mixers]
+    spans = _spans(flow, members)
     makers, readers = _nodes_of(flow.makers.items(), members), _nodes_of(inputs, members)
     names: Counter[str] = Counter()
     groups = []
-    for chosen, producers, consumers in zip(members, makers, readers, strict=True):
+    for chosen, producers, consumers, held in zip(members, makers, readers, spans, strict=True):
         base = producers[0] if producers else "channels"
         names[base] += 1
         name = base if names[base] == 1 else f"{base}#{names[base]}"
         balanced = tuple(parts[unit] for unit in chosen if unit in parts)
-        groups.append(Group(name, tuple(chosen), producers, consumers, balanced or None))
+        groups.append(Group(name, tuple(chosen), producers, consumers, balanced or None, held))
     return tuple(groups)
 
 
@@ -123,6 +131,19 @@ def _nodes_of(
         for number in {group_of[unit] for unit in np.unique(units).tolist() if unit in group_of}:
             found[number].append(node)
     return [tuple(names) for names in found]
+
+
+def _spans(flow: Flow, members: Sequence[Sequence[int]]) -> list[frozenset[int]]:
+    """Return, for each group, the channels that a unit stands for along the axes of layers."""
+    group_of = {unit: number for number, units in enumerate(members) for unit in units}
+    found: list[set[int]] = [set() for _ in members]
+    for linear in flow.linears:
+        for tensor, axis in ((linear.x, linear.x_axis), (linear.y, linear.y_axis)):
+            counts = Counter(group_of.get(u) for u in flow.units_along(tensor, axis).tolist())
+            for number, count in counts.items():
+                if number is not None:  # a layer may read some of the parts alone
+                    found[number].add(max(count // len(members[number]), 1))
+    return [frozenset(each or {1}) for each in found]
 
 
 def find_frozen(flow: Flow) -> tuple[FrozenChannels, ...]:

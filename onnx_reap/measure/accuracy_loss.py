@@ -2,8 +2,8 @@
 
 Without labels a classifier's loss is the share of samples on which its first choice is another than
 the original's, see `disagreement`: its accuracy can't have dropped by more. Other models' loss is
-their squared output error relative to the variance of the original's output. With labels it is the
-accuracy that was lost, and a function of the user's may measure anything.
+their output error, see `variation`. With labels it is the accuracy that was lost, and a function of
+the user's may measure anything.
 """
 
 import importlib
@@ -24,13 +24,16 @@ from onnx_reap.data.split import DECIDING, FEWEST_TO_SPLIT, Samples
 from onnx_reap.errors import ReapError, TargetError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.measure.accuracy import class_outputs, class_scores, correct_on
-from onnx_reap.measure.quality import quality
+from onnx_reap.measure.quality import error_terms
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.options import Settings
 from onnx_reap.solve.disagreement import changed_share
-from onnx_reap.solve.intervals import LIKELY, agresti_min, wilson
+from onnx_reap.solve.intervals import LIKELY, agresti_min, ratio_interval, wilson
 
 Evaluate = Callable[[onnx.ModelProto], float]
+
+
+OUTPUT_ERROR = "output error"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,15 @@ class EstimatedLoss:
     low: float | None
     high: float | None
     samples: int  # Number of samples; 0 where a function of the user's evaluates
+
+    @property
+    def decisive(self) -> float:
+        """What must be within the bound.
+
+        Shares are the estimates: they err either way. Output errors are too low more often than too
+        high, as the largest are rare, so it is what they likely don't exceed.
+        """
+        return self.likely if self.kind == OUTPUT_ERROR else self.value
 
 
 LossEstimator = Callable[[LightModel], EstimatedLoss]
@@ -143,9 +155,11 @@ def _by_first_choices(
 
 
 def _by_output_error(analysis: Analysis, held_out: Calibration) -> LossEstimator:
+    terms_of = error_terms(analysis, held_out)
+
     def estimate(model: LightModel) -> EstimatedLoss:
-        errors = quality(analysis, model, held_out).output_error
-        if not errors:
+        terms = terms_of(model)
+        if not terms:
             raise ReapError(
                 "--max-drop: no output tells what is lost",
                 got=", ".join(output.name for output in model.graph.output),
@@ -153,10 +167,19 @@ def _by_output_error(analysis: Analysis, held_out: Calibration) -> LossEstimator
                 hint="measure it by --evaluate module:function, or name a budget such as "
                 "--target-macs",
             )
-        value = max(errors.values())
-        return EstimatedLoss("output error", value, value, None, None, len(held_out))
+        return max((_output_error(*each) for each in terms.values()), key=lambda e: e.decisive)
 
     return estimate
+
+
+def _output_error(errors: np.ndarray, deviations: np.ndarray) -> EstimatedLoss:
+    n, total = len(errors), float(deviations.sum())
+    if total == 0 or n == 1:  # nothing but zeros, or one result for all samples
+        value = float(errors.sum()) / (total or 1.0)
+        return EstimatedLoss(OUTPUT_ERROR, value, value, None, None, n)
+    interval = ratio_interval(errors, deviations)
+    likely = ratio_interval(errors, deviations, LIKELY)[1]
+    return EstimatedLoss(OUTPUT_ERROR, float(errors.sum()) / total, likely, *interval, n)
 
 
 def _by_labels(analysis: Analysis, held_out: Calibration, labels: np.ndarray) -> LossEstimator:

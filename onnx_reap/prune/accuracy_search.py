@@ -54,7 +54,7 @@ def search_accuracy(run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEs
         pruned = apply_choice(run, choice, blocks=blocks)
         with run.clock("search"):
             loss = loss_of(pruned.model)
-        if loss.value <= bound:
+        if loss.decisive <= bound:
             return replace(pruned, loss=loss)
         worst.append(loss)
         return None
@@ -67,7 +67,7 @@ def search_accuracy(run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEs
     if found is None:
         raise TargetError(
             "--max-drop: can't be kept",
-            got=f"{worst[-1].value:.2%} {worst[-1].kind} at {max(asked, LEAST):.1%} fewer MACs",
+            got=f"{worst[-1].decisive:.2%} {worst[-1].kind} at {max(asked, LEAST):.1%} fewer MACs",
             expected=f"at most {bound:.2%}",
             hint="allow more, bring more data, or name a budget such as --target-macs alone",
         )

@@ -110,7 +110,7 @@ def _unmeasured(out: LightModel, quality: Quality | None) -> list[str]:
 
 def _unsteady(timing: Timing) -> list[str]:
     """Tell if a latency can't be measured."""
-    if timing.spread_ms <= UNSTEADY * timing.median_ms:
+    if timing.spread_ms is None or timing.spread_ms <= UNSTEADY * timing.median_ms:
         return []
     return [
         f"the machine was busy: half of the runs took {timing.median_ms:.3g} ms give or take "

@@ -79,6 +79,7 @@ def allowed(form: Form, settings: Settings, *, vanishing: bool) -> tuple[np.ndar
             step=group.step,
             round_to=settings.round_to,
             min_channels=settings.min_channels,
+            spans=group.spans,
             may_vanish=vanishing and index in form.analysis.branches.vanishing,
         )
         for index, group in enumerate(form.analysis.groups)
@@ -86,12 +87,12 @@ def allowed(form: Form, settings: Settings, *, vanishing: bool) -> tuple[np.ndar
 
 
 def _no_width(groups: Sequence[Group], settings: Settings) -> TargetError:
-    widest = max(groups, key=lambda group: group.width)
+    widest = max(groups, key=lambda group: group.channels)
     rounding = settings.round_to or "auto"
     return TargetError(
         "no group has an allowed width below its present one",
         got=f"--min-channels {settings.min_channels}, --round-to {rounding}",
-        expected=f"less than the {widest.width} channels of the widest group, {widest.name}",
+        expected=f"less than the {widest.channels} channels of the widest group, {widest.name}",
         hint="lower --min-channels or --round-to",
     )
 

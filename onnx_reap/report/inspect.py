@@ -82,7 +82,8 @@ def _shares(analysis: Analysis) -> tuple[Pair, dict[FrozenChannels, Pair]]:
     flow = analysis.flow
     group_of = {unit: g for g, group in enumerate(analysis.groups) for unit in group.units}
     by_group = np.zeros((len(analysis.groups), 2))
-    by_frozen = {row: np.zeros(2) for row in analysis.frozen}
+    inside = analysis.bodies.macs
+    by_frozen = {row: np.array([inside.get(row, 0.0), 0.0]) for row in analysis.frozen}
     for linear, sizes in zip(flow.linears, _layer_sizes(analysis), strict=True):
         units = flow.units_along(linear.y, linear.y_axis).tolist()
         counts = Counter(group_of.get(unit, OTHER) for unit in units)
@@ -137,6 +138,7 @@ def _groups(
             InspectedGroup(
                 group.name,
                 group.width,
+                min(group.spans),
                 tuple(choices.tolist()),
                 group.producers,
                 group.consumers,

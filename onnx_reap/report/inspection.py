@@ -25,6 +25,7 @@ class InspectedGroup:
 
     name: str
     width: int
+    unit: int  # Channels that go as one, in the layer where these are fewest
     # Those that the group may take, ascending, its own last; 0 first where it may vanish
     widths: tuple[int, ...]
     # Nodes that make and that mix the channels

@@ -32,8 +32,8 @@ def _groups(seen: Inspection) -> Table:
     rows = [
         (
             group.name,
-            str(group.width),
-            str(group.widths[0] or "none"),
+            str(group.width * group.unit),
+            str(group.widths[0] * group.unit or "none"),
             *_shares(group.share, seen.total),
             _shares(group.saving, seen.total)[0],
         )

@@ -27,9 +27,9 @@ class Figures:
     params: int  # Floating-point parameters
     bytes: int
     # Median time of one run and its interquartile range, in milliseconds: of one sample, or of one
-    # batch where the model's batch size is fixed
+    # batch where the model's batch size is fixed. A single run has no range
     latency_ms: float
-    latency_spread_ms: float
+    latency_spread_ms: float | None
 
 
 @dataclass(frozen=True)

@@ -121,8 +121,11 @@ def _summary(report: Report) -> Table:
 
 
 def _latency(figures: Figures) -> str:
-    median, half = f"{figures.latency_ms:#.3g}", f"{figures.latency_spread_ms / 2:#.2g}"
-    return f"{median.rstrip('.')} ± {half.rstrip('.')}"
+    median = f"{figures.latency_ms:#.3g}".rstrip(".")
+    if figures.latency_spread_ms is None:
+        return f"{median} (one run)"
+    half = f"{figures.latency_spread_ms / 2:#.2g}".rstrip(".")
+    return f"{median} ± {half}"
 
 
 def _change(before: float, after: float) -> str:
@@ -262,10 +265,15 @@ def _bounded(loss: Loss) -> str:
         ""
         if loss.low is None
         else f" (at most {loss.likely:.2%} with 75 % confidence, "
-        f"{loss.low:.1%} to {loss.high:.1%} with 95 % confidence)"
+        f"{loss.low:.1%} to {_at_most(loss.high)} with 95 % confidence)"
     )
     where = f" on {loss.samples:,} held-out samples" if loss.samples else ""
     return f"Loss: {loss.value:.2%} {loss.kind}{where}{sure}; {loss.limit:.2%} was allowed."
+
+
+def _at_most(share: float | None) -> str:
+    """Write the upper end of an interval, which a few heavy samples may push anywhere."""
+    return "more than 1,000 %" if share is None or share > 10 else f"{share:.1%}"
 
 
 def _gap(report: Report) -> float:

@@ -1,9 +1,9 @@
 """Widths for a budget: equal ratios, or one threshold on error per cost for all groups."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from math import lcm
+from math import ceil, gcd, lcm
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,13 @@ class Budget:
 
 
 def allowed_widths(
-    width: int, *, step: int, round_to: int | None, min_channels: int, may_vanish: bool = False
+    width: int,
+    *,
+    step: int,
+    round_to: int | None,
+    min_channels: int,
+    spans: Collection[int] = (1,),
+    may_vanish: bool = False,
 ) -> npt.NDArray[np.int64]:
     """List the widths that a group may be cut to, ascending, its own width last.
 
@@ -49,20 +55,25 @@ def allowed_widths(
     ----------
     width : int
         Units now.
+    step : int
+        Fewest units that can go at once.
     round_to : int or None
-        Widths are multiples of this, so that a group with no smaller one stays whole; None picks 8
-        for 64 units and more, 4 from 16 on, else 1.
+        Channels of every layer are multiples of this, so that a group with no smaller width stays
+        whole; None picks 8 for 64 channels and more, 4 from 16 on, else 1.
     min_channels : int
-        Smallest width, but for 0.
+        Fewest channels of a layer, but for 0.
+    spans : collection of int
+        How many channels one unit stands for, in the layers that make or read it.
     may_vanish : bool
         Whether the group may go wholly.
     """
-    multiple = round_to or (8 if width >= 64 else 4 if width >= 16 else 1)
-    multiple = lcm(multiple, step)
+    channels = width * min(spans)
+    divisor = round_to or (8 if channels >= 64 else 4 if channels >= 16 else 1)
+    multiple = lcm(step, *(divisor // gcd(divisor, span) for span in spans))
     if round_to is None and multiple >= width:
         multiple = step
     smaller = np.arange(multiple, width, multiple)
-    smaller = smaller[smaller >= max(min_channels, step)]
+    smaller = smaller[smaller >= max(ceil(min_channels / min(spans)), step)]
     return np.concatenate([[0] if may_vanish else [], smaller, [width]]).astype(np.int64)
 
 

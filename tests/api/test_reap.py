@@ -201,7 +201,7 @@ def test_quality_is_the_error_of_the_result():
     assert result.report.fitted is None  # nothing was fitted
     quality = result.report.held_out
     assert quality.samples == len(DATA)
-    error = np.square(a - b).sum() / np.square(a - a.mean()).sum()
+    error = np.square(a - b).sum() / np.square(a - a.mean(axis=0)).sum()
     assert quality.output_error["gemm11_y"] == pytest.approx(error, rel=1e-4)  # float32 runs
     assert quality.top1_agreement == np.mean(a.argmax(1) == b.argmax(1))
 
@@ -400,7 +400,7 @@ def test_models_of_fixed_batch(batch):
     # Batches that are filled up weigh no more: the errors are those of the free model.
     x = DATA[:28].reshape(-1, batch, *DATA.shape[1:])
     a, b = (np.concatenate([run(m, {"x": part})[0] for part in x]) for m in (model, result.model))
-    assert np.square(a - b).sum() < np.square(a - a.mean()).sum()
+    assert np.square(a - b).sum() < np.square(a - a.mean(axis=0)).sum()
     other = reap(model, DATA[:30], **BASELINE).report.held_out
     want = reap(chain(), DATA[:30], **BASELINE).report.held_out
     assert other.output_error["gemm11_y"] == pytest.approx(want.output_error["gemm11_y"], rel=1e-3)

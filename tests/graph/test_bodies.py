@@ -21,8 +21,8 @@ def _value(array) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(np.asarray(array, np.float32))
 
 
-def _body(output: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
-    out = oh.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)
+def _body(output: str, *nodes: onnx.NodeProto, shape=None) -> onnx.GraphProto:
+    out = oh.make_tensor_value_info(output, onnx.TensorProto.FLOAT, shape)
     return oh.make_graph(list(nodes), "body", [], [out])
 
 
@@ -46,10 +46,100 @@ def _branching(before: bool) -> onnx.ModelProto:
     return n.model(n.node("ReduceMean", y, axes=[2, 3], keepdims=0))
 
 
-def test_layers_in_bodies_are_found_with_their_channels():
-    found = find_in_bodies(Model(_branching(before=False)))
+def test_layers_in_bodies_are_found_with_their_channels_and_costs():
+    feed = {"x": np.zeros((2, 3, 8, 8), np.float32)}
+    found = find_in_bodies(Model(_branching(before=False)), feed, 2, ["CPUExecutionProvider"])
     down, up = (FrozenChannels(n, c, REASON, "choice") for n, c in (("down", 4), ("up", 2)))
-    assert sorted(found, key=str) == [down, up, up]
+    assert sorted(found.frozen, key=str) == [down, up, up]
+    # The branch that is not taken costs nothing; a product of activations is no layer, but counts.
+    assert found.macs == {down: 64 * 4 * 3, up: 0}
+    assert found.totals == {"choice": 64 * 4 * 3 + 3 * 64 * 8}
+
+
+TRIPS = 5
+
+
+def _loop(kind: str, *, opset: int = 17, nested: bool = False, stop: int = 99) -> onnx.ModelProto:
+    """A recurrent network written out, which runs its body for five steps, or until it stops."""
+    n = Net({"x": ("N", TRIPS, 8)}, opset=opset)
+    w, r = n.random(8, 16, name="W", scale=0.2), n.random(16, 16, name="R", scale=0.2)
+    zeros = n.node(
+        "MatMul",
+        n.node("Gather", "x", n.constant(np.array(0)), axis=1),
+        n.constant(np.zeros((8, 16), np.float32)),
+    )
+    float_ = onnx.TensorProto.FLOAT
+    layers = [
+        oh.make_node("MatMul", ["xt", w], ["a"], "in_body"),
+        oh.make_node("Gemm", ["h", r], ["b"], "state_body"),
+        oh.make_node("Add", ["a", "b"], ["s"]),
+        oh.make_node("Tanh", ["s"], ["t"]),
+    ]
+    if nested:
+        inner = _body("u", oh.make_node("Gemm", ["t", r], ["u"], "deep_body"), shape=["n", 16])
+        other = _body("v", oh.make_node("Identity", ["t"], ["v"]), shape=["n", 16])
+        yes = n.constant(np.array(True))
+        layers.append(oh.make_node("If", [yes], ["out"], then_branch=inner, else_branch=other))
+    else:
+        layers.append(oh.make_node("Identity", ["t"], ["out"]))
+    state = [oh.make_tensor_value_info(name, float_, ["n", 16]) for name in ("h", "out")]
+    if kind == "Scan":
+        step = oh.make_tensor_value_info("xt", float_, ["n", 8])
+        body = oh.make_graph(
+            layers,
+            "body",
+            [state[0], step],
+            [state[1], oh.make_tensor_value_info("t", float_, ["n", 16])],
+        )
+        h, _ = n.node(
+            "Scan",
+            zeros,
+            "x",
+            outputs=2,
+            name="loop",
+            body=body,
+            num_scan_inputs=1,
+            scan_input_axes=[1],
+            scan_output_axes=[1],
+        )
+    else:
+        i, go = (
+            oh.make_tensor_value_info("i", onnx.TensorProto.INT64, []),
+            oh.make_tensor_value_info("go", onnx.TensorProto.BOOL, []),
+        )
+        more = oh.make_tensor_value_info("more", onnx.TensorProto.BOOL, [])
+        last = n.constant(np.array(stop - 1))
+        pick = oh.make_node("Gather", ["x", "i"], ["xt"], axis=1)
+        less = oh.make_node("Less", ["i", last], ["more"])
+        body = oh.make_graph([pick, less, *layers], "body", [i, go, state[0]], [more, state[1]])
+        h = n.node(
+            "Loop",
+            n.constant(np.array(TRIPS)),
+            n.constant(np.array(True)),
+            zeros,
+            name="loop",
+            body=body,
+        )
+    return n.model(n.node("Reshape", n.gemm(h, 16, 4), n.constant(np.array([-1, 4]))))
+
+
+@pytest.mark.parametrize("opset", [11, 13, 21])
+@pytest.mark.parametrize(
+    ("kind", "more", "trips", "each"),
+    [
+        ("Loop", {}, TRIPS, 384),
+        ("Loop", {"stop": 3}, 3, 384),  # its condition ends it
+        ("Scan", {}, TRIPS, 384),
+        ("Loop", {"nested": True}, TRIPS, 640),
+        ("Scan", {"nested": True}, TRIPS, 640),
+    ],
+)
+def test_layers_of_loops_count_once_for_every_trip(kind, more, trips, each, opset):
+    seen = onnx_reap.inspect(_loop(kind, opset=opset, **more))
+    (row,) = (row for row in seen.frozen if row.reason == f"made inside the body of {kind}")
+    assert row.share.macs == trips * each
+    assert {node.node for node in row.nodes} >= {"in_body", "state_body"}
+    assert seen.total.macs == trips * each + 8 * 16 + 16 * 4
 
 
 def test_a_model_with_all_its_layers_in_bodies_is_refused_with_the_reason():

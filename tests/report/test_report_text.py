@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -116,3 +117,8 @@ def test_what_went_without_loss_is_counted():
     text = " ".join(rendered(lossless=Lossless(1200, 3, 2.34e-7)).split())
     assert "Removed without loss: 1,200 dead and 3 duplicate channels" in text
     assert "differ by 2e-07" in text
+
+
+def test_a_latency_of_a_single_run_says_so():
+    text = rendered(before=replace(sample_report().before, latency_spread_ms=None))
+    assert row(text, "latency, ms") == "1.23 (one run) 0.800 ± 0.050 -35.2 %"

@@ -160,6 +160,24 @@ def test_allowed_widths(arguments, widths):
     assert found.tolist() == widths
 
 
+@pytest.mark.parametrize(
+    ("width", "spans", "round_to", "least", "widths"),
+    [
+        (8, {4}, 8, 1, [2, 4, 6, 8]),  # 32 channels, four a unit
+        (8, {4}, None, 16, [4, 5, 6, 7, 8]),
+        (8, {4}, 1, 9, [3, 4, 5, 6, 7, 8]),
+        (16, {4}, None, 1, [2, 4, 6, 8, 10, 12, 14, 16]),  # of 64 channels, multiples of 8
+        (12, {64}, None, 1, list(range(1, 13))),  # heads
+        (12, {6}, 8, 1, [4, 8, 12]),
+        (16, {1, 4}, 8, 5, [8, 16]),  # made as four, read as one
+        (20, {1, 49}, 8, 1, [8, 16, 20]),
+    ],
+)
+def test_widths_are_rounded_and_bounded_in_channels(width, spans, round_to, least, widths):
+    found = allowed_widths(width, step=1, round_to=round_to, min_channels=least, spans=spans)
+    assert found.tolist() == widths
+
+
 def test_only_what_may_vanish_has_a_width_of_0():
     found = allowed_widths(24, step=1, round_to=8, min_channels=16, may_vanish=True)
     assert found.tolist() == [0, 16, 24]

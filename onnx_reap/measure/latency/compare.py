@@ -20,9 +20,9 @@ _STOP_SPINNING = {"session.force_spinning_stop": "1"}
 class Timing:
     """Time of one run."""
 
-    # Median and interquartile range, in milliseconds
+    # Median and interquartile range, in milliseconds; a single run has no range
     median_ms: float
-    spread_ms: float
+    spread_ms: float | None
     runs: int  # Number of timed runs
     provider: str  # Execution provider that onnxruntime chose first
 
@@ -80,4 +80,5 @@ def _milliseconds(active: Any, feed: Feed) -> float:
 
 def _timing(active: Any, times: Sequence[float]) -> Timing:
     low, median, high = np.percentile(times, [25, 50, 75])
-    return Timing(float(median), float(high - low), len(times), active.get_providers()[0])
+    spread = float(high - low) if len(times) > 1 else None
+    return Timing(float(median), spread, len(times), active.get_providers()[0])

@@ -77,6 +77,7 @@ def _grids(analysis: Analysis, settings: Settings) -> list[tuple[tuple[int, ...]
             step=group.step,
             round_to=settings.round_to,
             min_channels=settings.min_channels,
+            spans=group.spans,
         )
         choices = Choices(allowed, np.zeros(len(allowed)))
         widths.append([allowed[nearest(choices, f * group.width)] for f in FRACTIONS])

@@ -1,10 +1,11 @@
 """How far a change of a model's outputs takes it from the original, to second order.
 
 Class scores are compared by the Kullback-Leibler divergence of the distributions that they stand
-for, anything else by its squared error relative to the variance of the original output. Both are
-quadratic forms in a small change d of an output,
+for, anything else by its output error: squared, relative to what the original output varies by over
+samples, see `onnx_reap.measure.variation`. Both are quadratic forms in a small change d of an
+output,
 
-    1/2 d^T (diag(p) - p p^T) d    and    d^T d / variance,
+    1/2 d^T (diag(p) - p p^T) d    and    d^T d / variation,
 
 and a form d^T F d is the mean of (v^T d)^2 over random directions v with E[v v^T] = F: with random
 signs r, v = diag(p)^1/2 r - p (p^1/2)^T r has diag(p) - p p^T. One backward pass from v then gives
@@ -53,7 +54,7 @@ class Metric:
         -------
         str
             Tensor of the output's shape. For class scores the mean is the divergence summed over
-            distributions; for values the squared error, still to be divided by the variance.
+            distributions; for values the squared error, still to be divided by the variation.
         """
         y, r = tape.value(self.output), tape.value(signs)
         if self.kind == "values":

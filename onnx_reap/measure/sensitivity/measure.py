@@ -20,6 +20,7 @@ from onnx_reap.measure.autodiff.tape import PREFIX, Tape, Value, attributes, ops
 from onnx_reap.measure.runner import batch_size, run_batches
 from onnx_reap.measure.sensitivity.divergence import Metric
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
+from onnx_reap.measure.variation import Variation, by_sample
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.solve.chunks import in_chunks
 
@@ -152,20 +153,18 @@ def _weights(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _variances(evaluation: Evaluation) -> dict[str, float]:
-    """Return summed variances of outputs that are compared by values; 1 where nothing varies."""
+    """Return what outputs that are compared by values vary by in all; 1 for outputs of zeros."""
     names = [metric.output for metric in evaluation.metrics if metric.kind == "values"]
     if not names:
         return {}
-    sums = {name: np.zeros(3) for name in names}
+    found = {name: Variation() for name in names}
     runs = run_batches(
         evaluation.analysis, [evaluation.part], evaluation.samples, batch=evaluation.batch
     )
-    for _, (outputs,) in runs:
+    for count, (outputs,) in runs:
         for name in names:
-            x = outputs[name][np.isfinite(outputs[name])].astype(np.float64)
-            sums[name] += [x.size, x.sum(), np.square(x).sum()]
-    variances = {n: square - total**2 / max(count, 1) for n, (count, total, square) in sums.items()}
-    return {name: variance if variance > 0 else 1.0 for name, variance in variances.items()}
+            found[name].add(by_sample(evaluation.analysis, name, outputs[name], count))
+    return {name: variation.total or 1.0 for name, variation in found.items()}
 
 
 def _instrumented(

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import product
 
 import numpy as np
+import onnx
 import pytest
 from differences import analysed, assert_close, facts_of, gradients_of, part_of
 from net import Net
@@ -684,6 +685,46 @@ def test_resize(case, opset):
     check(net, resized(net, opset, **RESIZES[case]), ["x"], opset=opset)
 
 
+def twice_the_shape(net: Net, *factors) -> str:
+    return net.node("Mul", net.node("Shape", "x"), net.constant(np.array([1, 1, *factors])))
+
+
+def scales_from_shapes(net: Net) -> str:
+    """Scales to a size, by division, as converters write them."""
+    whole, wanted = (
+        net.node("Cast", each, to=onnx.TensorProto.FLOAT)
+        for each in (net.node("Shape", "x"), twice_the_shape(net, 3, 2))
+    )
+    return net.node("Div", wanted, whole)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+@pytest.mark.parametrize("opset", [13, 19])
+def test_resize_to_what_is_computed(opset, mode):
+    net = Net({"x": (2, 3, 4, 5)})
+    y = net.node("Resize", "x", "", "", twice_the_shape(net, 2, 3), mode=mode)
+    check(net, y, ["x"], opset=opset)
+    net = Net({"x": (2, 3, 4, 5)})
+    check(net, net.node("Resize", "x", "", scales_from_shapes(net), mode=mode), ["x"], opset=opset)
+
+
+@pytest.mark.parametrize("axes", [[2, 3], [3, 2], [-1], [1, 3], [3, 0]])
+@pytest.mark.parametrize("given", ["scales", "sizes", "roi"])
+def test_resize_of_the_axes_that_it_names(axes, given):
+    net, shape, factors = Net({"x": (2, 3, 4, 5)}), np.array([2, 3, 4, 5]), np.array([1, 1, 3, 2])
+    scales = net.constant(factors[axes].astype(float))
+    more = {"axes": axes, "mode": "linear"}
+    if given == "scales":
+        inputs = ["", scales]
+    elif given == "sizes":
+        inputs = ["", "", net.constant((shape * factors)[axes])]
+    else:
+        starts, ends = (np.array(each)[axes] for each in ([0, 0, 0.2, -0.1], [1, 1, 0.8, 0.7]))
+        inputs = [net.constant(np.concatenate([starts, ends])), scales]
+        more["coordinate_transformation_mode"] = "tf_crop_and_resize"
+    check(net, net.node("Resize", "x", *inputs, **more), ["x"], opset=18)
+
+
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
 def test_resize_that_smooths(mode):
     net = Net({"x": (2, 3, 7, 9)})
@@ -901,14 +942,32 @@ REFUSED: dict[str, Callable] = {
         mode="nearest",
     ),
     "resized channels": passed_on("Resize", "x", "", [1.0, 2.0, 1.0, 1.0], mode="nearest"),
-    "resized axes that it names": passed_on(
-        "Resize", "x", "", [2.0, 2.0], axes=[2, 3], mode="nearest"
-    ),
+    "resized channels that it names": passed_on("Resize", "x", "", [2.0], axes=[1], mode="nearest"),
     "resized, shape kept": passed_on(
         "Resize", "x", "", "", [2, 4, 9, 8], keep_aspect_ratio_policy="not_larger"
     ),
-    "resized as computed": lambda net: net.node(
-        "Resize", "x", "", "", net.node("Shape", "x"), mode="nearest"
+    "resized to channels as computed": lambda net: net.node(
+        "Resize",
+        "x",
+        "",
+        "",
+        net.node("Mul", net.node("Shape", "x"), net.constant(np.array([1, 2, 1, 1]))),
+        mode="nearest",
+    ),
+    "cropped as computed": lambda net: net.node(
+        "Resize",
+        "x",
+        net.node("Mul", net.node("ReduceMax", "x", keepdims=0), net.constant(np.zeros(8))),
+        net.constant(np.array([1.0, 1.0, 2.0, 2.0])),
+        coordinate_transformation_mode="tf_crop_and_resize",
+    ),
+    "cropped samples that it names": passed_on(
+        "Resize",
+        "x",
+        [0.0, 0.5, 1.0, 1.0],
+        [2.0, 1.0],
+        axes=[2, 0],
+        coordinate_transformation_mode="tf_crop_and_resize",
     ),
     "cropped samples": passed_on(
         "Resize",

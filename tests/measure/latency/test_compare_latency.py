@@ -58,6 +58,12 @@ def test_models_run_by_turns_and_times_are_not_mixed_up(monkeypatch: pytest.Monk
     assert (before.spread_ms, after.spread_ms) == (0, 0)
 
 
+def test_a_single_run_has_no_spread(monkeypatch: pytest.MonkeyPatch):
+    Stopwatch(monkeypatch)
+    for timing in compare_latency(chain(3), chain(1), FEED, CPU, seconds=1):
+        assert (timing.runs, timing.spread_ms) == (1, None)
+
+
 def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch):
     watch = Stopwatch(monkeypatch)
     before, after = compare_latency(chain(1), chain(1), FEED, CPU, runs=1000, seconds=50)

@@ -46,6 +46,7 @@ from onnx_reap.solve.backend import Backend
 
 BACKEND = Backend.cpu()
 DATA = images(18, 6)
+OFFSETS = np.array([0, 10, -10, 20, -20], np.float32)
 
 
 def plain(outputs=1, batch="N", opset=17):
@@ -190,6 +191,19 @@ def test_a_small_change_of_one_number_is_felt_by_its_square(name: str):
     assert found > 0
     assert nothing == 0
     assert sum(seen) == len(DATA)
+
+
+def test_values_are_felt_relative_to_what_each_entry_varies_by():
+    """Offsets between entries make no change of them smaller."""
+    many = np.tile(DATA, (60, 1, 1, 1))
+    n = Net({"x": ("N", 3, 6, 6)})
+    n.output(n.node("Add", n.head(n.block(n.block("x", 3, 8), 8, 6), 6, 5), n.constant(OFFSETS)))
+    analysis, observed = look(n.model())
+    changes = scaled(half_of(analysis, observed), 1 / 64)
+    (found,) = measure(evaluation_of(analysis, "error", many), [changes], lambda count: None)
+    original, other = (outputs_of_all(changed(analysis, c)) for c in ([], changes))
+    varies = np.square(original - original.mean(axis=0)).sum()
+    assert found == pytest.approx(np.square(other - original).sum() / varies, rel=0.15)
 
 
 def test_outputs_are_felt_apart():
