@@ -273,10 +273,19 @@ def profile(
     return measured_table(run.analysis, run.samples.every, chosen, run.progress)
 
 
-def inspect(model: Source, **settings: Unpack[options.InspectKeywords]) -> Inspection:
-    """Tell what could be pruned of a model, what could not, and why; without data.
+def inspect(
+    model: Source, data: Any = None, **settings: Unpack[options.InspectKeywords]
+) -> Inspection:
+    """Tell what could be pruned of a model, what could not, and why.
 
-    The model is only read; settings are those of `onnx_reap.options.InspectKeywords`.
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Only read.
+    data : path, array, dict of arrays, iterable of feeds or CalibrationDataReader, optional
+        A few of its samples show sizes that the model leaves open, otherwise synthetic ones do.
+    **settings
+        Those of `onnx_reap.options.InspectKeywords`.
 
     Raises
     ------
@@ -291,7 +300,7 @@ def inspect(model: Source, **settings: Unpack[options.InspectKeywords]) -> Inspe
     True
     """
     chosen = replace(Settings.make(settings, options.InspectKeywords), samples=4)  # only to run it
-    form = open_run(model, None, chosen, NoProgress()).form
+    form = open_run(model, data, chosen, NoProgress()).form
     check_globs(form.analysis, chosen)
     widths = allowed(form, chosen, vanishing=True)
     named = {name: value for name, value in chosen.chosen().items() if name in settings}

@@ -41,7 +41,7 @@ ARGUMENTS = (
         "data",
         metavar="PATH",
         shown="synthetic inputs",
-        commands=("run", "sweep"),
+        commands=("run", "inspect", "sweep"),
     ),
     _sweep("labels", PATH, "classes of the samples, .npy or .npz, to measure accuracy", "data"),
     _inspect("json", help="write all that is found", **_output),
@@ -70,6 +70,12 @@ class Command:
         own = [option for option in ARGUMENTS if self.name in option.commands]
         known = self.keywords.__annotations__
         return own + [option for name, option in OPTIONS.items() if name in known]
+
+    @property
+    def flags(self) -> set[str]:
+        """What the command's options are called, switches also as hints about them say it."""
+        options = [option for option in self.options if not option.positional]
+        return {f for o in options for f in (o.flag, o.positive_flag)} | {"--help", "--version"}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from onnx_reap.data.recipe import Recipe
 from onnx_reap.data.spec import InputSpec, describe, without_batch
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio.dtypes import is_float, is_integer_or_bool
+from onnx_reap.onnxio.dtypes import is_float, is_integer_or_bool, is_text
 
 _USUAL_NAMES = ("x", "images")
 
@@ -44,7 +44,7 @@ def match(
     """
     picked = _pick(arrays, recipes, label)
     for name, recipe in recipes.items():
-        _check_dtype(picked[name], recipe.spec, label)
+        check_dtype(picked[name], recipe.spec, label)
     constant = _without_samples(picked, recipes)
     batched = {
         name: _view(picked[name], recipe.stored, label)
@@ -105,11 +105,17 @@ def _pick(
         usual = [name for name in _USUAL_NAMES if name in fitting]
         if usual or len(fitting) == 1:
             return {stored[0].name: arrays[(usual or fitting)[0]]}
-    raise _misfit(arrays, stored, label)
+    raise misfit(arrays, stored, label)
 
 
-def _check_dtype(array: np.ndarray, spec: InputSpec, label: str) -> None:
-    if not is_integer_or_bool(array.dtype) and not (is_float(array.dtype) and spec.is_float):
+def check_dtype(array: np.ndarray, spec: InputSpec, label: str) -> None:
+    """Refuse an array whose numbers, or texts, an input can't be fed."""
+    fits = (
+        is_text(array.dtype)
+        if spec.is_text
+        else is_integer_or_bool(array.dtype) or (is_float(array.dtype) and spec.is_float)
+    )
+    if not fits:
         raise ReapError(
             f"{label} has the wrong dtype for the model's input {spec.name!r}",
             got=describe(array.dtype, array.shape),
@@ -120,11 +126,12 @@ def _check_dtype(array: np.ndarray, spec: InputSpec, label: str) -> None:
 def _view(array: np.ndarray, spec: InputSpec, label: str) -> np.ndarray:
     view = fit(array, spec)
     if view is None:
-        raise _misfit({spec.name: array}, [spec], label)
+        raise misfit({spec.name: array}, [spec], label)
     return view
 
 
-def _misfit(arrays: Mapping[str, np.ndarray], inputs: Sequence[InputSpec], label: str) -> ReapError:
+def misfit(arrays: Mapping[str, np.ndarray], inputs: Sequence[InputSpec], label: str) -> ReapError:
+    """Make the refusal of arrays that don't fit inputs."""
     return ReapError(
         f"{label} doesn't fit the model's inputs",
         got=_listing(arrays) or "no arrays",

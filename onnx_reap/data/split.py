@@ -46,21 +46,25 @@ class Samples:
         return self.fit.split(VALIDATION, self.seed)
 
 
-def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> Samples:
-    """Open data, or make some up, and divide it as the settings need.
-
-    With nothing to estimate, data that is given evaluates the result; without any, nothing is run.
-    """
+def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> Calibration:
+    """Open data, or make some up."""
     preprocess, seed = _preprocess(settings), settings.seed
     if data is None:
         count = settings.samples or SYNTHETIC
-        every = synthetic_calibration(inputs, preprocess, samples=count, seed=seed)
-        if not settings.estimates:
-            return Samples(every, None, None, seed=seed)
-    else:
-        every = open_calibration(data, inputs, preprocess, samples=settings.samples, seed=seed)
-        if not settings.estimates:
-            return Samples(every, None, every, every.notes, seed)
+        return synthetic_calibration(inputs, preprocess, samples=count, seed=seed)
+    return open_calibration(data, inputs, preprocess, samples=settings.samples, seed=seed)
+
+
+def divide(every: Calibration, settings: Settings, *, made_up: bool) -> Samples:
+    """Divide samples as the settings need.
+
+    With nothing to estimate, data that is given evaluates the result; without any, nothing is run.
+    """
+    seed = settings.seed
+    if not settings.estimates:
+        return Samples(
+            every, None, None if made_up else every, () if made_up else every.notes, seed
+        )
     if len(every) < FEWEST_TO_SPLIT:
         few = f"too few samples ({len(every)}) to hold some out: nothing tells how the result "
         return Samples(every, every, None, (*every.notes, few + "does on others"), seed)

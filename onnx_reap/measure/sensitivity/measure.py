@@ -53,7 +53,7 @@ class Evaluation:
     def facts(self) -> Facts:
         """What is known of the model's tensors."""
         layers = {layer.y: layer for layer in self.analysis.flow.linears}
-        return Facts(self.analysis.probe.shapes, layers)
+        return Facts(self.analysis.probe.shapes, layers, self.analysis.varying)
 
     @cached_property
     def batch(self) -> int:
