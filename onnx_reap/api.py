@@ -278,28 +278,21 @@ def inspect(
 ) -> Inspection:
     """Tell what could be pruned of a model, what could not, and why.
 
-    Parameters
-    ----------
-    model : path or onnx.ModelProto
-        Only read.
-    data : path, array, dict of arrays, iterable of feeds or CalibrationDataReader, optional
-        A few of its samples show sizes that the model leaves open, otherwise synthetic ones do.
-    **settings
-        Those of `onnx_reap.options.InspectKeywords`.
+    The model is only read. A few samples of `data`, see `reap`, show the sizes that the model
+    leaves open; settings are those of `onnx_reap.options.InspectKeywords`.
 
     Raises
     ------
     ReapError
-        If a setting doesn't apply here, or onnxruntime can't run the model. That nothing can be
-        pruned is no error.
+        If a setting doesn't apply, or onnxruntime can't run the model. No error: nothing can go.
 
     Examples
     --------
-    >>> found = inspect("models/fashion_resnet.onnx")
-    >>> found.least.macs < found.total.macs
+    >>> inspect("models/fashion_resnet.onnx").nothing is None
     True
     """
-    chosen = replace(Settings.make(settings, options.InspectKeywords), samples=4)  # only to run it
+    chosen = Settings.make(settings, options.InspectKeywords)
+    chosen = replace(chosen, samples=4 if data is None else None)  # only to run it
     form = open_run(model, data, chosen, NoProgress()).form
     check_globs(form.analysis, chosen)
     widths = allowed(form, chosen, vanishing=True)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnx_reap.data.matching import check_dtype, fit, misfit
+from onnx_reap.data.matching import check_dtype, fit, misfit, scalar
 from onnx_reap.data.recipe import Recipe
 from onnx_reap.errors import ReapError
 
 NOTE = (
-    "every feed is one sample, run by itself: the first axis of its arrays is no batch of samples "
-    "that are independent of each other; costs are those of the largest feed"
+    "every feed is one sample and run by itself, as feeds differ in size or their first axis is no "
+    "batch of independent samples; costs are those of the largest feed"
 )
 
 
@@ -124,13 +124,9 @@ def _matched(
         if array is None:
             raise misfit(feed, specs, label)
         check_dtype(array, spec, label)
-        view = _scalar(array) if not spec.shape else fit(array, spec)
+        view = scalar(array) if not spec.shape else fit(array, spec)
         fits = view is not None and view.size and spec.shape[:1] in ((), (None,), view.shape[:1])
         if view is None or not fits:
             raise misfit({spec.name: array}, [spec], label)
         found[spec.name] = view
     return found
-
-
-def _scalar(array: np.ndarray) -> np.ndarray | None:
-    return array.reshape(()) if array.size == 1 else None

@@ -45,6 +45,8 @@ def match(
     picked = _pick(arrays, recipes, label)
     for name, recipe in recipes.items():
         check_dtype(picked[name], recipe.spec, label)
+        if not recipe.spec.shape and (one := scalar(picked[name])) is not None:
+            picked[name] = one
     constant = _without_samples(picked, recipes)
     batched = {
         name: _view(picked[name], recipe.stored, label)
@@ -65,6 +67,11 @@ def match(
 def fit(array: np.ndarray, spec: InputSpec) -> np.ndarray | None:
     """View an array as a batch of the model's layout, or None if it is no such batch."""
     return next((view for view in _views(array, spec) if spec.fits(view.shape)), None)
+
+
+def scalar(array: np.ndarray) -> np.ndarray | None:
+    """View an array of one entry as a scalar; None if it has more."""
+    return array.reshape(()) if array.size == 1 else None
 
 
 def _views(array: np.ndarray, spec: InputSpec) -> Iterator[np.ndarray]:

@@ -58,7 +58,8 @@ def probe_samples(
             pass
         raise
     probed, fixed, _ = found
-    if feeds is None or not _mixes(model, samples, probed, fixed or FEW, providers):
+    images = any(spec.channel_axis is not None for spec in inputs)  # one by one, surely
+    if images or feeds is None or not _mixes(model, samples, probed, fixed or FEW, providers):
         return found
     if not samples.by_feed:
         return probed, fixed, samples.with_note(MIXED)
@@ -133,12 +134,17 @@ def _mixes(
         for t in model.graph.outputs
         if t.inputs and is_float(probed.dtypes.get(t.name, np.dtype(np.int64)))
     ]
+    if not names:
+        return False
     places = np.minimum(np.arange(batch), len(samples) - 1)
     feeds = [
         _feed(samples.at(p.tolist()), batch) for p in (places, places[[*range(batch)[:0:-1], 1]])
     ]
     active = session(model.to_run(), providers, outputs=names, optimize=False)
-    first, second, again = (run(active, names, feed) for feed in (*feeds, feeds[0]))
+    try:
+        first, second, again = (run(active, names, feed) for feed in (*feeds, feeds[0]))
+    except ReapError:
+        return False
     return any(
         _differ(first[name], second[name], _axis(name, first[name], probed, batch))
         and not _differ(first[name], again[name], None)

@@ -17,7 +17,9 @@ Shapes = Mapping[str, Sequence[int | None]]
 
 def with_lookups(light: LightModel, inputs: Sequence[InputSpec]) -> list[InputSpec]:
     """Tell of inputs what the model looks their values up in, as far as shapes are known."""
-    if not any(is_integer(spec.dtype) or spec.is_text for spec in inputs):
+    cast = {node.input[0] for node in light.graph.node if node.op_type == "Cast"}
+    numbers_or_texts = [s for s in inputs if is_integer(s.dtype) or s.is_text]
+    if not numbers_or_texts and not any(spec.name in cast for spec in inputs):
         return list(inputs)
     graph = _inferred(light, inputs)
     shapes, numbers = _shapes(graph), _numbers(light)
@@ -29,7 +31,7 @@ def _lookup(
 ) -> tuple[int, int] | tuple[str, ...] | None:
     if spec.is_text:
         return next((t for node in graph.node if (t := _texts(node, spec.name))), None)
-    if not is_integer(spec.dtype):
+    if not is_integer(spec.dtype) and not spec.is_float:
         return None
     low, high = 0, np.inf
     for size, offset in _uses(graph, spec.name, shapes, numbers):
@@ -108,7 +110,10 @@ def _inferred(light: LightModel, inputs: Sequence[InputSpec]) -> onnx.GraphProto
             if size is not None:
                 dim.dim_value = size
     del proto.graph.value_info[:]  # written for whatever sizes
-    return onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    try:
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    except Exception:  # whatever onnx says of operators that it doesn't know: tables are known
+        return proto.graph
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, list[int | None]]:

@@ -122,6 +122,8 @@ def obstacles(evaluation: Evaluation) -> str:
     if version < OLDEST:
         return f"operator set {version}"
     ops = {node.op_type for node in evaluation.part.graph.node} - GRADIENTS.keys() - SIZES
+    if evaluation.facts.varying:
+        ops |= {"images or sequences whose sizes differ from feed to feed"}
     return ", ".join(sorted(ops)) or "some operators with their attributes"
 
 
