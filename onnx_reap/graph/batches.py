@@ -4,7 +4,7 @@ It is where samples don't influence each other. Nodes of a graph do, and steps o
 whatever the exporter named the axis: such a model is run on whole feeds, one at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -25,7 +25,8 @@ FEW = 3
 MIXED = (
     "what the model gives for a sample depends on others in its batch: if the first axis is that "
     "of time or of a graph's nodes, give feeds one by one (in Python an iterable of mappings, in a "
-    "file arrays with one more axis in front), and each counts as a sample"
+    "file arrays with one more axis in front, without data their --input-shapes), and each counts "
+    "as a sample"
 )
 
 Probed = tuple[Probe, int | None, Calibration]
@@ -59,9 +60,9 @@ def probe_samples(
         raise
     probed, fixed, _ = found
     images = any(spec.channel_axis is not None for spec in inputs)  # one by one, surely
-    if images or feeds is None or not _mixes(model, samples, probed, fixed or FEW, providers):
+    if images or not _mixes(model, samples, probed, fixed, providers):
         return found
-    if not samples.by_feed:
+    if feeds is None or not samples.by_feed:
         return probed, fixed, samples.with_note(MIXED)
     try:
         return _whole(model, feeds, providers)
@@ -121,12 +122,17 @@ def _feed(samples: Calibration, batch: int) -> Feed:
 
 
 def _mixes(
-    model: Model, samples: Calibration, probed: Probe, batch: int, providers: Sequence[str]
+    model: Model,
+    samples: Calibration,
+    probed: Probe,
+    fixed: int | None,
+    providers: Sequence[str],
 ) -> bool:
     """Whether what a model gives for a sample depends on the others in its batch, or on its place.
 
     Samples are run in the opposite order, with another one in place of the first.
     """
+    batch = fixed or FEW
     if batch < 2 or len(samples) < 2:
         return False
     names = [
@@ -137,35 +143,52 @@ def _mixes(
     if not names:
         return False
     places = np.minimum(np.arange(batch), len(samples) - 1)
-    feeds = [
-        _feed(samples.at(p.tolist()), batch) for p in (places, places[[*range(batch)[:0:-1], 1]])
-    ]
+    turned = places[[*range(batch)[:0:-1], 1]]
+    feeds = [_feed(samples.at(order.tolist()), batch) for order in (places, turned)]
     active = session(model.to_run(), providers, outputs=names, optimize=False)
     try:
         first, second, again = (run(active, names, feed) for feed in (*feeds, feeds[0]))
     except ReapError:
         return False
     return any(
-        _differ(first[name], second[name], _axis(name, first[name], probed, batch))
-        and not _differ(first[name], again[name], None)
-        for name in names
+        _depends(a, second[name], None if fixed else probed.dynamic.get(name, frozenset()), batch)
+        for name, a in first.items()
+        if _close(a, again[name])
     )
 
 
-def _axis(name: str, x: np.ndarray, probed: Probe, batch: int) -> int | None:
-    """Return the axis of an output along which samples lie, one entry each, if there is one."""
-    grows = probed.dynamic.get(name, frozenset(range(x.ndim)[:1]))
-    return next((axis for axis in grows if x.shape[axis] == batch), None)
+def _depends(a: np.ndarray, b: np.ndarray, grows: Collection[int] | None, batch: int) -> bool:
+    """Whether the results of two runs in opposite order differ by more than their order.
 
-
-def _differ(a: np.ndarray, b: np.ndarray, axis: int | None) -> bool:
-    """Whether an output differs; all samples but one lie the other way along an axis, if given."""
+    Parameters
+    ----------
+    grows : collection of int or None
+        Axes of the output whose size depends on the batch; None if that isn't known.
+    """
     if a.shape != b.shape:
         return False  # as many entries as the data want
-    if axis is not None:
-        a, b = (np.moveaxis(x, axis, 0) for x in (a, b))
-        a, b = a[:0:-1], b[:-1]
+    if grows is not None and not grows:
+        return not _close(a, b)  # made of all samples
+    axes = range(a.ndim) if grows is None else grows
+    ways = [
+        (x[:0:-1], y[:-1])
+        for axis in axes
+        if a.shape[axis] and a.shape[axis] % batch == 0
+        for x, y in zip(_by_sample(a, axis, batch), _by_sample(b, axis, batch), strict=True)
+    ]
+    return bool(ways) and not any(_close(x, y) for x, y in ways)
+
+
+def _by_sample(x: np.ndarray, axis: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Put samples first that lie along an axis, each in one piece or its entries apart."""
+    rows = np.moveaxis(x, axis, 0)
+    rest = rows.shape[1:]
+    apart = rows.reshape(-1, batch, *rest).swapaxes(0, 1)
+    return rows.reshape(batch, -1, *rest), apart
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
     a, b = a.astype(np.float64), b.astype(np.float64)
     finite = np.isfinite(a) & np.isfinite(b)
     error = np.abs(a - b)[finite].max(initial=0.0)
-    return bool(error > CLOSE * np.abs(a[finite]).max(initial=0.0))
+    return bool(error <= CLOSE * np.abs(a[finite]).max(initial=0.0))

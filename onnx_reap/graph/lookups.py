@@ -69,7 +69,9 @@ def _uses(
 
 def _added(node: onnx.NodeProto, place: int, numbers: Mapping[str, np.ndarray]) -> int | None:
     """Return what a node adds to the numbers that it hands on; None if it does something else."""
-    if Trait.MOVES in traits_of(node.op_type) and (place == 0 or node.op_type == "Concat"):
+    if node.op_type in ("Concat", "Max", "Min"):
+        return 0
+    if place == 0 and (Trait.MOVES in traits_of(node.op_type) or node.op_type == "Clip"):
         return 0
     if node.op_type == "Where":  # as exporters write it: index < 0 ? index + size : index
         return 0 if place == 2 else None
