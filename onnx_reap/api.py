@@ -274,25 +274,27 @@ def profile(
     return measured_table(run.analysis, run.samples.every, chosen, run.progress)
 
 
-def inspect(model: Source, **settings: Unpack[options.InspectKeywords]) -> Inspection:
-    """Tell what could be pruned of a model, what could not, and why; without data.
+def inspect(
+    model: Source, data: Any = None, **settings: Unpack[options.InspectKeywords]
+) -> Inspection:
+    """Tell what could be pruned of a model, what could not, and why.
 
-    The model is only read; settings are those of `onnx_reap.options.InspectKeywords`.
+    The model is only read. A few samples of `data`, see `reap`, show the sizes that the model
+    leaves open; settings are those of `onnx_reap.options.InspectKeywords`.
 
     Raises
     ------
     ReapError
-        If a setting doesn't apply here, or onnxruntime can't run the model. That nothing can be
-        pruned is no error.
+        If a setting doesn't apply, or onnxruntime can't run the model. No error: nothing can go.
 
     Examples
     --------
-    >>> found = inspect("models/fashion_resnet.onnx")
-    >>> found.least.macs < found.total.macs
+    >>> inspect("models/fashion_resnet.onnx").nothing is None
     True
     """
-    chosen = replace(Settings.make(settings, options.InspectKeywords), samples=4)  # only to run it
-    form = open_run(model, None, chosen, NoProgress()).form
+    chosen = Settings.make(settings, options.InspectKeywords)
+    chosen = replace(chosen, samples=4 if data is None else None)  # only to run it
+    form = open_run(model, data, chosen, NoProgress()).form
     check_globs(form.analysis, chosen)
     widths = allowed(form, chosen, vanishing=True)
     named = {name: value for name, value in chosen.chosen().items() if name in settings}

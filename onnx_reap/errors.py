@@ -1,5 +1,8 @@
 """Refusals: one sentence that says what is wrong, what was seen, what is needed and what to try."""
 
+import re
+from collections.abc import Collection, Sequence
+
 
 class ReapError(Exception):
     """A request that can't be honoured, as opposed to a bug in this package.
@@ -10,8 +13,9 @@ class ReapError(Exception):
         What is wrong, naming the argument, file or node.
     got, expected : str, optional
         What was seen, and what would have been accepted.
-    hint : str, optional
-        What the user can try.
+    hint : str or sequence of str, optional
+        What the user can try: several ways are alternatives. A command leaves out those that name
+        options of other commands, see `told_to`.
     """
 
     exit_code = 1
@@ -22,11 +26,36 @@ class ReapError(Exception):
         *,
         got: str | None = None,
         expected: str | None = None,
-        hint: str | None = None,
+        hint: str | Sequence[str] | None = None,
     ) -> None:
-        labelled = (("got", got), ("expected", expected), ("try", hint))
+        labelled = (("got", got), ("expected", expected))
         parts = [what, *(f"{label}: {text}" for label, text in labelled if text is not None)]
-        super().__init__(" | ".join(" ".join(part.split()) for part in parts))
+        self._facts = " | ".join(" ".join(part.split()) for part in parts)
+        self.hints = (hint,) if isinstance(hint, str) else tuple(hint or ())
+        super().__init__(self._with(self.hints))
+
+    def told_to(self, flags: Collection[str], others: Collection[str]) -> str:
+        """Return the message for a command.
+
+        Parameters
+        ----------
+        flags, others : collection of str
+            Flags that the command takes, and all that there are: ways out that name one of the
+            others are left out.
+        """
+        return self._with([h for h in self.hints if not (named(h) & {*others}) - {*flags}])
+
+    def _with(self, hints: Sequence[str]) -> str:
+        return (
+            f"{self._facts} | try: {' '.join(', or '.join(hints).split())}"
+            if hints
+            else self._facts
+        )
+
+
+def named(text: str) -> set[str]:
+    """Return the flags that a text names."""
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
 
 
 class UsageError(ReapError):

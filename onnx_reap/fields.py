@@ -44,14 +44,18 @@ class Option:
         """What the command calls it; one that is on by default has a flag that turns it off."""
         return "--" + ("no_" * (self.default is True) + self.name).replace("_", "-")
 
+    @property
+    def positive_flag(self) -> str:
+        """What messages to Python call it, which says refit=False, not no_refit."""
+        return "--" + self.name.replace("_", "-")
+
     def accept(self, value: Any) -> Any:
         """Return a value that Python passes as the settings hold it."""
         if value is None and self.default is None:
             return None
         if self.alone is not None and isinstance(value, bool):
             return self.alone if value else None
-        positive = "--" + self.name.replace("_", "-")  # Python says refit=False, not no_refit
-        return self.kind.accept(positive, value)
+        return self.kind.accept(self.positive_flag, value)
 
     def files(self, value: Any) -> dict[str, Path]:
         """Return the files that a value of the command names, by what the user calls them."""

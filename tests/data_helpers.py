@@ -5,8 +5,8 @@ from onnx_reap.data import Calibration, InputSpec, Preprocess, open_calibration
 from onnx_reap.errors import ReapError
 
 
-def spec(*shape, name="x", dtype="float32"):
-    return InputSpec(name, np.dtype(dtype), shape)
+def spec(*shape, name="x", dtype="float32", **others):
+    return InputSpec(name, np.dtype(dtype), shape, **others)
 
 
 def collect(calibration: Calibration, size: int = 4, name: str = "x") -> np.ndarray:

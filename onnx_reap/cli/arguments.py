@@ -42,7 +42,7 @@ ARGUMENTS = (
         "data",
         metavar="PATH",
         shown="synthetic inputs",
-        commands=("run", "sweep"),
+        commands=("run", "inspect", "sweep"),
     ),
     _sweep("labels", PATH, "classes of the samples, .npy or .npz, to measure accuracy", "data"),
     _inspect("json", help="write all that is found", **_output),
@@ -73,6 +73,12 @@ class Command:
         if not any(option.name == "data" for option in own):
             settings = [replace(o, shown=o.shown_without_data or o.shown) for o in settings]
         return own + settings
+
+    @property
+    def flags(self) -> set[str]:
+        """What the command's options are called, switches also as hints about them say it."""
+        options = [option for option in self.options if not option.positional]
+        return {f for o in options for f in (o.flag, o.positive_flag)} | {"--help", "--version"}
 
 
 @dataclass(frozen=True)

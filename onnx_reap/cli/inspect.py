@@ -7,9 +7,10 @@ INSPECT = Command(
     "inspect",
     InspectKeywords,
     description="Tell which channels of a model could be pruned and how far, which could not "
-    "and why, and what share of the model each makes up. It takes seconds and no data, and "
-    "writes nothing but the JSON file that it is asked for.",
-    usage="onnx-reap inspect in.onnx [--json FILE] [options]",
+    "and why, and what share of the model each makes up. It takes seconds and no data, but for "
+    "the sizes of inputs that the model leaves open; it writes nothing but the JSON file that it "
+    "is asked for.",
+    usage="onnx-reap inspect in.onnx [--data PATH] [--json FILE] [options]",
 )
 
 
@@ -23,7 +24,7 @@ def run_inspect(arguments: Arguments) -> None:
 
     outputs = arguments.outputs()
     check_outputs(outputs, arguments.inputs())
-    seen = inspect(arguments.model, **arguments.settings)
+    seen = inspect(arguments.model, arguments.data, **arguments.settings)
     write_all(dict.fromkeys(outputs.values(), json_bytes(seen.to_dict())))
     if not arguments.quiet:
         show(lambda console: print_inspection(seen, console), outputs.values())

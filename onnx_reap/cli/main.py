@@ -13,7 +13,7 @@ from pathlib import Path
 from onnx_reap.cli.arguments import parse
 from onnx_reap.cli.inspect import INSPECT, run_inspect
 from onnx_reap.cli.profile import PROFILE, run_profile
-from onnx_reap.cli.run import parse_run, run_reap
+from onnx_reap.cli.run import RUN, parse_run, run_reap
 from onnx_reap.cli.sweep import SWEEP, run_sweep
 from onnx_reap.errors import ReapError
 
@@ -26,12 +26,15 @@ COMMANDS = {
 }
 """By the first argument; a model of such a name is given as `./profile`."""
 
+ALL = (RUN, *(command for command, _ in COMMANDS.values()))
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of nodes may be in any script
         sys.stdout.reconfigure(errors="replace")
     given = list(sys.argv[1:] if argv is None else argv)
+    command = RUN
     try:
         if given and given[0] in COMMANDS:
             command, run = COMMANDS[given[0]]
@@ -40,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _check_command(given)
             run_reap(parse_run(given))
     except ReapError as error:
-        print(f"onnx-reap: error: {error}", file=sys.stderr)
+        told = error.told_to(command.flags, {f for each in ALL for f in each.flags})
+        print(f"onnx-reap: error: {told}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("onnx-reap: interrupted", file=sys.stderr)

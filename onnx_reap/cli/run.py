@@ -14,7 +14,7 @@ RUN = Command(
     description="Prune channels of a trained ONNX model and repair the weights that stay by "
     "least squares, without retraining.",
     usage="onnx-reap in.onnx out.onnx [--data PATH] [options]\n"
-    "       onnx-reap inspect in.onnx [--json FILE] [options]\n"
+    "       onnx-reap inspect in.onnx [--data PATH] [--json FILE] [options]\n"
     "       onnx-reap profile in.onnx -o latency.json [options]\n"
     "       onnx-reap sweep in.onnx -o sweep/ [--data PATH] [options]",
     epilog="onnx-reap inspect in.onnx tells what could be pruned, and what could not and why; "

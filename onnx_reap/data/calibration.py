@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,13 +14,51 @@ from onnx_reap.onnxio.dtypes import is_float
 class SampleSource(Protocol):
     """Random access to prepared samples; what every kind of calibration data comes down to."""
 
-    origin: str  # Short text that says where samples come from
-    notes: tuple[str, ...]  # What the user should be warned of
-    # By name of the input, the shape of one sample as it is fed, without a batch axis
-    shapes: dict[str, tuple[int, ...]]
+    @property
+    def origin(self) -> str:
+        """Short text that says where samples come from."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should be warned of."""
+        ...
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """By name of the input, the shape of one sample as it is fed, without a batch axis."""
+        ...
+
+    @property
+    def alone(self) -> bool:
+        """Whether a sample is a whole feed, which a run takes by itself.
+
+        Shapes are then those of the largest one, whose axes are all its own.
+        """
+        ...
+
+    @property
+    def refusal(self) -> ReapError | None:
+        """If `alone`: what to say if the model can't be run on whole feeds."""
+        ...
+
+    @property
+    def by_feed(self) -> bool:
+        """Whether the data came in feeds of several rows, which may be samples of one run each."""
+        ...
 
     def __len__(self) -> int:
         """Count the samples."""
+        ...
+
+    def feeds(self) -> SampleSource | None:
+        """Return the same data as whole feeds, for models without a batch, if there are any.
+
+        Raises
+        ------
+        ReapError
+            If feeds don't fit the model.
+        """
         ...
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -35,8 +73,10 @@ class Calibration:
     order, by default all.
     """
 
-    def __init__(self, source: SampleSource, indices: np.ndarray | None = None) -> None:
-        self._source = source
+    def __init__(
+        self, source: SampleSource, indices: np.ndarray | None = None, notes: Sequence[str] = ()
+    ) -> None:
+        self._source, self._notes = source, tuple(notes)
         self._indices = np.arange(len(source)) if indices is None else indices
 
     def __len__(self) -> int:
@@ -61,6 +101,32 @@ class Calibration:
         return dict(self._source.shapes)
 
     @property
+    def alone(self) -> bool:
+        """Whether a sample is a whole feed, which a run takes by itself: batches are of size 1.
+
+        Sizes may differ from feed to feed then; `shapes` are those of the largest one.
+        """
+        return self._source.alone
+
+    @property
+    def refusal(self) -> ReapError | None:
+        """What to say if the model can't be run on whole feeds."""
+        return self._source.refusal
+
+    @property
+    def by_feed(self) -> bool:
+        """Whether the data came in feeds of several rows, which may be samples of one run each."""
+        return self._source.by_feed
+
+    def feeds(self) -> Calibration | None:
+        """Return all of the data as samples that are whole feeds; None where there are none."""
+        try:
+            source = self._source.feeds()
+        except ReapError:
+            return None
+        return None if source is None else Calibration(source, notes=self._notes)
+
+    @property
     def origin(self) -> str:
         """Short text for a report, such as ``calib.npz (512 samples)``."""
         total = len(self._source)
@@ -70,7 +136,11 @@ class Calibration:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should be warned of, one sentence each."""
-        return self._source.notes
+        return (*self._source.notes, *self._notes)
+
+    def with_note(self, note: str) -> Calibration:
+        """Return the same samples with one more warning, which parts of them don't repeat."""
+        return Calibration(self._source, self._indices, (*self._notes, note))
 
     def batches(self, size: int, *, pad: bool = False) -> Iterator[dict[str, np.ndarray]]:
         """Yield feeds of `size` samples; the last one may be smaller.
@@ -100,6 +170,17 @@ class Calibration:
                 if is_float(batch.dtype) and not np.isfinite(batch).all():
                     raise self._infinite(name, batch, indices)
             yield feed
+
+    def at(self, places: Sequence[int]) -> Calibration:
+        """Choose samples by their places among these, in any order and any number of times."""
+        return Calibration(self._source, self._indices[list(places)])
+
+    def extremes(self) -> list[dict[str, np.ndarray]]:
+        """Return a largest and, if it is of other shapes, a smallest of samples that are alone."""
+        sizes = [sum(x.size for x in feed.values()) for feed in self.batches(1)]
+        ends = [next(self.at([int(pick(sizes))]).batches(1)) for pick in (np.argmax, np.argmin)]
+        first, last = ({name: x.shape for name, x in feed.items()} for feed in ends)
+        return ends if first != last else ends[:1]
 
     def take(self, n: int, seed: int) -> Calibration:
         """Choose at most `n` samples at random, without replacement, in their original order."""
@@ -145,7 +226,8 @@ class Calibration:
     def _infinite(self, name: str, batch: np.ndarray, indices: np.ndarray) -> ReapError:
         where = tuple(np.argwhere(~np.isfinite(batch))[0])
         has_samples = batch.ndim > len(self.shapes[name])
-        sample = f" in sample {indices[where[0]]}" if has_samples else ""
+        place = 0 if self.alone else where[0] if has_samples else None
+        sample = "" if place is None else f" in sample {indices[place]}"
         return ReapError(
             f"--data: input {name!r} has NaN or infinite values{sample}",
             got=f"{batch[where]} as {batch.dtype.name}",

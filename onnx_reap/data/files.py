@@ -94,5 +94,5 @@ def _unreadable(path: Path, error: Exception, name: str | None = None) -> ReapEr
     return ReapError(
         f"{where} can't be read",
         got=str(error) or type(error).__name__,
-        expected="a whole .npy or .npz file of numbers",
+        expected="a whole .npy or .npz file of numbers or str",
     )

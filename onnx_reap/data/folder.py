@@ -48,6 +48,11 @@ class FolderSource:
         raw = spec.is_float and self._recipe.affine is None
         self.notes: tuple[str, ...] = (RAW_PIXELS,) if raw else ()
 
+    alone, by_feed, refusal = False, False, None
+
+    def feeds(self) -> None:
+        """Return nothing: an image is a sample."""
+
     def __len__(self) -> int:
         return len(self._paths)
 

@@ -7,7 +7,7 @@ import numpy as np
 from onnx_reap.data.recipe import Recipe
 from onnx_reap.data.spec import InputSpec, describe, without_batch
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio.dtypes import is_float, is_integer_or_bool
+from onnx_reap.onnxio.dtypes import is_float, is_integer_or_bool, is_text
 
 USUAL_NAMES = ("x", "images")
 
@@ -44,7 +44,9 @@ def match(
     """
     picked = _pick(arrays, recipes, label)
     for name, recipe in recipes.items():
-        _check_dtype(picked[name], recipe.spec, label)
+        check_dtype(picked[name], recipe.spec, label)
+        if not recipe.spec.shape and (one := scalar(picked[name])) is not None:
+            picked[name] = one
     constant = _without_samples(picked, recipes)
     batched = {
         name: _view(picked[name], recipe.stored, label)
@@ -65,6 +67,11 @@ def match(
 def fit(array: np.ndarray, spec: InputSpec) -> np.ndarray | None:
     """View an array as a batch of the model's layout, or None if it is no such batch."""
     return next((view for view in _views(array, spec) if spec.fits(view.shape)), None)
+
+
+def scalar(array: np.ndarray) -> np.ndarray | None:
+    """View an array of one entry as a scalar; None if it has more."""
+    return array.reshape(()) if array.size == 1 else None
 
 
 def _views(array: np.ndarray, spec: InputSpec) -> Iterator[np.ndarray]:
@@ -100,7 +107,7 @@ def _pick(
     other = stand_in(arrays, recipes)
     missing = [name for name in recipes if name not in arrays]
     if missing and other is None:
-        raise _misfit(arrays, [recipe.stored for recipe in recipes.values()], label)
+        raise misfit(arrays, [recipe.stored for recipe in recipes.values()], label)
     return {name: arrays[name if other is None else other] for name in recipes}
 
 
@@ -114,8 +121,14 @@ def stand_in(arrays: Mapping[str, np.ndarray], recipes: Mapping[str, Recipe]) ->
     return (usual or fitting)[0] if usual or len(fitting) == 1 else None
 
 
-def _check_dtype(array: np.ndarray, spec: InputSpec, label: str) -> None:
-    if not is_integer_or_bool(array.dtype) and not (is_float(array.dtype) and spec.is_float):
+def check_dtype(array: np.ndarray, spec: InputSpec, label: str) -> None:
+    """Refuse an array whose numbers, or texts, an input can't be fed."""
+    fits = (
+        is_text(array.dtype)
+        if spec.is_text
+        else is_integer_or_bool(array.dtype) or (is_float(array.dtype) and spec.is_float)
+    )
+    if not fits:
         raise ReapError(
             f"{label} has the wrong dtype for the model's input {spec.name!r}",
             got=describe(array.dtype, array.shape),
@@ -126,11 +139,12 @@ def _check_dtype(array: np.ndarray, spec: InputSpec, label: str) -> None:
 def _view(array: np.ndarray, spec: InputSpec, label: str) -> np.ndarray:
     view = fit(array, spec)
     if view is None:
-        raise _misfit({spec.name: array}, [spec], label)
+        raise misfit({spec.name: array}, [spec], label)
     return view
 
 
-def _misfit(arrays: Mapping[str, np.ndarray], inputs: Sequence[InputSpec], label: str) -> ReapError:
+def misfit(arrays: Mapping[str, np.ndarray], inputs: Sequence[InputSpec], label: str) -> ReapError:
+    """Make the refusal of arrays that don't fit inputs."""
     return ReapError(
         f"{label} doesn't fit the model's inputs",
         got=_listing(arrays) or "no arrays",

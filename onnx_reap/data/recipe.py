@@ -66,6 +66,8 @@ class Recipe:
 def _cast(batch: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Convert to the input's dtype; integers must survive, floats may be rounded."""
     # What float16 can't hold becomes infinite here and is refused where batches are checked.
+    if spec.is_text:
+        return _texts(batch, spec)
     with np.errstate(over="ignore", invalid="ignore"):
         cast = np.asarray(batch, spec.dtype, order="C")
     if not is_float(spec.dtype) and not np.array_equal(cast, batch):
@@ -75,3 +77,15 @@ def _cast(batch: np.ndarray, spec: InputSpec) -> np.ndarray:
             expected=f"{spec.dtype.name} values",
         )
     return cast
+
+
+def _texts(batch: np.ndarray, spec: InputSpec) -> np.ndarray:
+    texts = np.asarray(batch, object, order="C")
+    other = next((each for each in texts.flat if not isinstance(each, str)), "")
+    if not isinstance(other, str):
+        raise ReapError(
+            f"--data: values don't fit the model's input {spec.name!r}",
+            got=f"{other!r} of type {type(other).__name__}",
+            expected="text (str)",
+        )
+    return texts

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from onnx_reap.onnxio.dtypes import is_float
+from onnx_reap.onnxio.dtypes import is_float, is_text
 
 # A dimension, which may or may not be None where it is dynamic.
 Size = TypeVar("Size", bound="int | None")
@@ -23,6 +23,10 @@ class InputSpec:
     # None marks a dynamic dimension. ``shape[0]`` is the batch axis, whatever its size; ``()`` is a
     # scalar, which has none.
     shape: tuple[int | None, ...]
+    # Sizes that the user named, that of the first axis included; None where there are none
+    named: tuple[int, ...] | None = None
+    # What the model looks up: integers from the first up to the second, or texts; None if anything
+    lookup: tuple[int, int] | tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         return f"{self.name} {describe(self.dtype, self.shape)}"
@@ -38,6 +42,11 @@ class InputSpec:
     def is_float(self) -> bool:
         """Whether values may be scaled: pixels and features, as opposed to token ids and masks."""
         return is_float(self.dtype)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether values are strings."""
+        return is_text(self.dtype)
 
     @property
     def image_size(self) -> tuple[int | None, int | None]:
@@ -72,4 +81,5 @@ def without_batch(inputs: Sequence[InputSpec]) -> set[str]:
 def describe(dtype: np.dtype, shape: tuple[int | None, ...]) -> str:
     """Text such as ``float32 (N, 3, ?, ?)`` for a refusal."""
     sizes = ["N" if not axis and size is None else size for axis, size in enumerate(shape)]
-    return f"{dtype.name} ({', '.join('?' if size is None else str(size) for size in sizes)})"
+    kind = "string" if is_text(dtype) else dtype.name
+    return f"{kind} ({', '.join('?' if size is None else str(size) for size in sizes)})"

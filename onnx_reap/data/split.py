@@ -48,22 +48,25 @@ class Samples:
         return self.fit.split(VALIDATION, self.seed)
 
 
-def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> Samples:
-    """Open data, or make some up, and divide it as the settings need.
-
-    With nothing to estimate, data that is given evaluates the result; without any, nothing is run.
-    """
+def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> Calibration:
+    """Open data, or make some up."""
     preprocess, seed = _preprocess(settings), settings.seed
     if data is None:
         count = settings.samples or SYNTHETIC
-        every = synthetic_calibration(inputs, preprocess, samples=count, seed=seed)
-        if not settings.estimates:
-            return Samples(every, None, None, seed=seed)
-    else:
-        every = open_calibration(data, inputs, preprocess, samples=settings.samples, seed=seed)
-    notes = every.notes if data is None else (*every.notes, *_monotonous(every, seed))
+        return synthetic_calibration(inputs, preprocess, samples=count, seed=seed)
+    return open_calibration(data, inputs, preprocess, samples=settings.samples, seed=seed)
+
+
+def divide(every: Calibration, settings: Settings, *, made_up: bool) -> Samples:
+    """Divide samples as the settings need.
+
+    With nothing to estimate, data that is given evaluates the result; without any, nothing is run.
+    """
+    seed = settings.seed
+    notes = every.notes if made_up else (*every.notes, *_monotonous(every, seed))
     if not settings.estimates:
-        return Samples(every, None, every, notes, seed)
+        held_out, notes = (None, ()) if made_up else (every, notes)
+        return Samples(every, None, held_out, notes, seed)
     if len(every) < FEWEST_TO_SPLIT:
         few = f"too few samples ({len(every)}) to hold some out: nothing tells how the result "
         return Samples(every, every, None, (*notes, few + "does on others"), seed)

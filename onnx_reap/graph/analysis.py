@@ -9,12 +9,13 @@ import onnx
 
 from onnx_reap.data import Calibration, InputSpec
 from onnx_reap.errors import MissingKernelError, ReapError
+from onnx_reap.graph.batches import Probed, probe_samples
 from onnx_reap.graph.bodies import Bodies, find_in_bodies
 from onnx_reap.graph.branches import Branches, find_branches
 from onnx_reap.graph.cost import count_macs, count_params
 from onnx_reap.graph.groups import FrozenChannels, Group, find_frozen, find_groups
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.graph.ir.probe import Probe, fold_constants, probe
+from onnx_reap.graph.ir.probe import Probe, fold_constants
 from onnx_reap.graph.labels.flow import flow
 from onnx_reap.graph.labels.records import Flow
 from onnx_reap.onnxio.dtypes import is_float
@@ -40,13 +41,20 @@ class Analysis:
     macs: Cost
     params: Cost
     providers: Providers
-    fixed_batch: int | None  # The batch that the model insists on
+    samples: Calibration  # As the model takes them: rows of batches, or whole feeds
+    fixed_batch: int | None  # The batch that the model insists on; 1 where samples are whole feeds
     runs_as_given: bool  # Whether onnxruntime runs the model with the types and operators it has
 
     @property
     def full_widths(self) -> npt.NDArray[np.int64]:
         """Units of every group, (groups,)."""
         return np.array([group.width for group in self.groups], np.int64)
+
+    @property
+    def varying(self) -> frozenset[str]:
+        """Tensors whose inner sizes, past the first two axes, differ from one run to another."""
+        sizes = self.probe.dynamic if self.samples.alone else {}
+        return frozenset(name for name, axes in sizes.items() if max(axes, default=0) > 1)
 
     def runnable(self, model: LightModel) -> LightModel:
         """Return what to run and compare of a model of the same operators.
@@ -123,7 +131,7 @@ def analyse(
     """
     providers = execution_providers(None) if providers is None else providers
     light = LightModel.of(given)
-    model, probed, fixed = _first_run(light, inputs, samples, providers)
+    model, (probed, fixed, samples) = _first_run(light, inputs, samples, providers)
     found = flow(model, probed, lambda key: None if key in bases else reason_to_keep(key))
     groups = find_groups(found)
     branches = find_branches(model, probed, found, groups, bases)
@@ -141,6 +149,7 @@ def analyse(
         count_macs(model, probed, found, groups, branches, bodies.totals),
         count_params(model, found, groups, branches),
         providers,
+        samples,
         fixed,
         not (model.types or model.expanded) or _runs(light, _feed(samples, fixed or 1), providers),
     )
@@ -148,50 +157,18 @@ def analyse(
 
 def _first_run(
     light: LightModel, inputs: Sequence[InputSpec], samples: Calibration, providers: Providers
-) -> tuple[Model, Probe, int | None]:
+) -> tuple[Model, Probed]:
     """Read and run a model; operators that onnxruntime doesn't implement stand as their bodies."""
     expanded: frozenset[str] = frozenset()
     while True:
         model = Model(light, expanded)
         try:
             fold_constants(model, providers)
-            return model, *_probe(model, inputs, samples, providers)
+            return model, probe_samples(model, inputs, samples, providers)
         except MissingKernelError as error:
             if error.operator in expanded:
                 raise
             expanded |= {error.operator}
-
-
-def _probe(
-    model: Model, inputs: Sequence[InputSpec], samples: Calibration, providers: Sequence[str]
-) -> tuple[Probe, int | None]:
-    sizes = [spec.shape[0] for spec in inputs if spec.shape and not _is_whole(spec, samples)]
-    fixed = next((size for size in sizes if size is not None), None)
-    if fixed is not None:
-        try:
-            return probe(model, [_feed(samples, fixed)], providers), fixed
-        except ReapError as error:
-            raise (_of_many_batches(inputs) if len(set(sizes)) > 1 else error) from error
-    try:
-        return probe(model, [_feed(samples, 2), _feed(samples, 3)], providers), None
-    except ReapError:
-        # Some exports declare the batch dynamic, yet hold a batch of 1 inside.
-        return probe(model, [_feed(samples, 1)], providers), 1
-
-
-def _is_whole(spec: InputSpec, samples: Calibration) -> bool:
-    """Whether an input is fed the same with every batch though its first axis is not of size 1."""
-    return spec.shape[0] != 1 and len(samples.shapes[spec.name]) == len(spec.shape)
-
-
-def _of_many_batches(inputs: Sequence[InputSpec]) -> ReapError:
-    return ReapError(
-        "the model's inputs are of batches of different sizes",
-        got=", ".join(map(str, inputs)),
-        expected="samples along the first axis of every input",
-        hint="--data that holds such an input once, as a batch of 1 has it, beside samples of the "
-        "others; export the model with the batch first, or prune the part without this input",
-    )
 
 
 def _runs(model: LightModel, feed: Feed, providers: Sequence[str]) -> bool:

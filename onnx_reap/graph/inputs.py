@@ -21,7 +21,8 @@ def model_inputs(
 ) -> list[InputSpec]:
     """Describe the inputs that must be fed, dynamic dimensions filled in from `shapes`.
 
-    The batch axis stays dynamic if the model leaves it open.
+    The first axis stays dynamic if the model leaves it open: whether it is that of a batch, running
+    the model tells. See `with_lookups` for what inputs are looked up in.
 
     Raises
     ------
@@ -43,8 +44,10 @@ def model_inputs(
         if tensor.elem_type == onnx.TensorProto.UNDEFINED:
             expected = "one of ONNX' tensor types"
             raise ReapError(f"input {value.name}: no element type", got="none", expected=expected)
-        sizes = _filled(value.name, dims, (shapes or {}).get(value.name))
-        specs.append(InputSpec(value.name, to_numpy(tensor.elem_type), sizes))
+        given = (shapes or {}).get(value.name)
+        sizes = _filled(value.name, dims, given)
+        named = None if given is None else tuple(given)
+        specs.append(InputSpec(value.name, to_numpy(tensor.elem_type), sizes, named))
         _check_size(specs[-1])
     unknown = set(shapes or {}) - {spec.name for spec in specs}
     if unknown:
@@ -76,7 +79,7 @@ def with_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]])
         if len(known) == len(open_):
             pairs = zip(open_[1:], known[1:], strict=True)
             sizes = (*open_[:1], *(size if want is None else want for want, size in pairs))
-            spec = replace(spec, shape=sizes)
+            spec = replace(spec, shape=sizes, named=spec.named or tuple(known))
         filled.append(spec)
     return filled
 

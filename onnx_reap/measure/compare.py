@@ -174,7 +174,10 @@ def comparison_feeds(samples: Calibration, fixed_batch: int | None, seed: int) -
     yield feed
     for scale in SCALES:
         yield {
-            name: (scale * rng.standard_normal(x.shape)).astype(x.dtype) if is_float(x.dtype) else x
+            # An array also where it is a scalar, which NumPy would make a number.
+            name: np.asarray(scale * rng.standard_normal(x.shape), x.dtype)
+            if is_float(x.dtype)
+            else x
             for name, x in feed.items()
         }
 

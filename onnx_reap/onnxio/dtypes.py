@@ -79,6 +79,11 @@ def is_integer_or_bool(dtype: npt.DTypeLike) -> bool:
     return np.dtype(dtype).kind in "biu"
 
 
+def is_text(dtype: npt.DTypeLike) -> bool:
+    """Whether a type holds text: ONNX's strings are Python objects in NumPy's arrays."""
+    return np.dtype(dtype).kind in "OUT"
+
+
 def is_half(dtype: npt.DTypeLike) -> bool:
     """Whether numbers are stored in 16 bits."""
     return np.dtype(dtype).itemsize == 2

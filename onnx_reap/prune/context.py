@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from onnx_reap.data.split import Samples, open_samples
+from onnx_reap.data.split import Samples, divide, open_samples
 from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.inputs import model_inputs, with_sizes
+from onnx_reap.graph.lookups import with_lookups
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.load import Source, load
 from onnx_reap.onnxio.providers import execution_providers
@@ -108,9 +109,12 @@ def open_run(
     with clock("load"):
         light = load(model)
         inputs = with_sizes(model_inputs(light.proto, settings.input_shapes), sizes or {})
-        samples = open_samples(inputs, data, settings)
+        if data is None:
+            inputs = with_lookups(light, inputs)
+        every = open_samples(inputs, data, settings)
     with clock("analyse"):
         providers = execution_providers(settings.provider, settings.custom_op_library)
         reason_to_keep = exclusion(settings.include, settings.exclude)
-        analysis = analyse(light, inputs, samples.every, providers, reason_to_keep)
+        analysis = analyse(light, inputs, every, providers, reason_to_keep)
+        samples = divide(analysis.samples, settings, made_up=data is None)
     return Run(Form(analysis), samples, settings, progress, clock)

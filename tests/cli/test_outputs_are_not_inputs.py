@@ -27,7 +27,7 @@ READ = {
         "ratios.json": "--layer-ratios ratios.json",
         "plan.json": "--from-plan plan.json",
     },
-    "inspect": {"ops.so": "--custom-op-library ops.so"},
+    "inspect": {"data.npz": "--data data.npz", "ops.so": "--custom-op-library ops.so"},
     "profile": {"ops.so": "--custom-op-library ops.so"},
     "sweep": {
         "data.npz": "--data data.npz",

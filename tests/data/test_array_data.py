@@ -188,11 +188,6 @@ def test_refusals_of_one_input(data, message):
             "| expected: a float32 (N, 3), ids int64 (N, 5)",
         ),
         (
-            {"a": np.ones((6, 3)), "ids": np.ones((4, 5), int)},
-            "data has different numbers of samples for the inputs "
-            "| got: a float64 (6, 3), ids int64 (4, 5) | expected: as many for each",
-        ),
-        (
             {"a": np.ones((6, 3)), "ids": np.ones((6, 5))},
             "data has the wrong dtype for the model's input 'ids' | got: float64 (6, 5) "
             "| expected: ids int64 (N, 5)",
@@ -241,3 +236,48 @@ def test_an_array_without_a_name_or_of_a_usual_one_is_no_surprise(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES / 255)
     for data in (IMAGES / 255, tmp_path / "a.npy", {"x": IMAGES / 255}, {"input": IMAGES / 255}):
         assert open_calibration(data, model).notes == ()
+
+
+def test_different_numbers_of_samples_are_no_rows():
+    data = {"a": np.ones((6, 3)), "ids": np.ones((4, 5), int)}
+    inputs = [spec(None, 3, name="a"), spec(None, 5, name="ids", dtype="int64")]
+    samples = open_calibration(data, inputs)
+    assert samples.alone
+    assert len(samples) == 1
+    assert str(samples.refusal) == (
+        "data has different numbers of samples for the inputs "
+        "| got: a float64 (6, 3), ids int64 (4, 5) | expected: as many for each"
+    )
+
+
+def test_an_array_of_one_entry_is_a_scalar():
+    data = {"x": np.ones((6, 3)), "w": np.array([2.0])}
+    (feed,) = open_calibration(data, [spec(None, 3), spec(name="w")]).batches(6)
+    assert feed["w"].shape == ()
+    assert feed["x"].shape == (6, 3)
+
+
+@pytest.mark.parametrize("kind", [str, object])
+def test_texts_are_data(kind, tmp_path):
+    texts = np.array([["a", "bc"], ["d", "e"], ["", "f"]]).astype(kind)
+    model = spec(None, 2, dtype=object)
+    calibration = open_calibration(texts, [model])
+    fed = collect(calibration, 2)
+    assert fed.dtype == object
+    np.testing.assert_array_equal(fed, texts)
+    if kind is str:
+        for path, save in ((tmp_path / "x.npy", np.save), (tmp_path / "x.npz", np.savez)):
+            save(path, texts)
+            np.testing.assert_array_equal(collect(open_calibration(path, [model])), texts)
+
+
+def test_what_is_no_text_is_refused():
+    model = spec(None, 2, dtype=object)
+    assert refusal(np.ones((3, 2)), [model]) == (
+        "data has the wrong dtype for the model's input 'x' | got: float64 (3, 2) "
+        "| expected: x string (N, 2)"
+    )
+    assert refusal(np.array([["a", 3]], object), [model]) == (
+        "--data: values don't fit the model's input 'x' | got: 3 of type int | expected: text (str)"
+    )
+    assert "wrong dtype" in refusal(np.array([["a", "b"]]), [spec(None, 2)])

@@ -66,7 +66,7 @@ def test_a_truncated_file_is_refused(tmp_path, name, keep):
     path.write_bytes(path.read_bytes()[:keep])
     message = refusal(path, [MODEL])
     assert message.startswith(f"--data {path} can't be read | got: ")
-    assert message.endswith("| expected: a whole .npy or .npz file of numbers")
+    assert message.endswith("| expected: a whole .npy or .npz file of numbers or str")
 
 
 def test_a_corrupt_compressed_array_is_refused(tmp_path):

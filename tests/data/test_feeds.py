@@ -89,7 +89,9 @@ def test_inputs_without_samples_must_not_change():
     same = [{"x": ROWS, "w": 2.0}, {"x": ROWS, "w": 2.0}]
     assert [feed["w"].tolist() for feed in open_calibration(same, inputs).batches(10)] == [2, 2]
     changed = [{"x": ROWS, "w": 2.0}, {"x": ROWS, "w": 3.0}]
-    assert refusal(changed, inputs) == (
+    samples = open_calibration(changed, inputs)
+    assert [feed["w"].tolist() for feed in samples.batches(1)] == [2, 3]
+    assert str(samples.refusal) == (
         "feed 1 of data changes 'w', which has no batch axis "
         "| expected: the same value in every feed"
     )
@@ -125,9 +127,9 @@ def test_arrays_cannot_feed_several_inputs():
     assert message.startswith("data yields something else than feeds | got: ndarray")
 
 
-def test_samples_of_differing_shapes_are_refused():
+def test_samples_of_differing_shapes_are_no_rows():
     data = [np.ones((1, 12)), np.ones((2, 15))]
-    assert refusal(data, [spec(None, None)]) == (
+    assert str(open_calibration(data, [spec(None, None)]).refusal) == (
         "feed 1 of data has samples of another shape for 'x' | got: (15,) "
         "| expected: (12,), as in the first feed | try: pad or crop samples to one shape"
     )

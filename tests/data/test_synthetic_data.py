@@ -86,8 +86,32 @@ def test_dynamic_sizes_that_nothing_tells_are_refused():
         draw(spec(None, 3, None, None))
     assert str(caught.value) == (
         "synthetic samples need to know their shape, and the model's input is dynamic "
-        "| got: x float32 (N, 3, ?, ?) | try: --data, or --input-shapes to tell its sizes"
+        "| got: x float32 (N, 3, ?, ?) | try: --data, or --input-shapes x:1,3,?,? with sizes for ?"
     )
+
+
+def test_all_open_inputs_are_named():
+    inputs = [spec(None, None, 3, name="a"), spec(None, 3, name="b"), spec(4, None, name="c")]
+    with pytest.raises(ReapError) as caught:
+        synthetic_calibration(inputs, samples=2, seed=0)
+    assert str(caught.value) == (
+        "synthetic samples need to know their shapes, and the model's inputs are dynamic "
+        "| got: a float32 (N, ?, 3), c float32 (4, ?) "
+        "| try: --data, or --input-shapes a:1,?,3 --input-shapes c:4,? with sizes for ?"
+    )
+
+
+def test_what_is_looked_up_is_drawn_uniformly():
+    ids = draw(spec(None, 50, dtype="int64", lookup=(3, 9)), 40)
+    values, counts = np.unique(ids, return_counts=True)
+    assert values.tolist() == [3, 4, 5, 6, 7, 8]
+    assert counts.min() > 250  # of 2000 in six: 333, with a standard deviation of 17
+    texts = draw(spec(None, 50, dtype=object, lookup=("a", "b")), 4)
+    assert set(texts.ravel()) == {"a", "b"}
+    assert all(isinstance(text, str) for text in draw(spec(None, 5, dtype=object), 2).ravel())
+    inputs = [spec(None, 5, name="ids", dtype="int64", lookup=(0, 9)), spec(None, 2)]
+    (note,) = synthetic_calibration(inputs, samples=2, seed=0).notes
+    assert note.endswith("drawn uniformly: ids (0 to 8)")
 
 
 def test_the_user_is_warned():

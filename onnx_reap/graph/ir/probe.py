@@ -132,13 +132,18 @@ def _read(model: Model, computed: Collection[str]) -> list[str]:
     return [name for name in dict.fromkeys(read) if name not in outputs]
 
 
-def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Probe:
+def probe(
+    model: Model, feeds: Sequence[Feed], providers: Sequence[str], batch: int | None = None
+) -> Probe:
     """Run the model once per feed, keeping every tensor's shape.
 
     Parameters
     ----------
     feeds : sequence of feeds
-        One, or two that differ in their batch size alone.
+        One, or two that differ in their batch size alone, or in whatever sizes a model leaves open.
+    batch : int, optional
+        Samples in the first feed; as many as its first axis has, if the model does anything with
+        each, by default.
     """
     names = [t.name for node in model.nodes for t in node.outputs if t.name]
     names += [t.name for t in model.graph.inputs]
@@ -155,7 +160,7 @@ def probe(model: Model, feeds: Sequence[Feed], providers: Sequence[str]) -> Prob
         shapes[name] = tuple(int(size) for size in constant.shape)
     written = _dtypes(model.to_light()) if model.types else {}
     add_projections(model, shapes, dtypes, dynamic)
-    samples = _samples(model, feeds[0], shapes, dynamic)
+    samples = batch or _samples(model, feeds[0], shapes, dynamic)
     return Probe(shapes, dtypes, values, samples, dynamic, written)
 
 

@@ -52,8 +52,27 @@ def sample_positions(
 def output_shape(
     linear: Linear, x_shape: tuple[int, ...], y_shape: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Return the shape of a node's output for the batch of an input, given that for some batch."""
-    return (x_shape[0], *y_shape[1:]) if linear.kernel else (*x_shape[:-1], y_shape[-1])
+    """Return the shape of a node's output for an input, given that of some run."""
+    if not linear.kernel:
+        return *x_shape[:-1], y_shape[-1]
+    spatial = map(
+        _transposed_length if linear.transposed else _convolved_length,
+        x_shape[2:],
+        [(k - 1) * d + 1 for k, d in zip(linear.kernel, linear.dilations, strict=True)],
+        linear.strides,
+        np.reshape(linear.pads, (2, -1)).sum(0).tolist(),
+        y_shape[2:],
+    )
+    return x_shape[0], y_shape[1], *spatial
+
+
+def _convolved_length(size: int, reach: int, stride: int, pads: int, _: int) -> int:
+    return (size + pads - reach) // stride + 1
+
+
+def _transposed_length(size: int, reach: int, stride: int, pads: int, other: int) -> int:
+    """Return the length for a size; another length tells what is added behind the last position."""
+    return (size - 1) * stride + reach - pads + (other - reach + pads) % stride
 
 
 def finite(linear: Linear, rows: Rows) -> Rows:

@@ -16,6 +16,7 @@ import numpy as np
 from onnx_reap.data import Calibration
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.onnxio.dtypes import is_text
 from onnx_reap.onnxio.session import run, session
 
 MEMORY = 256 << 20  # bytes of activations kept in memory, by stream
@@ -44,7 +45,9 @@ class Store:
         path = Path(self._folder.name) / f"{len(self._batches)}.npz"
         try:
             # Names of tensors may hold slashes, so arrays are stored by number.
-            np.savez(path, np.array(list(batch)), *batch.values())
+            # Texts are objects, which NumPy only writes as pickles.
+            arrays = [x.astype(str) if is_text(x.dtype) else x for x in batch.values()]
+            np.savez(path, np.array(list(batch)), *arrays)
         except OSError as error:
             raise ReapError(
                 "activations can't be kept on disk",
@@ -62,7 +65,8 @@ class Store:
             return batch
         with np.load(batch) as arrays:
             names = arrays["arr_0"].tolist()
-            return {name: arrays[f"arr_{i + 1}"] for i, name in enumerate(names)}
+            stored = {name: arrays[f"arr_{i + 1}"] for i, name in enumerate(names)}
+        return {name: x.astype(object) if is_text(x.dtype) else x for name, x in stored.items()}
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return map(self.__getitem__, range(len(self)))

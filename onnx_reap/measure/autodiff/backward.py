@@ -27,6 +27,8 @@ class Facts:
     shapes: Shapes  # As they were before channels were cut: ranks, spatial sizes and ones are right
     # By the output of their node. Other convolutions and Gemms let no gradient through.
     layers: Mapping[str, Linear]
+    # Tensors of other spatial sizes in some runs, which let no gradient through
+    varying: Collection[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _passes(
     if rule.layer and not is_layer:
         return False
     names = [node.output[0]] if is_layer and place > 0 else [node.output[0], node.input[place]]
-    if any(name not in facts.shapes for name in names):
+    if any(name not in facts.shapes or name in facts.varying for name in names):
         return False
     return is_layer or rule.fits is None or rule.fits(node, constants, facts.shapes)
 

@@ -54,7 +54,7 @@ class Evaluation:
     def facts(self) -> Facts:
         """What is known of the model's tensors."""
         layers = {layer.y: layer for layer in self.analysis.flow.linears}
-        return Facts(self.analysis.probe.shapes, layers)
+        return Facts(self.analysis.probe.shapes, layers, self.analysis.varying)
 
     @cached_property
     def batch(self) -> int:
@@ -123,6 +123,8 @@ def obstacles(evaluation: Evaluation) -> str:
     if version < OLDEST:
         return f"operator set {version}"
     ops = {node.op_type for node in evaluation.part.graph.node} - GRADIENTS.keys() - SIZES
+    if evaluation.facts.varying:
+        ops |= {"images or sequences whose sizes differ from feed to feed"}
     return ", ".join(sorted(ops)) or "some operators with their attributes"
 
 

@@ -155,11 +155,13 @@ def _parameters(pruned: Model, layer: Linear) -> list[gs.Constant]:
 def _facts(pair: ModelPair, linears: Sequence[Linear]) -> Facts:
     """Tell shapes, also those in front of biases that a refit added behind MatMuls, and layers."""
     shapes, layers = dict(pair.probe.shapes), {}
+    varying = set(pair.run.analysis.varying)
     for layer in linears:
         result = pair.pruned.node(layer.node).outputs[0].name
         shapes[result] = shapes[layer.y]
+        varying |= {result} if layer.y in varying else set()
         layers[result] = layer
-    return Facts(shapes, layers)
+    return Facts(shapes, layers, varying)
 
 
 def _fit(

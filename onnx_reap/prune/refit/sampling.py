@@ -29,6 +29,7 @@ class Sampler:
     def __init__(self, pair: ModelPair, jobs: Sequence[Job]) -> None:
         self._pair = pair
         self._number = {job.linear.node: i for i, job in enumerate(jobs)}
+        self._fitting: dict[str, int] = {}  # Rows of a layer that are fitted, which come first
 
     def collect(
         self,
@@ -48,6 +49,10 @@ class Sampler:
                 node = job.linear.node
                 rng = np.random.default_rng((pair.run.settings.seed, seen, self._number[node]))
                 taken[node].append(rows(job, tensors, rng))
+            fitting = min(max(pair.fit_samples - seen, 0), size)
+            for node, parts in taken.items():
+                before = self._fitting[node] if seen else 0
+                self._fitting[node] = before + parts[-1][0].shape[1] * fitting // size
             seen += size
         return {
             node: [np.concatenate(parts, axis=1) for parts in zip(*taken.pop(node), strict=True)]
@@ -87,11 +92,10 @@ class Sampler:
         rows = min(spots, self._positions(job)) * len(self._pair.calibration)
         return rows * self._outputs(job) * 4
 
-    def join(self, given: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Rows:
+    def join(self, node: str, given: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> Rows:
         """Put both sides of one layer together."""
         x, *addend = given
-        fit = x.shape[1] * self._pair.fit_samples // len(self._pair.calibration)
-        return Rows(x, wanted[0], addend[0] if addend else None, fit)
+        return Rows(x, wanted[0], addend[0] if addend else None, self._fitting[node])
 
     def _outputs(self, job: Job) -> int:
         return self._length(job.linear.y, job.linear.y_axis)

@@ -71,7 +71,7 @@ def refit_model(
                 inputs = sampler.collect(run, wave, sampler.input_rows)
                 for job in wave:
                     node = job.linear.node
-                    rows = sampler.join(inputs.pop(node), targets.pop(node))
+                    rows = sampler.join(node, inputs.pop(node), targets.pop(node))
                     try:
                         new, written = _fit(job, rows, pair)
                     except NotFiniteError:
