@@ -16,7 +16,7 @@ from onnx_reap.measure.activations.rows import (
 from onnx_reap.measure.runner import own_samples
 from onnx_reap.prune.refit.layer import Rows
 from onnx_reap.prune.refit.model_pair import ModelPair
-from onnx_reap.prune.refit.order import Job
+from onnx_reap.prune.refit.order import Job, by_weight
 
 ENTRIES = 2**24  # numbers in a layer's rows, past which fewer positions are taken
 
@@ -29,6 +29,8 @@ class Sampler:
     def __init__(self, pair: ModelPair, jobs: Sequence[Job]) -> None:
         self._pair = pair
         self._number = {job.linear.node: i for i, job in enumerate(jobs)}
+        # Layers that share a weight share the rows that one would have
+        self._uses = {job.linear.node: len(team) for team in by_weight(jobs) for job in team}
 
     def collect(
         self,
@@ -103,6 +105,7 @@ class Sampler:
     def _positions(self, job: Job) -> int:
         linear = job.linear
         inputs = self._length(linear.x, linear.x_axis) * linear.taps
-        samples, limit = len(self._pair.calibration), self._pair.run.settings.positions
+        samples = len(self._pair.calibration) * self._uses[linear.node]
+        limit = self._pair.run.settings.positions
         columns, per_row = inputs // linear.group, inputs + self._outputs(job)
         return positions_for(columns, per_row, samples, limit, ENTRIES)

@@ -94,7 +94,7 @@ def look(proto) -> tuple[Analysis, ConsumerMoments]:
     inputs = model_inputs(proto)
     data = open_calibration(DATA, inputs)
     analysis = analyse(proto, inputs, data)
-    taps = find_taps(analysis.flow, analysis.groups)
+    taps = find_taps(analysis, analysis.groups)
     moments = capture_moments(
         analysis,
         taps,
