@@ -104,6 +104,10 @@ class Product:
 
     y: str
     terms: float
+    # What has one axis, of whose entries each takes so many: the hidden state of a recurrent layer,
+    # and the constant whose last axis reads it
+    over: str | None = None
+    weight: str | None = None
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class _Study:
             exact = exact and has_plain_bias(model, linear) and self._uses[linear.weight] == 1
             weight = model.constants()[linear.weight].values
             left = ~np.isin(self._flow.units_along(linear.y, linear.y_axis), self.removed)
-            if linear.recurrent:  # whose hidden size stays
+            if linear.recurrent:  # outputs are those of all directions; its weight has three axes
                 left, exact = np.ones(len(weight), bool), False
             inputs = self._probe.shapes[linear.x][linear.x_axis]
             read = Read(linear, weight, left, inputs // linear.group)

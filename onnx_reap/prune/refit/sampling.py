@@ -63,7 +63,8 @@ class Sampler:
             matrix, bias = job.projection
             some = self._pair.probe.shapes[linear.y]
             x = sampled_patches(linear, wanted, some, limit, rng)
-            return [finite(linear, x @ matrix + bias)]
+            _, channels = self._pair.kept.get(linear.y, (0, slice(None)))
+            return [finite(linear, x @ matrix[:, channels] + bias[channels])]
         at = sample_positions(linear, wanted.shape, limit, rng)
         _, channels = self._pair.kept.get(linear.y, (0, None))
         return [finite(linear, output_rows(linear, wanted, at, channels))]

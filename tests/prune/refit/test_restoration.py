@@ -123,7 +123,7 @@ def with_values(model: onnx.ModelProto, weights: dict[str, np.ndarray]) -> onnx.
 
 def cut_and_refit(analysis: Analysis, removed, data, settings=SETTINGS):
     """Return outputs of the original, the cut and the refitted model, and what repair returns."""
-    feed = {"x": data}
+    feed = data if isinstance(data, dict) else {"x": data}
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     cut = run(pruned.to_proto(), feed)[0]
