@@ -41,7 +41,7 @@ def _recurrent(site: Site) -> None:
     _set_projection(site, units)
     for index in range(len(site.node.outputs)):
         if site.has_output(index):
-            site.set_labels(along(units, site.output_shape(index), -1), index)
+            site.set_labels(units, index)
     site.linear(
         Linear(
             site.key,
@@ -60,9 +60,8 @@ def _recurrent(site: Site) -> None:
     steps = 1 if site.has_output(0) else site.shape(X)[1 if site.attribute("layout", 0) else 0]
     made = next((index for index in range(len(site.node.outputs)) if site.has_output(index)), None)
     if made is not None:
-        site.product(
-            GATES[site.op] * steps, made, over=hidden_axes(site.key)[0], weight=site.name(R)
-        )
+        state, *_ = hidden_axes(site.key)
+        site.product(GATES[site.op] * steps, made, over=state, weight=site.name(R))
 
 
 def _set_projection(site: Site, units: LabelArray) -> None:
@@ -107,6 +106,6 @@ def _correct_recurrent(node: Correction) -> None:
         node.node.attrs["hidden_size"] = len(cut[1])
 
 
-RECURRENT: dict[str, Rule] = dict.fromkeys(
-    GATES, Rule(_recurrent, _correct_recurrent, Trait.RECURRENT)
-)
+_RULE = Rule(_recurrent, _correct_recurrent, Trait.RECURRENT)
+
+RECURRENT: dict[str, Rule] = dict.fromkeys(GATES, _RULE)

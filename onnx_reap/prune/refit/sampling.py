@@ -63,8 +63,8 @@ class Sampler:
             matrix, bias = job.projection
             some = self._pair.probe.shapes[linear.y]
             x = sampled_patches(linear, wanted, some, limit, rng)
-            _, channels = self._pair.kept.get(linear.y, (0, slice(None)))
-            return [finite(linear, x @ matrix[:, channels] + bias[channels])]
+            _, stays = self._pair.kept.get(linear.y, (0, np.arange(len(bias))))
+            return [finite(linear, x @ matrix[:, stays] + bias[stays])]
         at = sample_positions(linear, wanted.shape, limit, rng)
         _, channels = self._pair.kept.get(linear.y, (0, None))
         return [finite(linear, output_rows(linear, wanted, at, channels))]
