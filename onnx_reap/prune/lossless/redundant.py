@@ -100,6 +100,9 @@ class _Study:
     def redundant(self, group: Group) -> list[Redundant]:
         """Find a group's redundant units."""
         flow = self._flow
+        states = (flow.units_along(each.over, 0) for each in flow.products if each.over)
+        if any(np.isin(group.units, state).any() for state in states):
+            return []  # units of a hidden state also feed each other
         readers = [
             (linear, flow.units_along(linear.x, linear.x_axis))
             for linear in flow.linears

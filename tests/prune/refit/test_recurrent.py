@@ -80,3 +80,15 @@ def test_a_fixed_batch_that_the_samples_do_not_fill():
     result = onnx_reap.reap(model, images(30), ratio=0.5, round_to=1)
     (layer,) = (each for each in result.report.refits if each.node == "rnn")
     assert layer.error_after < 0.5 * layer.error_before
+
+
+def test_units_that_only_the_state_itself_reads_are_not_lossless():
+    model = recognizer("LSTM", both=True, bias=True)
+    for tensor in model.graph.initializer:
+        if tensor.name == "z":
+            unread = onnx.numpy_helper.to_array(tensor).copy()
+            unread[[3, 3 + HIDDEN]] = 0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(unread, "z"))
+    result = onnx_reap.reap(model, lossless=True)
+    data = {"x": images(8)}
+    np.testing.assert_allclose(run(result.model, data)[0], run(model, data)[0], atol=1e-5)
