@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from onnx_reap.graph.edit.weights import has_plain_bias
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.order import captured_tensors
+from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Linear
 
 
@@ -20,8 +21,8 @@ def by_weight(linears: Iterable[Linear]) -> list[tuple[Linear, ...]]:
 class Refittable:
     """Tells which layers of a model can be refitted: what a plan counts on, and what is done."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, probe: Probe) -> None:
+        self._model, self._probe = model, probe
         self._uses = Counter(tensor.name for node in model.nodes for tensor in node.inputs)
         self._uses.update(captured_tensors(model.nodes).keys())
         self._uses.update(tensor.name for tensor in model.graph.outputs)
@@ -40,4 +41,10 @@ class Refittable:
             return "other recurrent layers share its weights"
         if not all(has_plain_bias(self._model, layer) for layer in layers):
             return "its bias is not one number per output"
+        if any(self._slides_over_samples(layer) for layer in layers):
+            return "samples lie along an axis that it slides over"
         return None
+
+    def _slides_over_samples(self, layer: Linear) -> bool:
+        grows = self._probe.dynamic.get(layer.y, frozenset())
+        return bool(layer.kernel) and any(axis > 1 for axis in grows)

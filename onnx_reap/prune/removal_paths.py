@@ -40,7 +40,7 @@ def find_taps(analysis: Analysis, groups: Sequence[Group], space: str = "patch")
     """
     widest = WIDEST if space == "patch" else 0
     wanted = {node for group in groups for node in group.consumers}
-    flow, refittable, taps = analysis.flow, Refittable(analysis.model), list[Tap]()
+    flow, refittable, taps = analysis.flow, Refittable(analysis.model, analysis.probe), list[Tap]()
     for layers in by_weight(flow.linears):
         if not (readers := [layer for layer in layers if layer.node in wanted]):
             continue

@@ -80,7 +80,7 @@ def _jobs(
         else:
             notes.append(f"{key} was not refitted: more than two addends, or an unusual layout")
     present = [as_cut(each, kept) for each in analysis.flow.linears if each.node in nodes]
-    refittable = Refittable(pruned)
+    refittable = Refittable(pruned, analysis.probe)
     for layers in by_weight(present):
         found = [_job(analysis, pruned, layer, kept, zeros) for layer in layers]
         moved = (_must_move(job, affected, sums) for job in found)

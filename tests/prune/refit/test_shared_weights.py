@@ -150,3 +150,16 @@ def test_a_block_that_is_applied_again_and_again(residual):
     assert not notes and {f"down{i}" for i in range(3)} <= set(fitted)
     assert np.square(want - got).sum() < 0.5 * np.square(want - cut).sum()
     assert Counter(x for node in out.graph.node for x in node.input)[w[1]] == 3
+
+
+def test_a_convolution_that_slides_over_samples_is_left_alone():
+    n = Net({"x": ("N", 3, 6)})
+    h = n("Relu", n("Conv", "x", n.random(8, 3, 1, scale=0.5), name="first"))
+    h = n("Unsqueeze", n("Transpose", h, perm=[1, 0, 2]), np.array([0]))  # (1, 8, N, 6)
+    y = n("Conv", h, n.random(4, 8, 1, 1, scale=0.4), name="over")
+    model = n.model(n("Transpose", n("Squeeze", y, np.array([0])), perm=[1, 0, 2]))
+    data = images(20, 6)[:, :, 0]
+    analysis = analysed(model, data)
+    *_, fitted, notes = cut_and_refit(analysis, analysis.groups[0].units[:3], data)
+    assert notes == ["over was not refitted: samples lie along an axis that it slides over"]
+    assert not fitted
