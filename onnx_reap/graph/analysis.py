@@ -23,7 +23,7 @@ from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.providers import Providers, execution_providers
 from onnx_reap.onnxio.session import Feed, run, session
-from onnx_reap.solve.cost import Cost
+from onnx_reap.solve.cost import Cost, Term
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def macs_left(analysis: Analysis, pruned: Model, widths: np.ndarray) -> int:
         analysis.branches,
         analysis.bodies.totals,
     )
-    return round(float(total)) + products.at(widths)
+    counted = Cost([Term(float(total), ())], len(analysis.groups))
+    return (products + counted).at(widths)  # rounded once: a layer may take part of a MAC a sample
 
 
 def count_parameters(light: LightModel) -> int:

@@ -169,7 +169,11 @@ def _linear_macs(linear: Linear, probe: Probe, widths: _Widths) -> Term:
 
 def _product_macs(product: Product, probe: Probe, widths: _Widths) -> Term:
     entries = np.prod(probe.shapes[product.y]) / probe.batch
-    return widths.term(product.y, entries, product.terms)
+    if product.over is None:
+        return widths.term(product.y, entries, product.terms)
+    axis = len(probe.shapes[product.y]) - 1
+    made, read = widths.along(product.y, axis), widths.along(product.over, 0)
+    return Term(entries / probe.shapes[product.y][axis] * product.terms, (made, read))
 
 
 def _parameters(model: Model, widths: _Widths, branches: Branches) -> list[Term]:

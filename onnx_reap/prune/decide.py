@@ -124,7 +124,7 @@ def _too_few_samples(
     """Warn if some layer has more unknowns than samples give it equations."""
     shrinking = [g for g, width in zip(analysis.groups, widths, strict=True) if g.width > width]
     needs = {}
-    for tap in find_taps(analysis.flow, shrinking):
+    for tap in find_taps(analysis, shrinking):
         linear, shape = tap.linear, analysis.probe.shapes[tap.linear.y]
         places = np.prod(shape) / analysis.probe.batch / shape[linear.y_axis]
         needs[linear.node] = tap.columns / max(min(places, settings.positions), 1)

@@ -72,7 +72,7 @@ def curves_from_samples(
     analysis, settings, samples = run.analysis, run.settings, run.samples.fit
     assert samples is not None
     shrinking = [g for g, w in zip(analysis.groups, widths, strict=True) if len(w) > 1]
-    taps = find_taps(analysis.flow, shrinking, settings.reap_space)
+    taps = find_taps(analysis, shrinking, settings.reap_space)
     parts = (sensitivities and run.samples.train_validation) or (samples,)
     with run.progress.stage("Capturing activations", len(samples)) as step:
         train, *others = (

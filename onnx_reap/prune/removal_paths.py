@@ -7,18 +7,19 @@ to.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
+from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.epilogue import find_epilogue
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Flow, Linear
+from onnx_reap.graph.uses import Refittable, by_weight
 from onnx_reap.measure.activations.moments import Tap, one_per_weight
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.prune.criteria.balance import balanced
-from onnx_reap.solve.backend import Backend
+from onnx_reap.solve.backend import Array, Backend
 from onnx_reap.solve.moments import Moments
 from onnx_reap.solve.removal import Consumer, RemovalPath, removal_path
 
@@ -26,7 +27,7 @@ DAMPING = 1e-2  # of the mean diagonal
 WIDEST = 6000  # columns past which a channel's taps share one coefficient
 
 
-def find_taps(flow: Flow, groups: Sequence[Group], space: str = "patch") -> list[Tap]:
+def find_taps(analysis: Analysis, groups: Sequence[Group], space: str = "patch") -> list[Tap]:
     """List the layers whose inputs must be observed to choose channels.
 
     Layers that read one weight in the same way are observed as one.
@@ -39,17 +40,17 @@ def find_taps(flow: Flow, groups: Sequence[Group], space: str = "patch") -> list
     """
     widest = WIDEST if space == "patch" else 0
     wanted = {node for group in groups for node in group.consumers}
-    taps: dict[tuple[object, ...], Tap] = {}
-    for linear in (linear for linear in flow.linears if linear.node in wanted):
-        use = (linear.weight, linear.op, linear.weight_in, linear.group, linear.kernel)
-        if use in taps:
-            taps[use] = replace(taps[use], others=(*taps[use].others, linear))
+    flow, refittable, taps = analysis.flow, Refittable(analysis.model, analysis.probe), list[Tap]()
+    for layers in by_weight(flow.linears):
+        if not (readers := [layer for layer in layers if layer.node in wanted]):
             continue
+        linear, *others = readers
         channels = len(flow.units_along(linear.x, linear.x_axis))
         columns = channels // linear.group * linear.taps
         fold = _fold(flow, linear) if columns > widest else None
-        taps[use] = Tap(linear, columns, fold)
-    return list(taps.values())
+        refitted = refittable.obstacle(layers) is None
+        taps.append(Tap(linear, columns, fold, tuple(others), refitted))
+    return taps
 
 
 def group_path(
@@ -76,9 +77,11 @@ def group_path(
         Of all consumers' outputs, in the unit of the errors.
     """
     consumers = [
-        Consumer(gram[g, ...], backend.to_device(w), backend.to_device(columns))
+        Consumer(
+            gram[g, ...], backend.to_device(w), backend.to_device(columns), taps[node].refitted
+        )
         for node in one_per_weight(group.consumers, taps)
-        for gram in [moments[node].gram]
+        for gram in [_gram(moments[node], taps[node])]
         for g, w, columns in readings(taps[node], group, flow, model)
     ]
     if not consumers:
@@ -88,6 +91,12 @@ def group_path(
     path = removal_path(consumers, steps=steps, damping=DAMPING, parts=group.parts, order=order)
     variance = sum(backend.xp.sum(c.weight * (c.gram @ c.weight)) for c in consumers)
     return path, float(variance)
+
+
+def _gram(moments: Moments, tap: Tap) -> Array:
+    """Return the second moment of a layer's input, about 0 where no bias makes up for the mean."""
+    mean = moments.mean_x
+    return moments.gram if tap.refitted else moments.gram + mean[..., :, None] * mean[..., None, :]
 
 
 def readings(

@@ -14,6 +14,8 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import array_api_compat as compat
 import numpy as np
 
@@ -36,8 +38,8 @@ class Moments:
 
     Attributes
     ----------
-    count : int
-        Rows seen.
+    count : float
+        Rows seen; not whole where they are weighted.
     mean_x, mean_y : array, shape (..., D) and (..., O)
         Means over the rows. O is 0 for a stream without targets.
     scatter_xx, scatter_xy, scatter_yy : array, shape (..., D, D), (..., D, O) and (..., O)
@@ -51,7 +53,7 @@ class Moments:
     scatter_yy: Array
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: float = 0
 
     def update(self, x: Array, y: Array | None = None) -> None:
         """Add a block of rows.
@@ -99,6 +101,17 @@ class Moments:
             xp.matrix_transpose(x) @ xp.astype(residual, x.dtype), xp.float64
         )
         new.scatter_yy = xp.sum(residual * residual, axis=-2, dtype=xp.float64)
+        return new
+
+    def weighted(self, weight: float) -> Moments:
+        """Return the moments of the same rows, each of which counts `weight` times."""
+        if weight == 1:
+            return self
+        new = Moments()
+        new.__dict__.update(self.__dict__)
+        new.count = self.count * weight
+        for name in _ARRAYS[2:]:
+            setattr(new, name, getattr(self, name) * weight)
         return new
 
     @property
@@ -153,6 +166,22 @@ def moments_of(x: Array, y: Array | None = None) -> Moments:
         part = slice(at, min(at + BLOCK_ROWS, rows))
         moments.update(x[..., part, :], y[..., part, :])
     return moments
+
+
+def pooled(parts: Sequence[Moments]) -> Moments:
+    """Add up moments about the means of each part: of problems that share all but an intercept.
+
+    The means of the result are those of no rows.
+    """
+    first, *others = parts
+    if not others:
+        return first
+    total = Moments()
+    total.__dict__.update(first.__dict__)
+    total.count = sum(part.count for part in parts)
+    for name in _ARRAYS[2:]:
+        setattr(total, name, sum((getattr(p, name) for p in others), start=getattr(first, name)))
+    return total
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what comes of it is refused at the end

@@ -44,6 +44,8 @@ class Consumer:
     # (U, B) int: the columns of `gram` that belong to each unit; -1 where a unit has fewer than B,
     # or none. Columns that no unit names stay for good and help to reconstruct the others.
     columns: Array
+    # Whether the weights that stay are refitted. If they are not, `gram` is the moment about 0.
+    refitted: bool = True
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ def removal_path(
         check_finite(f"consumers[{k}].gram", consumer.gram)
         check_finite(f"consumers[{k}].weight", consumer.weight)
     columns = [to_host(consumer.columns) for consumer in consumers]
-    readers = [_Reader(c, cols, damping) for c, cols in zip(consumers, columns, strict=True)]
+    readers = [
+        _Reader(c, cols, damping) if c.refitted else _FixedReader(c, cols)
+        for c, cols in zip(consumers, columns, strict=True)
+    ]
     labels = np.zeros(columns[0].shape[0]) if parts is None else np.asarray(parts)
     zero = on_device(np.zeros(()), like=consumers[0].gram)
     taken, increases = [], []
@@ -99,10 +104,11 @@ def removal_path(
         taken.append(unit)
         increases.append(sum((r.remove(unit) for r in readers if unit in r), start=zero))
     xp = compat.array_namespace(zero)
-    return RemovalPath(np.asarray(taken), np.cumsum(to_host(xp.stack(increases))))
+    errors = np.cumsum(to_host(xp.stack(increases)))
+    return RemovalPath(np.asarray(taken), np.maximum.accumulate(errors))
 
 
-def _greedy(readers: Sequence[_Reader], parts: np.ndarray) -> Iterator[int]:
+def _greedy(readers: Sequence[_Reader | _FixedReader], parts: np.ndarray) -> Iterator[int]:
     """Yield the cheapest unit among the parts that have lost the fewest, as the scores then are.
 
     Its index is the only number that comes to the host.
@@ -152,3 +158,30 @@ class _Reader:
             not_read = xp.zeros(1, dtype=own.dtype, device=compat.device(own))
             self._scores = xp.take(xp.concat([own, not_read]), self._position)
         return self._scores
+
+
+class _FixedReader:
+    """A consumer whose weights stay as they are: what it loses with units R is |X_R W_R|^2."""
+
+    def __init__(self, consumer: Consumer, columns: np.ndarray) -> None:
+        gram, weight = consumer.gram, consumer.weight
+        members = np.zeros((gram.shape[0] + 1, columns.shape[0]))
+        members[columns, np.arange(columns.shape[0])[:, None]] = 1.0
+        of_unit = on_device(members[:-1], like=gram)
+        xp = compat.array_namespace(gram)
+        products = gram * (weight @ xp.matrix_transpose(weight))
+        self._pairs = xp.matrix_transpose(of_unit) @ products @ of_unit
+        self._increase = xp.linalg.diagonal(self._pairs)
+
+    def __contains__(self, unit: int) -> bool:
+        return True
+
+    def remove(self, unit: int) -> Array:
+        """Remove a unit; the error increase, shape ()."""
+        increase = self._increase[unit]
+        self._increase = self._increase + 2 * self._pairs[:, unit]
+        return increase
+
+    def scores(self) -> Array:
+        """Return this consumer's share of every unit's score, shape (U,)."""
+        return self._increase

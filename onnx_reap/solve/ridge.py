@@ -110,29 +110,6 @@ def residual(moments: Moments, weight: Array, bias: Array | None = None) -> floa
     return max(float(to_host(xp.sum(error))), 0.0)  # a perfect fit may round below zero
 
 
-def best_damping(
-    fit: Moments,
-    held_out: Moments,
-    weight: Array,
-    dampings: Sequence[float],
-    solve: Callable[[Moments, Array, float], tuple[Array, Array]] = ridge,
-) -> float:
-    """Return the strength whose refit on some rows does best on others.
-
-    Parameters
-    ----------
-    fit, held_out : Moments
-        Of inputs (..., D) and targets (..., O), over different samples.
-    weight : array, shape (..., D, O), float32 or float64
-        The current weight.
-    dampings : sequence of float
-        Strengths to choose from, as for `ridge`; among equals the largest wins.
-    solve : callable
-        What refits; takes what `ridge` takes.
-    """
-    return weakest_that_helps(dampings, lambda d: residual(held_out, *solve(fit, weight, d)))
-
-
 def weakest_that_helps(dampings: Sequence[float], error: Callable[[float], float]) -> float:
     """Weaken the damping as long as the error falls.
 

@@ -599,16 +599,16 @@ def test_a_result_that_the_checker_refuses(refused, monkeypatch):
 def test_a_result_that_gives_nan(refused, monkeypatch):
     from onnx_reap.prune.refit import walk
 
-    set_layer = walk.set_layer
+    set_layers = walk.set_layers
 
-    def broken(model, linear, weight, bias):
-        written = set_layer(model, linear, weight, bias)
-        if linear.op == "Gemm":
-            stored = model.node(linear.node).inputs[1]
+    def broken(model, layers, weight, biases):
+        written = set_layers(model, layers, weight, biases)
+        if layers[0].op == "Gemm":
+            stored = model.node(layers[0].node).inputs[1]
             stored.values = stored.values * np.float32(np.nan)
         return written
 
-    monkeypatch.setattr(walk, "set_layer", broken)
+    monkeypatch.setattr(walk, "set_layers", broken)
     refused(WHOLE, "the pruned model gives NaN or infinity", status=3)
 
 

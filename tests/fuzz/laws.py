@@ -64,6 +64,7 @@ class Trial:
         after = {name: constant.values for name, constant in masked.constants().items()}
         changed = {n: values for n, values in after.items() if values is not before[n]}
         read = {linear.weight for linear in self.analysis.flow.linears if not linear.depthwise}
+        read |= {product.weight for product in self.analysis.flow.products}
         assert changed.keys() <= read, "the mask touches more than consumers' weights"
         for name, values in changed.items():
             same = (values == before[name]) | (values == 0)

@@ -179,10 +179,25 @@ def recurrent(g: Grower, op: str, gates: int) -> str:
     weights = [g.weight(ways, gates * hidden, n) for n in (inputs, hidden)]
     bias = [g.weight(ways, 2 * gates * hidden)] if g.chance(0.6) else []
     direction = "bidirectional" if both else g.pick.choice(["forward", "reverse"])
-    y = g(op, steps, *weights, *bias, hidden_size=hidden, direction=direction)
+    more = [*(bias or [""]), "", *_states(g, op, steps, ways, hidden)] if g.chance(0.3) else bias
+    attributes = {"hidden_size": hidden, "direction": direction}
+    if op == "GRU" and g.chance(0.4):
+        attributes["linear_before_reset"] = 1
+    y = g(op, steps, *weights, *more, **attributes)
     y = g("Transpose", y, perm=[2, 0, 1, 3])
     lead = 0 if g.open_batch or g.chance(0.5) else g.batch
     return g("Reshape", y, g.ints(lead, length, ways * hidden))
+
+
+def _states(g: Grower, op: str, steps: str, ways: int, hidden: int) -> list[str]:
+    """Initial states, filled for the batch or constant, and peepholes."""
+    if g.open_batch or g.chance(0.5):
+        batch = g("Gather", g("Shape", steps), g.ints(1), axis=0)
+        state = g("ConstantOfShape", g("Concat", g.ints(ways), batch, g.ints(hidden), axis=0))
+    else:
+        state = g.weight(ways, g.shape(steps)[1], hidden)
+    peepholes = [g.weight(ways, 3 * hidden)] if g.chance(0.5) else []
+    return [state, state, *peepholes] if op == "LSTM" else [state]
 
 
 WEIGHTED = {

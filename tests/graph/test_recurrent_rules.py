@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN read channels that may go; their hidden size stays."""
+"""LSTM, GRU and RNN read channels that may go, and make units of a hidden state that may."""
 
 import numpy as np
 import onnx.helper as oh
@@ -33,18 +33,98 @@ def recognizer(op: str, *, both=False, bias=True, outputs=1, weights=None):
     return net.model(net("MatMul", y, net.weight(width, 5), name="z"))
 
 
+BOTH = {"a": 8, "rnn": HIDDEN}
+"""Groups: what arrives, and the hidden state."""
+
+
 @pytest.mark.parametrize("op", GATES)
 @pytest.mark.parametrize("both", [False, True])
-def test_the_input_weight_follows_what_arrives(op, both):
-    why = f"{op} keeps its hidden size"
-    studied = assert_slice_is_mask(recognizer(op, both=both), groups={"a": 8}, frozen={"rnn": why})
-    (row,) = (row for row in studied.frozen if row.node == "rnn")
-    assert row.channels == HIDDEN * (1 + both)
+def test_what_arrives_and_units_of_the_hidden_state_go(op, both):
+    assert_slice_is_mask(recognizer(op, both=both), groups=BOTH)
 
 
 def test_a_layer_without_bias_of_which_the_last_state_is_read():
-    assert_slice_is_mask(recognizer("LSTM", bias=False, outputs=2), groups={"a": 8})
-    assert_slice_is_mask(recognizer("GRU", outputs=-1), groups={"a": 8})
+    assert_slice_is_mask(recognizer("LSTM", bias=False, outputs=2), groups=BOTH)
+    assert_slice_is_mask(recognizer("GRU", outputs=-1), groups=BOTH)
+
+
+def sequence(op: str, *, both=False, states=(), peepholes=False, reads=(0,), **attributes):
+    """A recurrent layer `rnn` of a sequence, from initial states, and a MatMul of each output."""
+    net = Net({"x": (5, "N", 4)})
+    directions, results = 1 + both, GATES[op] * HIDDEN
+    w, r = net.weight(directions, results, 4), net.weight(directions, results, HIDDEN)
+    first = [make(net, directions) for make in states] + ["", ""][len(states) :]
+    inputs = ["x", w, r, net.weight(directions, 2 * results), "", first[0]]
+    if op == "LSTM":
+        inputs += [first[1], net.weight(directions, 3 * HIDDEN) if peepholes else ""]
+    if both:
+        attributes["direction"] = "bidirectional"
+    names = [f"y{i}" if i in reads else "" for i in range(3 if op == "LSTM" else 2)]
+    net(op, *inputs, name="rnn", outputs=names, hidden_size=HIDDEN, **attributes)
+    ends = [net("MatMul", names[i], net.weight(HIDDEN, 3), name=f"z{i}") for i in reads]
+    return net.model(*(net("Tanh", end) for end in ends))
+
+
+def _shape(net: Net, directions: int) -> str:
+    """As exporters write it: for the batch of the input."""
+    batch = net("Slice", net("Shape", "x"), np.array([1]), np.array([2]), np.array([0]))
+    return net("Concat", np.array([directions]), batch, np.array([HIDDEN]), axis=0)
+
+
+def zeros(net: Net, directions: int) -> str:
+    return net("ConstantOfShape", _shape(net, directions))
+
+
+def expanded(net: Net, directions: int) -> str:
+    return net("Expand", np.float32(0.3), _shape(net, directions))
+
+
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("state", [zeros, expanded])
+@pytest.mark.parametrize("reads", [(0,), (1,), (0, 1, 2)])
+def test_states_peepholes_and_all_outputs(both, state, reads):
+    model = sequence("LSTM", both=both, states=(state, state), peepholes=True, reads=reads)
+    assert_slice_is_mask(model, groups={"rnn": HIDDEN})
+
+
+def test_constant_states():
+    net = Net({"x": (5, 2, 4)})
+    w, r = net.weight(1, 4 * HIDDEN, 4), net.weight(1, 4 * HIDDEN, HIDDEN)
+    states = [net.weight(1, 2, HIDDEN, scale=1.0) for _ in range(2)]
+    y = net("LSTM", "x", w, r, "", "", *states, name="rnn", hidden_size=HIDDEN)
+    proto = net.model(net("MatMul", y, net.weight(HIDDEN, 3), name="z"))
+    assert_slice_is_mask(proto, groups={"rnn": HIDDEN})
+
+
+@pytest.mark.parametrize("attributes", [{"linear_before_reset": 1}, {"clip": 0.5}])
+def test_attributes_stay(attributes):
+    studied = assert_slice_is_mask(sequence("GRU", **attributes), groups={"rnn": HIDDEN})
+    assert studied.model.node("rnn").attrs.items() >= attributes.items()
+
+
+def test_a_state_that_is_an_input_or_an_output_of_the_model_stays():
+    net = Net({"x": (5, "N", 4), "h": (1, "N", HIDDEN)})
+    w, r = net.weight(1, 3 * HIDDEN, 4), net.weight(1, 3 * HIDDEN, HIDDEN)
+    y = net("GRU", "x", w, r, "", "", "h", name="rnn", hidden_size=HIDDEN)
+    z = net("MatMul", y, net.weight(HIDDEN, 3), name="z")
+    why = "its initial state is an input of the model"
+    assert_slice_is_mask(net.model(z), groups={}, frozen={"rnn": why})
+    net = Net({"x": (5, "N", 4)})
+    y, h = net("GRU", "x", w, r, name="rnn", outputs=2, hidden_size=HIDDEN)
+    z = net("MatMul", y, net.weight(HIDDEN, 3), name="z")
+    assert_slice_is_mask(net.model(z, h), groups={}, frozen={"rnn": "graph output"})
+
+
+def test_layers_in_a_stack_go_each_by_its_own():
+    net = Net({"x": (5, "N", 4)})
+    x, size = "x", 4
+    for name in "ab":
+        w, r = net.weight(2, 4 * HIDDEN, size), net.weight(2, 4 * HIDDEN, HIDDEN)
+        y = net("LSTM", x, w, r, name=name, hidden_size=HIDDEN, direction="bidirectional")
+        x = net("Reshape", net("Transpose", y, perm=[0, 2, 1, 3]), np.array([0, 0, -1]))
+        size = 2 * HIDDEN
+    model = net.model(net("MatMul", x, net.weight(size, 3), name="z"))
+    assert_slice_is_mask(model, groups={"a": HIDDEN, "b": HIDDEN})
 
 
 def test_costs():
@@ -65,7 +145,7 @@ def test_weights_that_are_put_together():
         parts = net("Split", w, name="split", outputs=4, axis=1)
         return [net("Concat", *(parts[i] for i in (0, 2, 1, 3)), axis=1), *constants[1:]]
 
-    assert_slice_is_mask(recognizer("LSTM", weights=swapped), groups={"a": 8})
+    assert_slice_is_mask(recognizer("LSTM", weights=swapped), groups=BOTH)
 
 
 def test_a_weight_that_depends_on_data_freezes():
@@ -77,7 +157,7 @@ def test_a_weight_that_depends_on_data_freezes():
     assert_slice_is_mask(recognizer("LSTM", weights=computed), groups={}, frozen={"a": why})
 
 
-def test_an_initial_state_that_a_layer_makes_stays():
+def test_an_initial_state_that_a_layer_makes_follows():
     net = Net({"x": ("N", 3, 4, 4)})
     pooled = net("GlobalAveragePool", net.conv("x", 3, 8, name="a"))
     pooled = net("Flatten", pooled)
@@ -87,7 +167,7 @@ def test_an_initial_state_that_a_layer_makes_stays():
     bias = net.weight(1, 2 * HIDDEN)
     y = net("RNN", states[1], w, r, bias, "", states[0], name="rnn", hidden_size=HIDDEN)
     proto = net.model(net("Squeeze", y, np.array([0, 1])))
-    assert_slice_is_mask(proto, groups={"a": 8}, frozen={"h": "RNN keeps its hidden size"})
+    assert_slice_is_mask(proto, groups={"a": 8}, frozen={"rnn": "graph output"})
 
 
 @pytest.mark.parametrize("inputs", [1, 2])

@@ -32,7 +32,7 @@ def path_of(
     analysis: Analysis, samples: Calibration, number: int = 0, space: str = "patch", **arguments
 ):
     group = analysis.groups[number]
-    taps = paths.find_taps(analysis.flow, analysis.groups, space)
+    taps = paths.find_taps(analysis, analysis.groups, space)
     moments = capture_moments(
         analysis,
         taps,
@@ -200,7 +200,7 @@ def test_very_wide_layers_share_one_coefficient_a_channel(monkeypatch, independe
     number = next(i for i, g in enumerate(analysis.groups) if "gemm" in g.consumers[0])
     exact, exact_variance = path_of(analysis, samples, number, steps=5)
     monkeypatch.setattr(paths, "WIDEST", 23)
-    (tap,) = paths.find_taps(analysis.flow, analysis.groups)
+    (tap,) = paths.find_taps(analysis, analysis.groups)
     assert tap.fold is not None and tap.width == 6
     shared, variance = path_of(analysis, samples, number, steps=5, order=exact.order.tolist())
     if independent:
@@ -235,7 +235,7 @@ def test_layers_with_frozen_columns_are_not_folded(monkeypatch):
     n = Net({"x": ("N", 3, 6, 6)})
     both = n.node("Concat", n.conv("x", 3, 6), "x", axis=1)
     analysis, _ = analysed(n.model(n.head(n.conv(both, 9, 4), 4, 3)), images(4, 6))
-    taps = {tap.linear.node: tap for tap in paths.find_taps(analysis.flow, analysis.groups)}
+    taps = {tap.linear.node: tap for tap in paths.find_taps(analysis, analysis.groups)}
     assert taps["conv2"].fold is None and taps["conv2"].columns == 81
 
 
@@ -246,7 +246,7 @@ def test_layers_of_one_weight_are_observed_as_one():
     weight = n.random(5, 8, 1, 1, name="w")
     both = [n.node("Conv", t, weight) for t in (h, n.node("Sigmoid", h))]
     analysis, samples = analysed(n.model(n.node("Concat", *both, axis=1)), images(12, size=6))
-    (tap,) = paths.find_taps(analysis.flow, analysis.groups)
+    (tap,) = paths.find_taps(analysis, analysis.groups)
     path = path_of(analysis, samples, steps=1)[0]
     names = [layer.x for layer in tap.layers]
     assert len(names) == 2

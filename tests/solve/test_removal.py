@@ -197,3 +197,21 @@ GOOD = Consumer(np.eye(4), np.ones((4, 2)), np.arange(4).reshape(4, 1))
 def test_refusals(change, message):
     with pytest.raises(ReapError, match=message):
         removal_path([replace(GOOD, **change)], steps=2)
+
+
+def test_a_consumer_that_stays_as_it_is_loses_what_was_read_of_the_units():
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((50, 12)) + 1.0, rng.standard_normal((12, 3))
+    columns = np.array([[0, 1], [2, -1], [3, 4], [5, 6], [7, 8], [9, 10]])
+    consumer = Consumer(x.T @ x / 50, weight, columns, refitted=False)
+    path = removal_path([consumer], steps=6)
+    for step, error in enumerate(path.errors, 1):
+        gone = columns[path.order[:step]].ravel()
+        lost = x[:, gone[gone >= 0]] @ weight[gone[gone >= 0]]
+        assert error >= np.square(lost).sum(1).mean() * (1 - 1e-9)
+    assert path.errors[-1] == pytest.approx(max(path.errors))
+    other = removal_path([consumer], steps=2, order=[4, 0])
+    lost = x[:, [7, 8, 0, 1]] @ weight[[7, 8, 0, 1]]
+    first = x[:, [7, 8]] @ weight[[7, 8]]
+    want = [np.square(e).sum(1).mean() for e in (first, lost)]
+    assert other.errors.tolist() == pytest.approx([want[0], max(want)])

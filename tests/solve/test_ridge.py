@@ -11,7 +11,6 @@ from onnx_reap.errors import ReapError
 from onnx_reap.solve.backend import to_host
 from onnx_reap.solve.moments import Moments
 from onnx_reap.solve.ridge import (
-    best_damping,
     residual,
     ridge,
     ridge_rows,
@@ -133,6 +132,10 @@ def test_a_perfect_fit_has_no_negative_error():
     x, y, weight = rows(6, noise=0)
     moments = moments_of(x, 1e6 * y)
     assert residual(moments, *ridge(moments, weight, 1e-9)) >= 0
+
+
+def best_damping(fit, held_out, weight, dampings):
+    return weakest_that_helps(dampings, lambda d: residual(held_out, *ridge(fit, weight, d)))
 
 
 @pytest.mark.parametrize("lead", [(), (3,)])

@@ -21,6 +21,12 @@ def mask_graph(model: Model, flow: Flow, removed: Iterable[int]) -> None:
         masked = np.ones(flow.labels[linear.x].shape[linear.x_axis], bool)
         masked[cut[1]] = False
         constant.values = _zeroed(constant.values, linear, masked)
+    for product in flow.products:
+        if product.weight is not None and product.over in kept:
+            constant, (_, stays) = constants[product.weight], kept[product.over]
+            zeroed = np.zeros_like(constant.values)
+            zeroed[..., stays] = constant.values[..., stays]
+            constant.values = zeroed
 
 
 def _zeroed(weight: np.ndarray, linear: Linear, masked: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Reading and writing the weights of a layer in the graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -28,47 +28,93 @@ def layer_weights(model: Model, linear: Linear) -> tuple[np.ndarray, np.ndarray]
     return node.inputs[1].values, node.inputs[2].values.astype(np.float64).ravel() * linear.beta
 
 
-def set_layer(model: Model, linear: Linear, weight: np.ndarray, bias: np.ndarray) -> bool:
-    """Replace a layer's weight and bias; a bias is added where it has none.
+def bias_numbers(model: Model, layers: Sequence[Linear]) -> list[int]:
+    """Tell which layers that share a weight share a bias too, by equal numbers.
 
-    Nothing changes if a number is not finite in the type that the layer has.
+    Layers without any will share the one that they are given.
+    """
+    held = [_held_bias(model, layer) for layer in layers]
+    ids = [None if each is None else id(each[0].inputs[each[1]]) for each in held]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(ids))}
+    return [numbers[key] for key in ids]
+
+
+def set_layer(model: Model, linear: Linear, weight: np.ndarray, bias: np.ndarray) -> bool:
+    """Replace the weight and bias of a layer that shares none, see `set_layers`."""
+    return set_layers(model, [linear], weight, [bias])
+
+
+def set_layers(
+    model: Model, layers: Sequence[Linear], weight: np.ndarray, biases: Sequence[np.ndarray]
+) -> bool:
+    """Replace the weight of layers that share it, and their biases; add those that lack.
+
+    Nothing changes if a number is not finite in the type that the layers have.
 
     Parameters
     ----------
     weight : array of the shape and dtype of the present weight
-    bias : (outputs,) float64 array
+    biases : sequence of (outputs,) float64 arrays
+        Equal where `bias_numbers` are.
 
     Returns
     -------
     bool
-        Whether the layer was changed.
+        Whether the layers were changed.
     """
-    node = model.node(linear.node)
-    found = bias_behind(model, node) if linear.op == "MatMul" else None
-    if found is None:
-        bias = cast(bias / linear.beta, weight.dtype)
-    else:
-        old = found[0].inputs[found[1]]
-        bias = cast(old.values.astype(np.float64) + bias, old.values.dtype)
-    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+    numbers = bias_numbers(model, layers)
+    new = [
+        _stored_bias(model, layer, bias, weight.dtype)
+        for layer, bias in zip(layers, biases, strict=True)
+    ]
+    if not all(np.isfinite(array).all() for array in (weight, *new)):
         return False
-    set_weight(model, linear, weight)
-    if found is not None:
-        found[0].inputs[found[1]] = _constant(model, old, bias)
-        return True
-    if linear.op == "MatMul":
-        _add_behind(model, node, bias)
-        return True
-    if linear.recurrent:
-        _set_recurrent_bias(model, linear, bias.reshape(weight.shape[:2]))
-        return True
-    if linear.bias is not None:
-        node.inputs[2] = _constant(model, node.inputs[2], bias)
-    else:
-        # An empty name may stand for the bias.
-        constant = gs.Constant(model.unused(f"{linear.y}_bias"), bias)
-        node.inputs = [*node.inputs[:2], constant]
+    shared = _constant(model, model.node(layers[0].node).inputs[1], weight, len(layers))
+    for layer in layers:
+        model.node(layer.node).inputs[1] = shared
+    made: dict[int, gs.Constant] = {}
+    for layer, bias, number in zip(layers, new, numbers, strict=True):
+        if layer.recurrent:
+            _set_recurrent_bias(model, layer, bias.reshape(weight.shape[:2]))
+            continue
+        held = _held_bias(model, layer)
+        if number not in made and held is not None:
+            old = held[0].inputs[held[1]]
+            made[number] = _constant(model, old, bias, numbers.count(number))
+        elif number not in made:
+            made[number] = gs.Constant(model.unused(f"{layer.y}_bias"), bias)
+        _put_bias(model, layer, held, made[number])
     return True
+
+
+def _held_bias(model: Model, layer: Linear) -> tuple[gs.Node, int] | None:
+    """Return the node and its input that hold a layer's bias; None where it has none."""
+    node = model.node(layer.node)
+    if layer.op == "MatMul":
+        return bias_behind(model, node)
+    place = 3 if layer.recurrent else 2
+    return None if layer.bias is None else (node, place)
+
+
+def _stored_bias(model: Model, layer: Linear, bias: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return what is to be stored for a layer to have a bias."""
+    found = _held_bias(model, layer) if layer.op == "MatMul" else None
+    if found is None:
+        return cast(bias / layer.beta, dtype)
+    old = found[0].inputs[found[1]]
+    return cast(old.values.astype(np.float64) + bias, old.values.dtype)
+
+
+def _put_bias(
+    model: Model, layer: Linear, held: tuple[gs.Node, int] | None, bias: gs.Constant
+) -> None:
+    if held is not None:
+        held[0].inputs[held[1]] = bias
+    elif layer.op == "MatMul":
+        _add_behind(model, model.node(layer.node), bias)
+    else:  # an empty name may stand for the bias
+        node = model.node(layer.node)
+        node.inputs = [*node.inputs[:2], bias]
 
 
 def set_weight(model: Model, linear: Linear, weight: np.ndarray) -> None:
@@ -115,9 +161,9 @@ def remember(model: Model) -> Callable[[], None]:
     return undo
 
 
-def _constant(model: Model, old: gs.Constant, values: np.ndarray) -> gs.Constant:
-    """Return a constant to use instead of `old`: itself, unless other nodes read it too."""
-    if len(old.outputs) == 1:
+def _constant(model: Model, old: gs.Constant, values: np.ndarray, uses: int = 1) -> gs.Constant:
+    """Return a constant to use instead of `old`: itself, unless it has more than so many uses."""
+    if len(old.outputs) == uses:
         old.values = values
         return old
     return gs.Constant(model.unused(old.name), values)
@@ -137,11 +183,10 @@ def _set_recurrent_bias(model: Model, linear: Linear, bias: np.ndarray) -> None:
     node.inputs = [*node.inputs[:3], constant, *node.inputs[4:]]
 
 
-def _add_behind(model: Model, node: gs.Node, bias: np.ndarray) -> None:
+def _add_behind(model: Model, node: gs.Node, bias: gs.Constant) -> None:
     """Give a MatMul a bias by a new Add node."""
     result = node.outputs[0]
     raw = gs.Variable(model.unused(f"{result.name}_without_bias"), result.dtype)
-    constant = gs.Constant(model.unused(f"{result.name}_bias"), bias)
     node.outputs[0] = raw
     name = f"{model.keys[id(node)]}_bias"
-    model.insert(gs.Node("Add", name, {}, [raw, constant], [result]), node, behind=True)
+    model.insert(gs.Node("Add", name, {}, [raw, bias], [result]), node, behind=True)

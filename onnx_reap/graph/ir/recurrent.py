@@ -18,13 +18,21 @@ def projection(key: str) -> str:
     return f"{key}:projection"
 
 
+def hidden_axes(key: str) -> tuple[str, str, str, str]:
+    """Return names that stand for axes of a recurrent layer's constants, by the node's key.
+
+    The hidden state, all gates of it, the two biases of each gate, and the peepholes.
+    """
+    return f"{key}:state", f"{key}:gates", f"{key}:biases", f"{key}:peepholes"
+
+
 def add_projections(
     model: Model,
     shapes: dict[str, tuple[int, ...]],
     dtypes: dict[str, np.dtype],
     dynamic: dict[str, frozenset[int]],
 ) -> None:
-    """Describe the projections of a model's recurrent layers like tensors, in place.
+    """Describe projections and hidden axes of a model's recurrent layers like tensors, in place.
 
     Parameters
     ----------
@@ -34,12 +42,20 @@ def add_projections(
     """
     for node in model.nodes:
         standard = Trait.RECURRENT in traits_of(node.op) and node.domain in STANDARD_DOMAINS
-        x, weight = [t.name for t in node.inputs[:2]] if standard else ("", "")
-        if x not in shapes or len(shapes.get(weight, ())) != 3:
+        x, weight, recurrence = [t.name for t in node.inputs[:3]] if standard else ("", "", "")
+        constants = (shapes.get(weight, ()), shapes.get(recurrence, ()))
+        if x not in shapes or any(len(shape) != 3 for shape in constants):
             continue
         name = projection(model.keys[id(node)])
         directions, results, _ = shapes[weight]
         shapes[name] = (*shapes[x][:2], directions * results)
         dtypes[name] = dtypes[x]
+        hidden = constants[1][2]
+        for axis, size in zip(
+            hidden_axes(model.keys[id(node)]),
+            (hidden, results, 2 * results, 3 * hidden),
+            strict=True,
+        ):
+            shapes[axis], dtypes[axis] = (size,), dtypes[x]
         if x in dynamic:
             dynamic[name] = dynamic[x] - {2}

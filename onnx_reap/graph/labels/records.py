@@ -81,6 +81,12 @@ class Linear:
         return Trait.RECURRENT in traits_of(self.op)
 
     @property
+    def reading(self) -> tuple[object, ...]:
+        """How the weight is read: layers that agree in it are one function but for their biases."""
+        way = (self.op, self.weight_in, self.group, self.kernel, self.alpha)
+        return (self.weight, *way)
+
+    @property
     def taps(self) -> int:
         """Kernel positions per input channel."""
         count = 1
@@ -98,6 +104,10 @@ class Product:
 
     y: str
     terms: float
+    # What has one axis, of whose entries each takes so many: the hidden state of a recurrent layer,
+    # and the constant whose last axis reads it
+    over: str | None = None
+    weight: str | None = None
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,10 @@ class Site(View):
             whole = compress(np.broadcast_to(labels, shape))
             self._findings.labels[self.output_name(index)] = whole
 
+    def set_named(self, name: str, labels: LabelArray) -> None:
+        """Give labels to what stands in for a tensor, see `onnx_reap.graph.ir.recurrent`."""
+        self._findings.labels[name] = compress(labels)
+
     def no_labels(self) -> LabelArray:
         """Labels of an output that is frozen throughout."""
         return np.broadcast_to(np.int64(0), self.output_shape())
@@ -182,9 +186,11 @@ class Site(View):
         """Declare this node to be a linear map with a constant weight."""
         self._findings.linears.append(linear)
 
-    def product(self, terms: float, index: int = 0) -> None:
-        """Declare how many multiply-accumulates each entry of an output takes (cost only)."""
-        self._findings.products.append(Product(self.output_name(index), terms))
+    def product(
+        self, terms: float, index: int = 0, over: str | None = None, weight: str | None = None
+    ) -> None:
+        """Declare how many multiply-accumulates each entry of an output takes, see `Product`."""
+        self._findings.products.append(Product(self.output_name(index), terms, over, weight))
 
     def equal_counts(self, tensor: str, axis: int, parts: int) -> None:
         """Declare that an axis falls into parts that must stay equally long."""

@@ -36,6 +36,7 @@ class Tap:
     fold: np.ndarray | None = None
     # Layers with the same weight: what is removed from it is removed from all of them
     others: tuple[Linear, ...] = ()
+    refitted: bool = True  # Whether a refit may change the weight
 
     @property
     def layers(self) -> tuple[Linear, ...]:

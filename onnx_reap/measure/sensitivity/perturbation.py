@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_reap.graph.edit.weights import has_plain_bias, layer_weights
+from onnx_reap.graph.edit.weights import layer_weights
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Flow, Linear
@@ -38,7 +38,7 @@ class WeightChange:
 
     linear: Linear
     weight: np.ndarray  # Of the weight's shape
-    bias: np.ndarray | None  # (outputs,): none where the layer's bias is not one number per output
+    bias: np.ndarray | None  # (outputs,): none where the layer is not refitted
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,6 @@ class ConsumerRefit:
         self._tap = known.taps[node]
         self._linear = linear = self._tap.linear
         self._units = flow.units_along(linear.x, linear.x_axis)
-        self._have_bias = [has_plain_bias(model, layer) for layer in self._tap.layers]
 
     @property
     def layers(self) -> tuple[Linear, ...]:
@@ -90,6 +89,8 @@ class ConsumerRefit:
         moments = self._known.moments[self._node]
         stored, _ = layer_weights(self._model, self._linear)
         old = weight_to_matrix(self._linear, stored)
+        if not self._tap.refitted:
+            return self._sliced(stored, gone)
         maps = enumerate(zip(old, np.split(gone, len(old)), strict=True))
         new = np.stack([self._refitted(moments, g, weight, lost) for g, (weight, lost) in maps])
         like = np.broadcast_to(np.float32(0), stored.shape)
@@ -98,9 +99,16 @@ class ConsumerRefit:
         lost = -np.einsum("gd,gdo->go", self._mean(moments), new).ravel()
         lost /= self._linear.alpha
         return [
-            WeightChange(layer, change, lost * (layer.alpha / layer.beta) if has_bias else None)
-            for layer, has_bias in zip(self._tap.layers, self._have_bias, strict=True)
+            WeightChange(layer, change, lost * (layer.alpha / layer.beta))
+            for layer in self._tap.layers
         ]
+
+    def _sliced(self, stored: np.ndarray, gone: np.ndarray) -> list[WeightChange]:
+        """Return the change of layers that lose columns and stay as they are."""
+        weight = weight_to_matrix(self._linear, stored)
+        lost = -weight * gone.reshape(len(weight), -1, 1)
+        change = matrix_to_weight(self._linear, lost, np.broadcast_to(np.float32(0), stored.shape))
+        return [WeightChange(layer, change, None) for layer in self._tap.layers]
 
     def _refitted(
         self, moments: Moments, g: int, weight: np.ndarray, gone: np.ndarray

@@ -94,6 +94,9 @@ class _Study:
     def redundant(self, group: Group) -> list[Redundant]:
         """Find a group's redundant units."""
         flow = self._flow
+        states = (flow.units_along(each.over, 0) for each in flow.products if each.over)
+        if any(np.isin(group.units, state).any() for state in states):
+            return []  # units of a hidden state also feed each other
         readers = [
             (linear, flow.units_along(linear.x, linear.x_axis))
             for linear in flow.linears
@@ -123,7 +126,7 @@ class _Study:
             exact = exact and has_plain_bias(model, linear) and self._uses[linear.weight] == 1
             weight = model.constants()[linear.weight].values
             left = ~np.isin(self._flow.units_along(linear.y, linear.y_axis), self.removed)
-            if linear.recurrent:  # whose hidden size stays
+            if linear.recurrent:  # outputs are those of all directions; its weight has three axes
                 left, exact = np.ones(len(weight), bool), False
             inputs = self._probe.shapes[linear.x][linear.x_axis]
             read = Read(linear, weight, left, inputs // linear.group)

@@ -1,6 +1,5 @@
 """Refitting the layers behind a cut."""
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -8,11 +7,12 @@ import numpy as np
 
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.constancy import Join
-from onnx_reap.graph.edit.weights import bias_behind, has_plain_bias, layer_weights
+from onnx_reap.graph.edit.weights import bias_behind, layer_weights
 from onnx_reap.graph.epilogue import Epilogue, clipping, find_epilogue, only_reader
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import Kept, kept_positions
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.uses import Refittable, by_weight
 from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.measure.runner import batch_size
 from onnx_reap.prune.context import Run
@@ -72,7 +72,6 @@ def _jobs(
     sums = {pruned.node(join.edge[0]).outputs[0].name for join in joins}
     masked = {linear.y for linear in analysis.flow.linears if linear.node in zeros}
     affected = affected_tensors(pruned, kept.keys() | sums | masked)
-    users = Counter(tensor.name for node in pruned.nodes for tensor in node.inputs)
     jobs, notes = [], []
     for join in joins:
         (key, _), rank = join.edge, len(analysis.probe.shapes[join.tensor])
@@ -80,24 +79,38 @@ def _jobs(
             jobs.append(_constant(pruned, join, rank))
         else:
             notes.append(f"{key} was not refitted: more than two addends, or an unusual layout")
-    for linear in analysis.flow.linears:
-        if linear.node not in nodes:
+    present = [as_cut(each, kept) for each in analysis.flow.linears if each.node in nodes]
+    refittable = Refittable(pruned, analysis.probe)
+    for layers in by_weight(present):
+        found = [_job(analysis, pruned, layer, kept, zeros) for layer in layers]
+        moved = (_must_move(job, affected, sums) for job in found)
+        if not any(moved):
             continue
-        now = as_cut(linear, kept)
-        epilogue = _epilogue(analysis, pruned, now, kept)
-        own = zeros.get(linear.node)
-        if own is None and linear.x not in affected and epilogue.tensor not in sums:
-            continue
-        if users[linear.weight] > 1:
-            notes.append(f"{linear.node} was not refitted: other layers share its weights")
-        elif own is not None and own.mask.shape[1] > WIDEST:
-            notes.append(f"{linear.node} was not refitted: it has too many inputs for its zeros")
-        elif not has_plain_bias(pruned, linear):
-            notes.append(f"{linear.node} was not refitted: its bias is not one number per output")
+        why = refittable.obstacle(layers)
+        if why is None and any(_is_too_wide(job) for job in found):
+            why = "it has too many inputs for its zeros"
+        if why is None:
+            jobs += found
         else:
-            projection = _projection(analysis.model, linear)
-            jobs.append(Job(now, epilogue, projection=projection, zeros=own))
+            notes += [f"{layer.node} was not refitted: {why}" for layer in layers]
     return sorted(jobs, key=lambda job: nodes[job.linear.node]), notes
+
+
+def _job(
+    analysis: Analysis, pruned: Model, linear: Linear, kept: Kept, zeros: Mapping[str, Zeros]
+) -> Job:
+    epilogue = _epilogue(analysis, pruned, linear, kept)
+    projection = _projection(analysis.model, linear)
+    return Job(linear, epilogue, projection=projection, zeros=zeros.get(linear.node))
+
+
+def _must_move(job: Job, affected: Collection[str], sums: Collection[str]) -> bool:
+    """Whether a layer has zeros, receives something else than before, or is added to such."""
+    return bool(job.zeros) or job.linear.x in affected or job.epilogue.tensor in sums
+
+
+def _is_too_wide(job: Job) -> bool:
+    return job.zeros is not None and job.zeros.mask.shape[1] > WIDEST
 
 
 def _projection(model: Model, linear: Linear) -> tuple[np.ndarray, np.ndarray] | None:

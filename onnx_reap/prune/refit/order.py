@@ -49,6 +49,13 @@ class Job:
         return self.epilogue.tensor if self.projection is None else self.linear.x
 
 
+Team = tuple[Job, ...]
+"""Jobs whose layers share a weight, in topological order."""
+
+SWEEPS = 2
+"""How often weights are fitted that are used in a loop; more sweeps bring little."""
+
+
 def affected_tensors(model: Model, changed: Set[str]) -> set[str]:
     """Return all tensors that depend on the given ones, themselves included."""
     affected = set(changed)
@@ -59,31 +66,62 @@ def affected_tensors(model: Model, changed: Set[str]) -> set[str]:
     return affected
 
 
-def waves(model: Model, jobs: Sequence[Job]) -> list[list[Job]]:
-    """Group jobs into waves; a job's inputs depend on jobs of earlier waves alone.
+def by_weight(jobs: Sequence[Job]) -> list[Team]:
+    """Put jobs together whose layers share a weight; what is added in a branch's place is alone."""
+    teams: dict[object, list[Job]] = {}
+    for job in jobs:
+        alone = job.place is not None
+        teams.setdefault(job.linear.node if alone else job.linear.reading, []).append(job)
+    return [tuple(team) for team in teams.values()]
+
+
+def waves(model: Model, jobs: Sequence[Job]) -> list[list[Team]]:
+    """Group jobs into waves; inputs of a wave's jobs depend on jobs of earlier waves alone.
 
     A shortcut that is added to a layer's output must be final as well, unless it comes later in the
     graph, in which case it is the other layer that makes up for this one.
+
+    Where a weight is used in a loop, of blocks that share all their weights for instance, the input
+    of a later use is never final before the weight is. There the weights of the loop are fitted one
+    after the other, in the order of their first uses, and all of them `SWEEPS` times.
     """
-    behind = _jobs_behind(model, jobs)
     place = {job.linear.node: i for i, job in enumerate(jobs)}
-    level: dict[str, int] = {}
-    result: list[list[Job]] = []
-    for job in jobs:
-        needs = set(behind.get(job.linear.x, ()))
-        epilogue = job.epilogue
-        if epilogue.addend is not None:
-            beside = behind.get(epilogue.addend, frozenset())
-            if all(place[name] < place[job.linear.node] for name in beside):
-                needs |= beside
-            else:
-                job = replace(job, epilogue=own_output(epilogue, job.linear))
-        at = max((level[name] + 1 for name in needs), default=0)
-        level[job.linear.node] = at
-        while len(result) <= at:
-            result.append([])
-        result[at].append(job)
+    behind = _jobs_behind(model, jobs)
+    jobs = [_with_final_addend(job, behind, place) for job in jobs]
+    teams = by_weight(jobs)
+    team_of = {job.linear.node: number for number, team in enumerate(teams) for job in team}
+    needs = [
+        {team_of[node] for job in team for name in job.received for node in behind.get(name, ())}
+        for team in teams
+    ]
+    result: list[list[Team]] = []
+    rest = list(range(len(teams)))
+    while rest:
+        now = [team for team in rest if needs[team].isdisjoint(rest)]
+        result += [[teams[team] for team in now]] if now else []
+        if not now:
+            now = _loop(needs, rest)
+            result += [[teams[team]] for team in now] * SWEEPS
+        rest = [team for team in rest if team not in now]
     return result
+
+
+def _loop(needs: Sequence[set[int]], rest: Sequence[int]) -> list[int]:
+    """Find teams that need each other and, of those that are left, no others."""
+    reach = {team: needs[team] & set(rest) for team in rest}
+    for _ in rest:
+        reach = {team: own.union(*(reach[need] for need in own)) for team, own in reach.items()}
+    least = min(reach.values(), key=len)
+    return [team for team in rest if team in least]
+
+
+def _with_final_addend(
+    job: Job, behind: Mapping[str, frozenset[str]], place: Mapping[str, int]
+) -> Job:
+    beside = behind.get(job.epilogue.addend or "", frozenset())
+    if all(place[name] < place[job.linear.node] for name in beside):
+        return job
+    return replace(job, epilogue=own_output(job.epilogue, job.linear))
 
 
 def own_output(epilogue: Epilogue, linear: Linear) -> Epilogue:

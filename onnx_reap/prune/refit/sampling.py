@@ -16,7 +16,7 @@ from onnx_reap.measure.activations.rows import (
 from onnx_reap.measure.runner import own_samples
 from onnx_reap.prune.refit.layer import Rows
 from onnx_reap.prune.refit.model_pair import ModelPair
-from onnx_reap.prune.refit.order import Job
+from onnx_reap.prune.refit.order import Job, by_weight
 
 ENTRIES = 2**24  # numbers in a layer's rows, past which fewer positions are taken
 
@@ -30,6 +30,8 @@ class Sampler:
         self._pair = pair
         self._number = {job.linear.node: i for i, job in enumerate(jobs)}
         self._fitting: dict[str, int] = {}  # Rows of a layer that are fitted, which come first
+        # Layers that share a weight share the rows that one would have
+        self._uses = {job.linear.node: len(team) for team in by_weight(jobs) for job in team}
 
     def collect(
         self,
@@ -66,7 +68,8 @@ class Sampler:
             matrix, bias = job.projection
             some = self._pair.probe.shapes[linear.y]
             x = sampled_patches(linear, wanted, some, limit, rng)
-            return [finite(linear, x @ matrix + bias)]
+            _, stays = self._pair.kept.get(linear.y, (0, np.arange(len(bias))))
+            return [finite(linear, x @ matrix[:, stays] + bias[stays])]
         at = sample_positions(linear, wanted.shape, limit, rng)
         _, channels = self._pair.kept.get(linear.y, (0, None))
         return [finite(linear, output_rows(linear, wanted, at, channels))]
@@ -107,6 +110,7 @@ class Sampler:
     def _positions(self, job: Job) -> int:
         linear = job.linear
         inputs = self._length(linear.x, linear.x_axis) * linear.taps
-        samples, limit = len(self._pair.calibration), self._pair.run.settings.positions
+        samples = len(self._pair.calibration) * self._uses[linear.node]
+        limit = self._pair.run.settings.positions
         columns, per_row = inputs // linear.group, inputs + self._outputs(job)
         return positions_for(columns, per_row, samples, limit, ENTRIES)

@@ -1,18 +1,19 @@
 """The walk: layer by layer, fit the pruned model's outputs to the original's."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
-from onnx_reap.graph.edit.weights import layer_weights, set_layer, set_weight
+from onnx_reap.graph.edit.weights import bias_numbers, layer_weights, set_layers, set_weight
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.rows import matrix_to_weight, not_finite, weight_to_matrix
 from onnx_reap.onnxio.dtypes import cast
-from onnx_reap.prune.refit.layer import Fitted, Rows, fit_constant, fit_layer
+from onnx_reap.prune.refit.layer import Fitted, Rows, Use, fit_constant, fit_layer
 from onnx_reap.prune.refit.model_pair import ModelPair
-from onnx_reap.prune.refit.order import Job, Zeros, waves
+from onnx_reap.prune.refit.order import Job, Team, Zeros, waves
 from onnx_reap.prune.refit.sampling import Sampler
 from onnx_reap.solve.checks import NotFiniteError
 from onnx_reap.solve.chunks import in_chunks
@@ -57,69 +58,90 @@ def refit_model(
     place_before, place_after = pair.frontier(original), pair.frontier(pruned)
     with pair.stream() as before, pair.stream() as after:
         blocks = list(_stretches(waves(pruned, jobs), sampler))
-        end: list[list[Job]] = [[]]
-        for block, (following, *_) in pairwise([*blocks, end]):
-            ahead = [job for wave in block for job in wave]
-            tensors = list(dict.fromkeys(job.observed for job in ahead))
-            run = before.run(
-                original, tensors, place_before.move([job.linear.y for job in following])
-            )
-            targets = sampler.collect(run, ahead, sampler.target_rows)
-            for wave in block:
-                tensors = list(dict.fromkeys(name for job in wave for name in job.received))
-                run = after.run(pruned, tensors, place_after.move([job.linear.y for job in wave]))
-                inputs = sampler.collect(run, wave, sampler.input_rows)
-                for job in wave:
-                    node = job.linear.node
-                    rows = sampler.join(node, inputs.pop(node), targets.pop(node))
+        rest = [[team for wave in block for team in wave] for block in blocks]
+        for number, block in enumerate(blocks):
+            ahead = {job.linear.node: job for team in rest[number] for job in team}
+            tensors = list(dict.fromkeys(job.observed for job in ahead.values()))
+            run = before.run(original, tensors, place_before.move(_results(rest[number + 1 :])))
+            targets = sampler.collect(run, list(ahead.values()), sampler.target_rows)
+            for at, wave in enumerate(block):
+                now = [job for team in wave for job in team]
+                tensors = list(dict.fromkeys(name for job in now for name in job.received))
+                still = [*block[at:], *rest[number + 1 :]]
+                run = after.run(pruned, tensors, place_after.move(_results(still)))
+                inputs = sampler.collect(run, now, sampler.input_rows)
+                for team in wave:
+                    rows = [sampler.join(n, inputs.pop(n), targets[n]) for n in _nodes(team)]
                     try:
-                        new, written = _fit(job, rows, pair)
+                        new, written = _fit(team, rows, pair)
                     except NotFiniteError:
-                        raise not_finite(job.linear) from None
-                    before_it = new.error_before
-                    fitted[node] = (
-                        LayerRefit(node, new.damping, before_it, new.error_after)
-                        if written
-                        else LayerRefit(node, math.inf, before_it, before_it)
-                    )
-                    too_large += [] if written else [node]
-                    on_layer()
+                        raise not_finite(team[0].linear) from None
+                    first = fitted.get(team[0].linear.node)
+                    start = new.error_before if first is None else first.error_before
+                    result = new.error_after if written else new.error_before
+                    damping = new.damping if written else math.inf
+                    for node in _nodes(team):
+                        fitted[node] = LayerRefit(node, damping, start, result)
+                        too_large += [] if written else [node]
+                        on_layer()
     return fitted, too_large
 
 
-def _stretches(all_waves: Sequence[list[Job]], sampler: Sampler) -> Iterator[list[list[Job]]]:
+def _nodes(team: Team) -> list[str]:
+    return [job.linear.node for job in team]
+
+
+def _results(waves: Iterable[Iterable[Team]]) -> list[str]:
+    """Return what layers give that are still to be fitted."""
+    return [job.linear.y for wave in waves for team in wave for job in team]
+
+
+def _stretches(all_waves: Sequence[list[Team]], sampler: Sampler) -> Iterator[list[list[Team]]]:
     """Cut the walk into blocks whose targets fit in memory.
 
     The original never changes, so it is run once per block; the pruned model once per wave.
     """
-    return in_chunks(
-        all_waves, lambda wave: sum(sampler.target_bytes(job) for job in wave), TARGET_BYTES
-    )
+
+    def size(wave: list[Team]) -> int:
+        return sum(sampler.target_bytes(job) for team in wave for job in team)
+
+    return in_chunks(all_waves, size, TARGET_BYTES)
 
 
-def _fit(job: Job, rows: Rows, pair: ModelPair) -> tuple[Fitted, bool]:
-    """Fit a layer, or a constant; return also whether what was fitted could be written."""
-    pruned = pair.pruned
+def _fit(team: Team, rows: Sequence[Rows], pair: ModelPair) -> tuple[Fitted, bool]:
+    """Fit layers of one weight, or a constant; return also whether it could be written."""
+    pruned, (job, *_) = pair.pruned, team
     if job.place is not None:
         old = pruned.node(job.linear.node).inputs[job.place]
         before = old.values.astype(np.float64).reshape(1, -1)
-        fitted = fit_constant(rows, before, job.epilogue)
-        new = cast(fitted.bias.reshape(old.shape), old.dtype)
+        fitted = fit_constant(rows[0], before, job.epilogue)
+        new = cast(fitted.biases[0].reshape(old.shape), old.dtype)
         finite = bool(np.isfinite(new).all())
         if finite:
             old.values = new
         return fitted, finite
-    backend = pair.run.backend
-    mask = None if job.zeros is None else _zeroed(job, job.zeros, rows, pair)
-    stored, bias = layer_weights(pruned, job.linear)
+    mask = None if job.zeros is None else _zeroed(job, job.zeros, rows[0], pair)
+    layers = [each.linear for each in team]
+    stored, _ = layer_weights(pruned, job.linear)
     weight = weight_to_matrix(job.linear, stored)
-    groups, _, outputs = weight.shape
-    bias = np.broadcast_to(bias, groups * outputs).reshape(groups, outputs)
-    fitted = fit_layer(rows, weight, bias, job.epilogue, backend, stored=stored.dtype, mask=mask)
+    numbers = bias_numbers(pruned, layers)
+    uses = [
+        Use(own, _bias(pruned, each.linear, weight), each.epilogue, number)
+        for each, own, number in zip(team, rows, numbers, strict=True)
+    ]
+    fitted = fit_layer(uses, weight, pair.run.backend, stored=stored.dtype, mask=mask)
     if fitted.weight is weight:
         return fitted, True
     new = matrix_to_weight(job.linear, fitted.weight, stored)
-    return fitted, set_layer(pruned, job.linear, new, fitted.bias.ravel())
+    biases = [fitted.biases[number].ravel() for number in numbers]
+    return fitted, set_layers(pruned, layers, new, biases)
+
+
+def _bias(pruned: Model, linear: Linear, weight: np.ndarray) -> np.ndarray:
+    """Return a layer's bias, (g, O)."""
+    groups, _, outputs = weight.shape
+    _, bias = layer_weights(pruned, linear)
+    return np.broadcast_to(bias, groups * outputs).reshape(groups, outputs)
 
 
 def _zeroed(job: Job, zeros: Zeros, rows: Rows, pair: ModelPair) -> np.ndarray:

@@ -32,7 +32,7 @@ def captured(values: np.ndarray) -> tuple[LayerMoments, str]:
     inputs = model_inputs(model())
     samples = open_calibration(values, inputs)
     analysis = analyse(model(), inputs, samples)
-    (tap,) = find_taps(analysis.flow, analysis.groups)
+    (tap,) = find_taps(analysis, analysis.groups)
     moments = capture_moments(
         analysis,
         [tap],

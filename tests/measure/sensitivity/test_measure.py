@@ -95,7 +95,7 @@ def look(proto) -> tuple[Analysis, ConsumerMoments]:
     inputs = model_inputs(proto)
     data = open_calibration(DATA, inputs)
     analysis = analyse(proto, inputs, data)
-    taps = find_taps(analysis.flow, analysis.groups)
+    taps = find_taps(analysis, analysis.groups)
     moments = capture_moments(
         analysis,
         taps,
@@ -303,14 +303,31 @@ def test_layers_of_one_weight_are_changed_each_by_its_own_factors():
     n = Net({"x": ("N", 3, 6, 6)})
     h = n.node("Relu", n.gemm(n.node("Flatten", "x"), 108, 8))
     weight = n.random(8, 5)
-    factors = [(1.0, 1.0), (0.5, 4.0), (2.0, 0.0)]
+    layers = [n.node("Gemm", h, weight, n.random(5), alpha=0.5, beta=b) for b in (1.0, 4.0)]
+    analysis, observed = look(n.model(n.gemm(n.node("Sum", *layers), 5, 1)))
+    group = next(g for g in analysis.groups if len(g.consumers) == 2)
+    (consumer,) = refits_of(analysis.model, [group], analysis.flow, observed).values()
+    first, second = consumer.without(set(group.units[::2]))
+    np.testing.assert_allclose(second.bias * 4, first.bias, rtol=1e-6)
+    assert first.bias.any()
+
+
+def test_layers_that_no_refit_changes_are_tried_as_they_are():
+    """One weight under two factors, and a bias that is counted zero times."""
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.node("Relu", n.gemm(n.node("Flatten", "x"), 108, 8))
+    weight, factors = n.random(8, 5), [(1.0, 1.0), (0.5, 4.0)]
     layers = [n.node("Gemm", h, weight, n.random(5), alpha=a, beta=b) for a, b in factors]
+    layers.append(n.node("Gemm", h, n.random(8, 5), n.random(5), beta=0.0))
     analysis, observed = look(n.model(n.gemm(n.node("Sum", *layers), 5, 1)))
     group = next(g for g in analysis.groups if len(g.consumers) == 3)
-    (consumer,) = refits_of(analysis.model, [group], analysis.flow, observed).values()
-    first, second, third = consumer.without(set(group.units[::2]))
-    np.testing.assert_allclose(second.bias * 4, first.bias * 0.5, rtol=1e-6)
-    assert third.bias is None
+    gone = set(group.units[::2])
+    lost = np.isin(group.units, list(gone))
+    for consumer in refits_of(analysis.model, [group], analysis.flow, observed).values():
+        (change,) = consumer.without(gone)
+        assert change.bias is None
+        weight = analysis.model.constants()[change.linear.weight].values
+        np.testing.assert_array_equal(change.weight, -weight * lost[:, None])
 
 
 def inputs_of(model: Model, linear) -> np.ndarray:

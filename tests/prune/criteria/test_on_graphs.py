@@ -38,7 +38,7 @@ def seen_of(
     model, number: int = 0, seed: int = 0, moments: bool = False, to_device=lambda x: x
 ) -> tuple[Observation, Analysis]:
     analysis, samples = analysed(model)
-    taps = find_taps(analysis.flow, analysis.groups)
+    taps = find_taps(analysis, analysis.groups)
     captured = Captured()
     if moments:
         settings = Settings(positions=999)

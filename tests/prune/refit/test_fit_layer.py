@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from onnx_reap.graph.epilogue import Epilogue
-from onnx_reap.prune.refit.layer import Clip, Rows, fit_layer
+from onnx_reap.prune.refit.clip import Clip
+from onnx_reap.prune.refit.layer import Rows, Use, fit_layer
 from onnx_reap.solve.backend import Backend
 
 BACKEND = Backend.cpu()
@@ -48,11 +49,11 @@ def test_a_refit_never_raises_the_error_on_its_samples(clip, addend):
     gained = 0
     for seed in range(15):
         rows, weight, bias, epilogue = problem(seed, clip, addend=addend)
-        fitted = fit_layer(rows, weight, bias, epilogue, BACKEND)
+        fitted = fit_layer([Use(rows, bias, epilogue)], weight, BACKEND)
         # Rows and predictions are float32, relative errors up to about 10.
         close = pytest.approx
         assert fitted.error_before == close(error(rows, weight, bias, epilogue), rel=1e-4)
-        after = error(rows, fitted.weight, fitted.bias, epilogue)
+        after = error(rows, fitted.weight, fitted.biases[0], epilogue)
         assert fitted.error_after == close(after, rel=1e-4, abs=1e-6)
         assert fitted.error_after <= fitted.error_before
         gained += fitted.error_after < fitted.error_before
@@ -63,9 +64,9 @@ def test_a_refit_never_raises_the_error_on_its_samples(clip, addend):
 def test_fewer_rows_than_unknowns_do_no_harm_on_these_rows(few):
     for seed in range(10):
         rows, weight, bias, epilogue = problem(seed, "relu", rows=few, columns=30, fit=few - 1)
-        fitted = fit_layer(rows, weight, bias, epilogue, BACKEND)
+        fitted = fit_layer([Use(rows, bias, epilogue)], weight, BACKEND)
         assert fitted.error_after <= fitted.error_before
-        assert np.isfinite(fitted.weight).all() and np.isfinite(fitted.bias).all()
+        assert np.isfinite(fitted.weight).all() and np.isfinite(fitted.biases[0]).all()
 
 
 def test_clipping_forgives_what_lies_beyond_the_bound():
@@ -97,14 +98,12 @@ def test_an_output_that_is_scaled_to_nothing_keeps_its_weights():
     wanted = rows.wanted.copy()
     wanted[..., 1] = epilogue.shift[1]
     fitted = fit_layer(
-        Rows(rows.x, wanted, None, rows.fit),
+        [Use(Rows(rows.x, wanted, None, rows.fit), bias, Epilogue(scale, epilogue.shift, "y"))],
         weight,
-        bias,
-        Epilogue(scale, epilogue.shift, "y"),
         BACKEND,
     )
     assert np.array_equal(fitted.weight[0, :, 1], weight[0, :, 1])
-    assert fitted.bias[0, 1] == bias[0, 1]
+    assert fitted.biases[0][0, 1] == bias[0, 1]
     assert fitted.error_after < fitted.error_before
 
 
@@ -113,7 +112,7 @@ def test_what_fits_already_stays():
     y = rows.x.astype(np.float64) @ weight + bias[:, None]
     wanted = y * epilogue.scale.reshape(2, 1, -1) + epilogue.shift.reshape(2, 1, -1)
     exact = Rows(rows.x, wanted.astype(np.float32), None, rows.fit)
-    fitted = fit_layer(exact, weight, bias, epilogue, BACKEND)
+    fitted = fit_layer([Use(exact, bias, epilogue)], weight, BACKEND)
     np.testing.assert_allclose(fitted.weight, weight, rtol=1e-4, atol=1e-5)  # float32 rows
     assert fitted.error_after <= fitted.error_before < 1e-10
 
@@ -121,8 +120,8 @@ def test_what_fits_already_stays():
 def test_fewer_rows_than_columns_give_what_the_same_rows_give_three_times():
     """The one is solved in its dual form, the other by moments, which are the same."""
     rows, weight, bias, epilogue = problem(5, "relu", rows=20, columns=30, fit=15)
-    dual = fit_layer(rows, weight, bias, epilogue, BACKEND)
+    dual = fit_layer([Use(rows, bias, epilogue)], weight, BACKEND)
     thrice = Rows(*(np.repeat(a, 3, axis=1) for a in (rows.x, rows.wanted, rows.addend)), fit=45)
-    direct = fit_layer(thrice, weight, bias, epilogue, BACKEND)
+    direct = fit_layer([Use(thrice, bias, epilogue)], weight, BACKEND)
     assert dual.damping == direct.damping < np.inf  # weights were fitted
     np.testing.assert_allclose(dual.weight, direct.weight, rtol=1e-3, atol=1e-4)  # float32 rows

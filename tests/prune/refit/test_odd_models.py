@@ -10,7 +10,7 @@ from small_models import chain, images, run
 
 import onnx_reap
 from onnx_reap.graph.epilogue import Epilogue
-from onnx_reap.prune.refit.layer import Rows, fit_layer
+from onnx_reap.prune.refit.layer import Rows, Use, fit_layer
 from onnx_reap.solve.backend import Backend
 
 
@@ -69,12 +69,16 @@ def test_dead_outputs_say_nothing():
     backend = Backend.cpu()
     epilogue = Epilogue(live, np.array([0.0] * 4 + [5.0, 5.0]), "u")
     wanted = (y * live + epilogue.shift).astype(np.float32)
-    fitted = fit_layer(Rows(x, wanted, None, 240), weight, bias, epilogue, backend)
+    fitted = fit_layer([Use(Rows(x, wanted, None, 240), bias, epilogue)], weight, backend)
     alone = fit_layer(
-        Rows(x, wanted[..., :4], None, 240),
+        [
+            Use(
+                Rows(x, wanted[..., :4], None, 240),
+                bias[:, :4],
+                Epilogue(live[:4], epilogue.shift[:4], "u"),
+            )
+        ],
         weight[..., :4],
-        bias[:, :4],
-        Epilogue(live[:4], epilogue.shift[:4], "u"),
         backend,
     )
     assert fitted.damping == alone.damping
