@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from itertools import chain, count
 
 import numpy as np
@@ -13,7 +14,9 @@ from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.export import node_proto, with_constants, without_content
 from onnx_reap.graph.ir.order import captured_tensors, in_order
 from onnx_reap.graph.ir.reading import constant_values, dense, read_graph
+from onnx_reap.graph.ir.requantise import requantised
 from onnx_reap.graph.ir.sharing import still_equal, unshare
+from onnx_reap.graph.ir.stored import Stored, find_stored
 from onnx_reap.graph.rules.traits import NO_TRAITS, has_rule, traits_of
 from onnx_reap.onnxio.dtypes import is_any_float
 from onnx_reap.onnxio.extract import extract, names_in_subgraphs
@@ -38,6 +41,8 @@ class Model:
         The model as given. Never modified.
     graph : onnx_graphsurgeon.Graph
         Nodes in topological order.
+    stored : dict[str, Stored]
+        How constants are written that the file holds as integers, by their names in the graph.
     keys : dict[int, str]
         A unique name for each node, by `id(node)`.
     types : frozenset of int
@@ -68,6 +73,8 @@ class Model:
         self.graph.nodes = in_order(self.graph.nodes)
         self.keys = _unique_keys(self.graph.nodes)
         self._names: set[str] = set()
+        self.stored: dict[str, Stored] = {}
+        self._absorb_stored()
         self._copied: dict[str, str] = {}  # originals, by the names of copies
         self.unshare_parameters()
 
@@ -153,13 +160,27 @@ class Model:
                 absorbed[name] = values
         self.set_constants(absorbed)
 
+    def _absorb_stored(self) -> None:
+        """Let constants that the file holds as integers stand as real numbers."""
+        taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
+        protos = {key: source.proto for key, source in self._source.items()}
+        self.stored = find_stored(self.graph.nodes, protos, taken, self.unused)
+        self.set_constants({name: stored.values for name, stored in self.stored.items()})
+        for name, tensor in self.graph.tensors().items():
+            if name in self.stored:
+                self.stored[name] = replace(self.stored[name], values=tensor.values)
+
     def unshare_parameters(self) -> None:
         """Give every use of a vector of parameters its own copy, lest equal values tie channels.
 
         Copies that are still equal when the model is written are written once.
         """
         taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
-        self._copied |= unshare(self.graph.nodes, taken, self.unused)
+        new = unshare(self.graph.nodes, taken, self.unused)
+        self._copied |= new
+        for copy, name in new.items():
+            if name in self.stored:
+                self.stored[copy] = self.stored[name].renamed(copy, self.unused)
 
     def to_run(self) -> LightModel:
         """Write the graph as a model in float32, to run it."""
@@ -179,15 +200,20 @@ class Model:
         out = without_content(self.light.proto)
         constants = self.constants()
         same = still_equal(self._copied, constants)
-        out.graph.node.extend(self._nodes_with_calls(same))
+        written = requantised(self.nodes, self.stored, self._given - self.stored.keys())
+        nodes = self._nodes_with_calls(same)
+        out.graph.node.extend(_with_makers(nodes, {n: w.nodes for n, w in written.items()}))
+        integers = {t.name: t for s in self.stored.values() for t in s.inputs}
+        integers |= {t.name: t for w in written.values() for t in w.inputs}
+        constants = integers | {n: t for n, t in constants.items() if n not in integers.keys() | written.keys()}
         called = functions_called(out.graph.node, out.functions)
         functions = [f for f in out.functions if (f.domain, f.name) in called]
         del out.functions[:]
         out.functions.extend(functions)
         read = {name for n in out.graph.node for name in (*n.input, *names_in_subgraphs(n))}
         read |= {tensor.name for tensor in self.graph.outputs}
-        written = [constant for name, constant in constants.items() if name in read]
-        return with_constants(out, written, self.light)
+        held = [constant for name, constant in constants.items() if name in read]
+        return with_constants(out, held, self.light)
 
     def _nodes_with_calls(self, same: Mapping[str, str]) -> list[onnx.NodeProto]:
         """Write all nodes, those of a call as the call where it still gives the same."""
@@ -243,6 +269,19 @@ class Model:
 def is_floating(constant: gs.Constant) -> bool:
     """Whether a constant holds floating-point numbers, of any width."""
     return is_any_float(constant.dtype)
+
+
+def _with_makers(
+    nodes: Iterable[onnx.NodeProto], makers: Mapping[str, Sequence[onnx.NodeProto]]
+) -> list[onnx.NodeProto]:
+    """Put the nodes that make a tensor in front of the first one that reads it."""
+    out: list[onnx.NodeProto] = []
+    left = dict(makers)
+    for node in nodes:
+        for name in node.input:
+            out += left.pop(name, ())
+        out.append(node)
+    return out
 
 
 def _constants_of(graph: onnx.GraphProto) -> set[str]:
