@@ -21,6 +21,7 @@ from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.compare import CUT, check_loads, compare
 from onnx_reap.measure.quality import measure_quality
+from onnx_reap.measure.unrounded import unrounded
 from onnx_reap.onnxio.check import check_file
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.weights import with_weights
@@ -145,10 +146,9 @@ def _verified(
     sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]
     feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
     kept = kept_positions(analysis.flow, removed)
+    models = [unrounded(each.to_run(), analysis.probe.shapes) for each in (masked, pruned)]
     try:
-        _, notes = compare(
-            masked.to_run(), pruned.to_run(), feeds, analysis.providers, CUT, places=kept
-        )
+        _, notes = compare(*models, feeds, analysis.providers, CUT, places=kept)
     finally:
         masked.free_weights()  # they may be large
     if analysis.model.types and analysis.runs_as_given:
@@ -170,6 +170,8 @@ def masked_model(analysis: Analysis, removed: tuple[int, ...]) -> onnx.ModelProt
     masked = analysis.copy()
     before = {name: constant.values for name, constant in masked.constants().items()}
     mask_graph(masked, analysis.flow, removed)
+    if masked.stored:
+        return masked.to_proto()
     after = {name: constant.values for name, constant in masked.constants().items()}
     changed = {name: values for name, values in after.items() if values is not before[name]}
     return replace(analysis.light, proto=with_weights(analysis.light.proto, changed)).whole()

@@ -101,9 +101,11 @@ def _grid(constant: gs.Constant, memory: Stored, least: np.ndarray | None) -> Gr
         return memory.grid
     grid = memory.grid
     if grid.scale.shape != constant.values.shape:  # it was made anew, of another shape
-        one = grid.scale.max(initial=0)
-        full = (np.broadcast_to(n, constant.values.shape) for n in (one, grid.zero.max(initial=0)))
-        grid = replace(grid, **dict(zip(("scale", "zero"), full, strict=True)), axis=None)
+        scale, zero = (
+            np.broadcast_to(numbers.ravel()[:1].sum(dtype=numbers.dtype), constant.values.shape)
+            for numbers in (grid.scale, grid.zero)
+        )
+        grid = replace(grid, scale=scale, zero=zero, axis=None)
     return fitted(constant.values, grid, least)
 
 
@@ -180,7 +182,7 @@ def _one_each(numbers: np.ndarray, grid: Grid, memory: Stored) -> np.ndarray:
     """Return one number of a grid, or one for every channel."""
     if grid.axis is None:
         shape = memory.scale_shape if np.prod(memory.scale_shape) == 1 else ()
-        return np.asarray(numbers.max(initial=0) if numbers.size else 0).reshape(shape)
+        return np.asarray(numbers.ravel()[:1].sum(dtype=numbers.dtype)).reshape(shape)
     others = tuple(a for a in range(numbers.ndim) if a != grid.axis)
     return np.asarray(numbers[tuple(0 if a in others else slice(None) for a in range(numbers.ndim))])
 
