@@ -14,7 +14,7 @@ from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.export import node_proto, with_constants, without_content
 from onnx_reap.graph.ir.order import captured_tensors, in_order
 from onnx_reap.graph.ir.reading import constant_values, dense, read_graph
-from onnx_reap.graph.ir.requantise import requantised
+from onnx_reap.graph.ir.requantise import Written, requantised
 from onnx_reap.graph.ir.sharing import still_equal, unshare
 from onnx_reap.graph.ir.stored import Stored, find_stored
 from onnx_reap.graph.rules.traits import NO_TRAITS, has_rule, traits_of
@@ -201,7 +201,7 @@ class Model:
         constants = self.constants()
         same = still_equal(self._copied, constants)
         written = requantised(self.nodes, self.stored, self._given - self.stored.keys())
-        nodes = self._nodes_with_calls(same)
+        nodes = self._nodes_with_calls(same, written)
         out.graph.node.extend(_with_makers(nodes, {n: w.nodes for n, w in written.items()}))
         integers = {t.name: t for s in self.stored.values() for t in s.inputs}
         integers |= {t.name: t for w in written.values() for t in w.inputs}
@@ -215,16 +215,22 @@ class Model:
         held = [constant for name, constant in constants.items() if name in read]
         return with_constants(out, held, self.light)
 
-    def _nodes_with_calls(self, same: Mapping[str, str]) -> list[onnx.NodeProto]:
+    def _nodes_with_calls(
+        self, same: Mapping[str, str], stored: Mapping[str, Written]
+    ) -> list[onnx.NodeProto]:
         """Write all nodes, those of a call as the call where it still gives the same."""
         place = {id(node): number for number, node in enumerate(self.graph.nodes)}
         written = {n: self.node_proto(node, same) for n, node in enumerate(self.graph.nodes)}
         for call in self._calls:
             parts = sorted(place[key] for key in call.ids & place.keys())
-            if parts and call.is_whole(place.keys(), self._folded, same):
+            if not parts:
+                continue
+            whole = call.is_whole(place.keys(), self._folded, same)
+            proto = call.proto if whole else call.fused(place.keys(), stored, same)
+            if proto is not None:
                 for number in parts:
                     del written[number]
-                written[parts[-1]] = call.proto
+                written[parts[-1]] = proto
         return [written[number] for number in sorted(written)]
 
     def to_proto(self) -> onnx.ModelProto:
