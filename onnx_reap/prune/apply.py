@@ -146,9 +146,10 @@ def _verified(
     sizes = [analysis.fixed_batch] if analysis.fixed_batch else [1, 3]
     feeds = [next(iter(samples.batches(size, pad=True))) for size in sizes]
     kept = kept_positions(analysis.flow, removed)
-    models = [unrounded(each.to_run(), analysis.probe.shapes) for each in (masked, pruned)]
+    shapes = analysis.probe.shapes
+    whole, cut = (unrounded(each.to_run(), shapes) for each in (masked, pruned))
     try:
-        _, notes = compare(*models, feeds, analysis.providers, CUT, places=kept)
+        _, notes = compare(whole, cut, feeds, analysis.providers, CUT, places=kept)
     finally:
         masked.free_weights()  # they may be large
     if analysis.model.types and analysis.runs_as_given:

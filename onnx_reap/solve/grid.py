@@ -39,10 +39,10 @@ def fitted(values: np.ndarray, grid: Grid, least: np.ndarray | None = None) -> G
     """
     others = tuple(a for a in range(values.ndim) if a != grid.axis)
     exact = (grid.real(grid.nearest(values)) == values).all(others, keepdims=True)
-    exact &= _same(grid.scale, others) & _same(grid.zero, others)
+    exact = exact & _same(grid.scale, others) & _same(grid.zero, others)
     old = grid.scale.max(others, keepdims=True, initial=0)
     floor = np.zeros_like(old) if least is None else np.asarray(least).reshape(old.shape)
-    exact &= old >= floor
+    exact = exact & (old >= floor)
     scale, zero = _widest(values.astype(np.float64), grid, others)
     scale = np.where(scale > 0, np.maximum(scale, floor), np.maximum(old, floor))
     scale = np.where(exact, old, scale).astype(values.dtype)
@@ -60,14 +60,11 @@ def fitted(values: np.ndarray, grid: Grid, least: np.ndarray | None = None) -> G
 
 def _same(numbers: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """Tell along which channels numbers are all the same."""
-    low = numbers.min(axes, keepdims=True, initial=np.inf if numbers.dtype.kind == "f" else 2**62)
-    high = numbers.max(axes, keepdims=True, initial=-np.inf if numbers.dtype.kind == "f" else -(2**62))
-    return np.asarray(low >= high)
+    first = numbers[tuple(slice(1) if a in axes else slice(None) for a in range(numbers.ndim))]
+    return np.asarray((numbers == first).all(axes, keepdims=True))
 
 
-def _widest(
-    values: np.ndarray, grid: Grid, axes: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
+def _widest(values: np.ndarray, grid: Grid, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return the smallest scale, and its zero point, that reach all values of a channel."""
     low = np.minimum(values.min(axes, keepdims=True, initial=0.0), 0.0)
     high = np.maximum(values.max(axes, keepdims=True, initial=0.0), 0.0)

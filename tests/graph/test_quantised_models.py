@@ -14,7 +14,6 @@ from small_models import images, run, weights_of
 
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.measure.unrounded import unrounded
-from onnx_reap.onnxio.light_model import LightModel
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "per tensor": {},

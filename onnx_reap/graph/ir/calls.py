@@ -46,7 +46,6 @@ class Call:
             tensor.values is folded.get(tensor.name) for tensor in inside if tensor.name in own
         )
 
-
     def fused(
         self, there: Set[int], written: Mapping[str, Written], same: Mapping[str, str]
     ) -> onnx.NodeProto | None:

@@ -14,9 +14,9 @@ from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.export import node_proto, with_constants, without_content
 from onnx_reap.graph.ir.order import captured_tensors, in_order
 from onnx_reap.graph.ir.reading import constant_values, dense, read_graph
-from onnx_reap.graph.ir.requantise import Written, requantised
+from onnx_reap.graph.ir.requantise import Written, requantised, with_makers
 from onnx_reap.graph.ir.sharing import still_equal, unshare
-from onnx_reap.graph.ir.stored import Stored, find_stored
+from onnx_reap.graph.ir.stored import Stored, find_stored, find_transposed
 from onnx_reap.graph.rules.traits import NO_TRAITS, has_rule, traits_of
 from onnx_reap.onnxio.dtypes import is_any_float
 from onnx_reap.onnxio.extract import extract, names_in_subgraphs
@@ -163,12 +163,13 @@ class Model:
     def _absorb_stored(self) -> None:
         """Let constants that the file holds as integers stand as real numbers."""
         taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
-        protos = {key: source.proto for key, source in self._source.items()}
-        self.stored = find_stored(self.graph.nodes, protos, taken, self.unused)
-        self.set_constants({name: stored.values for name, stored in self.stored.items()})
-        for name, tensor in self.graph.tensors().items():
-            if name in self.stored:
-                self.stored[name] = replace(self.stored[name], values=tensor.values)
+        self._keep_stored(find_stored(self.graph.nodes, self._source, taken, self.unused))
+        self._keep_stored(find_transposed(self.graph.nodes, self.stored, taken, self.unused))
+
+    def _keep_stored(self, found: Mapping[str, Stored]) -> None:
+        self.set_constants({name: stored.values for name, stored in found.items()})
+        # An array may have been copied, and is known by its identity from now on.
+        self.stored |= {n: replace(s, values=self._folded[n]) for n, s in found.items()}
 
     def unshare_parameters(self) -> None:
         """Give every use of a vector of parameters its own copy, lest equal values tie channels.
@@ -202,18 +203,17 @@ class Model:
         same = still_equal(self._copied, constants)
         written = requantised(self.nodes, self.stored, self._given - self.stored.keys())
         nodes = self._nodes_with_calls(same, written)
-        out.graph.node.extend(_with_makers(nodes, {n: w.nodes for n, w in written.items()}))
-        integers = {t.name: t for s in self.stored.values() for t in s.inputs}
-        integers |= {t.name: t for w in written.values() for t in w.inputs}
-        constants = integers | {n: t for n, t in constants.items() if n not in integers.keys() | written.keys()}
+        out.graph.node.extend(with_makers(nodes, written))
+        # Integers as the file has them serve calls, and constants that nobody touched.
+        held = constants | {t.name: t for s in self.stored.values() for t in s.inputs}
+        held |= {t.name: t for w in written.values() for t in w.inputs}
         called = functions_called(out.graph.node, out.functions)
-        functions = [f for f in out.functions if (f.domain, f.name) in called]
-        del out.functions[:]
-        out.functions.extend(functions)
+        for function in [f for f in out.functions if (f.domain, f.name) not in called]:
+            out.functions.remove(function)
         read = {name for n in out.graph.node for name in (*n.input, *names_in_subgraphs(n))}
         read |= {tensor.name for tensor in self.graph.outputs}
-        held = [constant for name, constant in constants.items() if name in read]
-        return with_constants(out, held, self.light)
+        read -= written.keys()
+        return with_constants(out, [t for n, t in held.items() if n in read], self.light)
 
     def _nodes_with_calls(
         self, same: Mapping[str, str], stored: Mapping[str, Written]
@@ -275,19 +275,6 @@ class Model:
 def is_floating(constant: gs.Constant) -> bool:
     """Whether a constant holds floating-point numbers, of any width."""
     return is_any_float(constant.dtype)
-
-
-def _with_makers(
-    nodes: Iterable[onnx.NodeProto], makers: Mapping[str, Sequence[onnx.NodeProto]]
-) -> list[onnx.NodeProto]:
-    """Put the nodes that make a tensor in front of the first one that reads it."""
-    out: list[onnx.NodeProto] = []
-    left = dict(makers)
-    for node in nodes:
-        for name in node.input:
-            out += left.pop(name, ())
-        out.append(node)
-    return out
 
 
 def _constants_of(graph: onnx.GraphProto) -> set[str]:

@@ -4,7 +4,7 @@ Biases of layers are stored with the product of the scales of input and weight, 
 integers take for granted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,7 +44,7 @@ class _Layer:
 
 
 def requantised(
-    nodes: list[gs.Node], stored: Mapping[str, Stored], given: Mapping[str, object]
+    nodes: list[gs.Node], stored: Mapping[str, Stored], given: Collection[str]
 ) -> dict[str, Written]:
     """Write all constants that were, or have to be, stored as integers.
 
@@ -71,13 +71,27 @@ def requantised(
         if layer.bias is not None and layer.bias.name not in given
     }
     for name, constant in constants.items():
-        memory = stored.get(name)
-        if name in scales and (memory is None or memory.is_bias):
-            memory = memory or _new_bias(constant)
-            written[name] = _write(constant, memory, _bias_grid(constant, scales[name]))
-        elif memory is not None and memory.is_bias:
-            written[name] = _write(constant, memory, _grid(constant, memory, None))
+        known = stored.get(name)
+        if name in scales and (known is None or known.is_bias):
+            grid = _bias_grid(constant, scales[name])
+            written[name] = _write(constant, known or _new_bias(constant), grid)
+        elif known is not None and known.is_bias:
+            written[name] = _write(constant, known, _grid(constant, known, None))
     return written
+
+
+def with_makers(
+    nodes: Iterable[onnx.NodeProto], written: Mapping[str, Written]
+) -> list[onnx.NodeProto]:
+    """Put the nodes that make a tensor in front of the first one that reads it."""
+    out: list[onnx.NodeProto] = []
+    left = dict(written)
+    for node in nodes:
+        for name in node.input:
+            if name in left:
+                out += left.pop(name).nodes
+        out.append(node)
+    return out
 
 
 def _layer(node: gs.Node, stored: Mapping[str, Stored]) -> _Layer | None:
@@ -145,9 +159,7 @@ def _bias_grid(constant: gs.Constant, scale: np.ndarray) -> Grid:
 
 
 def _write(constant: gs.Constant, memory: Stored, grid: Grid) -> Written:
-    last = memory.nodes[-1] if memory.nodes else None
-    assert last is not None
-    same = constant.values is memory.values and constant.name == last.output[0]
+    same = constant.values is memory.values and constant.name == memory.nodes[-1].output[0]
     if same and _same_scales(grid, memory.grid):
         return Written(memory.nodes, memory.inputs)
     integers = grid.nearest(constant.values)
@@ -159,7 +171,7 @@ def _write(constant: gs.Constant, memory: Stored, grid: Grid) -> Written:
     else:
         first = gs.Constant(memory.names[0], integers.astype(memory.kind))
     inputs = [first, *(gs.Constant(name, values) for name, values in parts)]
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     for number, proto in enumerate(memory.nodes):
         node = onnx.NodeProto()
         node.CopyFrom(proto)
@@ -184,7 +196,9 @@ def _one_each(numbers: np.ndarray, grid: Grid, memory: Stored) -> np.ndarray:
         shape = memory.scale_shape if np.prod(memory.scale_shape) == 1 else ()
         return np.asarray(numbers.ravel()[:1].sum(dtype=numbers.dtype)).reshape(shape)
     others = tuple(a for a in range(numbers.ndim) if a != grid.axis)
-    return np.asarray(numbers[tuple(0 if a in others else slice(None) for a in range(numbers.ndim))])
+    return np.asarray(
+        numbers[tuple(0 if a in others else slice(None) for a in range(numbers.ndim))]
+    )
 
 
 def _set_axis(node: onnx.NodeProto, axis: int | None) -> None:

@@ -13,6 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
+from onnx_reap.graph.ir.export import Source
 from onnx_reap.onnxio.dtypes import is_float, is_integers, range_of
 from onnx_reap.solve.grid import Grid
 
@@ -50,7 +51,7 @@ class Stored:
 
 def find_stored(
     nodes: Sequence[gs.Node],
-    protos: Mapping[int, onnx.NodeProto],
+    sources: Mapping[int, Source],
     taken: Set[str],
     unused: Callable[[str], str],
 ) -> dict[str, Stored]:
@@ -58,8 +59,8 @@ def find_stored(
 
     Parameters
     ----------
-    protos : mapping of int to onnx.NodeProto
-        Nodes of the file, or of a function, by `id(node)`.
+    sources : mapping of int to Source
+        What nodes were in the file, or in a function, by `id(node)`.
     taken : set of str
         Tensors that have another use than as nodes' inputs.
     unused : callable
@@ -73,7 +74,7 @@ def find_stored(
         known = node.op == "DequantizeLinear" and node.domain in STANDARD_DOMAINS
         if not known or name in taken or node.attrs.get("block_size", 0):
             continue
-        stored = _read(node, protos)
+        stored = _read(node, sources)
         if stored is not None:
             own = [t.name for t in node.inputs if isinstance(t, gs.Constant)]
             names = [
@@ -88,7 +89,35 @@ def find_stored(
     return found
 
 
-def _read(node: gs.Node, protos: Mapping[int, onnx.NodeProto]) -> Stored | None:
+def find_transposed(
+    nodes: Sequence[gs.Node],
+    stored: Mapping[str, Stored],
+    taken: Set[str],
+    unused: Callable[[str], str],
+) -> dict[str, Stored]:
+    """Find constants that are stored as integers and then transposed, see `find_stored`."""
+    found = {}
+    for node in nodes:
+        name = node.outputs[0].name if node.outputs else ""
+        source = stored.get(node.inputs[0].name) if node.inputs else None
+        if node.op != "Transpose" or source is None or name in taken:
+            continue
+        rank, grid = source.values.ndim, source.grid
+        perm = list(node.attrs.get("perm", range(rank)[::-1]))
+        turned = Grid(
+            grid.scale.transpose(perm),
+            grid.zero.transpose(perm),
+            grid.low,
+            grid.high,
+            None if grid.axis is None else perm.index(grid.axis),
+            grid.symmetric,
+        )
+        values = np.ascontiguousarray(source.values.transpose(perm))
+        found[name] = replace(source, grid=turned, values=values).renamed(name, unused)
+    return found
+
+
+def _read(node: gs.Node, sources: Mapping[int, Source]) -> Stored | None:
     """Read a DequantizeLinear, with the QuantizeLinear in front of it where that is of a constant.
 
     None where they are of something else.
@@ -98,7 +127,7 @@ def _read(node: gs.Node, protos: Mapping[int, onnx.NodeProto]) -> Stored | None:
         chain.insert(0, source.inputs[0])
     read = [chain[0].inputs[0], *(t for each in chain for t in each.inputs[1:] if t.name)]
     constants = [constant for t in read if (constant := _constant(t)) is not None]
-    if len(constants) < len(read) or any(id(each) not in protos for each in chain):
+    if len(constants) < len(read) or any(id(each) not in sources for each in chain):
         return None
     first = constants[0]
     has_zero = len(node.inputs) > 2 and bool(node.inputs[2].name)
@@ -113,7 +142,7 @@ def _read(node: gs.Node, protos: Mapping[int, onnx.NodeProto]) -> Stored | None:
     grid = _grid(scale, zero, kind, axis, real.shape)
     integers = real if len(chain) == 1 else grid.nearest(real)
     return Stored(
-        tuple(protos[id(each)] for each in chain),
+        tuple(sources[id(each)].proto for each in chain),
         tuple(constants),
         ("", "", ""),
         grid.real(integers),
