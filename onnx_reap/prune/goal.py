@@ -99,12 +99,13 @@ def _no_width(groups: Sequence[Group], settings: Settings) -> TargetError:
 def nothing_to_prune(analysis: Analysis) -> ReapError:
     """Tell why a model has no groups, as an error to raise."""
     reasons = [f"{f.node} ({f.reason} at {f.cause})" for f in analysis.frozen[:3]]
-    quantised = [n.op for n in analysis.model.nodes if "Quantize" in n.op or "QLinear" in n.op]
-    if quantised:
+    integer = [n.op for n in analysis.model.nodes if _is_on_integers(n.op)]
+    if integer:
         return ReapError(
-            "the model is quantised, and quantised weights can't be pruned",
-            got=f"{len(quantised)} nodes such as {quantised[0]}",
-            expected="a floating-point model",
+            "the model is quantised in a form that can't be pruned",
+            got=f"{len(integer)} nodes such as {integer[0]}",
+            expected="weights behind DequantizeLinear, QLinearConv, QGemm or QLinearMatMul with "
+            "constant scales, or in floating point",
             hint="prune the model that this one was made from, and quantise the result",
         )
     return ReapError(
@@ -113,6 +114,11 @@ def nothing_to_prune(analysis: Analysis) -> ReapError:
         expected="convolutions or dense layers whose outputs other layers read",
         hint="loosen --exclude or --include if you set them",
     )
+
+
+def _is_on_integers(op: str) -> bool:
+    """Whether layers around such a node compute with integers in a form that isn't understood."""
+    return op == "DynamicQuantizeLinear" or op.startswith("QLinear") or op.endswith("Integer")
 
 
 def check_globs(analysis: Analysis, settings: Settings) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from net import Net
 from quantised import quantised, residual
 from small_models import chain, images, run, weights_of
 
@@ -92,6 +93,27 @@ def test_layers_without_bias_get_one_of_integers(tmp_path: Path):
     held = weights_of(small)
     assert any(len(n.input) == 3 for n in small.graph.node if n.op_type == "Conv")
     assert all(x.ndim <= 1 for x in held.values() if x.dtype.kind == "f")
+
+
+def test_integers_that_are_transposed_stay_integers():
+    """As PyTorch writes dense layers: weights by outputs, transposed for a MatMul."""
+    n = Net({"x": ("N", 3, 8, 8)}, opset=17)
+    scale, zero = n.constant(np.float32(0.04)), n.constant(np.uint8(128))
+
+    def layer(x: str, inputs: int, outputs: int) -> str:
+        x = n.node("QuantizeLinear", x, scale, zero)
+        x = n.node("DequantizeLinear", x, scale, zero)
+        integers = n.constant(n.rng.integers(-127, 128, (outputs, inputs)).astype(np.int8))
+        scales = n.constant(n.rng.uniform(0.2, 1, outputs).astype(np.float32) / inputs**0.5 / 100)
+        weight = n.node("DequantizeLinear", integers, scales, axis=0)
+        return n.node("MatMul", x, n.node("Transpose", weight, perm=[1, 0]))
+
+    h = n.node("Relu", layer(n.node("Flatten", "x"), 192, 32))
+    model = n.model(layer(n.node("Relu", layer(h, 32, 32)), 32, 6))
+    small = onnx_reap.reap(model, images(256), target_macs=0.6).model
+    onnx.checker.check_model(small, full_check=True)
+    assert all(x.ndim <= 1 for x in weights_of(small).values() if x.dtype.kind == "f")
+    assert error(model, small) < 0.3
 
 
 def test_replay_makes_the_sliced_model_again(model, sliced, tmp_path: Path):
