@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from net import Net
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from quantised import quantised, residual
 from small_models import chain, images, run, weights_of
 

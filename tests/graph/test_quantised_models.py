@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from net import Net
 from onnxruntime.quantization import QuantType
 from oracle import Studied, assert_costs_of_real_numbers, assert_same_function, choose, study
 from quantised import quantised, residual
@@ -88,3 +89,25 @@ def test_integers_are_cut_and_not_rounded_again(model: onnx.ModelProto):
     for name, array in after.items():
         assert array.size < before[name].size
         assert {*np.unique(array)} <= {*np.unique(before[name])}
+
+
+def test_activations_with_a_scale_for_every_channel():
+    n = Net({"x": ("N", 3, 6, 6)}, opset=17)
+    scales = n.constant(n.rng.uniform(0.01, 0.03, 8).astype(np.float32), "scales")
+    zeros = n.constant(n.rng.integers(100, 150, 8).astype(np.uint8), "zeros")
+    h = n.node("QuantizeLinear", n.conv("x", 3, 8), scales, zeros)
+    h = n.node("MaxPool", n.node("DequantizeLinear", h, scales, zeros), kernel_shape=[2, 2])
+    studied = study(n.model(n.conv(h, 8, 4)))
+    assert [group.width for group in studied.groups] == [8]
+    removed = choose(studied.groups, 0.5)
+    masked, cut = studied.mask(removed), studied.cut(removed)
+    onnx.checker.check_model(cut, full_check=True)
+    assert_same_function(smooth(studied, masked), smooth(studied, cut), (1, 3), 2e-5)
+    assert_costs_of_real_numbers(studied, removed, cut)
+
+
+def test_activations_with_a_computed_scale_freeze():
+    n = Net({"x": ("N", 3, 6, 6)}, opset=17)
+    h, scale, zero = n.node("DynamicQuantizeLinear", n.conv("x", 3, 8), outputs=3)
+    studied = study(n.model(n.conv(n.node("DequantizeLinear", h, scale, zero), 8, 4)))
+    assert not studied.groups
