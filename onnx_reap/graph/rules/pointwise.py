@@ -155,7 +155,7 @@ _BROADCASTING: Mapping[str, Trait] = {
 POINTWISE: dict[str, Rule] = {
     **{op: Rule(_unary, traits=traits) for op, traits in _UNARY.items()},
     **{op: Rule(_pointwise, traits=traits) for op, traits in _BROADCASTING.items()},
-    "DequantizeLinear": Rule(_quantisation, traits=_CARRYING_MAP | Trait.QUANTISES),
-    "QuantizeLinear": Rule(_quantisation, traits=_CARRYING_MAP | Trait.QUANTISES | Trait.JUMPS),
+    "DequantizeLinear": Rule(_quantisation, traits=_MAP | Trait.QUANTISES),
+    "QuantizeLinear": Rule(_quantisation, traits=_MAP | Trait.QUANTISES | Trait.JUMPS),
     "PRelu": Rule(_prelu, traits=_CARRYING_MAP | Trait.HOMOGENEOUS),
 }
