@@ -10,6 +10,7 @@ from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
 from onnx_reap.graph.ir.export import Source
 from onnx_reap.graph.ir.requantise import Written
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.functions import Functions
 
 
@@ -54,7 +55,7 @@ class Call:
         None where more than its weights changed.
         """
         left = [part for part in self.parts if id(part.node) in there]
-        layers = [part for part in left if part.proto.op_type in ("Conv", "Gemm", "MatMul")]
+        layers = [part for part in left if Trait.WEIGHTED in traits_of(part.proto.op_type)]
         if self.proto.op_type not in _BIAS or len(layers) != 1:
             return None
         around, layer = [part for part in left if part is not layers[0]], layers[0]
