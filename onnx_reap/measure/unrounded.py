@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.extract import names_in_subgraphs
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.quantiser import Quantiser, quantiser_of
@@ -32,7 +33,7 @@ def unrounded(model: LightModel, shapes: Shapes) -> LightModel:
     readers = Counter(name for node in nodes for name in node.input)
     constants, quantisers, back = model.constants, dict[str, Quantiser](), Counter[str]()
     for node in nodes:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if Trait.QUANTISES | Trait.POINTWISE in traits_of(node.op_type):
             found = quantiser_of(node, constants, len(shapes[node.input[0]]))
             if found is not None:
                 quantisers[node.output[0]] = found

@@ -12,6 +12,7 @@ from onnx_reap.graph.ir.export import Source
 from onnx_reap.graph.ir.requantise import Written
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.functions import Functions
+from onnx_reap.onnxio.integer_calls import BIASES
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Call:
         """
         left = [part for part in self.parts if id(part.node) in there]
         layers = [part for part in left if Trait.WEIGHTED in traits_of(part.proto.op_type)]
-        if self.proto.op_type not in _BIAS or len(layers) != 1:
+        if self.proto.op_type not in BIASES or len(layers) != 1:
             return None
         around, layer = [part for part in left if part is not layers[0]], layers[0]
         names = [same.get(t.name, t.name) for t in layer.node.inputs[1:]]
@@ -64,7 +65,7 @@ class Call:
         linked = [layer.node.inputs[0].name, layer.node.outputs[0].name]
         if linked != [layer.proto.input[0], layer.proto.output[0]] or not whole:
             return None
-        bias = _BIAS[self.proto.op_type]
+        bias = BIASES[self.proto.op_type]
         if len(names) > (1 if bias is None else 2):
             return None
         if not all(name in written and len(written[name].nodes) == 1 for name in names):
@@ -79,10 +80,6 @@ class Call:
         del out.attribute[:]
         out.attribute.extend(layer.rewritten(same).attribute)
         return out
-
-
-_BIAS = {"QLinearConv": 8, "QLinearMatMul": None, "QGemm": 6}
-"""Layers on integers, whose inputs 3 to 5 are the weight, and the input that is the bias."""
 
 
 def expand_calls(
