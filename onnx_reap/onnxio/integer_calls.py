@@ -117,5 +117,9 @@ INTEGER_CALLS: Mapping[tuple[str, str], Callable[[Body, Types], list[str] | None
     (_MICROSOFT, "QLinearSigmoid"): _unary("Sigmoid"),
 }
 
-BIASES: Mapping[str, int | None] = {"QLinearConv": 8, "QLinearMatMul": None, "QGemm": 6}
+BIASES: Mapping[tuple[str, str], int | None] = {
+    ("", "QLinearConv"): 8,
+    ("", "QLinearMatMul"): None,
+    (_MICROSOFT, "QGemm"): 6,
+}
 """Layers on integers, whose inputs 3 to 5 are the weight, and the input that is the bias."""

@@ -55,9 +55,10 @@ class Call:
 
         None where more than its weights changed.
         """
+        key = (self.proto.domain, self.proto.op_type)
         left = [part for part in self.parts if id(part.node) in there]
         layers = [part for part in left if Trait.WEIGHTED in traits_of(part.proto.op_type)]
-        if self.proto.op_type not in BIASES or len(layers) != 1:
+        if key not in BIASES or len(layers) != 1:
             return None
         around, layer = [part for part in left if part is not layers[0]], layers[0]
         names = [same.get(t.name, t.name) for t in layer.node.inputs[1:]]
@@ -65,7 +66,7 @@ class Call:
         linked = [layer.node.inputs[0].name, layer.node.outputs[0].name]
         if linked != [layer.proto.input[0], layer.proto.output[0]] or not whole:
             return None
-        bias = BIASES[self.proto.op_type]
+        bias = BIASES[key]
         if len(names) > (1 if bias is None else 2):
             return None
         if not all(name in written and len(written[name].nodes) == 1 for name in names):
