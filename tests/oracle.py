@@ -226,6 +226,16 @@ def assert_costs(studied: Studied, removed: Sequence[int], cut: onnx.ModelProto)
     assert studied.params.at(left) == sum(a.size for a in arrays if a.dtype.kind == "f")
 
 
+def assert_costs_of_real_numbers(
+    studied: Studied, removed: Sequence[int], cut: onnx.ModelProto
+) -> None:
+    """Law 4 for models that store weights as integers: these count as the numbers they are."""
+    again = study(cut)
+    left = widths_left(studied.groups, removed)
+    assert studied.macs.at(left) == again.macs.at(again.widths)
+    assert studied.params.at(left) == again.params.at(again.widths)
+
+
 def assert_slice_is_mask(
     proto: onnx.ModelProto,
     *,

@@ -11,9 +11,11 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
+from onnx_reap.graph.ir.export import node_proto
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.onnxio.quantiser import quantiser_of
 
 Vector = npt.NDArray[np.float64]
 
@@ -152,6 +154,12 @@ def clipping(node: gs.Node | None) -> tuple[float, float]:
     """Return the bounds of a clipping activation, infinite where a node is none."""
     if node is not None and node.op == "Relu":
         return 0.0, np.inf
+    if node is not None and node.op == "QuantizeLinear":
+        constants = {t.name: t.values for t in node.inputs[1:] if isinstance(t, gs.Constant)}
+        found = quantiser_of(node_proto(node), constants, 1)
+        if found is None or found.scale.size > 1:
+            return -np.inf, np.inf
+        return float(found.bounds[0].item()), float(found.bounds[1].item())
     if node is not None and node.op == "Clip":
         low, high = node.attrs.get("min", -np.inf), node.attrs.get("max", np.inf)
         given = [t for t in node.inputs[1:] if t.name]

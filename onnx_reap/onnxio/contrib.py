@@ -7,6 +7,8 @@ from typing import Any
 import onnx
 from onnx import FunctionProto, NodeProto, helper
 
+from onnx_reap.onnxio.integer_calls import INTEGER_CALLS
+
 Types = Callable[[], Mapping[str, onnx.TypeProto]]
 Definition = Callable[["Body", Types], "list[str] | None"]
 
@@ -204,6 +206,7 @@ def _last(types: Types, name: str) -> int | None:
 
 _MICROSOFT = "com.microsoft"
 _DEFINITIONS: Mapping[tuple[str, str], Definition] = {
+    **INTEGER_CALLS,
     (_MICROSOFT, "BiasGelu"): _bias_gelu,
     (_MICROSOFT, "FastGelu"): _fast_gelu,
     (_MICROSOFT, "FusedConv"): _fused_conv,

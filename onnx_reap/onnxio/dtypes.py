@@ -84,6 +84,17 @@ def is_text(dtype: npt.DTypeLike) -> bool:
     return np.dtype(dtype).kind in "OUT"
 
 
+def is_integers(dtype: npt.DTypeLike) -> bool:
+    """Whether a type is an integer one, also of 4 bits or less."""
+    return np.dtype(dtype).name.lstrip("u").startswith("int")
+
+
+def range_of(dtype: npt.DTypeLike) -> tuple[int, int]:
+    """Return the smallest and the largest number of an integer type, also of 4 bits or less."""
+    width, unsigned = bits(to_onnx(dtype)), np.dtype(dtype).name.startswith("u")
+    return (0, 2**width - 1) if unsigned else (-(2 ** (width - 1)), 2 ** (width - 1) - 1)
+
+
 def is_half(dtype: npt.DTypeLike) -> bool:
     """Whether numbers are stored in 16 bits."""
     return np.dtype(dtype).itemsize == 2

@@ -21,6 +21,7 @@ from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.compare import CUT, check_loads, compare
 from onnx_reap.measure.quality import measure_quality
+from onnx_reap.measure.unrounded import unrounded
 from onnx_reap.onnxio.check import check_file
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.weights import with_weights
@@ -150,10 +151,10 @@ def _verified(
         name: None if place[0] in dynamic.get(name, ()) else place
         for name, place in kept_positions(analysis.flow, removed).items()
     }
+    shapes = analysis.probe.shapes
+    whole, cut = (unrounded(each.to_run(), shapes) for each in (masked, pruned))
     try:
-        _, notes = compare(
-            masked.to_run(), pruned.to_run(), feeds, analysis.providers, CUT, places=places
-        )
+        _, notes = compare(whole, cut, feeds, analysis.providers, CUT, places=places)
     finally:
         masked.free_weights()  # they may be large
     if analysis.model.types and analysis.runs_as_given:
@@ -175,6 +176,8 @@ def masked_model(analysis: Analysis, removed: tuple[int, ...]) -> onnx.ModelProt
     masked = analysis.copy()
     before = {name: constant.values for name, constant in masked.constants().items()}
     mask_graph(masked, analysis.flow, removed)
+    if masked.stored:
+        return masked.to_proto()
     after = {name: constant.values for name, constant in masked.constants().items()}
     changed = {name: values for name, values in after.items() if values is not before[name]}
     return replace(analysis.light, proto=with_weights(analysis.light.proto, changed)).whole()

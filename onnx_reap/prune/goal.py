@@ -107,12 +107,13 @@ def nothing_to_prune(
     reasons = [f"{f.node} ({f.reason} at {f.cause})" for f in analysis.frozen]
     reasons = (reasons or _other_products(analysis))[:3]
     globs = [f"--{name}" for name in ("exclude", "include") if name in given]
-    quantised = [n.op for n in analysis.model.nodes if "Quantize" in n.op or "QLinear" in n.op]
-    if quantised:
+    integer = [n.op for n in analysis.model.nodes if _is_on_integers(n.op)]
+    if integer:
         return ReapError(
-            "the model is quantised, and quantised weights can't be pruned",
-            got=f"{len(quantised)} nodes such as {quantised[0]}",
-            expected="a floating-point model",
+            "the model is quantised in a form that can't be pruned",
+            got=f"{len(integer)} nodes such as {integer[0]}",
+            expected="weights behind DequantizeLinear, QLinearConv, QGemm or QLinearMatMul with "
+            "constant scales, or in floating point",
             hint="prune the model that this one was made from, and quantise the result",
         )
     return ReapError(
@@ -133,6 +134,11 @@ def _other_products(analysis: Analysis) -> list[str]:
         for place, tensor in zip(("first", "second"), node.inputs, strict=False)
         if node.op in ("Einsum", "Gemm", "MatMul") and tensor.name in constants
     ]
+
+
+def _is_on_integers(op: str) -> bool:
+    """Whether layers around such a node compute with integers in a form that isn't understood."""
+    return op == "DynamicQuantizeLinear" or op.startswith("QLinear") or op.endswith("Integer")
 
 
 def check_globs(analysis: Analysis, settings: Settings) -> None:

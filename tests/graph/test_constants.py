@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from net import Net, sandwich
-from oracle import assert_slice_is_mask
+from oracle import assert_slice_is_mask, study
 
 ints = np.array
 
@@ -84,12 +84,15 @@ def test_biases_cast_to_the_type_of_activations_are_folded(dtype):
     assert_slice_is_mask(net.model(y), groups={"a": 8, "b": 6}, tolerance=tolerance)
 
 
-def test_dequantised_weights_freeze():
+def test_dequantised_weights_are_constants():
     def middle(net, x):
         weight = net("DequantizeLinear", np.ones((6, 8, 1, 1), np.int8), np.float32(0.1))
         return net("Conv", x, weight, name="b")
 
-    _check(middle, {}, {"a": "computed weight"}, out=6)
+    net = Net({"x": ("N", 4, 6, 6)})
+    a = net("Relu", net.conv("x", 4, 8, name="a"))
+    studied = study(net.model(middle(net, a)))
+    assert [group.width for group in studied.groups] == [8]
 
 
 def test_weights_shared_by_convs_of_one_group():

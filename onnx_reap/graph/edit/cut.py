@@ -7,7 +7,8 @@ sliced by the tensors that they follow, and a node's own numbers are corrected b
 node, run on what is left of its input, gives what is left of its output.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -44,9 +45,7 @@ def cut_graph(
     if gone := branches.vanished(removed):
         vanish(model, probe, flow, removed, gone, kept)
     values = sizes_after(model, probe, flow.of_sizes, kept)
-    constants = model.constants()
-    for name, array in cut_constants(model, flow, kept).items():
-        constants[name].values = array
+    cut_constants(model, flow, kept)
     for node in model.nodes:
         rule = RULES.get(node.op) if node.domain in STANDARD_DOMAINS else None
         if rule is None or rule.correct is None or not corrections_needed(node, kept, values):
@@ -54,9 +53,22 @@ def cut_graph(
         rule.correct(Correction(node, model, probe, flow.of_sizes, kept, values))
 
 
-def cut_constants(model: Model, flow: Flow, kept: Kept) -> dict[str, np.ndarray]:
-    """Return the new values of every constant that loses entries."""
+def cut_constants(model: Model, flow: Flow, kept: Kept) -> None:
+    """Give every constant those of its entries that stay, with their scales and zero points."""
     constants = model.constants()
+    arrays = {name: constant.values for name, constant in constants.items()}
+    for name, array in _left(arrays, flow, kept).items():
+        constants[name].values = array
+    grids = {name: stored.grid for name, stored in model.stored.items() if name in constants}
+    scales = _left({name: grid.scale for name, grid in grids.items()}, flow, kept)
+    zeros = _left({name: grid.zero for name, grid in grids.items()}, flow, kept)
+    for name in scales:
+        grid = replace(grids[name], scale=scales[name], zero=zeros[name])
+        model.stored[name] = replace(model.stored[name], grid=grid)
+
+
+def _left(arrays: Mapping[str, np.ndarray], flow: Flow, kept: Kept) -> dict[str, np.ndarray]:
+    """Return what stays of every array that loses entries, by the constant that it belongs to."""
     grouped = {linear.weight: linear for linear in flow.linears if _blockwise(linear)}
     cuts: dict[str, dict[int, np.ndarray]] = {}
     for binding in flow.bindings:
@@ -65,15 +77,15 @@ def cut_constants(model: Model, flow: Flow, kept: Kept) -> dict[str, np.ndarray]
             cuts.setdefault(binding.constant, {})[binding.constant_axis] = stays
     new = {}
     for name, axes in cuts.items():
-        if name not in constants:
-            continue  # it went with a branch
-        array = constants[name].values
+        if name not in arrays:
+            continue  # it went with a branch, or has no such array
+        array = arrays[name]
         for axis, stays in axes.items():
             array = np.take(array, stays, axis)
         new[name] = np.ascontiguousarray(array)
     for name, linear in grouped.items():
-        if name in constants and (linear.x in kept or linear.y in kept):
-            new[name] = _cut_grouped(constants[name].values, linear, kept)
+        if name in arrays and (linear.x in kept or linear.y in kept):
+            new[name] = _cut_grouped(arrays[name], linear, kept)
     return new
 
 

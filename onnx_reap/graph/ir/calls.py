@@ -9,7 +9,10 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 
 from onnx_reap.graph.ir.export import Source
+from onnx_reap.graph.ir.requantise import Written
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.functions import Functions
+from onnx_reap.onnxio.integer_calls import BIASES
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,40 @@ class Call:
         return all(part.rewritten(same) is part.proto for part in left) and all(
             tensor.values is folded.get(tensor.name) for tensor in inside if tensor.name in own
         )
+
+    def fused(
+        self, there: Set[int], written: Mapping[str, Written], same: Mapping[str, str]
+    ) -> onnx.NodeProto | None:
+        """Write a layer on integers as the one node that it was, with other weights.
+
+        None where more than its weights changed.
+        """
+        key = (self.proto.domain, self.proto.op_type)
+        left = [part for part in self.parts if id(part.node) in there]
+        layers = [part for part in left if Trait.WEIGHTED in traits_of(part.proto.op_type)]
+        if key not in BIASES or len(layers) != 1:
+            return None
+        around, layer = [part for part in left if part is not layers[0]], layers[0]
+        names = [same.get(t.name, t.name) for t in layer.node.inputs[1:]]
+        whole = all(part.rewritten(same) is part.proto for part in around)
+        linked = [layer.node.inputs[0].name, layer.node.outputs[0].name]
+        if linked != [layer.proto.input[0], layer.proto.output[0]] or not whole:
+            return None
+        bias = BIASES[key]
+        if len(names) > (1 if bias is None else 2):
+            return None
+        if not all(name in written and len(written[name].nodes) == 1 for name in names):
+            return None
+        out = onnx.NodeProto()
+        out.CopyFrom(self.proto)
+        for place, tensor in zip(range(3, 6), written[names[0]].inputs, strict=False):
+            out.input[place] = tensor.name
+        if bias is not None and len(names) > 1:
+            out.input.extend([""] * (bias + 1 - len(out.input)))
+            out.input[bias] = written[names[1]].inputs[0].name
+        del out.attribute[:]
+        out.attribute.extend(layer.rewritten(same).attribute)
+        return out
 
 
 def expand_calls(

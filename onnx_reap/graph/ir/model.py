@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from itertools import chain, count
 
 import numpy as np
@@ -13,7 +14,9 @@ from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.export import node_proto, with_constants, without_content
 from onnx_reap.graph.ir.order import captured_tensors, in_order
 from onnx_reap.graph.ir.reading import constant_values, dense, read_graph
+from onnx_reap.graph.ir.requantise import Written, requantised, with_makers
 from onnx_reap.graph.ir.sharing import still_equal, unshare
+from onnx_reap.graph.ir.stored import Stored, find_stored, find_transposed
 from onnx_reap.graph.rules.traits import NO_TRAITS, has_rule, traits_of
 from onnx_reap.onnxio.dtypes import is_any_float
 from onnx_reap.onnxio.extract import extract, names_in_subgraphs
@@ -56,6 +59,8 @@ class Model:
         self.graph.nodes = in_order(self.graph.nodes)  # Topological
         self.keys = _unique_keys(self.graph.nodes)  # By `id(node)`
         self._names: set[str] = set()
+        self.stored: dict[str, Stored] = {}
+        self._absorb_stored()
         self._copied: dict[str, str] = {}  # originals, by the names of copies
         self.unshare_parameters()
 
@@ -141,13 +146,28 @@ class Model:
                 absorbed[name] = values
         self.set_constants(absorbed)
 
+    def _absorb_stored(self) -> None:
+        """Let constants that the file holds as integers stand as real numbers."""
+        taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
+        self._keep_stored(find_stored(self.graph.nodes, self._source, taken, self.unused))
+        self._keep_stored(find_transposed(self.graph.nodes, self.stored, taken, self.unused))
+
+    def _keep_stored(self, found: Mapping[str, Stored]) -> None:
+        self.set_constants({name: stored.values for name, stored in found.items()})
+        # An array may have been copied, and is known by its identity from now on.
+        self.stored |= {n: replace(s, values=self._folded[n]) for n, s in found.items()}
+
     def unshare_parameters(self) -> None:
         """Give every use of a vector of parameters its own copy, lest equal values tie channels.
 
         Copies that are still equal when the model is written are written once.
         """
         taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
-        self._copied |= unshare(self.graph.nodes, taken, self.unused)
+        new = unshare(self.graph.nodes, taken, self.unused)
+        self._copied |= new
+        for copy, name in new.items():
+            if name in self.stored:
+                self.stored[copy] = self.stored[name].renamed(copy, self.unused)
 
     def to_run(self) -> LightModel:
         """Write the graph as a model in float32, to run it."""
@@ -167,26 +187,36 @@ class Model:
         out = without_content(self.light.proto)
         constants = self.constants()
         same = still_equal(self._copied, constants)
-        out.graph.node.extend(self._nodes_with_calls(same))
+        written = requantised(self.nodes, self.stored, self._given - self.stored.keys())
+        nodes = self._nodes_with_calls(same, written)
+        out.graph.node.extend(with_makers(nodes, written))
+        # Integers as the file has them serve calls, and constants that nobody touched.
+        held = constants | {t.name: t for s in self.stored.values() for t in s.inputs}
+        held |= {t.name: t for w in written.values() for t in w.inputs}
         called = functions_called(out.graph.node, out.functions)
-        functions = [f for f in out.functions if (f.domain, f.name) in called]
-        del out.functions[:]
-        out.functions.extend(functions)
+        for function in [f for f in out.functions if (f.domain, f.name) not in called]:
+            out.functions.remove(function)
         read = {name for n in out.graph.node for name in (*n.input, *names_in_subgraphs(n))}
         read |= {tensor.name for tensor in self.graph.outputs}
-        written = [constant for name, constant in constants.items() if name in read]
-        return with_constants(out, written, self.light)
+        read -= written.keys()
+        return with_constants(out, [t for n, t in held.items() if n in read], self.light)
 
-    def _nodes_with_calls(self, same: Mapping[str, str]) -> list[onnx.NodeProto]:
+    def _nodes_with_calls(
+        self, same: Mapping[str, str], stored: Mapping[str, Written]
+    ) -> list[onnx.NodeProto]:
         """Write all nodes, those of a call as the call where it still gives the same."""
         place = {id(node): number for number, node in enumerate(self.graph.nodes)}
         written = {n: self.node_proto(node, same) for n, node in enumerate(self.graph.nodes)}
         for call in self._calls:
             parts = sorted(place[key] for key in call.ids & place.keys())
-            if parts and call.is_whole(place.keys(), self._folded, same):
+            if not parts:
+                continue
+            whole = call.is_whole(place.keys(), self._folded, same)
+            proto = call.proto if whole else call.fused(place.keys(), stored, same)
+            if proto is not None:
                 for number in parts:
                     del written[number]
-                written[parts[-1]] = call.proto
+                written[parts[-1]] = proto
         return [written[number] for number in sorted(written)]
 
     def to_proto(self) -> onnx.ModelProto:

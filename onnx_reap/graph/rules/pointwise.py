@@ -57,6 +57,23 @@ def _unary(site: Site) -> None:
         site.set_labels(site.labels(), index)
 
 
+def _quantisation(site: Site) -> None:
+    """Pass labels through; scales and zero points are constants, one or one for every channel."""
+    labels, shape = site.labels(), site.shape()
+    parameters = site.inputs()[1:]
+    known = all(site.is_constant(i) and len(site.shape(i)) <= 1 for i in parameters)
+    if not known or site.attribute("block_size", 0):
+        site.freeze_inputs(f"{site.op} with a computed scale, or one for each block")
+        return
+    site.set_labels(labels)
+    for index in parameters:
+        axis = int(site.attribute("axis", 1))
+        if site.shape(index) not in ((), (1,)):
+            site.bind(index, 0, site.output_name(), axis % len(shape))
+        else:
+            site.ignore(index)
+
+
 _MAP = Trait.POINTWISE | Trait.OWN_CHANNEL
 _CARRYING_MAP = _MAP | Trait.KEEPS_CONSTANTS
 _BINARY = _MAP | Trait.BROADCASTS
@@ -138,5 +155,7 @@ _BROADCASTING: Mapping[str, Trait] = {
 POINTWISE: dict[str, Rule] = {
     **{op: Rule(_unary, traits=traits) for op, traits in _UNARY.items()},
     **{op: Rule(_pointwise, traits=traits) for op, traits in _BROADCASTING.items()},
+    "DequantizeLinear": Rule(_quantisation, traits=_MAP | Trait.QUANTISES),
+    "QuantizeLinear": Rule(_quantisation, traits=_MAP | Trait.QUANTISES | Trait.JUMPS),
     "PRelu": Rule(_prelu, traits=_CARRYING_MAP | Trait.HOMOGENEOUS),
 }

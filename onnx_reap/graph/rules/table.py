@@ -34,11 +34,9 @@ _WITHOUT_RULE: Mapping[str, Trait] = {
     "Shape": Trait.MEASURES,
     "Size": Trait.MEASURES,
     "Compress": Trait.JUMPS,
-    "DequantizeLinear": Trait.QUANTISES,
     "DynamicQuantizeLinear": Trait.QUANTISES | Trait.JUMPS,
     "NonMaxSuppression": Trait.JUMPS,
     "NonZero": Trait.JUMPS,
-    "QuantizeLinear": Trait.QUANTISES | Trait.JUMPS,
     "Unique": Trait.JUMPS,
 }
 

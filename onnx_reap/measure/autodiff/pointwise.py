@@ -4,8 +4,11 @@ import math
 from collections.abc import Mapping
 from functools import reduce
 
+import onnx
+
 from onnx_reap.measure.autodiff.gradient import Gradient, Step
-from onnx_reap.measure.autodiff.tape import Value
+from onnx_reap.measure.autodiff.tape import Constants, Shapes, Value
+from onnx_reap.onnxio.quantiser import quantiser_of
 
 
 def clip(at: Step) -> Value:
@@ -64,6 +67,26 @@ def _tanh_gate(x: Value) -> tuple[Value, Value]:
     return gate, gate * (1 - gate) * (square * 3 + steep)
 
 
+def quantised(at: Step) -> Value:
+    """Gradient of a QuantizeLinear: straight through wherever nothing is clipped."""
+    q = quantiser_of(at.node, at.tape.constants, at.rank)
+    assert q is not None
+    low, high = (at.tape.floats(bound) for bound in q.bounds)
+    inside = (at.x > low).op("And", at.x < high)
+    return at.dy * inside.floats() / at.tape.floats(q.scale)
+
+
+def dequantised(at: Step) -> Value:
+    """Gradient of a DequantizeLinear."""
+    q = quantiser_of(at.node, at.tape.constants, at.rank)
+    assert q is not None
+    return at.dy * at.tape.floats(q.scale)
+
+
+def _is_known(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    return quantiser_of(node, constants, len(shapes[node.input[0]])) is not None
+
+
 POINTWISE: Mapping[str, Gradient] = {
     "Abs": Gradient(lambda at: at.dy * at.x.op("Sign")),
     "Celu": Gradient(
@@ -71,6 +94,7 @@ POINTWISE: Mapping[str, Gradient] = {
     ),
     "Clip": Gradient(clip),
     "Cos": Gradient(lambda at: -(at.dy * at.x.op("Sin"))),
+    "DequantizeLinear": Gradient(dequantised, fits=_is_known),
     # Below zero, the result is alpha less than its slope.
     "Elu": Gradient(lambda at: (at.x > 0).choose(at.dy, at.dy * (at.y + at.get("alpha", 1.0)))),
     "Erf": Gradient(lambda at: at.dy * ((-(at.x * at.x)).exp() * (2 / math.sqrt(math.pi)))),
@@ -85,6 +109,7 @@ POINTWISE: Mapping[str, Gradient] = {
     "Mish": Gradient(mish),
     "Neg": Gradient(lambda at: -at.dy),
     "PRelu": Gradient(lambda at: (at.x > 0).choose(at.dy, at.dy * at.input(1))),
+    "QuantizeLinear": Gradient(quantised, fits=_is_known),
     "Reciprocal": Gradient(lambda at: -(at.dy * (at.y * at.y))),
     "Relu": Gradient(lambda at: at.dy * (at.y > 0).floats()),
     "Selu": Gradient(selu),

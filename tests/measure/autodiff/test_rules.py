@@ -288,6 +288,18 @@ def test_clip(low, high, opset):
     check(net, net.node("Clip", "x", *bounds), ["x"], opset=opset)
 
 
+@pytest.mark.parametrize("scales", [(), (3,)])
+@pytest.mark.parametrize("kind", [np.int16, np.uint16])
+def test_quantised_activations(kind, scales):
+    """In steps so small that they hold all inputs exactly; unsigned ones clip what is negative."""
+    net = Net({"x": (2, 3, 4)})
+    steps = np.full(scales, 2.0**-10, np.float32) * (2.0 ** np.arange(3) if scales else 1)
+    parameters = net.constant(steps.astype(np.float32)), net.constant(np.zeros(scales, kind))
+    integers = net.node("QuantizeLinear", "x", *parameters, axis=1)
+    y = net.node("DequantizeLinear", integers, *parameters, axis=1)
+    check(net, net.node("Mul", y, net.random(2, 3, 4)), ["x"], opset=21)
+
+
 ACTIVATIONS = {
     "Relu": {},
     "LeakyRelu": {},
