@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from onnx_reap.data import (
     Calibration,
     InputSpec,
@@ -78,9 +80,9 @@ def divide(every: Calibration, settings: Settings, *, made_up: bool) -> Samples:
 def _monotonous(samples: Calibration, seed: int) -> Iterator[str]:
     """Warn of inputs that are the same in some samples; integers may be masks, unless all are."""
     some = samples.take(LOOKED_AT, seed)
-    feed, shapes = next(iter(some.batches(len(some)))), some.shapes
-    own = {name: x for name, x in feed.items() if len(x.shape) > len(shapes[name])}
-    same = [name for name, x in own.items() if len(x) > 1 and (x == x[:1]).all()]
+    first, *others = some.batches(1)
+    own = {n: x for n, x in first.items() if samples.alone or x.ndim > len(some.shapes[n])}
+    same = [n for n in own if others and all(np.array_equal(own[n], o[n]) for o in others)]
     for name in same:
         if is_float(own[name].dtype) or len(same) == len(own):
             yield (
