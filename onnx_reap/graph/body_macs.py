@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.session import Feed, run, session
 
 Place = tuple[str, str, str]
@@ -74,7 +75,7 @@ class _Writer:
     def out_of(self, node: onnx.NodeProto, graph: onnx.GraphProto) -> list[Count]:
         """Count what is in a node's bodies; return scalars of the graph around it."""
         bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-        if node.domain not in STANDARD_DOMAINS or node.op_type not in ("If", "Loop", "Scan"):
+        if node.domain not in STANDARD_DOMAINS or Trait.RUNS_BODIES not in traits_of(node.op_type):
             return []
         counts = [self._inside(body) for body in bodies]
         given = len(bodies[0].output) - (node.op_type == "Loop")  # whose first is its condition
@@ -110,21 +111,20 @@ class _Writer:
         """Write how many multiply-accumulates a node takes, if it is a layer or a product."""
         x, w, r = [*map(str, node.input), "", "", ""][:3]
         given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        match node.op_type:
-            case "Conv" | "ConvTranspose":
-                places = x if node.op_type == "ConvTranspose" else _first(node)
-                each = self._op(graph, "Div", self._size(graph, w), self._length(graph, w, 0))
-                return self._op(graph, "Mul", self._size(graph, places), each)
-            case "Gemm" | "MatMul":
-                axis = 0 if given.get("transA") else -1
-                entries = self._size(graph, _first(node))
-                return self._op(graph, "Mul", entries, self._length(graph, x, axis))
-            case "LSTM" | "GRU" | "RNN":
-                size = self._size(graph, x)
-                steps = self._op(graph, "Div", size, self._length(graph, x, 2))
-                weights = [self._size(graph, each) for each in (w, r)]
-                return self._op(graph, "Mul", steps, self._op(graph, "Add", *weights))
-        return None
+        traits = traits_of(node.op_type)
+        if Trait.RECURRENT in traits:
+            steps = self._op(graph, "Div", self._size(graph, x), self._length(graph, x, 2))
+            weights = [self._size(graph, each) for each in (w, r)]
+            return self._op(graph, "Mul", steps, self._op(graph, "Add", *weights))
+        if Trait.WEIGHTED not in traits:
+            return None
+        if "Conv" in node.op_type:
+            places = x if node.op_type == "ConvTranspose" else _first(node)
+            each = self._op(graph, "Div", self._size(graph, w), self._length(graph, w, 0))
+            return self._op(graph, "Mul", self._size(graph, places), each)
+        entries = self._size(graph, _first(node))
+        summed = self._length(graph, x, 0 if given.get("transA") else -1)
+        return self._op(graph, "Mul", entries, summed)
 
     def _size(self, graph: onnx.GraphProto, tensor: str) -> str:
         return self._op(graph, "Size", tensor)

@@ -69,16 +69,17 @@ def _uses(
 
 def _added(node: onnx.NodeProto, place: int, numbers: Mapping[str, np.ndarray]) -> int | None:
     """Return what a node adds to the numbers that it hands on; None if it does something else."""
-    if node.op_type in ("Concat", "Max", "Min"):
+    traits = traits_of(node.op_type)
+    if Trait.CHOOSES in traits:  # exporters write: where index < 0, index + size, else index
+        return 0 if place == 2 or node.op_type != "Where" else None
+    moves = Trait.MOVES in traits and (place == 0 or Trait.ALONG_AXIS in traits)
+    if moves or (place == 0 and node.op_type == "Clip"):
         return 0
-    if place == 0 and (Trait.MOVES in traits_of(node.op_type) or node.op_type == "Clip"):
-        return 0
-    if node.op_type == "Where":  # as exporters write it: index < 0 ? index + size : index
-        return 0 if place == 2 else None
-    other = numbers.get(node.input[1 - place]) if node.op_type in ("Add", "Sub") else None
-    if other is None or other.size != 1 or (node.op_type == "Sub" and place == 1):
+    takes = Trait.SUBTRACTS in traits
+    other = numbers.get(node.input[1 - place]) if takes or Trait.ADDS in traits else None
+    if other is None or other.size != 1 or (takes and place == 1):
         return None
-    return int(other.item()) * (1 if node.op_type == "Add" else -1)
+    return int(other.item()) * (-1 if takes else 1)
 
 
 def _indexed(
@@ -92,9 +93,9 @@ def _indexed(
     if place != 1 or not data:
         return None
     given: dict[str, int] = {a.name: a.i for a in node.attribute}
-    if node.op_type in ("Gather", "GatherElements", "ScatterElements", "Scatter"):
+    if Trait.INDEXES in traits_of(node.op_type):
         return data[int(given.get("axis", 0))]
-    if node.op_type in ("GatherND", "ScatterND"):
+    if Trait.INDEXES_DEEP in traits_of(node.op_type):
         first, length = given.get("batch_dims", 0), (shapes.get(node.input[1]) or [None])[-1]
         sizes = data[first : first + (length or 1)]
         return None if None in sizes else min(size for size in sizes if size is not None)

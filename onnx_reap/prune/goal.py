@@ -125,14 +125,15 @@ def nothing_to_prune(
 
 
 def _other_products(analysis: Analysis) -> list[str]:
-    """Name layers with a constant weight that is in no form that can be pruned."""
+    """Name products with a constant that is in no form that can be pruned."""
     constants, keys = analysis.model.constants(), analysis.model.keys
+    counted = {product.y for product in analysis.flow.products}
     return [
         f"{keys[id(node)]} ({node.op} with a constant {constants[tensor.name].shape} as its "
         f"{place} operand, a form that can't be pruned)"
         for node in analysis.model.nodes
         for place, tensor in zip(("first", "second"), node.inputs, strict=False)
-        if node.op in ("Einsum", "Gemm", "MatMul") and tensor.name in constants
+        if node.outputs[0].name in counted and tensor.name in constants
     ]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from data_helpers import spec
 
-from onnx_reap.data.split import open_samples
+from onnx_reap.data.split import divide, open_samples
 from onnx_reap.options import Settings
 
 ONES = np.ones((40, 3), np.float32)
@@ -14,7 +14,8 @@ DIFFERENT = np.arange(120, dtype=np.float32).reshape(40, 3)
 
 
 def warnings_of(inputs, data, **settings) -> list[str]:
-    notes = open_samples(inputs, data, Settings(**settings)).notes
+    chosen = Settings(**settings)
+    notes = divide(open_samples(inputs, data, chosen), chosen, made_up=False).notes
     return [note for note in notes if "is the same in all" in note]
 
 

@@ -85,9 +85,9 @@ def _aligned(site: Site, indices: tuple[int, ...], axis: int) -> LabelArray | No
 
 
 INDEXING: dict[str, Rule] = {
-    "GatherElements": Rule(_gather_elements, traits=Trait.SELECTS),
-    "GatherND": Rule(_gather_nd, traits=Trait.SELECTS),
-    "ScatterElements": Rule(_scatter_elements),
-    "ScatterND": Rule(_scatter_nd),
+    "GatherElements": Rule(_gather_elements, traits=Trait.SELECTS | Trait.INDEXES),
+    "GatherND": Rule(_gather_nd, traits=Trait.SELECTS | Trait.INDEXES_DEEP),
+    "ScatterElements": Rule(_scatter_elements, traits=Trait.INDEXES),
+    "ScatterND": Rule(_scatter_nd, traits=Trait.INDEXES_DEEP),
     "TopK": Rule(_top_k, traits=Trait.JUMPS),
 }

@@ -227,7 +227,7 @@ SELECTION: dict[str, Rule] = {
     "Gather": Rule(
         _gather_or_embed,
         _correct_gather,
-        Trait.MOVES | Trait.PICKS | Trait.ALONG_AXIS | Trait.SELECTS,
+        Trait.MOVES | Trait.PICKS | Trait.ALONG_AXIS | Trait.SELECTS | Trait.INDEXES,
     ),
     "Pad": Rule(_pad, _correct_pad, Trait.OWN_CHANNEL | Trait.KEEPS_INNER_CONSTANTS),
 }

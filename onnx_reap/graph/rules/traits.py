@@ -62,6 +62,13 @@ class Trait(Flag):
     QUANTISES = auto()
     """Real numbers become integers, or these real numbers; it must stay visible."""
 
+    CHOOSES = auto()
+    """Every entry of the result is one of the operands' at its place."""
+    INDEXES = auto()
+    """The second input names places along an axis of the first."""
+    INDEXES_DEEP = auto()
+    """The last axis of the second input names places along several axes of the first."""
+
     # What else nodes are.
     WEIGHTED = auto()
     """Layers: the second input is a weight, and the third, if any, a bias."""
@@ -71,6 +78,8 @@ class Trait(Flag):
     """The result is the size of a tensor, or its sizes."""
     FILLS = auto()
     """A shape is filled with numbers: these are features, though they follow from sizes."""
+    RUNS_BODIES = auto()
+    """Bodies are run once, or again and again, and what they give is returned."""
     FUSES = auto()
     """Activations that onnxruntime may compute in the layer before."""
 
