@@ -11,6 +11,7 @@ import numpy as np
 from onnx_reap.errors import ReapError, TargetError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.groups import Group
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.options import Settings
 from onnx_reap.prune.budgets import read_budgets
 from onnx_reap.prune.context import Run
@@ -130,7 +131,8 @@ def _other_products(analysis: Analysis) -> list[str]:
         f"{place} operand, a form that can't be pruned)"
         for node in analysis.model.nodes
         for place, tensor in zip(("first", "second"), node.inputs, strict=False)
-        if node.op in ("Einsum", "Gemm", "MatMul") and tensor.name in constants
+        if tensor.name in constants
+        and (node.op == "Einsum" or Trait.WEIGHTED in traits_of(node.op))
     ]
 
 
