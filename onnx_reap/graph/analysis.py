@@ -105,7 +105,8 @@ def macs_left(analysis: Analysis, pruned: Model, widths: np.ndarray) -> int:
 
 def count_parameters(light: LightModel) -> int:
     """Count the elements of a model's floating-point constants, as `Analysis.params` does."""
-    constants = Model(light).constants().values()
+    model = Model(light)
+    constants = [c for n, c in model.constants().items() if n not in model.written_once()]
     return sum(int(np.prod(c.shape)) for c in constants if is_float(c.dtype))
 
 

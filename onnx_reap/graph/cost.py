@@ -184,7 +184,9 @@ def _parameters(model: Model, widths: _Widths, branches: Branches) -> list[Term]
         bound.setdefault(binding.constant, {})[binding.constant_axis] = binding
     terms = []
     for name, constant in model.constants().items():
-        if not is_floating(constant):
+        original = model.copied.get(name)
+        alike = original is not None and flow.followed(name) == flow.followed(original)
+        if alike or not is_floating(constant):
             continue
         factor, extents = 1.0, []
         for axis, size in enumerate(constant.shape):

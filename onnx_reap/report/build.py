@@ -1,6 +1,7 @@
 """The result of a run, and its report, from what the run came to."""
 
 from onnx_reap import __version__
+from onnx_reap.graph.analysis import count_parameters
 from onnx_reap.measure.latency.compare import Timing
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.conclude import Outcome
@@ -22,7 +23,7 @@ def make_result(
     run, pruned = outcome.run, outcome.pruned
     analysis, choice, loss = run.analysis, pruned.choice, pruned.loss
     full = analysis.full_widths
-    macs, params = analysis.macs.at(full), analysis.params.at(full)
+    macs, params = analysis.macs.at(full), count_parameters(analysis.light)
     report = Report(
         version=__version__,
         settings=run.settings.chosen(),

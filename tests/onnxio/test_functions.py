@@ -4,10 +4,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from small_models import run
 
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.onnxio.functions import Functions
-from tests.small_models import run
 
 RNG = np.random.default_rng(0)
 MICROSOFT = "com.microsoft"

@@ -57,7 +57,11 @@ def cut_constants(model: Model, flow: Flow, kept: Kept) -> None:
     """Give every constant those of its entries that stay, with their scales and zero points."""
     constants = model.constants()
     arrays = {name: constant.values for name, constant in constants.items()}
-    for name, array in _left(arrays, flow, kept).items():
+    new = _left(arrays, flow, kept)
+    for copy, name in model.copied.items():
+        if {copy, name} <= new.keys() and flow.followed(copy) == flow.followed(name):
+            new[copy] = new[name]  # the very same array is written once
+    for name, array in new.items():
         constants[name].values = array
     grids = {name: stored.grid for name, stored in model.stored.items() if name in constants}
     scales = _left({name: grid.scale for name, grid in grids.items()}, flow, kept)

@@ -61,7 +61,7 @@ class Model:
         self._names: set[str] = set()
         self.stored: dict[str, Stored] = {}
         self._absorb_stored()
-        self._copied: dict[str, str] = {}  # originals, by the names of copies
+        self.copied: dict[str, str] = {}  # Originals, by the names of copies
         self.unshare_parameters()
 
     @property
@@ -164,7 +164,7 @@ class Model:
         """
         taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
         new = unshare(self.graph.nodes, taken, self.unused)
-        self._copied |= new
+        self.copied |= new
         for copy, name in new.items():
             if name in self.stored:
                 self.stored[copy] = self.stored[name].renamed(copy, self.unused)
@@ -182,11 +182,15 @@ class Model:
         out.graph.node.extend(self.node_proto(node) for node in self.graph.nodes)
         return with_constants(out, self.constants().values(), self.light)
 
+    def written_once(self) -> dict[str, str]:
+        """Return the copies of constants that equal their originals, whose names come second."""
+        return still_equal(self.copied, self.constants())
+
     def to_file(self) -> LightModel:
         """Write the graph as `to_light` does, with calls of functions where they still hold."""
         out = without_content(self.light.proto)
         constants = self.constants()
-        same = still_equal(self._copied, constants)
+        same = self.written_once()
         written = requantised(self.nodes, self.stored, self._given - self.stored.keys())
         nodes = self._nodes_with_calls(same, written)
         out.graph.node.extend(with_makers(nodes, written))

@@ -43,7 +43,7 @@ def unshare(
 
 
 def still_equal(copied: Mapping[str, str], constants: Mapping[str, gs.Constant]) -> dict[str, str]:
-    """Return those copies, with their originals, that nobody gave other values."""
+    """Return those copies, with their originals, that still hold the very same array."""
     return {
         copy: name
         for copy, name in copied.items()

@@ -135,6 +135,17 @@ class Flow:
             return np.zeros(labels.shape[axis], np.int64)
         return vector_along(labels, axis)
 
+    def followed(self, constant: str) -> dict[int, tuple[int, list[int]]]:
+        """Return, by axis of a constant, the units that it follows, and how many blocks of them."""
+        return {
+            each.constant_axis: (
+                each.blocks,
+                self.units_along(each.tensor, each.tensor_axis).tolist(),
+            )
+            for each in self.bindings
+            if each.constant == constant
+        }
+
     def holders(self, units: Collection[int]) -> set[str]:
         """Return the tensors that hold any of some units along their axis."""
         wanted = set(units)
