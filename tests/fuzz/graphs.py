@@ -12,13 +12,14 @@ from fuzz.grower import CPU, Grower, UnfitError
 from fuzz.indexing import INDEXING, gather_by_data
 from fuzz.moving import MOVING, shuffle, tokens
 from fuzz.perchannel import PER_CHANNEL, bottleneck, gate, group_norm
-from fuzz.pointwise import POINTWISE, residual_block
+from fuzz.pointwise import POINTWISE, QUANTISING, residual_block
 from fuzz.weighted import WEIGHTED, attention, conv
 
 from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.session import run, session
 
-OPERATORS = {**WEIGHTED, **MOVING, **POINTWISE, **PER_CHANNEL, **INDEXING}
+OPERATORS = {**WEIGHTED, **MOVING, **POINTWISE, **PER_CHANNEL, **INDEXING, **QUANTISING}
+"""Those that quantise are not drawn at random: rounding turns small differences into large ones."""
 BLOCKS = (
     residual_block,
     residual_block,
@@ -98,6 +99,9 @@ def with_batch(
     rng = np.random.default_rng(batch)
     drawn = {}
     for name, value in feeds.items():
+        if value.dtype.kind == "i":  # places, the same for all samples
+            drawn[name] = value
+            continue
         rest = np.add(value.shape[1:], (more or {}).get(name, 0)).astype(int)
         drawn[name] = rng.standard_normal((batch, *rest)).astype(value.dtype)
     return drawn

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 from fuzz.grower import Grower, UnfitError
 
+LENGTH = 7  # of an input that holds places, which no batch is as large as
+
 
 def _indices(g: Grower, size: int, *shape: int) -> str:
-    """Places that depend on an input, as different as may be."""
-    x = g.tensor()
-    number = g("ReduceSum", g("Abs", x), keepdims=0)
-    start = g("Cast", g("Mul", number, g.constant(np.array(100, np.float32))), to=7)
-    steps = g.constant(g.rng.integers(0, 7, shape))
-    return g("Mod", g("Add", start, steps), g.constant(np.array(size, np.int64)))
+    """Places that an input tells, the same for all samples."""
+    count = math.prod(shape)
+    if count > LENGTH:
+        raise UnfitError("too many places")
+    given = g.input([LENGTH], g.rng.integers(0, 100, LENGTH))
+    some = g("Slice", given, g.ints(0), g.ints(count))
+    return g("Mod", g("Reshape", some, g.ints(*shape)), g.constant(np.array(size, np.int64)))
 
 
 def _plane(g: Grower) -> tuple[str, tuple[int, ...], int]:

@@ -250,7 +250,9 @@ def check_reap(drawn: Drawn, pick: random.Random) -> None:
     """A whole run ends in a model with finite weights, or in a refusal."""
     rows = len(next(iter(drawn.feeds.values())))
     data = {
-        name: np.random.default_rng(5).standard_normal((12 * rows, *v.shape[1:])).astype(v.dtype)
+        name: v
+        if v.dtype.kind == "i"
+        else np.random.default_rng(5).standard_normal((12 * rows, *v.shape[1:])).astype(v.dtype)
         for name, v in drawn.feeds.items()
     }
     budget = pick.choice([{"target_macs": 0.6}, {"ratio": 0.5}, {"target_params": 0.7}])

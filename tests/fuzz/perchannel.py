@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from fuzz.grower import Grower
+from fuzz.grower import Grower, UnfitError
 from fuzz.weighted import _image, _window
 
 
@@ -147,6 +147,8 @@ def _mean_variance(g: Grower) -> str:
 
 
 def _group_norm(g: Grower) -> str:
+    if g.opset < 21:
+        raise UnfitError("deprecated before")
     x = g.tensor(lambda v: v.ndim >= 3)
     c = g.shape(x)[1]
     groups = g.pick.choice([d for d in range(1, c + 1) if c % d == 0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from fuzz.grower import Grower
+from fuzz.grower import Grower, UnfitError
 
 # What brings any number into an operator's domain.
 _FIRST = {
@@ -230,3 +230,14 @@ POINTWISE = {
     "Where": _where,
     "PRelu": _prelu,
 }
+
+
+def _quantised(g: Grower) -> str:
+    """An activation as integers, and back."""
+    if g.opset < 10:
+        raise UnfitError("no quantised activations before")
+    scale = g.constant(np.array(0.05, np.float32)), g.constant(np.array(128, np.uint8))
+    return g("DequantizeLinear", g("QuantizeLinear", g.tensor(), *scale), *scale)
+
+
+QUANTISING = dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _quantised)

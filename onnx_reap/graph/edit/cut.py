@@ -59,8 +59,11 @@ def cut_constants(model: Model, flow: Flow, kept: Kept) -> None:
     arrays = {name: constant.values for name, constant in constants.items()}
     new = _left(arrays, flow, kept)
     for copy, name in model.copied.items():
-        if {copy, name} <= new.keys() and flow.followed(copy) == flow.followed(name):
-            new[copy] = new[name]  # the very same array is written once
+        # The very same array is written once: what follows other units is another constant.
+        if flow.followed(copy) == flow.followed(name):
+            new |= {copy: new[name]} if {copy, name} <= new.keys() else {}
+        elif copy in arrays and copy not in new:
+            new[copy] = arrays[copy].copy()
     for name, array in new.items():
         constants[name].values = array
     grids = {name: stored.grid for name, stored in model.stored.items() if name in constants}
