@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import onnx
-from onnx import FunctionProto, NodeProto, helper
+from onnx import FunctionProto, NodeProto
 
+from onnx_reap.onnxio.call_body import Body
 from onnx_reap.onnxio.integer_calls import INTEGER_CALLS
 
 Types = Callable[[], Mapping[str, onnx.TypeProto]]
-Definition = Callable[["Body", Types], "list[str] | None"]
+Definition = Callable[[Body, Types], list[str] | None]
 
 _CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 _FUSED = {  # activations that are fused into layers, and the names of their parameters
@@ -23,63 +23,21 @@ _FUSED = {  # activations that are fused into layers, and the names of their par
 }
 
 
-class Body:
-    """The nodes that one call stands for; inputs are called `0`, `1` and so on."""
-
-    def __init__(self, call: NodeProto, opset: int) -> None:
-        self.call, self.opset = call, opset
-        self.given = {a.name: helper.get_attribute_value(a) for a in call.attribute}
-        self.nodes: list[NodeProto] = []
-
-    def has(self, index: int) -> bool:
-        """Whether an optional input is there."""
-        return index < len(self.call.input) and bool(self.call.input[index])
-
-    def number(self, name: str, default: float) -> float:
-        """Return a number among the attributes."""
-        return float(self.given.get(name, default))
-
-    def text(self, name: str) -> str:
-        """Return a text among the attributes; an empty one where it isn't there."""
-        return bytes(self.given.get(name, b"")).decode()
-
-    def __call__(self, op: str, *inputs: str | float, **attributes: Any) -> str:
-        """Add a node, with numbers as constants; return its output."""
-        names = [i if isinstance(i, str) else self("Constant", value_float=i) for i in inputs]
-        out = f"{op}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, names, [out], **attributes))
-        return out
-
-    def integers(self, *values: int) -> str:
-        """Add a list of integers."""
-        return self("Constant", value_ints=values)
-
-    def activated(self, x: str, parameters: list[float]) -> str | None:
-        """Add the activation that the call names; None if it is an unknown one."""
-        name = self.text("activation")
-        if name not in _FUSED:
-            return None
-        if name == "Clip":
-            return self("Clip", x, *parameters)
-        return self(name, x, **dict(zip(_FUSED[name], parameters, strict=False)))
-
-    def shifted(self, x: str, *others: int) -> str:
-        """Add those of some inputs that are there."""
-        for index in others:
-            x = self("Add", x, str(index)) if self.has(index) else x
-        return x
-
-    def gelu(self, x: str) -> str:
-        """Add an exact Gelu."""
-        whole = self("Erf", self("Mul", x, math.sqrt(0.5)))
-        return self("Mul", self("Mul", x, self("Add", whole, 1.0)), 0.5)
+def _activated(body: Body, x: str, parameters: list[float]) -> str | None:
+    """Add the activation that the call names; None if it is an unknown one."""
+    name = body.text("activation")
+    if name not in _FUSED:
+        return None
+    if name == "Clip":
+        return body("Clip", x, *parameters)
+    return body(name, x, **dict(zip(_FUSED[name], parameters, strict=False)))
 
 
 def _fused_conv(body: Body, types: Types) -> list[str] | None:
     kept = {name: body.given[name] for name in _CONV if name in body.given}
     inputs = ["0", "1", *(["2"] if body.has(2) else [])]
     x = body.shifted(body("Conv", *inputs, **kept), 3)
-    y = body.activated(x, list(body.given.get("activation_params", [])))
+    y = _activated(body, x, list(body.given.get("activation_params", [])))
     return None if y is None else [y]
 
 
@@ -87,7 +45,7 @@ def _fused_gemm(body: Body, types: Types) -> list[str] | None:
     kept = {n: body.given[n] for n in ("alpha", "beta", "transA", "transB") if n in body.given}
     x = body("Gemm", *(str(i) for i in range(len(body.call.input)) if body.has(i)), **kept)
     names = ("activation_alpha", "activation_beta", "activation_gamma")
-    y = body.activated(x, [body.given[name] for name in names if name in body.given])
+    y = _activated(body, x, [body.given[name] for name in names if name in body.given])
     return None if y is None else [y]
 
 

@@ -1,14 +1,11 @@
 """What operators on integers stand for: the same on real numbers, between (de)quantising."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 
-if TYPE_CHECKING:
-    from onnx_reap.onnxio.contrib import Body
+from onnx_reap.onnxio.call_body import Body
 
 Types = Callable[[], Mapping[str, onnx.TypeProto]]
 

@@ -1,0 +1,49 @@
+"""The nodes that the call of a function stands for, while they are written."""
+
+import math
+from typing import Any
+
+from onnx import NodeProto, helper
+
+
+class Body:
+    """The nodes that one call stands for; inputs are called `0`, `1` and so on."""
+
+    def __init__(self, call: NodeProto, opset: int) -> None:
+        self.call, self.opset = call, opset
+        self.given = {a.name: helper.get_attribute_value(a) for a in call.attribute}
+        self.nodes: list[NodeProto] = []
+
+    def has(self, index: int) -> bool:
+        """Whether an optional input is there."""
+        return index < len(self.call.input) and bool(self.call.input[index])
+
+    def number(self, name: str, default: float) -> float:
+        """Return a number among the attributes."""
+        return float(self.given.get(name, default))
+
+    def text(self, name: str) -> str:
+        """Return a text among the attributes; an empty one where it isn't there."""
+        return bytes(self.given.get(name, b"")).decode()
+
+    def __call__(self, op: str, *inputs: str | float, **attributes: Any) -> str:
+        """Add a node, with numbers as constants; return its output."""
+        names = [i if isinstance(i, str) else self("Constant", value_float=i) for i in inputs]
+        out = f"{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, names, [out], **attributes))
+        return out
+
+    def integers(self, *values: int) -> str:
+        """Add a list of integers."""
+        return self("Constant", value_ints=values)
+
+    def shifted(self, x: str, *others: int) -> str:
+        """Add those of some inputs that are there."""
+        for index in others:
+            x = self("Add", x, str(index)) if self.has(index) else x
+        return x
+
+    def gelu(self, x: str) -> str:
+        """Add an exact Gelu."""
+        whole = self("Erf", self("Mul", x, math.sqrt(0.5)))
+        return self("Mul", self("Mul", x, self("Add", whole, 1.0)), 0.5)
