@@ -1,5 +1,6 @@
 """Layers inside the bodies of If, Loop and Scan: they stay as they are, and are counted."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,11 +37,12 @@ def find_in_bodies(model: Model, feed: Feed, batch: int, providers: Sequence[str
     macs: dict[FrozenChannels, float] = {}
     totals: dict[str, float] = {}
     holders = [node for node in model.nodes if any(_inside(node))]
-    counts = count_in_bodies(model, feed, providers) if holders else {}
+    counts = count_in_bodies(model, feed, providers) if holders else Counter()
+    unknown = "" if counts is not None else "; how often it runs could not be counted: 0 MACs"
     for node in holders:
-        reason, key = f"made inside the body of {node.op}", model.keys[id(node)]
+        reason, key = f"made inside the body of {node.op}{unknown}", model.keys[id(node)]
         first = next(tensor.name for tensor in node.outputs if tensor.name)
-        own = {place[1:]: n / batch for place, n in counts.items() if place[0] == first}
+        own = {place[1:]: n / batch for place, n in (counts or {}).items() if place[0] == first}
         totals[key] = sum(own.values())
         for inner in _inside(node):
             if channels := _channels(inner):

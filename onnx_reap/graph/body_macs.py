@@ -28,13 +28,13 @@ Place = tuple[str, str, str]
 PREFIX = "onnx_reap.macs/"
 
 
-def count_in_bodies(model: Model, feed: Feed, providers: Sequence[str]) -> Counter[Place]:
+def count_in_bodies(model: Model, feed: Feed, providers: Sequence[str]) -> Counter[Place] | None:
     """Run a model once; return the multiply-accumulates of layers and products in bodies.
 
     Returns
     -------
-    Counter
-        Empty where the counting copy can't be run.
+    Counter, optional
+        None where the counting copy can't be run.
     """
     light = model.to_run()
     proto = onnx.ModelProto()
@@ -51,7 +51,7 @@ def count_in_bodies(model: Model, feed: Feed, providers: Sequence[str]) -> Count
         active = session(counting, providers, outputs=[*counted], optimize=False)
         found = run(active, [*counted], feed)
     except ReapError:
-        return Counter()
+        return None
     total: Counter[Place] = Counter()
     for name, place in counted.items():
         total[place] += int(found[name])

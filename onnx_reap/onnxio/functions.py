@@ -40,6 +40,7 @@ class Functions:
         types: Callable[[], Types],
     ) -> None:
         self.opset = max((e.version for e in model.opset_import if e.domain in OWN), default=1)
+        self._domains = {entry.domain for entry in model.opset_import} | {*OWN}
         self._local = {(f.domain, f.name): f for f in model.functions}
         self._wanted, self._types = wanted, cache(types)
 
@@ -90,14 +91,15 @@ class Functions:
         return [known[n].SerializeToString() if n else b"" for n in node.input]
 
     def _fits(self, function: FunctionProto) -> bool:
-        """Whether nodes inside mean the same under the model's opset."""
-        return all(
+        """Whether the model imports what nodes inside are of, and they mean the same there."""
+        same = all(
             _signature(node.op_type, entry.version) == _signature(node.op_type, self.opset)
             for entry in function.opset_import
             if entry.domain in OWN
             for node in function.node
             if node.domain in OWN
         )
+        return same and {node.domain for node in function.node} <= self._domains
 
 
 def _signature(op: str, opset: int) -> object:
@@ -121,10 +123,9 @@ def _has_bodies(nodes: Sequence[NodeProto]) -> bool:
 def _instance(call: NodeProto, function: FunctionProto) -> list[NodeProto]:
     """Copy a function's nodes, with the tensors and attributes of a call."""
     prefix = next(name for name in call.output if name)
-    names = dict.fromkeys(function.input, "") | dict(zip(function.input, call.input, strict=False))
-    names |= {
-        inner: outer for inner, outer in zip(function.output, call.output, strict=False) if outer
-    }
+    results = [(i, o) for i, o in zip(function.output, call.output, strict=False) if o]
+    taken = dict.fromkeys(function.input, "") | dict(zip(function.input, call.input, strict=False))
+    names = dict(results) | taken  # An input that is also a result keeps the name it comes with
     given = {a.name: a for a in (*function.attribute_proto, *call.attribute)}
     rename = _Renaming(names, prefix)
     stem = call.name or prefix
@@ -133,12 +134,10 @@ def _instance(call: NodeProto, function: FunctionProto) -> list[NodeProto]:
         new = _with_attributes(node, given, rename)
         new.name = f"{stem}/{node.name or f'{node.op_type}_{number}'}"
         nodes.append(new)
-    passed = [
-        (i, o)
-        for i, o in zip(function.output, call.output, strict=False)
-        if o and i in function.input
-    ]
-    nodes += [onnx.helper.make_node("Identity", [names[i]], [o]) for i, o in passed]
+    for inner, outer in results:
+        if inner in taken:
+            name = f"{stem}/Identity_{len(nodes)}"
+            nodes.append(onnx.helper.make_node("Identity", [taken[inner]], [outer], name))
     return nodes
 
 

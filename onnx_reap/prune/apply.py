@@ -159,6 +159,10 @@ def _verified(
         masked.free_weights()  # they may be large
     if analysis.model.types and analysis.runs_as_given:
         check_loads(pruned.to_file(), analysis.providers)
+    elif pruned.has_calls and analysis.runs_as_given and not pruned.stored:
+        # What ran stands as the bodies of its functions, what is written as calls of them.
+        _, doubts = compare(cut, pruned.to_file(), feeds, analysis.providers, CUT)
+        notes += [note for note in doubts if note not in notes]
     return notes
 
 

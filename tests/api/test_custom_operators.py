@@ -11,6 +11,8 @@ from small_models import images, run
 
 import onnx_reap
 from onnx_reap.cli.main import main
+from onnx_reap.errors import CheckError
+from onnx_reap.graph.ir.model import Model
 
 OWN = "com.microsoft"
 CONTRIB = "ai.onnx.contrib"
@@ -70,6 +72,21 @@ def test_onnxruntimes_own_operators_are_followed_and_stay(model, op, settings):
         np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max())  # float32 sums
     own = [[n for n in m.graph.node if n.op_type == op] for m in (model, result.model)]
     assert own[0] == own[1] != []
+
+
+def test_the_calls_of_a_file_are_verified_too(monkeypatch):
+    to_file = Model.to_file
+
+    def wrong(model):
+        written = to_file(model)
+        for node in (n for n in written.proto.graph.node if n.op_type == "FusedConv"):
+            activation = next(a for a in node.attribute if a.name == "activation")
+            activation.s = b"Sigmoid"
+        return written
+
+    monkeypatch.setattr(Model, "to_file", wrong)
+    with pytest.raises(CheckError, match="is not the masked model"):
+        onnx_reap.reap(_fused_conv(), images(16), ratio=0.5, criterion="l1", refit=False)
 
 
 @pytest.mark.parametrize("content", [None, b"no library at all"])

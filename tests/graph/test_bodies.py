@@ -56,6 +56,17 @@ def test_layers_in_bodies_are_found_with_their_channels_and_costs():
     assert found.totals == {"choice": 64 * 4 * 3 + 3 * 64 * 8}
 
 
+def test_bodies_that_can_not_be_counted_say_so(monkeypatch):
+    def refuse(*_args, **_options):
+        raise onnx_reap.ReapError("the counting copy is refused")
+
+    monkeypatch.setattr("onnx_reap.graph.body_macs.session", refuse)
+    feed = {"x": np.zeros((2, 3, 8, 8), np.float32)}
+    found = find_in_bodies(Model(_branching(before=False)), feed, 2, ["CPUExecutionProvider"])
+    assert all("could not be counted" in row.reason for row in found.frozen)
+    assert found.frozen
+
+
 TRIPS = 5
 
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from small_models import run
 
 from onnx_reap.graph.ir.model import Model
@@ -256,3 +258,50 @@ def test_bodies_of_another_opset_with_other_defaults_are_left_alone() -> None:
     assert Functions(model, lambda op: True, dict).expand(node) is None
     model.opset_import[0].version = 12
     assert Functions(model, lambda op: True, dict).expand(node) is not None
+
+
+def of_one_call(function: onnx.FunctionProto, results: list[str], *sets: str) -> onnx.ModelProto:
+    """A model that calls one function of its own, which takes the model's input."""
+    node = helper.make_node(function.name, ["x"], results, "call", domain="local")
+    values = [helper.make_tensor_value_info(name, 1, ["N", 8]) for name in ("x", *results)]
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    imports = [helper.make_opsetid("", 17)] + [helper.make_opsetid(d, 1) for d in ("local", *sets)]
+    return helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=9)
+
+
+def test_a_function_may_return_its_input() -> None:
+    both = helper.make_function(
+        "local",
+        "Both",
+        ["x"],
+        ["x", "y"],
+        [helper.make_node("Relu", ["x"], ["y"])],
+        [helper.make_opsetid("", 17)],
+    )
+    model, x = of_one_call(both, ["a", "b"]), {"x": floats(2, 8)}
+    read = Model(model)
+    assert [node.op for node in read.nodes] == ["Relu", "Identity"]
+    # Run by the reference, since onnxruntime refuses a model that has such a function.
+    found = (ReferenceEvaluator(m).run(None, x) for m in (model, read.to_light().whole()))
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_body_of_a_domain_that_the_model_does_not_import_stays() -> None:
+    quick = helper.make_function(
+        "local",
+        "Quick",
+        ["x"],
+        ["y"],
+        [helper.make_node("ReduceSumInteger", ["x"], ["y"], domain=MICROSOFT)],
+        [helper.make_opsetid(MICROSOFT, 1)],
+    )
+    for sets, nodes in (((), ["Quick"]), ((MICROSOFT,), ["ReduceSumInteger"])):
+        assert [node.op for node in Model(of_one_call(quick, ["y"], *sets)).nodes] == nodes
+
+
+def test_parts_with_others_in_between_stand_as_nodes() -> None:
+    read = Model(local())
+    read.insert(gs.Node("Relu", "between", inputs=[], outputs=[]), read.nodes[0], behind=True)
+    out = read.to_file().proto
+    assert [node.op_type for node in out.graph.node] == ["Conv", "Relu", "LeakyRelu", "Block"]

@@ -30,10 +30,9 @@ class Model:
 
     The graph holds every constant as a dense initializer: Constant nodes are absorbed, and constant
     subgraphs can be replaced by their values (`set_constants`). No array is ever changed in place,
-    since graphs of one model share them. Layers that an exporter gave one
-    vector of biases, all zero for instance, get a copy each. Calls of functions stand as the nodes
-    of their bodies. Nodes and calls that nobody touched are written back as they were, byte for
-    byte.
+    since graphs of one model share them. Where several nodes use one vector of
+    parameters, each has a copy of its own. Calls of functions stand as the nodes of their bodies.
+    Nodes and calls that nobody touched are written back as they were, byte for byte.
     """
 
     def __init__(self, model: LightModel | onnx.ModelProto, expanded: Collection[str] = ()) -> None:
@@ -68,6 +67,11 @@ class Model:
     def opset(self) -> int:
         """Version of the standard operator set."""
         return int(self.graph.opset)
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether calls of functions stand as the nodes of their bodies."""
+        return bool(self._calls)
 
     @property
     def nodes(self) -> list[gs.Node]:
@@ -213,7 +217,8 @@ class Model:
         written = {n: self.node_proto(node, same) for n, node in enumerate(self.graph.nodes)}
         for call in self._calls:
             parts = sorted(place[key] for key in call.ids & place.keys())
-            if not parts:
+            # With nodes of others in between, which may read what these make, no place is right.
+            if not parts or parts[-1] - parts[0] >= len(parts):
                 continue
             whole = call.is_whole(place.keys(), self._folded, same)
             proto = call.proto if whole else call.fused(place.keys(), stored, same)
