@@ -10,8 +10,9 @@ import onnx
 from onnx_reap.data import Calibration, InputSpec
 from onnx_reap.errors import MissingKernelError, ReapError
 from onnx_reap.graph.batches import Probed, probe_samples
-from onnx_reap.graph.bodies import Bodies, find_in_bodies
+from onnx_reap.graph.bodies import Bodies, count_params_in_bodies, find_in_bodies
 from onnx_reap.graph.branches import Branches, find_branches
+from onnx_reap.graph.conditions import find_taken
 from onnx_reap.graph.cost import count_macs, count_params
 from onnx_reap.graph.groups import FrozenChannels, Group, find_frozen, find_groups
 from onnx_reap.graph.ir.model import Model
@@ -64,12 +65,12 @@ class Analysis:
         if self.runs_as_given:
             return model
         if self.model.expanded:
-            model = Model(model, self.model.expanded).to_light()
+            model = self.model.anew(model).to_light()
         return in_float32(model, self.model.types)
 
     def copy(self) -> Model:
         """Return a graph of its own to edit, with the same node keys."""
-        fresh = Model(self.light, self.model.expanded)
+        fresh = self.model.anew(self.light)
         fold_constants(fresh, self.providers)
         return fresh
 
@@ -107,7 +108,8 @@ def count_parameters(light: LightModel) -> int:
     """Count the elements of a model's floating-point constants, as `Analysis.params` does."""
     model = Model(light)
     constants = [c for n, c in model.constants().items() if n not in model.written_once()]
-    return sum(int(np.prod(c.shape)) for c in constants if is_float(c.dtype))
+    own = sum(int(np.prod(c.shape)) for c in constants if is_float(c.dtype))
+    return own + count_params_in_bodies(model)
 
 
 def analyse(
@@ -160,17 +162,28 @@ def analyse(
 def _first_run(
     light: LightModel, inputs: Sequence[InputSpec], samples: Calibration, providers: Providers
 ) -> tuple[Model, Probed]:
-    """Read and run a model; operators that onnxruntime doesn't implement stand as their bodies."""
+    """Read and run a model.
+
+    Operators that onnxruntime doesn't implement stand as their bodies, and branches that all
+    samples take in front of their If.
+    """
     expanded: frozenset[str] = frozenset()
+    taken: dict[str, bool] = {}
     while True:
-        model = Model(light, expanded)
+        model = Model(light, expanded, taken)
         try:
             fold_constants(model, providers)
-            return model, probe_samples(model, inputs, samples, providers)
+            found = probe_samples(model, inputs, samples, providers)
         except MissingKernelError as error:
             if error.operator in expanded:
                 raise
             expanded |= {error.operator}
+            continue
+        _, fixed, seen = found
+        more = find_taken(model, seen, fixed, providers)
+        if not more:
+            return model, found
+        taken = taken | more
 
 
 def _runs(model: LightModel, feed: Feed, providers: Sequence[str]) -> bool:

@@ -1,5 +1,6 @@
 """Layers inside the bodies of If, Loop and Scan: they stay as they are, and are counted."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx_reap.graph.body_macs import count_in_bodies
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
-from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.model import Model, is_floating
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.session import Feed
 
@@ -40,7 +41,10 @@ def find_in_bodies(model: Model, feed: Feed, batch: int, providers: Sequence[str
     counts = count_in_bodies(model, feed, providers) if holders else Counter()
     unknown = "" if counts is not None else "; how often it runs could not be counted: 0 MACs"
     for node in holders:
-        reason, key = f"made inside the body of {node.op}{unknown}", model.keys[id(node)]
+        reason = f"made inside the body of {node.op}"
+        if model.is_settled(node):
+            reason = "made in a branch of If that no sample takes"
+        reason, key = reason + unknown, model.keys[id(node)]
         first = next(tensor.name for tensor in node.outputs if tensor.name)
         own = {place[1:]: n / batch for place, n in (counts or {}).items() if place[0] == first}
         totals[key] = sum(own.values())
@@ -51,6 +55,20 @@ def find_in_bodies(model: Model, feed: Feed, batch: int, providers: Sequence[str
                 frozen.append(row)
                 macs[row] = macs.get(row, 0.0) + own.pop((inner.name, output), 0.0)
     return Bodies(tuple(frozen), macs, totals)
+
+
+def count_params_in_bodies(model: Model) -> int:
+    """Count the elements of floating-point constants that bodies have for themselves."""
+    inside = [node for holder in model.nodes for node in _inside(holder)]
+    read = [t for node in inside for t in node.inputs] + [n.attrs.get("value") for n in inside]
+    outer = {id(constant) for constant in model.constants().values()}
+    own = {id(t): t for t in read if isinstance(t, gs.Constant) and id(t) not in outer}
+    return sum(math.prod(t.shape) for t in own.values() if is_floating(t))
+
+
+def has_layers(node: gs.Node) -> bool:
+    """Whether layers with constant weights are in a node's bodies, at any depth."""
+    return any(_channels(inner) for inner in _inside(node))
 
 
 def _inside(node: gs.Node) -> Iterator[gs.Node]:

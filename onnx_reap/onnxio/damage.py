@@ -13,7 +13,7 @@ from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.dtypes import bits, exists
-from onnx_reap.onnxio.extract import bodies_of
+from onnx_reap.onnxio.extract import graphs
 
 
 def check_parts(model: onnx.ModelProto, label: str, beside: Container[str] = ()) -> None:
@@ -30,13 +30,6 @@ def check_parts(model: onnx.ModelProto, label: str, beside: Container[str] = ())
             _check_name(tensor.name, f"{label}: a tensor's name")
             if not (uses_external_data(tensor) and tensor.name in beside):
                 _check_tensor(tensor, label)
-
-
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and the bodies of its nodes (If, Loop, Scan), at any depth."""
-    yield graph
-    for body in (body for node in graph.node for body in bodies_of(node)):
-        yield from graphs(body)
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

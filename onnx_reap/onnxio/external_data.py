@@ -13,8 +13,9 @@ from onnx import TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio.damage import check_kind, graphs, tensors
+from onnx_reap.onnxio.damage import check_kind, tensors
 from onnx_reap.onnxio.dtypes import nbytes, to_numpy
+from onnx_reap.onnxio.extract import graphs
 from onnx_reap.onnxio.light_model import LightModel, external_initializer, fill, lies_beside
 from onnx_reap.onnxio.mapped_files import MappedFile
 

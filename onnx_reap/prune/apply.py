@@ -159,8 +159,8 @@ def _verified(
         masked.free_weights()  # they may be large
     if analysis.model.types and analysis.runs_as_given:
         check_loads(pruned.to_file(), analysis.providers)
-    elif pruned.has_calls and analysis.runs_as_given and not pruned.stored:
-        # What ran stands as the bodies of its functions, what is written as calls of them.
+    elif pruned.runs_unlike_file and analysis.runs_as_given and not pruned.stored:
+        # What ran has nodes where calls, and bodies of If, are written.
         _, doubts = compare(cut, pruned.to_file(), feeds, analysis.providers, CUT)
         notes += [note for note in doubts if note not in notes]
     return notes
@@ -180,7 +180,7 @@ def masked_model(analysis: Analysis, removed: tuple[int, ...]) -> onnx.ModelProt
     masked = analysis.copy()
     before = {name: constant.values for name, constant in masked.constants().items()}
     mask_graph(masked, analysis.flow, removed)
-    if masked.stored:
+    if masked.stored or masked.runs_unlike_file:
         return masked.to_proto()
     after = {name: constant.values for name, constant in masked.constants().items()}
     changed = {name: values for name, values in after.items() if values is not before[name]}
