@@ -15,11 +15,11 @@ SWITCH = "switch"
 
 
 def in_branches(
-    model: onnx.ModelProto, *, own: bool = True, same_names: bool = False
+    model: onnx.ModelProto, *, own: bool = True, same_names: bool = False, switch: bool = True
 ) -> onnx.ModelProto:
     """Put all nodes of a model into a branch of an If, with a copy of them in the other.
 
-    The first is taken where the new input `switch` is 1.
+    The first is taken where the new input `switch` is 1, or always.
 
     Parameters
     ----------
@@ -38,9 +38,11 @@ def in_branches(
     del out.graph.node[:]
     if own:
         del out.graph.initializer[:]
-    out.graph.input.append(oh.make_tensor_value_info(SWITCH, onnx.TensorProto.INT64, []))
-    one = oh.make_node("Constant", [], ["one"], value_int=1)
-    out.graph.node.extend([one, oh.make_node("Equal", [SWITCH, "one"], ["condition"])])
+    one = oh.make_node("Constant", [], ["one"], value=onnx.numpy_helper.from_array(np.array(1)))
+    chosen = SWITCH if switch else "one"
+    if switch:
+        out.graph.input.append(oh.make_tensor_value_info(SWITCH, onnx.TensorProto.INT64, []))
+    out.graph.node.extend([one, oh.make_node("Equal", [chosen, "one"], ["condition"])])
     branches = {"then_branch": mine, "else_branch": other}
     names = [value.name for value in graph.output]
     out.graph.node.append(oh.make_node("If", ["condition"], names, "choice", **branches))
@@ -56,6 +58,8 @@ def _branch(name, nodes, weights, outputs, prefix) -> onnx.GraphProto:
         return prefix + tensor if tensor in own else tensor
 
     inner = [renamed(node, rename) for node in whole.node]
+    for node in inner:
+        node.name = node.name and prefix + node.name
     for tensor in whole.initializer:
         tensor.name = rename(tensor.name)
     results = [copy.deepcopy(value) for value in outputs]

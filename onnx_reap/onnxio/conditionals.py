@@ -154,9 +154,16 @@ def _serving(nodes: Sequence[NodeProto], moved: Moved, known: Set[str]) -> set[i
 
 
 def _is_as_it_was(nodes: Sequence[NodeProto], moved: Moved, changed: Set[str]) -> bool:
+    """Whether a branch would give the same with all nodes that it had.
+
+    Those that are left out were folded. Of the others only constants inside of the branch matter:
+    it reads the rest by name.
+    """
     given = {first_result(node): node for node in moved.nodes}
-    read = {name for node in nodes for name in node.input}
-    return not read & changed and all(given.get(first_result(n)) == n for n in nodes)
+    left = {first_result(node) for node in nodes}
+    inside = {name for node in nodes for name in node.input} & given.keys()
+    folded = {name for out, node in given.items() if out not in left for name in node.input}
+    return not (inside | folded) & changed and all(given.get(first_result(n)) == n for n in nodes)
 
 
 def _branch(node: NodeProto, holds: bool) -> GraphProto:

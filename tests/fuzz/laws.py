@@ -69,6 +69,8 @@ class Trial:
         for name, values in changed.items():
             same = (values == before[name]) | (values == 0)
             assert same.all(), "the mask does more than write zeros"
+        if masked.runs_unlike_file:
+            return masked.to_proto()
         return with_weights(self.analysis.light.proto, changed)
 
 

@@ -56,7 +56,7 @@ class Model:
         functions = Functions(proto, self._is_expanded, light.inferred_types)
         self.graph.nodes, sources, calls = expand_calls(self.graph, proto.graph.node, functions)
         self._origin = Origin.of(proto, sources, calls, moved)
-        self._folded: dict[str, np.ndarray] = {}
+        self._as_read: dict[str, gs.Constant] = {}  # Also those that only folded nodes read
         external = self.light.external()
         for name, constant in self.constants().items():
             if name in external:
@@ -64,6 +64,7 @@ class Model:
         self._absorb_constant_nodes()
         for sparse in proto.graph.sparse_initializer:
             self.constants()[sparse.values.name].values = dense(sparse)
+        self._remember(self.constants())
         self.graph.nodes = in_order(self.graph.nodes)  # Topological
         self.keys = unique_keys(self.graph.nodes)  # By `id(node)`
         self._names: set[str] = set()
@@ -120,11 +121,17 @@ class Model:
         for name, array in values.items():
             old = tensors[name]
             new = gs.Constant(name, np.asarray(array, order="C"))
-            self._folded[name] = new.values
+            self._remember({name: new})
             for node in list(old.outputs):
                 node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
             unread += list(old.inputs)
         self.drop(unread)
+
+    def _remember(self, constants: Mapping[str, gs.Constant]) -> None:
+        self._as_read |= {
+            name: gs.Constant(name, c.values, export_dtype=c.export_dtype)
+            for name, c in constants.items()
+        }
 
     def unused(self, name: str) -> str:
         """Return a name for a new tensor, `name` if it is free; it counts as taken from now on."""
@@ -183,7 +190,7 @@ class Model:
     def _keep_stored(self, found: Mapping[str, Stored]) -> None:
         self.set_constants({name: stored.values for name, stored in found.items()})
         # An array may have been copied, and is known by its identity from now on.
-        self.stored |= {n: replace(s, values=self._folded[n]) for n, s in found.items()}
+        self.stored |= {n: replace(s, values=self._as_read[n].values) for n, s in found.items()}
 
     def unshare_parameters(self) -> None:
         """Give every use of a vector of parameters its own copy, lest equal values tie channels.
@@ -220,11 +227,14 @@ class Model:
         constants = self.constants()
         same = self.written_once()
         written = requantised(self.nodes, self.stored, self._origin.constants - self.stored.keys())
-        out.graph.node.extend(
-            self._origin.nodes_of_file(self.nodes, constants, self._folded, same, written)
-        )
-        # Integers as the file has them serve calls, and constants that nobody touched.
-        held = constants | {t.name: t for s in self.stored.values() for t in s.inputs}
+        changed = {
+            name
+            for name, constant in constants.items()
+            if name in self._as_read and constant.values is not self._as_read[name].values
+        }
+        out.graph.node.extend(self._origin.nodes_of_file(self.nodes, changed, same, written))
+        # What is written as it was reads constants as the file has them, integers for instance.
+        held = self._as_read | constants
         held |= {t.name: t for w in written.values() for t in w.inputs}
         called = functions_called(out.graph.node, out.functions)
         for function in [f for f in out.functions if (f.domain, f.name) not in called]:
@@ -245,6 +255,7 @@ class Model:
         """
         for constant in self.constants().values():
             constant.values = np.empty(0)
+        self._as_read.clear()
 
     def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
         """Write the part that computes tensors from others, in float32; see `onnxio.extract`."""

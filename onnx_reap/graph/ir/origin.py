@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -50,8 +49,7 @@ class Origin:
     def nodes_of_file(
         self,
         nodes: Sequence[gs.Node],
-        constants: Mapping[str, gs.Constant],
-        folded: Mapping[str, np.ndarray],
+        changed: Set[str],
         same: Mapping[str, str],
         stored: Mapping[str, Written],
     ) -> list[onnx.NodeProto]:
@@ -59,23 +57,20 @@ class Origin:
 
         Parameters
         ----------
-        constants : mapping of str to gs.Constant
-            All of the graph.
-        folded : mapping of str to numpy.ndarray
-            Values of tensors that were made constants when the graph was read.
+        changed : set of str
+            Constants, also of nodes that were folded, that have other values since they were read.
         same : mapping of str to str
             The names by which copies of constants are written.
         stored : mapping of str to Written
             Constants that are written as integers.
         """
-        protos = with_makers(self._with_calls(nodes, folded, same, stored), stored)
-        changed = {n for n, c in constants.items() if c.values is not folded.get(n, c.values)}
+        protos = with_makers(self._with_calls(nodes, changed, same, stored), stored)
         return with_branches_inside(protos, self.moved, self.made, changed)
 
     def _with_calls(
         self,
         nodes: Sequence[gs.Node],
-        folded: Mapping[str, np.ndarray],
+        changed: Set[str],
         same: Mapping[str, str],
         stored: Mapping[str, Written],
     ) -> list[onnx.NodeProto]:
@@ -87,7 +82,7 @@ class Origin:
             # With nodes of others in between, which may read what these make, no place is right.
             if not parts or parts[-1] - parts[0] >= len(parts):
                 continue
-            whole = call.is_whole(place.keys(), folded, same)
+            whole = call.is_whole(place.keys(), changed, same)
             proto = call.proto if whole else call.fused(place.keys(), stored, same)
             if proto is not None:
                 for number in parts:
