@@ -36,6 +36,8 @@ def find_taken(
         Conditions by the first result of the If.
     """
     nodes = model.conditionals()
+    if not nodes:
+        return {}
     by_sizes = {name for name, node in nodes.items() if _follows_from_sizes(node.inputs[0])}
     by_data = {name for name, node in nodes.items() if has_layers(node)} - by_sizes
     batches = FEW if fixed_batch is None else (fixed_batch,)
