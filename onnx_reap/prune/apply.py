@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -180,11 +181,21 @@ def masked_model(analysis: Analysis, removed: tuple[int, ...]) -> onnx.ModelProt
     masked = analysis.copy()
     before = {name: constant.values for name, constant in masked.constants().items()}
     mask_graph(masked, analysis.flow, removed)
-    if masked.stored or masked.runs_unlike_file:
-        return masked.to_proto()
     after = {name: constant.values for name, constant in masked.constants().items()}
     changed = {name: values for name, values in after.items() if values is not before[name]}
+    if masked.stored or masked.runs_unlike_file or not _read_as_given(masked, changed):
+        return masked.to_proto()
     return replace(analysis.light, proto=with_weights(analysis.light.proto, changed)).whole()
+
+
+def _read_as_given(model: Model, constants: Collection[str]) -> bool:
+    """Whether the nodes that read some constants are those that do in the file as given.
+
+    Others may have been folded, which need what the constants were.
+    """
+    given = Counter(name for node in model.light.graph.node for name in node.input)
+    read = Counter(tensor.name for node in model.nodes for tensor in node.inputs)
+    return all(given[name] == read[name] for name in constants)
 
 
 def finish(pruned: Model, settings: Settings) -> LightModel:
