@@ -127,9 +127,12 @@ def attention(m: Meter, node: onnx.NodeProto) -> str:
 
 
 def multi_head(m: Meter, node: onnx.NodeProto) -> str:
-    # query, key and value (samples, tokens, channels), as `attention` has them
+    # query, key and value (samples, tokens, channels); past keys (samples, heads, tokens, size)
     q, k = node.input[:2]
-    return m.times(m.dims(k, 1), m.add(m.size(q), m.size(node.output[0])))
+    keys = m.dims(k, 1)
+    if len(node.input) > 6 and node.input[6]:
+        keys = m.add(keys, m.dims(node.input[6], 2))
+    return m.times(keys, m.add(m.size(q), m.size(node.output[0])))
 
 
 def self_attention(m: Meter, node: onnx.NodeProto) -> str:
@@ -163,6 +166,9 @@ FORMULAS: dict[str, dict[str, Formula]] = {
         "FusedMatMul": product,
         "DynamicQuantizeMatMul": product,
         "MatMulIntegerToFloat": product,
+        "MatMulNBits": lambda m, node: m.times(
+            m.size(node.output[0]), m.constant(attributes(node)["K"])
+        ),
         "MultiHeadAttention": multi_head,
         "Attention": self_attention,
     },

@@ -10,7 +10,7 @@ import onnx
 from onnx_reap.data import Calibration, InputSpec
 from onnx_reap.errors import MissingKernelError, ReapError
 from onnx_reap.graph.batches import Probed, probe_samples
-from onnx_reap.graph.bodies import Bodies, find_in_bodies
+from onnx_reap.graph.bodies import Bodies, find_in_bodies, without_count
 from onnx_reap.graph.branches import Branches, find_branches
 from onnx_reap.graph.cost import count_macs, count_params
 from onnx_reap.graph.groups import FrozenChannels, Group, find_frozen, find_groups
@@ -37,7 +37,7 @@ class Analysis:
     groups: tuple[Group, ...]
     branches: Branches  # Those that vanish with all of a group
     frozen: tuple[FrozenChannels, ...]
-    bodies: Bodies  # Of If, Loop and Scan
+    bodies: Bodies  # Of If, Loop and Scan, and what else a run has to count
     macs: Cost
     params: Cost
     providers: Providers
@@ -138,7 +138,8 @@ def analyse(
     groups = find_groups(found)
     branches = find_branches(model, probed, found, groups, bases)
     feed = _feed(samples, fixed or 2)
-    bodies = find_in_bodies(model, feed, probed.batch, providers)
+    uncounted = without_count(model, found)
+    bodies = find_in_bodies(model, feed, probed.batch, providers, uncounted)
     return Analysis(
         light,
         model,
