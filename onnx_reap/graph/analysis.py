@@ -18,6 +18,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe, fold_constants
 from onnx_reap.graph.labels.flow import flow
 from onnx_reap.graph.labels.records import Flow
+from onnx_reap.onnxio.check import standard_problem
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.onnxio.light_model import LightModel
@@ -175,10 +176,19 @@ def _first_run(
 
 
 def _runs(model: LightModel, feed: Feed, providers: Sequence[str]) -> bool:
+    """Whether onnxruntime runs a model as it is; refuse it if nobody takes it."""
     try:
         run(session(model, providers), None, feed)
-    except ReapError:
+    except MissingKernelError:
         return False
+    except ReapError:
+        if (problem := standard_problem(model)) is None:
+            return False
+        raise ReapError(
+            "neither onnxruntime nor onnx.checker takes the model as it is",
+            got=problem,
+            expected="a valid ONNX model",
+        ) from None
     return True
 
 
