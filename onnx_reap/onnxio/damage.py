@@ -21,6 +21,13 @@ OWN = ("", "ai.onnx")
 def check_parts(model: onnx.ModelProto, label: str, beside: Container[str] = ()) -> None:
     """Refuse what is broken: tensors, types, names, nodes that lack inputs."""
     _check_texts(model, label)
+    for version in (e.version for part in (model, *model.functions) for e in part.opset_import):
+        if not 0 < version < 2**31:
+            raise ReapError(
+                f"{label}: an operator set that can't be",
+                got=f"version {version}",
+                expected="a number from 1 on",
+            )
     opset = _opset(model.opset_import)
     for graph in graphs(model.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):

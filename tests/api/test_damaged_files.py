@@ -317,6 +317,14 @@ def test_texts_beside_the_graph_that_are_none():
         onnx_reap.inspect(file_of(model, b"somebody", b"someb\xb1dy"))
 
 
+def test_operator_sets_that_can_not_be():
+    for version in (0, -1, 2**40):
+        model = chain(8)
+        model.opset_import[0].version = version
+        with refusal("an operator set that can't be", f"got: version {version}"):
+            inspected(model)
+
+
 def test_shapes_that_onnx_can_not_infer_where_a_call_asks_for_them():
     net = Net({"x": ("N", 7, 16)})
     turned = net("FusedMatMul", "x", net.weight(7, 4), transA=1, domain="com.microsoft")

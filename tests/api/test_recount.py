@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import combinations
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def projections(net: Net, x: str, *widths: int) -> list[str]:
     return [net("MatMul", x, net.weight(16, width, scale=0.4)) for width in widths]
 
 
-def transformer(attend) -> onnx.ModelProto:
+def transformer(attend: Callable[[Net, str], str]) -> onnx.ModelProto:
     """Tokens -> two heads of attention, added -> an MLP, added -> five values each."""
     net = Net({"x": ("N", 7, 16)}, opset=23)
     x = net("Add", net("MatMul", attend(net, "x"), net.weight(16, 16, scale=0.25)), "x")
@@ -154,37 +154,62 @@ def fixed() -> onnx.ModelProto:
     return net.model(net.head(net.block(net.block("x", 3, 16), 16, 16), 16, 5))
 
 
-MODELS = {
-    each.__name__: each
-    for each in (chain, shipped, depthwise, grouped, transposed, products, fused, einsums)
-} | {each.__name__: each for each in (recurrent, looping, integers, two_inputs, fixed)}
+def graph_network() -> onnx.ModelProto:
+    """Nodes with features, and the matrix of what they are to each other: no batch."""
+    net = Net({"x": ("V", 8), "edges": ("V", "V")})
+    y = "x"
+    for inputs, outputs in ((8, 16), (16, 32)):
+        y = net("Relu", net("MatMul", net("MatMul", "edges", y), net.weight(inputs, outputs)))
+    return net.model(net("MatMul", y, net.weight(32, 3)))
+
+
+MODELS = (
+    *(chain, shipped, depthwise, grouped, transposed, products, fused, einsums, recurrent),
+    *(looping, integers, two_inputs, fixed, graph_network),
+)
 
 
 def draw(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Samples, along the first axis; those of the shipped model are images."""
+    """Samples, along the first axis; those of the shipped model are images, or whole graphs."""
     with np.load(SHIPPED / "fashion_calib.npz") as images:
         shown = images["input"][:SAMPLES].astype(np.float32)
     rng = np.random.default_rng(1)
     data = {}
     for each in model.graph.input:
-        shape = [dim.dim_value for dim in each.type.tensor_type.shape.dim][1:]
+        first, *shape = (dim.dim_value or 9 for dim in each.type.tensor_type.shape.dim)
+        shape = shape if has_batches(model) else [first, *shape]
         noise = rng.standard_normal((SAMPLES, *shape)).astype(np.float32)
         data[each.name] = shown if shape == [1, 28, 28] else noise
     return data
 
 
+def has_batches(model: onnx.ModelProto) -> bool:
+    return "edges" not in {each.name for each in model.graph.input}
+
+
+def runs(model: onnx.ModelProto, data: Feed) -> tuple[list[dict[str, np.ndarray]], int]:
+    """Feeds of a run each, and how many samples one holds: as few as the model takes."""
+    if not has_batches(model):
+        return [{name: array[row] for name, array in data.items()} for row in range(SAMPLES)], 1
+    size = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    return [
+        {name: array[start : start + size] for name, array in data.items()}
+        for start in range(0, SAMPLES, size)
+    ], size
+
+
 def errors(
     before: onnx.ModelProto, after: onnx.ModelProto, data: Feed, samples: Iterable[int]
 ) -> dict[str, float]:
-    """Output errors on some samples, recounted; models of a fixed batch run all of them."""
-    size = before.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    starts = range(0, SAMPLES, size)
-    feeds = [{name: data[name][start : start + size] for name in data} for start in starts]
+    """Output errors on some samples, recounted."""
+    feeds, _ = runs(before, data)
     rows = sorted(samples)
     original, pruned = (recount.outputs(model, feeds) for model in (before, after))
     return {
-        name: recount.relative_error(values[rows], pruned[name][rows])
-        for name, values in original.items()
+        name: recount.relative_error(
+            *(each[name].reshape(SAMPLES, -1)[rows] for each in (original, pruned))
+        )
+        for name in original
     }
 
 
@@ -204,17 +229,18 @@ def held_out() -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_report_tells_what_is_recounted(name: str, held_out: set[int], tmp_path: Path) -> None:
-    model = MODELS[name]()
+@pytest.mark.parametrize("build", MODELS, ids=lambda build: build.__name__)
+def test_the_report_tells_what_is_recounted(
+    build: Callable[[], onnx.ModelProto], held_out: set[int], tmp_path: Path
+) -> None:
+    model = build()
     data = draw(model)
     result = onnx_reap.reap(model, data, target_macs=0.7)
     result.save(tmp_path / "pruned.onnx")
     pruned = onnx.load(tmp_path / "pruned.onnx")
     report = result.report
 
-    size = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    feed = {key: array[:size] for key, array in data.items()}
+    (feed, *_), size = runs(model, data)
     assert report.before.macs * size == recount.macs(model, feed)
     assert report.after.macs * size == recount.macs(pruned, feed)
     assert report.after.macs <= 0.7 * report.before.macs
