@@ -104,7 +104,7 @@ class LightModel:
         model = self.with_weights_as_inputs()
         try:
             graph = onnx.shape_inference.infer_shapes(model).graph
-        except onnx.shape_inference.InferenceError:
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
             graph = model.graph  # what is wrong with it is told when it is run
         values = (*graph.input, *graph.value_info, *graph.output)
         return {

@@ -332,6 +332,14 @@ def test_shapes_that_onnx_can_not_infer_where_a_call_asks_for_them():
     model.graph.node.append(oh.make_node("MatMul", ["x", "x"], []))
     with refusal("onnxruntime can't load the model"):
         inspected(model)
+    del model.graph.node[-1]
+    doubled = oh.make_function(
+        "own", "F", ["a"], ["b"], [oh.make_node("Relu", ["a"], ["b"])], model.opset_import
+    )
+    model.functions.extend([doubled, doubled])
+    model.opset_import.append(oh.make_opsetid("own", 1))
+    with refusal("onnxruntime can't load the model"):
+        inspected(model)
 
 
 def test_names_of_weight_files_that_no_file_can_have(workplace: Path):
