@@ -82,7 +82,7 @@ def find_in_bodies(
 
 
 def _first(node: gs.Node) -> str:
-    return next(str(tensor.name) for tensor in node.outputs if tensor.name)
+    return next((str(tensor.name) for tensor in node.outputs if tensor.name), "")
 
 
 def _inside(node: gs.Node) -> Iterator[gs.Node]:
