@@ -310,6 +310,15 @@ def test_a_call_without_outputs():
         inspected(model)
 
 
+@pytest.mark.parametrize("heads", [None, 0, "two", [2]])
+def test_a_call_of_another_domain_with_attributes_that_are_wrong(heads):
+    net = Net({"x": ("N", 7, 16)})
+    given = {} if heads is None else {"num_heads": heads}
+    y = net("MultiHeadAttention", "x", "x", "x", domain="com.microsoft", **given)
+    with refusal("onnxruntime can't load the model"):
+        inspected(net.model(net("MatMul", y, net.weight(16, 4)), check=False))
+
+
 def test_texts_beside_the_graph_that_are_none():
     model = chain(8)
     model.producer_name = "somebody"
