@@ -10,7 +10,12 @@ import onnx
 from onnx_reap.data import Calibration, InputSpec
 from onnx_reap.errors import MissingKernelError, ReapError
 from onnx_reap.graph.batches import Probed, probe_samples
-from onnx_reap.graph.bodies import Bodies, count_params_in_bodies, find_in_bodies
+from onnx_reap.graph.bodies import (
+    Bodies,
+    count_params_in_bodies,
+    find_in_bodies,
+    without_count,
+)
 from onnx_reap.graph.branches import Branches, find_branches
 from onnx_reap.graph.conditions import find_taken
 from onnx_reap.graph.cost import count_macs, count_params
@@ -19,6 +24,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe, fold_constants
 from onnx_reap.graph.labels.flow import flow
 from onnx_reap.graph.labels.records import Flow
+from onnx_reap.onnxio.check import standard_problem
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.onnxio.light_model import LightModel
@@ -38,7 +44,7 @@ class Analysis:
     groups: tuple[Group, ...]
     branches: Branches  # Those that vanish with all of a group
     frozen: tuple[FrozenChannels, ...]
-    bodies: Bodies  # Of If, Loop and Scan
+    bodies: Bodies  # Of If, Loop and Scan, and what else a run has to count
     macs: Cost
     params: Cost
     providers: Providers
@@ -140,7 +146,8 @@ def analyse(
     groups = find_groups(found)
     branches = find_branches(model, probed, found, groups, bases)
     feed = _feed(samples, fixed or 2)
-    bodies = find_in_bodies(model, feed, probed.batch, providers)
+    uncounted = without_count(model, found)
+    bodies = find_in_bodies(model, feed, probed.batch, providers, uncounted)
     return Analysis(
         light,
         model,
@@ -187,10 +194,19 @@ def _first_run(
 
 
 def _runs(model: LightModel, feed: Feed, providers: Sequence[str]) -> bool:
+    """Whether onnxruntime runs a model as it is; refuse it if nobody takes it."""
     try:
         run(session(model, providers), None, feed)
-    except ReapError:
+    except MissingKernelError:
         return False
+    except ReapError:
+        if (problem := standard_problem(model)) is None:
+            return False
+        raise ReapError(
+            "neither onnxruntime nor onnx.checker takes the model as it is",
+            got=problem,
+            expected="a valid ONNX model",
+        ) from None
     return True
 
 

@@ -32,7 +32,15 @@ class _Data:
 def data_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     """List the files that a model as it was parsed, from `path`, names for its weights."""
     outside = [_entries(tensor).get("location", "") for tensor in _outside(model)]
-    return [path.parent / name for name in dict.fromkeys(outside) if name]
+    named = (path.parent / name for name in dict.fromkeys(outside) if name)
+    return [file for file in named if _is_there(file)]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # what can't be the name of a file
+        return False
 
 
 def read_external(model: onnx.ModelProto, path: Path, label: str) -> LightModel:

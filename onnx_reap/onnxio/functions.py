@@ -50,7 +50,7 @@ class Functions:
 
         Names of tensors and nodes inside start with the name of the call's first output.
         """
-        function = self._definition(node) if depth < DEPTH else None
+        function = self._definition(node) if depth < DEPTH and any(node.output) else None
         if function is None or not self._fits(function):
             return None
         nodes = _instance(node, function)

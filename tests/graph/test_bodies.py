@@ -60,7 +60,7 @@ def test_bodies_that_can_not_be_counted_say_so(monkeypatch):
     def refuse(*_args, **_options):
         raise onnx_reap.ReapError("the counting copy is refused")
 
-    monkeypatch.setattr("onnx_reap.graph.body_macs.session", refuse)
+    monkeypatch.setattr("onnx_reap.graph.macs_by_run.session", refuse)
     feed = {"x": np.zeros((2, 3, 8, 8), np.float32)}
     found = find_in_bodies(Model(_branching(before=False)), feed, 2, ["CPUExecutionProvider"])
     assert all("could not be counted" in row.reason for row in found.frozen)

@@ -63,7 +63,8 @@ class Model:
                 constant.values, constant.data_location = external[name], None
         self._absorb_constant_nodes()
         for sparse in proto.graph.sparse_initializer:
-            self.constants()[sparse.values.name].values = dense(sparse)
+            if constant := self.constants().get(sparse.values.name):
+                constant.values = dense(sparse)
         self._remember(self.constants())
         self.graph.nodes = in_order(self.graph.nodes)  # Topological
         self.keys = unique_keys(self.graph.nodes)  # By `id(node)`

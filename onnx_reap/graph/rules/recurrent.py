@@ -25,8 +25,10 @@ X, W, R, BIAS, LENGTHS, STATE, CELL, PEEPHOLES = range(8)
 
 def _recurrent(site: Site) -> None:
     constants = (W, R, *(index for index in (BIAS, PEEPHOLES) if site.has_input(index)))
-    if not all(site.is_constant(index) for index in constants):
-        site.freeze_inputs(f"{site.op} with a computed weight or bias")
+    computed = not all(site.is_constant(index) for index in constants)
+    if computed or site.is_constant(X):
+        what = "a computed weight or bias" if computed else "a constant input"
+        site.freeze_inputs(f"{site.op} with {what}")
         for index in range(len(site.node.outputs)):
             site.set_labels(np.array(0), index)
         return
