@@ -79,6 +79,24 @@ def shared():
     return n.model(n.gemm(n.node("Flatten", n.node("Add", *both)), 6, 1))
 
 
+def recurrent(op: str, flat: bool = False):
+    """Steps come in front of samples; layers may read both as one axis."""
+    n, gates = Net({"x": ("N", 3, 6, 6)}), {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    h = n.node("Transpose", n.node("Reshape", "x", np.array([0, 3, 36])), perm=[1, 0, 2])
+    h = n.node("MatMul", h, n.random(36, 8, scale=0.3))
+    for size in (8, 10):
+        weight, bias = n.random(2, gates * 5, size, scale=0.5), n.random(2, 2 * gates * 5)
+        attributes = {"hidden_size": 5, "direction": "bidirectional"}
+        h = n.node(op, h, weight, n.random(2, gates * 5, 5, scale=0.5), bias, **attributes)
+        h = n.node("Reshape", n.node("Transpose", h, perm=[0, 2, 1, 3]), np.array([0, 0, -1]))
+    if flat:
+        h = n.node("Relu", n.gemm(n.node("Reshape", h, np.array([-1, 10])), 10, 6))
+        h = n.node("Tanh", n.gemm(h, 6, 4))
+        h = n.node("Reshape", h, np.array([3, -1, 4]))
+    h = n.node("ReduceSum", h, np.array([0]), keepdims=0)
+    return n.model(n.gemm(h, 4 if flat else 10, 1))
+
+
 MODELS = {
     "shared": shared,
     "plain": plain,
@@ -191,6 +209,24 @@ def test_a_small_change_of_one_number_is_felt_by_its_square(name: str):
     assert found > 0
     assert nothing == 0
     assert sum(seen) == len(DATA)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_changes_of_layers_that_hold_steps_in_front_of_samples_are_felt(op: str, flat: bool):
+    """In front of recurrent layers, of such layers, and behind them."""
+    analysis, observed = look(recurrent(op, flat))
+    nodes = dict.fromkeys(node for group in analysis.groups for node in group.consumers)
+    assert len(nodes) >= 3
+    original = outputs_of_all(changed(analysis, []))
+    for node in nodes:
+        refit = ConsumerRefit(analysis.model, node, analysis.flow, observed)
+        units = sorted({*refit._units} - {0})
+        changes = scaled(refit.without(units[::2]), 1 / 256)
+        (found,) = measure(evaluation_of(analysis), [changes], lambda count: None)
+        more, less = (outputs_of_all(changed(analysis, changes, share)) for share in (1, -1))
+        expected = np.square((more - less) / 2).sum() / np.square(original - original.mean()).sum()
+        assert found == pytest.approx(expected, rel=0.01), node
 
 
 def test_values_are_felt_relative_to_what_each_entry_varies_by():
