@@ -299,7 +299,7 @@ def test_class_scores_are_felt_by_the_divergence_of_their_distributions(softmax:
 
 def test_layers_that_no_gradient_reaches_are_not_felt():
     n = Net({"x": ("N", 3, 6, 6)})
-    h = n.node("LRN", n.block("x", 3, 8), size=3)
+    h = n.node("Hardmax", n.block("x", 3, 8), axis=1)
     analysis, observed = look(n.model(n.head(n.block(n.block(h, 8, 6), 6, 6), 6, 1)))
     front, *_, last = analysis.groups
     perturbations = []
@@ -383,11 +383,11 @@ def outputs_of(analysis: Analysis, linear: Linear, changes: Sequence[WeightChang
 
 
 @pytest.mark.parametrize(
-    ("op", "opset", "named"), [("LRN", 17, "LRN"), ("Relu", 10, "operator set 10")]
+    ("op", "opset", "named"), [("Hardmax", 17, "Hardmax"), ("Relu", 10, "operator set 10")]
 )
 def test_groups_that_no_gradient_reaches_are_told(op: str, opset: int, named: str):
     n = Net({"x": ("N", 3, 6, 6)}, opset=opset)
-    attributes = {"size": 3} if op == "LRN" else {}
+    attributes = {"axis": 1} if op == "Hardmax" else {}
     h = n.node(op, n.block(n.block("x", 3, 16), 16, 16), **attributes)
     proto = n.model(n.head(n.block(h, 16, 16), 16, 4))
     notes = onnx_reap.reap(proto, images(40, 6), target_macs=0.7).report.notes
