@@ -394,6 +394,12 @@ def test_groups_that_no_gradient_reaches_are_told(op: str, opset: int, named: st
     assert any(f"gradients don't pass {named}" in note for note in notes), notes
 
 
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_all_groups_of_recurrent_models_are_known(op):
+    notes = onnx_reap.reap(recurrent(op), images(40, 6), target_macs=0.8).report.notes
+    assert not any("sensitivity" in note for note in notes), notes
+
+
 @pytest.mark.parametrize("batch", ["N", 6])
 def test_newer_operator_sets_draw_directions_too(batch):
     """From version 22 on onnxruntime has no RandomNormalLike."""
