@@ -21,14 +21,17 @@ def in_front_of_samples(analysis: Analysis, layer: Linear) -> int | None:
         A factor of the output's entries, as in (factor, samples, entries of each): 1 where samples
         come first. None if samples aren't told apart.
     """
-    shape, batch = analysis.probe.shapes[layer.y], analysis.fixed_batch
-    if batch is None:
+    if analysis.fixed_batch is None:
         return _by_growth(analysis, layer)
-    if batch == 1:
-        return 1
-    places = [axis for axis, size in enumerate(shape[:-1]) if size == batch]
-    if layer.recurrent or places == [1]:
-        return shape[0] if places == [1] else None
+    return _by_size(analysis, layer, analysis.fixed_batch)
+
+
+def _by_size(analysis: Analysis, layer: Linear, batch: int) -> int | None:
+    """Go by the one axis that is as long as the batch, if there are steps; else by the first."""
+    shape = analysis.probe.shapes[layer.y]
+    if batch > 1 and any(each.recurrent for each in analysis.flow.linears):
+        places = [axis for axis, size in enumerate(shape[:-1]) if size == batch]
+        return math.prod(shape[: places[0]]) if len(places) == 1 else None
     return 1 if shape and shape[0] % batch == 0 else None
 
 

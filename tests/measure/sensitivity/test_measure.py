@@ -79,9 +79,9 @@ def shared():
     return n.model(n.gemm(n.node("Flatten", n.node("Add", *both)), 6, 1))
 
 
-def recurrent(op: str, flat: bool = False):
+def recurrent(op: str, flat: bool = False, batch="N"):
     """Steps come in front of samples; layers may read both as one axis."""
-    n, gates = Net({"x": ("N", 3, 6, 6)}), {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    n, gates = Net({"x": (batch, 3, 6, 6)}), {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
     h = n.node("Transpose", n.node("Reshape", "x", np.array([0, 3, 36])), perm=[1, 0, 2])
     h = n.node("MatMul", h, n.random(36, 8, scale=0.3))
     for size in (8, 10):
@@ -211,11 +211,11 @@ def test_a_small_change_of_one_number_is_felt_by_its_square(name: str):
     assert sum(seen) == len(DATA)
 
 
-@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(("flat", "batch"), [(False, "N"), (True, "N"), (False, 6), (False, 1)])
 @pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
-def test_changes_of_layers_that_hold_steps_in_front_of_samples_are_felt(op: str, flat: bool):
+def test_changes_of_layers_that_hold_steps_in_front_of_samples_are_felt(op, flat, batch):
     """In front of recurrent layers, of such layers, and behind them."""
-    analysis, observed = look(recurrent(op, flat))
+    analysis, observed = look(recurrent(op, flat, batch))
     nodes = dict.fromkeys(node for group in analysis.groups for node in group.consumers)
     assert len(nodes) >= 3
     original = outputs_of_all(changed(analysis, []))
@@ -392,6 +392,16 @@ def test_groups_that_no_gradient_reaches_are_told(op: str, opset: int, named: st
     proto = n.model(n.head(n.block(h, 16, 16), 16, 4))
     notes = onnx_reap.reap(proto, images(40, 6), target_macs=0.7).report.notes
     assert any(f"gradients don't pass {named}" in note for note in notes), notes
+
+
+@pytest.mark.parametrize(("flat", "batch"), [(True, 6), (False, 3)])
+def test_nothing_is_measured_where_samples_are_not_told_from_steps(flat, batch):
+    """A batch may have read steps and samples as one axis, or be as long as there are steps."""
+    analysis, observed = look(recurrent("GRU", flat, batch))
+    last = analysis.flow.linears[-2 if flat else 1].node
+    refit = ConsumerRefit(analysis.model, last, analysis.flow, observed)
+    changes = refit.without(sorted({*refit._units} - {0})[::2])
+    assert measure(evaluation_of(analysis), [changes], lambda count: None) == [None]
 
 
 @pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
