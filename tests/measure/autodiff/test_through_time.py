@@ -150,6 +150,21 @@ def test_layers_on_top_of_each_other(kind):
     check(net, net.node("MatMul", y, net.weight(read, 4)), ["x"])
 
 
+@pytest.mark.parametrize(
+    ("op", "names"),
+    [
+        ("RNN", ["Relu", "Tanh"]),
+        ("GRU", ["Sigmoid", "Tanh"] * 2),
+        ("LSTM", ["sigmoid", "tanh", "tanh"] * 2),
+    ],
+)
+def test_activations_that_are_named(op, names):
+    net = Net({"x": (STEPS, BATCH, READ)})
+    (y,) = recurrent(net, op, "x", direction="bidirectional")
+    net.nodes[-1].attribute.append(onnx.helper.make_attribute("activations", names))
+    check(net, y, ["x"])
+
+
 @pytest.mark.parametrize("op", GATES)
 def test_states_from_another_layer(op):
     """As a decoder has them; they also lead on by themselves."""
