@@ -12,11 +12,13 @@ from onnx_reap.data import open_calibration
 from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.measure.autodiff.backward import Facts, with_gradients
+from onnx_reap.measure.autodiff.backward import Facts, first_result, with_gradients
 from onnx_reap.measure.autodiff.tape import PREFIX
+from onnx_reap.onnxio.extract import bodies_of, names_in_subgraphs
 from onnx_reap.onnxio.light_model import LightModel
 
 WEIGHT = 0.7  # of the one goal
+STEP = 1 / 64  # of differences
 
 
 def analysed(model: onnx.ModelProto, data: Mapping[str, np.ndarray]) -> Analysis:
@@ -25,10 +27,11 @@ def analysed(model: onnx.ModelProto, data: Mapping[str, np.ndarray]) -> Analysis
 
 
 def facts_of(analysis: Analysis, model: Model | None = None) -> Facts:
-    """What is known of the original; layers by the output of their node."""
+    """What is known of the original; layers by the first result of their node."""
     model = model or analysis.model
     linears = analysis.flow.linears
-    layers = {model.node(layer.node).outputs[0].name: layer for layer in linears}
+    nodes = ((layer, model.node_proto(model.node(layer.node))) for layer in linears)
+    layers = {first_result(node): layer for layer, node in nodes}
     return Facts(analysis.probe.shapes, layers)
 
 
@@ -37,7 +40,11 @@ def part_of(model: Model, fed: Mapping[str, np.ndarray], goals: Sequence[str]) -
 
 
 def gradients_of(
-    part: onnx.ModelProto, facts: Facts, fed: Mapping[str, np.ndarray], wanted: Sequence[str]
+    part: onnx.ModelProto,
+    facts: Facts,
+    fed: Mapping[str, np.ndarray],
+    wanted: Sequence[str],
+    step: float = STEP,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float]:
     """Return gradients as the backward pass has them, differences, and the error as it has it."""
     goal = part.graph.output[0].name
@@ -47,7 +54,7 @@ def gradients_of(
     check_nodes(trainer.model.proto)
     error, *found = run(trainer.model.proto, {**fed, trainer.targets[goal]: target})
     gradients = dict(zip(wanted, found, strict=True))
-    return gradients, differences(part, fed, target, wanted), float(error)
+    return gradients, differences(part, fed, target, wanted, step), float(error)
 
 
 def check_nodes(model: onnx.ModelProto) -> None:
@@ -57,7 +64,17 @@ def check_nodes(model: onnx.ModelProto) -> None:
     context.opset_imports = {o.domain: o.version for o in model.opset_import}
     for node in model.graph.node:
         if node.output[0].startswith(PREFIX):
-            onnx.checker.check_node(node, context)
+            onnx.checker.check_node(_on_its_own(node), context)
+
+
+def _on_its_own(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Give bodies what they read from outside, which the checker of nodes does not know."""
+    alone = onnx.NodeProto()
+    alone.CopyFrom(node)
+    read = dict.fromkeys(names_in_subgraphs(node))
+    for body in bodies_of(alone):
+        body.initializer.extend(onnx.numpy_helper.from_array(np.float32([]), n) for n in read)
+    return alone
 
 
 def differences(
@@ -65,7 +82,7 @@ def differences(
     fed: Mapping[str, np.ndarray],
     target: np.ndarray,
     wanted: Sequence[str],
-    step: float = 1 / 64,
+    step: float,
 ) -> dict[str, np.ndarray]:
     """Differentiate by every entry; the step is a power of two, so that it is exact."""
     import onnxruntime

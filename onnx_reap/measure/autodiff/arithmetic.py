@@ -43,6 +43,7 @@ ARITHMETIC: Mapping[str, Gradient] = {
     "Div": Gradient(div, EVERY),
     "Expand": Gradient(lambda at: at.folded(at.dy)),
     "Max": EXTREME,
+    "Mean": Gradient(lambda at: at.folded(at.dy / len(at.node.input)), EVERY),
     "Min": EXTREME,
     "Mul": Gradient(lambda at: at.folded(at.dy * at.input(1 - at.place)), EVERY),
     # Exponents are lowered by one, which at zero they can't.

@@ -10,6 +10,7 @@ from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.rules.table import TRAITS
 from onnx_reap.graph.rules.traits import Trait
 from onnx_reap.measure.autodiff.gradient import Step
+from onnx_reap.measure.autodiff.recurrent import PROJECTION
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Constants, Shapes, Tape, Value, opset
 from onnx_reap.onnxio.extract import names_in_subgraphs
@@ -25,7 +26,7 @@ class Facts:
     """What is known of a model's tensors."""
 
     shapes: Shapes  # As they were before channels were cut: ranks, spatial sizes and ones are right
-    # By the output of their node. Other convolutions and Gemms let no gradient through.
+    # By the first result of their node. Other convolutions and Gemms let no gradient through.
     layers: Mapping[str, Linear]
     # Tensors of other spatial sizes in some runs, which let no gradient through
     varying: Collection[str] = frozenset()
@@ -53,9 +54,9 @@ def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]
             continue
         ahead = any(name in blocked for name in node.output)
         if any(name in leading for name in node.output):
-            leading |= {*node.input}
+            leading |= {*filter(None, _inputs(node, facts.layers))}
         blocked.update(names_in_subgraphs(node))
-        for place, name in enumerate(node.input):
+        for place, name in enumerate(_inputs(node, facts.layers)):
             if name and (ahead or not _passes(node, place, facts, constants, version)):
                 blocked.add(name)
     return (set(wanted) & leading) - blocked
@@ -113,7 +114,7 @@ def backpropagate(
         Gradients at the `wanted` tensors, which must all be `reached` from the first ones.
     """
     gradients = {name: [given] for name, given in starts.items()}
-    depend = _depending(nodes, wanted)
+    depend = _depending(nodes, wanted, tape.layers)
     for node in reversed(nodes):
         for index, result in enumerate(node.output):
             if result not in depend or result not in gradients:
@@ -121,19 +122,34 @@ def backpropagate(
             dy = tape.sum(gradients[result])
             gradients[result] = [dy]
             rule = GRADIENTS.get(node.op_type)
-            for place, name in enumerate(node.input):
+            for place, name in enumerate(_inputs(node, tape.layers)):
                 if name in depend and rule is not None:
                     found = rule.write(Step(tape, node, dy, place, index))
                     gradients.setdefault(name, []).append(found)
     return {name: tape.sum(gradients[name]) for name in wanted}
 
 
-def _depending(nodes: Sequence[onnx.NodeProto], wanted: Collection[str]) -> set[str]:
+def first_result(node: onnx.NodeProto) -> str:
+    """Return the name of the first result that a node gives, whatever it leaves out."""
+    return next((name for name in node.output if name), "")
+
+
+def _inputs(node: onnx.NodeProto, layers: Mapping[str, Linear]) -> list[str]:
+    """Return what a node reads; a recurrent layer, as if it did, also its projection."""
+    layer = layers.get(first_result(node))
+    if layer is None or not layer.recurrent:
+        return [*node.input]
+    return [*node.input, *[""] * (PROJECTION - len(node.input)), layer.y]
+
+
+def _depending(
+    nodes: Sequence[onnx.NodeProto], wanted: Collection[str], layers: Mapping[str, Linear]
+) -> set[str]:
     """Return the tensors that depend on the wanted ones, themselves included."""
     depend = set(wanted)
     for node in nodes:
-        if depend & {*node.input} and node.op_type not in SIZES:
-            depend |= {*node.output}
+        if depend & {*_inputs(node, layers)} and node.op_type not in SIZES:
+            depend |= {*filter(None, node.output)}
     return depend
 
 
@@ -147,10 +163,13 @@ def _passes(
         return False
     if any(node.input[needed] not in constants for needed in rule.constant):
         return False
-    is_layer = node.output[0] in facts.layers
+    result = first_result(node)
+    layer = facts.layers.get(result)
+    is_layer = layer is not None and not layer.recurrent
     if rule.layer and not is_layer:
         return False
-    names = [node.output[0]] if is_layer and place > 0 else [node.output[0], node.input[place]]
+    read = _inputs(node, facts.layers)[place]
+    names = [result] if is_layer and place > 0 else [result, read]
     if any(name not in facts.shapes or name in facts.varying for name in names):
         return False
     return is_layer or rule.fits is None or rule.fits(node, constants, facts.shapes)

@@ -7,14 +7,16 @@ and channels change places.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.autodiff.gradient import EVERY, Gradient, Step
-from onnx_reap.measure.autodiff.tape import Value
+from onnx_reap.measure.autodiff.tape import Constants, Shapes, Value, attributes
 
 
 def conv(at: Step) -> Value:
@@ -64,6 +66,38 @@ def _product(at: Step) -> Value:
     turned = other.transpose([*range(rank - 2), rank - 1, rank - 2])
     sides = (turned, at.dy) if at.place else (at.dy, turned)
     return at.folded(at.tape.op("MatMul", *sides), matrices=True)
+
+
+def einsum(at: Step) -> Value:
+    """Gradient of an Einsum: one more, of what else it reads and the gradient at its result."""
+    terms, result = _terms(at.node)
+    others = [place for place in range(len(terms)) if place != at.place]
+    equation = ",".join([result, *(terms[place] for place in others)]) + f"->{terms[at.place]}"
+    return at.dy.op("Einsum", *map(at.input, others), equation=equation)
+
+
+def sums_products(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    """Whether `einsum` covers a node: every index is told, and runs along equal axes."""
+    equation = attributes(node)["equation"]
+    if "->" not in equation or "." in equation:
+        return False
+    terms, result = _terms(node)
+    sizes: dict[str, int] = {}
+    for term, name in zip(terms, node.input, strict=True):
+        if len(set(term)) < len(term) or len(shapes.get(name, ())) != len(term):
+            return False
+        if any(
+            sizes.setdefault(i, size) != size for i, size in zip(term, shapes[name], strict=True)
+        ):
+            return False
+    counts = Counter("".join([*terms, result]))
+    return min(counts.values()) > 1
+
+
+def _terms(node: onnx.NodeProto) -> tuple[list[str], str]:
+    """Return the indices of what an Einsum reads, and of its result."""
+    given, result = attributes(node)["equation"].replace(" ", "").split("->")
+    return given.split(","), result
 
 
 def _spatial(layer: Linear) -> range:
@@ -164,6 +198,7 @@ def _grouped_weight(at: Step, layer: Linear) -> Value:
 LAYERS: Mapping[str, Gradient] = {
     "Conv": Gradient(conv, frozenset({0, 1, 2}), layer=True),
     "ConvTranspose": Gradient(conv_transpose, layer=True),
+    "Einsum": Gradient(einsum, EVERY, fits=sums_products),
     "Gemm": Gradient(gemm, frozenset({0, 1, 2}), layer=True),
     # Both operands are matrices, or stacks of them.
     "MatMul": Gradient(

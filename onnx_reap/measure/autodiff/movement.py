@@ -108,6 +108,20 @@ def takes_nothing_twice(node: onnx.NodeProto, constants: Constants) -> bool:
     return len(np.unique(index < 0)) <= 1
 
 
+def tile(at: Step) -> Value:
+    """Gradient of a Tile: copies add up."""
+    repeats = at.tape.constants[at.node.input[1]].tolist()
+    pairs = [part for axis, times in enumerate(repeats) for part in ([times], at.x.size(axis))]
+    apart = at.dy.op("Reshape", at.tape.op("Concat", *pairs, axis=0))
+    return apart.sum(range(0, 2 * at.rank, 2), keep=False)
+
+
+def top(at: Step) -> Value:
+    """Gradient of a TopK at its values: they are put back where they were."""
+    axis = at.get("axis", -1)
+    return at.x.zeros().op("ScatterElements", at.node.output[1], at.dy, axis=axis)
+
+
 def depth_to_space(at: Step) -> Value:
     """Gradient of a DepthToSpace, which is its inverse."""
     block = at.get("blocksize", 1)
@@ -147,6 +161,8 @@ MOVEMENT: Mapping[str, Gradient] = {
     "SpaceToDepth": Gradient(lambda at: at.dy.op("DepthToSpace", **attributes(at.node))),
     "Split": Gradient(split),
     "Squeeze": RESHAPED,
+    "Tile": Gradient(tile, constant=(1,)),
+    "TopK": Gradient(top),
     "Transpose": Gradient(transpose),
     "Unsqueeze": RESHAPED,
 }

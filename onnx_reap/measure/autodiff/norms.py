@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from onnx_reap.measure.autodiff.gradient import Gradient, Step
 from onnx_reap.measure.autodiff.tape import Value
 
@@ -33,6 +35,20 @@ def group_norm(at: Step) -> Value:
     else:
         scaled = (at.dy * scale.reshape(_by_channel(at))).reshape(apart)
     return _normalized(at, at.x.reshape(apart), scaled, [2]).like(at.x)
+
+
+def local_response(at: Step) -> Value:
+    """Gradient of an LRN: sums over neighbours are products with a matrix of as many channels."""
+    size, beta = at.get("size", 1), at.get("beta", 0.75)
+    channels = np.arange(at.x.shape[1])
+    ahead = channels - channels[:, None]
+    near = (ahead >= -((size - 1) // 2)) & (ahead <= size // 2)
+    window = near * (at.get("alpha", 1e-4) / size)
+    x, y, dy = (each.reshape([0, 0, -1]) for each in (at.x, at.y, at.dy))
+    base = at.tape.floats(window).op("MatMul", x * x) + at.get("bias", 1.0)
+    back = at.tape.floats(window.T).op("MatMul", dy * y / base)
+    scale = base.op("Pow", at.tape.floats(-beta))
+    return (dy * scale - x * back * (2 * beta)).like(at.x)
 
 
 def softmax(at: Step) -> Value:
@@ -84,6 +100,7 @@ NORMS: Mapping[str, Gradient] = {
     "BatchNormalization": Gradient(batch_norm, constant=(1, 4)),
     "GroupNormalization": Gradient(group_norm),
     "InstanceNormalization": Gradient(instance_norm),
+    "LRN": Gradient(local_response),
     # With further results it returns statistics.
     "LayerNormalization": Gradient(layer_norm, fits=lambda node, *_: not any(node.output[1:])),
     "LogSoftmax": Gradient(log_softmax),

@@ -10,6 +10,7 @@ from onnx_reap.measure.autodiff.movement import MOVEMENT
 from onnx_reap.measure.autodiff.norms import NORMS
 from onnx_reap.measure.autodiff.pointwise import POINTWISE
 from onnx_reap.measure.autodiff.pooling import POOLING
+from onnx_reap.measure.autodiff.recurrent import RECURRENT
 from onnx_reap.measure.autodiff.reductions import REDUCTIONS
 from onnx_reap.measure.autodiff.resize import RESIZE
 
@@ -21,6 +22,7 @@ GRADIENTS: Mapping[str, Gradient] = {
     **NORMS,
     **POINTWISE,
     **POOLING,
+    **RECURRENT,
     **REDUCTIONS,
     **RESIZE,
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import count
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -12,6 +14,8 @@ from onnx import numpy_helper
 
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.onnxio.light_model import LightModel
+
+T = TypeVar("T")
 
 PREFIX = "onnx_reap.gradient/"
 
@@ -53,7 +57,8 @@ class Tape:
         self.opset = opset(part)
         self.constants: Constants = part.constants
         self._graph = part.graph
-        self._count = 0
+        self._numbers = count(1)
+        self._written: dict[Hashable, Any] = {}
 
     def op(self, kind: str, *inputs: Value | str | Sequence[int], **attributes: Any) -> Value:
         """Add a node; return its output. Sequences of int stand for constants of int64."""
@@ -78,6 +83,57 @@ class Tape:
         """Add tensors of one shape."""
         return values[0] if len(values) == 1 else self.op("Sum", *values)
 
+    def once(self, key: Hashable, write: Callable[[], T]) -> T:
+        """Return what was written under a key, after writing it if it wasn't yet."""
+        if key not in self._written:
+            self._written[key] = write()
+        result: T = self._written[key]
+        return result
+
+    def scan(
+        self,
+        step: Callable[[list[Value]], Sequence[Value]],
+        states: Sequence[Value],
+        sequences: Sequence[Value],
+        *,
+        backwards: bool,
+    ) -> list[Value]:
+        """Repeat a step along the first axis of sequences, whichever end comes first.
+
+        Parameters
+        ----------
+        step : callable
+            Takes the states and an entry of every sequence, matrices all; returns the states behind
+            it and matrices to collect. Values of this tape may be used in it.
+
+        Returns
+        -------
+        list of Value
+            The last states, then the collected sequences, in the order of the given ones.
+        """
+        inner = copy.copy(self)
+        inner._graph = onnx.GraphProto(name="step")
+        given = [Value(inner, self._new_name()) for _ in (*states, *sequences)]
+        # What is passed on as it is would have one name on both sides.
+        made = [each.op("Identity") for each in step(given)]
+        for values, ends in ((given, inner._graph.input), (made, inner._graph.output)):
+            ends.extend(
+                onnx.helper.make_tensor_value_info(each.name, onnx.TensorProto.FLOAT, [None, None])
+                for each in values
+            )
+        results = [Value(self, self._new_name()) for _ in made]
+        node = onnx.helper.make_node(
+            "Scan",
+            [each.name for each in (*states, *sequences)],
+            [each.name for each in results],
+            body=inner._graph,
+            num_scan_inputs=len(sequences),
+            scan_input_directions=[int(backwards)] * len(sequences),
+            scan_output_directions=[int(backwards)] * (len(made) - len(states)),
+        )
+        self._graph.node.append(node)
+        return results
+
     def _constant(self, values: np.ndarray) -> Value:
         name = self._new_name()
         self._graph.initializer.append(numpy_helper.from_array(values, name))
@@ -89,8 +145,7 @@ class Tape:
         return (operand if isinstance(operand, Value) else self.ints(operand)).name
 
     def _new_name(self) -> str:
-        self._count += 1
-        return f"{PREFIX}{self._count}"
+        return f"{PREFIX}{next(self._numbers)}"
 
 
 @dataclass(frozen=True)

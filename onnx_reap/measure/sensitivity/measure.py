@@ -14,12 +14,20 @@ import onnx
 
 from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
-from onnx_reap.measure.autodiff.backward import OLDEST, SIZES, Facts, backpropagate, reached
+from onnx_reap.measure.autodiff.backward import (
+    OLDEST,
+    SIZES,
+    Facts,
+    backpropagate,
+    first_result,
+    reached,
+)
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Tape, Value, attributes, opset
 from onnx_reap.measure.runner import batch_size, run_batches
 from onnx_reap.measure.sensitivity.divergence import Metric
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
+from onnx_reap.measure.sensitivity.samples import in_front_of_samples
 from onnx_reap.measure.variation import Variation, by_sample
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.solve.chunks import in_chunks
@@ -53,8 +61,23 @@ class Evaluation:
     @cached_property
     def facts(self) -> Facts:
         """What is known of the model's tensors."""
-        layers = {layer.y: layer for layer in self.analysis.flow.linears}
+        model = self.analysis.model
+        results = {
+            model.keys[id(node)]: next(t.name for t in node.outputs if t.name)
+            for node in model.nodes
+        }
+        layers = {results[layer.node]: layer for layer in self.analysis.flow.linears}
         return Facts(self.analysis.probe.shapes, layers, self.analysis.varying)
+
+    @cached_property
+    def in_front_of_samples(self) -> dict[str, int]:
+        """By the outputs of layers with the type that rules write; see `samples`."""
+        known = {
+            layer.y: in_front_of_samples(self.analysis, layer)
+            for layer in self.analysis.flow.linears
+            if self.analysis.probe.dtypes[layer.y] == np.float32
+        }
+        return {y: count for y, count in known.items() if count is not None}
 
     @cached_property
     def batch(self) -> int:
@@ -78,8 +101,8 @@ def measure_sensitivities(
         gradient reaches its layers, or where it is not finite.
     """
     changed = dict.fromkeys(y for each in perturbations for y in each.outputs)
-    plain = [y for y in changed if _is_plain(evaluation.analysis, y)]
-    open_ = reached(evaluation.part, evaluation.facts, plain)
+    known = evaluation.in_front_of_samples
+    open_ = reached(evaluation.part, evaluation.facts, [y for y in changed if y in known])
     tried = [i for i, each in enumerate(perturbations) if open_.issuperset(each.outputs)]
     result: list[float | None] = [None] * len(perturbations)
     if not tried:
@@ -128,15 +151,6 @@ def obstacles(evaluation: Evaluation) -> str:
     return ", ".join(sorted(ops)) or "some operators with their attributes"
 
 
-def _is_plain(analysis: Analysis, tensor: str) -> bool:
-    """Whether a tensor has the type that rules write, and samples along its first axis."""
-    probe = analysis.probe
-    leading = probe.shapes[tensor][:1]
-    grows = analysis.fixed_batch is not None or 0 in probe.dynamic.get(tensor, ())
-    samples_first = bool(leading) and leading[0] % _probed_batch(analysis) == 0
-    return samples_first and grows and probe.dtypes[tensor] == np.float32
-
-
 def _probed_batch(analysis: Analysis) -> int:
     """Return how many samples the shapes of the probe are of."""
     return analysis.fixed_batch or analysis.probe.batch
@@ -183,15 +197,17 @@ def _instrumented(
         starts[metric.output] = direction * weights[metric.output]
     changed = list(dict.fromkeys(y for each in perturbations for y in each.outputs))
     gradients = backpropagate(tape, part.graph.node, starts, changed)
-    makers = {node.output[0]: node for node in part.graph.node}
-    rows = tape.op("Concat", SAMPLES, [-1], axis=0)
+    nodes = ((first_result(node), node) for node in part.graph.node)
+    makers = {facts.layers[name].y: node for name, node in nodes if name in facts.layers}
     effects = []
     for perturbation in perturbations:
         terms = []
         for change in perturbation.changes():
             y = change.linear.y
             product = _difference(tape, makers[y], change) * gradients[y]
-            terms.append(product.op("Reshape", rows).sum([1], keep=False))
+            front = evaluation.in_front_of_samples[y]
+            apart = tape.op("Concat", [front], SAMPLES, [-1], axis=0)
+            terms.append(product.op("Reshape", apart).sum([0, 2], keep=False))
         effects.append(tape.sum(terms).name)
     del out.graph.output[:]
     out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in effects)
@@ -219,9 +235,11 @@ def _noise_seed(seed: int, index: int) -> int:
 
 def _difference(tape: Tape, node: onnx.NodeProto, change: WeightChange) -> Value:
     """Write a layer with the change of its constants, which is the change of its output."""
-    inputs = [tape.value(node.input[0]), tape.floats(change.weight)]
+    x, weight = tape.value(node.input[0]), change.weight
     bias = [] if change.bias is None else [tape.floats(change.bias)]
-    if node.op_type != "MatMul":
-        return tape.op(node.op_type, *inputs, *bias, **attributes(node))
-    product = tape.op("MatMul", *inputs)
+    if node.op_type != "MatMul" and not change.linear.recurrent:
+        return tape.op(node.op_type, x, tape.floats(weight), *bias, **attributes(node))
+    # A recurrent layer's is that of its projection.
+    matrix = weight if node.op_type == "MatMul" else weight.reshape(-1, weight.shape[2]).T
+    product = tape.op("MatMul", x, tape.floats(matrix))
     return product + bias[0] if bias else product

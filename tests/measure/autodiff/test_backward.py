@@ -41,7 +41,6 @@ def layer_and(op: str, **attributes):
     [
         ("LpPool", {"kernel_shape": [2, 2]}),
         ("Hardmax", {"axis": 1}),
-        ("LRN", {"size": 3}),
         ("Round", {}),
         ("ReduceProd", {"axes": [2], "keepdims": 1}),
     ],

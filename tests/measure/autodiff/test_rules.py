@@ -17,6 +17,7 @@ from small_models import run
 from versions import needs_onnxruntime
 
 from onnx_reap.measure.autodiff.backward import reached, with_gradients
+from onnx_reap.measure.autodiff.recurrent import RECURRENT
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.onnxio.light_model import LightModel
 
@@ -254,10 +255,43 @@ def test_division_by_constants_of_lower_rank():
     check(net, net.node("Div", "x", net.constant(np.array([[[0.5]], [[2.0]], [[-1.5]]]))), ["x"])
 
 
-def test_sum_of_three():
+@pytest.mark.parametrize("op", ["Sum", "Mean"])
+def test_sum_of_three(op):
     net = Net({"x": (2, 3, 4), "z": (2, 1, 4)})
     wanted = ["x", "z", net.random(3, 1)]
-    check(net, net.node("Sum", *wanted), wanted)
+    check(net, net.node(op, *wanted), wanted)
+
+
+# Shapes of what is fed, by equation.
+EQUATIONS = {
+    "bik,bkj->bij": ((2, 3, 4), (2, 4, 5)),
+    "bqhd, bkhd -> bhqk": ((2, 3, 2, 4), (2, 5, 2, 4)),
+    "nctv,vw->nctw": ((2, 3, 4, 5), (5, 6)),
+    "i,j->ij": ((3,), (4,)),
+    "ijk->kij": ((2, 3, 4),),
+    "ia,ib,ic->abc": ((3, 2), (3, 4), (3, 5)),
+    "bi,bi->b": ((3, 4), (3, 4)),
+}
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_einsum(equation):
+    net = Net(dict(zip("xzu", EQUATIONS[equation], strict=False)))
+    check(net, net.node("Einsum", *net.inputs, equation=equation), [*net.inputs])
+
+
+@pytest.mark.parametrize("attributes", [{}, {"alpha": 2.0, "beta": 0.5, "bias": 1.5}])
+@pytest.mark.parametrize(("channels", "size"), [(7, 3), (4, 5), (3, 1), (3, 9)])
+def test_local_response_normalization(channels, size, attributes):
+    net = Net({"x": (2, channels, 3, 2)})
+    check(net, net.node("LRN", "x", size=size, **attributes), ["x"], tolerance=CURVED)
+
+
+@pytest.mark.parametrize(("axis", "largest"), [(1, 1), (-1, 0), (0, 1)])
+def test_largest_entries(axis, largest):
+    net = Net({"x": (3, 4, 5)})
+    y, _ = net.node("TopK", "x", np.array([2]), axis=axis, largest=largest, outputs=2)
+    check(net, y, ["x"], draw=distinct)
 
 
 @pytest.mark.parametrize("opset", [11, 13, 18])
@@ -830,6 +864,8 @@ MOVES: dict[str, tuple[tuple[int, ...], Callable]] = {
         lambda n, opset: n.node("DepthToSpace", "x", blocksize=2, mode="CRD"),
     ),
     "space to depth": ((2, 2, 4, 6), lambda n, opset: n.node("SpaceToDepth", "x", blocksize=2)),
+    "tile": ((2, 3, 4), by_vectors("Tile", [1, 2, 3])),
+    "tile samples": ((3, 1), by_vectors("Tile", [2, 4])),
     "expand": ((2, 1, 4, 1), by_vectors("Expand", [2, 3, 4, 5])),
     "expand to more axes": ((3, 1), by_vectors("Expand", [2, 1, 4])),
 }
@@ -1006,6 +1042,19 @@ REFUSED: dict[str, Callable] = {
     "normalized, with statistics": lambda net: net.node(
         "LayerNormalization", "x", net.random(6), outputs=2
     )[0],
+    "summed along an index of its own": passed_on(
+        "Einsum", "x", np.ones((4, 5), np.float32), equation="nchw,cd->ndh"
+    ),
+    "its diagonals": passed_on("Einsum", "x", equation="nchh->nch"),
+    "an equation of any rank": passed_on(
+        "Einsum", "x", np.ones((6, 5), np.float32), equation="...w,wv->...v"
+    ),
+    "repeated along an index": passed_on(
+        "Einsum", "x", np.ones((4, 1, 6), np.float32), equation="nchw,chw->nchw"
+    ),
+    "tiled as computed": lambda net: net.node(
+        "Tile", "x", net.node("Div", net.node("Shape", "x"), net.node("Shape", "x"))
+    ),
     "times a vector": lambda net: net.node(
         "MatMul", "x", net.node("ReduceMax", "x", net.constant(np.array([0, 1, 2])), keepdims=0)
     ),
@@ -1050,5 +1099,7 @@ def test_every_rule_was_tried_at_every_place():
     if len(COVERED) < 20 or "PYTEST_XDIST_WORKER" in os.environ:
         pytest.skip("the other tests of this file did not run, or not in this process")
     for op, rule in GRADIENTS.items():
+        if op in RECURRENT:  # they have a file of their own
+            continue
         places = {0, 1} if rule.places is None else set(rule.places)
         assert places <= {place for name, place in COVERED if name == op}, op

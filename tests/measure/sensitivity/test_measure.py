@@ -79,6 +79,24 @@ def shared():
     return n.model(n.gemm(n.node("Flatten", n.node("Add", *both)), 6, 1))
 
 
+def recurrent(op: str, flat: bool = False, batch="N"):
+    """Steps come in front of samples; layers may read both as one axis."""
+    n, gates = Net({"x": (batch, 3, 6, 6)}), {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    h = n.node("Transpose", n.node("Reshape", "x", np.array([0, 3, 36])), perm=[1, 0, 2])
+    h = n.node("MatMul", h, n.random(36, 8, scale=0.3))
+    for size in (8, 10):
+        weight, bias = n.random(2, gates * 5, size, scale=0.5), n.random(2, 2 * gates * 5)
+        attributes = {"hidden_size": 5, "direction": "bidirectional"}
+        h = n.node(op, h, weight, n.random(2, gates * 5, 5, scale=0.5), bias, **attributes)
+        h = n.node("Reshape", n.node("Transpose", h, perm=[0, 2, 1, 3]), np.array([0, 0, -1]))
+    if flat:
+        h = n.node("Relu", n.gemm(n.node("Reshape", h, np.array([-1, 10])), 10, 6))
+        h = n.node("Tanh", n.gemm(h, 6, 4))
+        h = n.node("Reshape", h, np.array([3, -1, 4]))
+    h = n.node("ReduceSum", h, np.array([0]), keepdims=0)
+    return n.model(n.gemm(h, 4 if flat else 10, 1))
+
+
 MODELS = {
     "shared": shared,
     "plain": plain,
@@ -193,6 +211,24 @@ def test_a_small_change_of_one_number_is_felt_by_its_square(name: str):
     assert sum(seen) == len(DATA)
 
 
+@pytest.mark.parametrize(("flat", "batch"), [(False, "N"), (True, "N"), (False, 6), (False, 1)])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_changes_of_layers_that_hold_steps_in_front_of_samples_are_felt(op, flat, batch):
+    """In front of recurrent layers, of such layers, and behind them."""
+    analysis, observed = look(recurrent(op, flat, batch))
+    nodes = dict.fromkeys(node for group in analysis.groups for node in group.consumers)
+    assert len(nodes) >= 3
+    original = outputs_of_all(changed(analysis, []))
+    for node in nodes:
+        refit = ConsumerRefit(analysis.model, node, analysis.flow, observed)
+        units = sorted({*refit._units} - {0})
+        changes = scaled(refit.without(units[::2]), 1 / 256)
+        (found,) = measure(evaluation_of(analysis), [changes], lambda count: None)
+        more, less = (outputs_of_all(changed(analysis, changes, share)) for share in (1, -1))
+        expected = np.square((more - less) / 2).sum() / np.square(original - original.mean()).sum()
+        assert found == pytest.approx(expected, rel=0.01), node
+
+
 def test_values_are_felt_relative_to_what_each_entry_varies_by():
     """Offsets between entries make no change of them smaller."""
     many = np.tile(DATA, (60, 1, 1, 1))
@@ -263,7 +299,7 @@ def test_class_scores_are_felt_by_the_divergence_of_their_distributions(softmax:
 
 def test_layers_that_no_gradient_reaches_are_not_felt():
     n = Net({"x": ("N", 3, 6, 6)})
-    h = n.node("LRN", n.block("x", 3, 8), size=3)
+    h = n.node("Hardmax", n.block("x", 3, 8), axis=1)
     analysis, observed = look(n.model(n.head(n.block(n.block(h, 8, 6), 6, 6), 6, 1)))
     front, *_, last = analysis.groups
     perturbations = []
@@ -347,15 +383,31 @@ def outputs_of(analysis: Analysis, linear: Linear, changes: Sequence[WeightChang
 
 
 @pytest.mark.parametrize(
-    ("op", "opset", "named"), [("LRN", 17, "LRN"), ("Relu", 10, "operator set 10")]
+    ("op", "opset", "named"), [("Hardmax", 17, "Hardmax"), ("Relu", 10, "operator set 10")]
 )
 def test_groups_that_no_gradient_reaches_are_told(op: str, opset: int, named: str):
     n = Net({"x": ("N", 3, 6, 6)}, opset=opset)
-    attributes = {"size": 3} if op == "LRN" else {}
+    attributes = {"axis": 1} if op == "Hardmax" else {}
     h = n.node(op, n.block(n.block("x", 3, 16), 16, 16), **attributes)
     proto = n.model(n.head(n.block(h, 16, 16), 16, 4))
     notes = onnx_reap.reap(proto, images(40, 6), target_macs=0.7).report.notes
     assert any(f"gradients don't pass {named}" in note for note in notes), notes
+
+
+@pytest.mark.parametrize(("flat", "batch"), [(True, 6), (False, 3)])
+def test_nothing_is_measured_where_samples_are_not_told_from_steps(flat, batch):
+    """A batch may have read steps and samples as one axis, or be as long as there are steps."""
+    analysis, observed = look(recurrent("GRU", flat, batch))
+    last = analysis.flow.linears[-2 if flat else 1].node
+    refit = ConsumerRefit(analysis.model, last, analysis.flow, observed)
+    changes = refit.without(sorted({*refit._units} - {0})[::2])
+    assert measure(evaluation_of(analysis), [changes], lambda count: None) == [None]
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_all_groups_of_recurrent_models_are_known(op):
+    notes = onnx_reap.reap(recurrent(op), images(40, 6), target_macs=0.8).report.notes
+    assert not any("sensitivity" in note for note in notes), notes
 
 
 @pytest.mark.parametrize("batch", ["N", 6])

@@ -96,6 +96,20 @@ def test_layers_in_front_of_max_pooling_are_refitted():
     assert blocks[0].error_after < blocks[0].error_before
 
 
+def test_layers_in_front_of_recurrent_ones_are_refitted():
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.block("x", 3, 12)
+    h = n.node("Transpose", n.node("ReduceMean", h, axes=[2], keepdims=0), perm=[2, 0, 1])
+    weights = [n.random(2, 4 * 8, size, scale=0.4) for size in (12, 8)]
+    attributes = {"hidden_size": 8, "direction": "bidirectional", "outputs": ["", "last"]}
+    n.node("LSTM", h, *weights, name="rnn", **attributes)
+    h = n.node("Reshape", n.node("Transpose", "last", perm=[1, 0, 2]), np.array([-1, 16]))
+    result = reap(n.model(n.gemm(h, 16, 5)), joint_refit=ENOUGH, target_macs=0.7)
+    (block,) = result.report.blocks
+    assert len(block.nodes) == 2  # the convolution in front and the dense layer behind
+    assert block.error_after < block.error_before
+
+
 def test_where_nothing_improves_weights_keep_all_their_digits(monkeypatch):
     fine = converted(chain(12), np.dtype("float64"))
     for tensor in fine.graph.initializer:
