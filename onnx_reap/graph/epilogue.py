@@ -19,6 +19,13 @@ from onnx_reap.onnxio.quantiser import quantiser_of
 
 Vector = npt.NDArray[np.float64]
 
+GAINS = {"LSTM": 0.25, "GRU": 0.5, "RNN": 1.0}
+"""How far a recurrent layer's state moves with a gate, roughly.
+
+As far as a sigmoid with its argument near 0; as far as an update gate that is half open lets it; as
+far as a hyperbolic tangent.
+"""
+
 
 @dataclass(frozen=True)
 class Epilogue:
@@ -43,7 +50,8 @@ def find_epilogue(model: Model, linear: Linear, outputs: int) -> Epilogue:
         Output channels of the layer in this model.
     """
     if linear.recurrent:
-        return Epilogue(np.ones(outputs), np.zeros(outputs), linear.y)
+        scale = np.full(outputs, GAINS[linear.op])
+        return Epilogue(scale, np.zeros(outputs), linear.y)
     nodes, scale, shift = affine_behind(model, linear, outputs)
     tensor = (nodes[-1] if nodes else model.node(linear.node)).outputs[0]
     rank = linear.y_axis + 1 + len(linear.kernel)

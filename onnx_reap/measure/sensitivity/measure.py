@@ -84,7 +84,7 @@ def measure_sensitivities(
     result: list[float | None] = [None] * len(perturbations)
     if not tried:
         return result
-    weights = _weights(evaluation)
+    weights = output_weights(evaluation)
     # Constants have to fit into a model; each chunk takes a pass of its own.
     chunks = list(in_chunks(tried, lambda i: 4 * perturbations[i].entries, LARGEST_CONSTANTS))
     for chunk in chunks:
@@ -142,7 +142,7 @@ def _probed_batch(analysis: Analysis) -> int:
     return analysis.fixed_batch or analysis.probe.batch
 
 
-def _weights(evaluation: Evaluation) -> dict[str, float]:
+def output_weights(evaluation: Evaluation) -> dict[str, float]:
     """Return factors of the directions of each output with which squares sum to a mean."""
     scales, shapes = _variances(evaluation), evaluation.analysis.probe.shapes
     for metric in evaluation.metrics:
@@ -190,7 +190,7 @@ def _instrumented(
         terms = []
         for change in perturbation.changes():
             y = change.linear.y
-            product = _difference(tape, makers[y], change) * gradients[y]
+            product = change_of_output(tape, makers[y], change) * gradients[y]
             terms.append(product.op("Reshape", rows).sum([1], keep=False))
         effects.append(tape.sum(terms).name)
     del out.graph.output[:]
@@ -217,7 +217,7 @@ def _noise_seed(seed: int, index: int) -> int:
     return int(np.random.default_rng((seed, index)).integers(1, 2**24))
 
 
-def _difference(tape: Tape, node: onnx.NodeProto, change: WeightChange) -> Value:
+def change_of_output(tape: Tape, node: onnx.NodeProto, change: WeightChange) -> Value:
     """Write a layer with the change of its constants, which is the change of its output."""
     inputs = [tape.value(node.input[0]), tape.floats(change.weight)]
     bias = [] if change.bias is None else [tape.floats(change.bias)]

@@ -9,7 +9,6 @@ from net import Net
 from small_models import run, weights_of
 
 import onnx_reap
-from onnx_reap.api import replay
 from onnx_reap.graph.rules.recurrent import GATES
 from onnx_reap.measure.activations.gates import Gates
 
@@ -121,16 +120,15 @@ def test_layers_that_share_the_weight_of_the_state_stay():
 def test_weights_that_bring_the_states_no_nearer_are_not_kept(monkeypatch):
     """Whatever a round says of single steps, the layer is judged running by itself."""
     model, data = tagger("LSTM"), sequences(80)
-    result = pruned(model, data)
 
     def worse(gates, part, matrix, offset):
         return Gates(gates.weight * 0, gates.recurrent, gates.bias)
 
     monkeypatch.setattr(Gates, "replaced", worse)
-    kept = replay(model, result.plan, data, joint_refit=0)
+    kept = pruned(model, data)
     (layer,) = (each for each in kept.report.refits if each.node == "rnn0")
     assert layer.error_after == layer.error_before
-    sliced = weights_of(onnx_reap.cut(model, result.plan))
+    sliced = weights_of(onnx_reap.cut(model, kept.plan))
     for name in ("r0", "c1", "c2"):
         np.testing.assert_array_equal(weights_of(kept.model)[name], sliced[name])
 
