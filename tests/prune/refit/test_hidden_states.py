@@ -141,3 +141,10 @@ def test_no_refit_that_is_kept_raises_an_error():
             result = pruned(model, sequences(24))
             assert len(result.report.refits) == 3
             assert all(each.error_after <= each.error_before for each in result.report.refits)
+
+
+@pytest.mark.parametrize("target", range(1600, 2000, 40))
+def test_a_budget_counts_the_biases_of_a_layer_whose_own_state_is_cut(target):
+    model = tagger("LSTM", direction="bidirectional", bias=False)
+    result = onnx_reap.reap(model, sequences(40), target_params=target, round_to=1, joint_refit=0)
+    assert result.report.after.params <= target
