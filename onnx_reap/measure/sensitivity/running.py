@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_reap.measure.autodiff.tape import PREFIX, Tape
+from onnx_reap.graph.labels.records import Linear
+from onnx_reap.measure.autodiff.tape import PREFIX, Tape, opset
 from onnx_reap.measure.runner import run_batches
 from onnx_reap.measure.sensitivity.measure import Evaluation, change_of_output, output_weights
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
@@ -22,6 +23,7 @@ from onnx_reap.solve.chunks import in_chunks
 ARITHMETIC = 1e11  # multiply-accumulates of all runs, past which there are fewer samples
 FEWEST = 8  # samples that are worth a measurement
 TOGETHER = 4  # models that are held at a time
+OLDEST = 7  # operator set from which additions broadcast
 
 
 def measure_by_running(
@@ -32,18 +34,40 @@ def measure_by_running(
     Returns
     -------
     list of float or None
-        None where that would take too long, or where the divergence is not finite.
+        None where that would take too long, where a layer leads to no output that is compared, or
+        where the divergence is not finite.
     """
-    analysis = evaluation.analysis
-    each = analysis.macs.at(analysis.full_widths) * max(len(perturbations), 1)
-    most = int(min(ARITHMETIC / max(each, 1), len(evaluation.samples)))
-    if most < min(FEWEST, len(evaluation.samples)):
-        return [None] * len(perturbations)
-    evaluation = replace(evaluation, samples=evaluation.samples.take(most, evaluation.seed))
-    found: list[float] = []
-    for chunk in in_chunks(perturbations, lambda _: 1, TOGETHER):
-        found += _divergences(evaluation, [_changed(evaluation, each) for each in chunk])
-    return [each if np.isfinite(each) else None for each in found]
+    result: list[float | None] = [None] * len(perturbations)
+    tried = [i for i, each in enumerate(perturbations) if _can_be_written(evaluation, each)]
+    analysis, samples = evaluation.analysis, evaluation.samples
+    each = analysis.macs.at(analysis.full_widths) * max(len(tried), 1)
+    most = int(min(ARITHMETIC / max(each, 1), len(samples)))
+    if most < min(FEWEST, len(samples)):
+        return result
+    evaluation = replace(evaluation, samples=samples.take(most, evaluation.seed))
+    for chunk in in_chunks(tried, lambda _: 1, TOGETHER):
+        models = [_changed(evaluation, perturbations[i]) for i in chunk]
+        for i, found in zip(chunk, _divergences(evaluation, models), strict=True):
+            result[i] = found if np.isfinite(found) else None
+    return result
+
+
+def _can_be_written(evaluation: Evaluation, perturbation: Perturbation) -> bool:
+    """Whether all layers that change lead to an output that is compared, in float32."""
+    nodes = evaluation.part.graph.node
+    made = {name for node in nodes for name in node.output} | {
+        layer.y
+        for layer in evaluation.facts.layers.values()
+        if layer.recurrent and any(_reads(node, layer) for node in nodes)
+    }
+    dtypes = evaluation.analysis.probe.dtypes
+    plain = all(dtypes[name] == np.float32 for name in perturbation.outputs)
+    return plain and made.issuperset(perturbation.outputs) and opset(evaluation.part) >= OLDEST
+
+
+def _reads(node: onnx.NodeProto, layer: Linear) -> bool:
+    """Whether a node is a recurrent layer."""
+    return [*node.input[:2]] == [layer.x, layer.weight]
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -94,7 +118,7 @@ def _add_change(tape: Tape, graph: onnx.GraphProto, change: WeightChange) -> Non
 def _change_recurrent(part: LightModel, change: WeightChange) -> None:
     """Replace a recurrent layer's weight of its input, and the bias that goes with it."""
     linear, graph = change.linear, part.graph
-    node = next(node for node in graph.node if [*node.input[:2]] == [linear.x, linear.weight])
+    node = next(node for node in graph.node if _reads(node, linear))
     weight = part.constants[linear.weight] + change.weight
     new = [weight]
     if change.bias is not None:

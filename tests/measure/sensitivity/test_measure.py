@@ -404,6 +404,14 @@ def test_groups_that_no_gradient_reaches_are_run_or_told(monkeypatch, op, opset,
     assert any(f"gradients don't pass {named}" in note for note in notes), notes
 
 
+def test_layers_that_lead_to_no_output_that_is_compared_are_told():
+    n = Net({"x": ("N", 3, 6, 6)})
+    scores, others = (n.head(n.block(n.block("x", 3, 16), 16, 16), 16, 4) for _ in range(2))
+    proto = n.model(scores, n.node("ArgMax", others, axis=1))
+    notes = onnx_reap.reap(proto, images(40, 6), target_macs=0.7).report.notes
+    assert any("the sensitivity of 2 of 4 groups is unknown" in note for note in notes), notes
+
+
 @pytest.mark.parametrize("batch", ["N", 6])
 def test_newer_operator_sets_draw_directions_too(batch):
     """From version 22 on onnxruntime has no RandomNormalLike."""
