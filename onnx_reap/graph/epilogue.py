@@ -14,17 +14,11 @@ from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.export import node_proto
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.rules.recurrent import GAINS
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.quantiser import quantiser_of
 
 Vector = npt.NDArray[np.float64]
-
-GAINS = {"LSTM": 0.25, "GRU": 0.5, "RNN": 1.0}
-"""How far a recurrent layer's state moves with a gate, roughly.
-
-As far as a sigmoid with its argument near 0; as far as an update gate that is half open lets it; as
-far as a hyperbolic tangent.
-"""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,13 @@ from onnx_reap.graph.rules.traits import Trait
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 """Results of the projection by entry of the hidden state."""
 
+GAINS = {"LSTM": 0.25, "GRU": 0.5, "RNN": 1.0}
+"""How far a recurrent layer's state moves with a gate, roughly.
+
+As far as a sigmoid with its argument near 0; as far as an update gate that is half open lets it; as
+far as a hyperbolic tangent.
+"""
+
 X, W, R, BIAS, LENGTHS, STATE, CELL, PEEPHOLES = range(8)
 """Inputs."""
 
