@@ -10,14 +10,21 @@ import onnx
 from onnx_reap.data import Calibration, InputSpec
 from onnx_reap.errors import MissingKernelError, ReapError
 from onnx_reap.graph.batches import Probed, probe_samples
-from onnx_reap.graph.bodies import Bodies, find_in_bodies
+from onnx_reap.graph.bodies import (
+    Bodies,
+    count_params_in_bodies,
+    find_in_bodies,
+    without_count,
+)
 from onnx_reap.graph.branches import Branches, find_branches
+from onnx_reap.graph.conditions import find_taken
 from onnx_reap.graph.cost import count_macs, count_params
 from onnx_reap.graph.groups import FrozenChannels, Group, find_frozen, find_groups
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe, fold_constants
 from onnx_reap.graph.labels.flow import flow
 from onnx_reap.graph.labels.records import Flow
+from onnx_reap.onnxio.check import standard_problem
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.onnxio.light_model import LightModel
@@ -37,7 +44,7 @@ class Analysis:
     groups: tuple[Group, ...]
     branches: Branches  # Those that vanish with all of a group
     frozen: tuple[FrozenChannels, ...]
-    bodies: Bodies  # Of If, Loop and Scan
+    bodies: Bodies  # Of If, Loop and Scan, and what else a run has to count
     macs: Cost
     params: Cost
     providers: Providers
@@ -64,12 +71,12 @@ class Analysis:
         if self.runs_as_given:
             return model
         if self.model.expanded:
-            model = Model(model, self.model.expanded).to_light()
+            model = self.model.anew(model).to_light()
         return in_float32(model, self.model.types)
 
     def copy(self) -> Model:
         """Return a graph of its own to edit, with the same node keys."""
-        fresh = Model(self.light, self.model.expanded)
+        fresh = self.model.anew(self.light)
         fold_constants(fresh, self.providers)
         return fresh
 
@@ -107,7 +114,8 @@ def count_parameters(light: LightModel) -> int:
     """Count the elements of a model's floating-point constants, as `Analysis.params` does."""
     model = Model(light)
     constants = [c for n, c in model.constants().items() if n not in model.written_once()]
-    return sum(int(np.prod(c.shape)) for c in constants if is_float(c.dtype))
+    own = sum(int(np.prod(c.shape)) for c in constants if is_float(c.dtype))
+    return own + count_params_in_bodies(model)
 
 
 def analyse(
@@ -138,7 +146,8 @@ def analyse(
     groups = find_groups(found)
     branches = find_branches(model, probed, found, groups, bases)
     feed = _feed(samples, fixed or 2)
-    bodies = find_in_bodies(model, feed, probed.batch, providers)
+    uncounted = without_count(model, found)
+    bodies = find_in_bodies(model, feed, probed.batch, providers, uncounted)
     return Analysis(
         light,
         model,
@@ -160,24 +169,44 @@ def analyse(
 def _first_run(
     light: LightModel, inputs: Sequence[InputSpec], samples: Calibration, providers: Providers
 ) -> tuple[Model, Probed]:
-    """Read and run a model; operators that onnxruntime doesn't implement stand as their bodies."""
+    """Read and run a model.
+
+    Operators that onnxruntime doesn't implement stand as their bodies, and branches that all
+    samples take in front of their If.
+    """
     expanded: frozenset[str] = frozenset()
+    taken: dict[str, bool] = {}
     while True:
-        model = Model(light, expanded)
+        model = Model(light, expanded, taken)
         try:
             fold_constants(model, providers)
-            return model, probe_samples(model, inputs, samples, providers)
+            found = probe_samples(model, inputs, samples, providers)
         except MissingKernelError as error:
             if error.operator in expanded:
                 raise
             expanded |= {error.operator}
+            continue
+        _, fixed, seen = found
+        more = find_taken(model, seen, fixed, providers)
+        if not more:
+            return model, found
+        taken = taken | more
 
 
 def _runs(model: LightModel, feed: Feed, providers: Sequence[str]) -> bool:
+    """Whether onnxruntime runs a model as it is; refuse it if nobody takes it."""
     try:
         run(session(model, providers), None, feed)
-    except ReapError:
+    except MissingKernelError:
         return False
+    except ReapError:
+        if (problem := standard_problem(model)) is None:
+            return False
+        raise ReapError(
+            "neither onnxruntime nor onnx.checker takes the model as it is",
+            got=problem,
+            expected="a valid ONNX model",
+        ) from None
     return True
 
 

@@ -1,15 +1,21 @@
-"""Layers inside the bodies of If, Loop and Scan: they stay as they are, and are counted."""
+"""Layers that no rule counts: in bodies of If, Loop and Scan, and in forms without a rule.
 
+They stay as they are, and are counted in a run.
+"""
+
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnx_reap.graph.body_macs import count_in_bodies
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
-from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.model import Model, is_floating
+from onnx_reap.graph.labels.records import Flow
+from onnx_reap.graph.mac_formulas import formula_of
+from onnx_reap.graph.macs_by_run import count_by_run
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.session import Feed
 
@@ -20,10 +26,30 @@ class Bodies:
 
     frozen: tuple[FrozenChannels, ...]  # Made by layers in them
     macs: Mapping[FrozenChannels, float]  # Multiply-accumulates per sample of these layers
-    totals: Mapping[str, float]  # By the model's own node, of all that its bodies hold
+    # By the model's own node, of all that its bodies hold, or of itself where no rule counts it
+    totals: Mapping[str, float]
 
 
-def find_in_bodies(model: Model, feed: Feed, batch: int, providers: Sequence[str]) -> Bodies:
+def without_count(model: Model, flow: Flow) -> list[gs.Node]:
+    """Return the nodes that multiply and add, but are neither layers nor products of the flow."""
+    layers = {each.node for each in flow.linears}
+    products = {each.y for each in flow.products}
+    return [
+        node
+        for node in model.nodes
+        if formula_of(node.domain, node.op)
+        and model.keys[id(node)] not in layers
+        and products.isdisjoint(tensor.name for tensor in node.outputs)
+    ]
+
+
+def find_in_bodies(
+    model: Model,
+    feed: Feed,
+    batch: int,
+    providers: Sequence[str],
+    uncounted: Sequence[gs.Node] = (),
+) -> Bodies:
     """List the channels that layers with constant weights make inside bodies, at any depth.
 
     The cause is the node of the model's own graph whose body it is.
@@ -32,16 +58,22 @@ def find_in_bodies(model: Model, feed: Feed, batch: int, providers: Sequence[str
     ----------
     feed : feed
         Of so many samples as `batch` tells: bodies run as often, and as far, as this takes.
+    uncounted : sequence of gs.Node
+        The model's own nodes that are counted, too; see `without_count`.
     """
     frozen: list[FrozenChannels] = []
     macs: dict[FrozenChannels, float] = {}
     totals: dict[str, float] = {}
     holders = [node for node in model.nodes if any(_inside(node))]
-    counts = count_in_bodies(model, feed, providers) if holders else Counter()
+    others = {_first(node) for node in uncounted}
+    counts = count_by_run(model, feed, providers, others) if holders or uncounted else Counter()
     unknown = "" if counts is not None else "; how often it runs could not be counted: 0 MACs"
-    for node in holders:
-        reason, key = f"made inside the body of {node.op}{unknown}", model.keys[id(node)]
-        first = next(tensor.name for tensor in node.outputs if tensor.name)
+    for node in {id(each): each for each in (*holders, *uncounted)}.values():
+        reason = f"made inside the body of {node.op}"
+        if model.is_settled(node):
+            reason = "made in a branch of If that no sample takes"
+        reason, key = reason + unknown, model.keys[id(node)]
+        first = _first(node)
         own = {place[1:]: n / batch for place, n in (counts or {}).items() if place[0] == first}
         totals[key] = sum(own.values())
         for inner in _inside(node):
@@ -51,6 +83,24 @@ def find_in_bodies(model: Model, feed: Feed, batch: int, providers: Sequence[str
                 frozen.append(row)
                 macs[row] = macs.get(row, 0.0) + own.pop((inner.name, output), 0.0)
     return Bodies(tuple(frozen), macs, totals)
+
+
+def count_params_in_bodies(model: Model) -> int:
+    """Count the elements of floating-point constants that bodies have for themselves."""
+    inside = [node for holder in model.nodes for node in _inside(holder)]
+    read = [t for node in inside for t in node.inputs] + [n.attrs.get("value") for n in inside]
+    outer = {id(constant) for constant in model.constants().values()}
+    own = {id(t): t for t in read if isinstance(t, gs.Constant) and id(t) not in outer}
+    return sum(math.prod(t.shape) for t in own.values() if is_floating(t))
+
+
+def has_layers(node: gs.Node) -> bool:
+    """Whether layers with constant weights are in a node's bodies, at any depth."""
+    return any(_channels(inner) for inner in _inside(node))
+
+
+def _first(node: gs.Node) -> str:
+    return next((str(tensor.name) for tensor in node.outputs if tensor.name), "")
 
 
 def _inside(node: gs.Node) -> Iterator[gs.Node]:

@@ -143,7 +143,9 @@ def per_channel(values: np.ndarray, axis: int) -> npt.NDArray[np.float64] | None
 
 
 def channel_axis(values: np.ndarray) -> int | None:
-    """Return the axis along which a constant varies most; None where it doesn't."""
+    """Return the axis along which a constant varies most; None for equal entries, or NaN."""
+    if not np.isfinite(values).all():
+        return None
     spreads = [
         np.ptp(values.astype(np.float64), axis=axis).max(initial=0.0) for axis in range(values.ndim)
     ]

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from onnx_reap.graph.bodies import count_params_in_bodies
 from onnx_reap.graph.branches import Branches
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model, is_floating
@@ -46,7 +47,7 @@ def count_macs(
 def count_params(model: Model, flow: Flow, groups: Sequence[Group], branches: Branches) -> Cost:
     """Elements of floating-point constants."""
     widths = _Widths(flow, groups)
-    terms = _parameters(model, widths, branches)
+    terms = [*_parameters(model, widths, branches), Term(count_params_in_bodies(model), ())]
     for branch in branches.every:
         for join in branch.joins:
             # Present where the addition is, unless the branch is, too.

@@ -29,10 +29,10 @@ def check_file(original: LightModel, pruned: LightModel) -> list[str]:
             )
     if list(original.proto.opset_import) != list(pruned.proto.opset_import):
         raise CheckError("the model's operator sets changed")
-    problem = _checker(pruned)
+    problem = standard_problem(pruned)
     if problem is None:
         return []
-    if _checker(original) is None:
+    if standard_problem(original) is None:
         raise CheckError(
             "the pruned model is not valid ONNX",
             got=problem,
@@ -52,7 +52,8 @@ def _names(values: Sequence[onnx.ValueInfoProto]) -> str:
     return ", ".join(value.name for value in values)
 
 
-def _checker(model: LightModel) -> str | None:
+def standard_problem(model: LightModel) -> str | None:
+    """Return what onnx.checker says of a model; None if it accepts it."""
     try:
         onnx.checker.check_model(model.with_weights_as_inputs(), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

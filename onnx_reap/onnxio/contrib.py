@@ -182,8 +182,13 @@ _DEFINITIONS: Mapping[tuple[str, str], Definition] = {
 def definition(call: NodeProto, opset: int, types: Types) -> FunctionProto | None:
     """Return what a call of such an operator stands for; None if that isn't known."""
     define = _DEFINITIONS.get((call.domain, call.op_type))
-    body = Body(call, opset)
-    results = None if define is None else define(body, types)
+    if define is None:
+        return None
+    try:
+        body = Body(call, opset)
+        results = define(body, types)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return None  # a call without what it must have, of which onnxruntime says what it is
     if results is None:
         return None
     inputs = [str(index) for index in range(len(call.input))]

@@ -4,7 +4,7 @@ onnx.checker says nothing of tensors whose data doesn't fill their shape nor of 
 text, and what reads these later fails where a user can't tell why.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from math import prod
 
 import onnx
@@ -13,45 +13,119 @@ from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.dtypes import bits, exists
-from onnx_reap.onnxio.extract import bodies_of
+from onnx_reap.onnxio.extract import graphs
+
+OWN = ("", "ai.onnx")
 
 
 def check_parts(model: onnx.ModelProto, label: str, beside: Container[str] = ()) -> None:
-    """Refuse tensors that are broken, types that don't exist and names that are no text."""
+    """Refuse what is broken: tensors, types, names, nodes that lack inputs."""
+    _check_texts(model, label)
+    for version in (e.version for part in (model, *model.functions) for e in part.opset_import):
+        if not 0 < version < 2**31:
+            raise ReapError(
+                f"{label}: an operator set that can't be",
+                got=f"version {version}",
+                expected="a number from 1 on",
+            )
+    opset = _opset(model.opset_import)
     for graph in graphs(model.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             _check_name(value.name, f"{label}: a tensor's name")
             _check_type(value, label)
-        for node in graph.node:
-            for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
-                _check_name(name, f"{label}: a node's or tensor's name")
-            _check_attributes(node, label)
-        for tensor in tensors(graph):
-            _check_name(tensor.name, f"{label}: a tensor's name")
-            if not (uses_external_data(tensor) and tensor.name in beside):
-                _check_tensor(tensor, label)
+        _check_nodes(graph.node, label, opset)
+        for attribute in (each for node in graph.node for each in node.attribute):
+            if attribute.ref_attr_name:
+                raise ReapError(
+                    f"{label}: attribute {attribute.name} refers to an attribute of a function",
+                    got=f"{attribute.ref_attr_name}, outside of any function",
+                    expected="a value",
+                )
+        _check_tensors(graph, label, beside)
+    for function in model.functions:
+        _check_nodes(function.node, label, _opset(function.opset_import))
+        body = onnx.GraphProto(node=function.node)
+        for graph in graphs(body):
+            _check_tensors(graph, label)
 
 
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and the bodies of its nodes (If, Loop, Scan), at any depth."""
-    yield graph
-    for body in (body for node in graph.node for body in bodies_of(node)):
-        yield from graphs(body)
+def _check_texts(model: onnx.ModelProto, label: str) -> None:
+    """Refuse texts beside the graph that are none."""
+    for part in (model, *model.opset_import, *model.metadata_props, *model.functions):
+        for described in part.DESCRIPTOR.fields:
+            if described.type == described.TYPE_STRING:
+                value = getattr(part, described.name)
+                for text in value if described.is_repeated else [value]:
+                    _check_name(text, f"{label}: {described.name}")
+
+
+def _check_nodes(nodes: Iterable[onnx.NodeProto], label: str, opset: int) -> None:
+    made: dict[str, onnx.NodeProto] = {}
+    for node in nodes:
+        for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
+            _check_name(name, f"{label}: a node's or tensor's name")
+        _check_attributes(node, label)
+        fewest = _fewest_inputs(node, opset)
+        if len(node.input) < fewest:
+            raise ReapError(
+                f"{label}: node {_called(node)} lacks inputs",
+                got=f"{len(node.input)} of {node.op_type}",
+                expected=f"at least {fewest}",
+            )
+        for name in filter(None, node.output):
+            if name in made:
+                raise ReapError(
+                    f"{label}: two nodes make one tensor",
+                    got=f"{name} of {_called(made[name])} and of {_called(node)}",
+                    expected="a name of its own for every tensor",
+                )
+            made[name] = node
+
+
+def _called(node: onnx.NodeProto) -> str:
+    return str(node.name or node.op_type)
+
+
+def _opset(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
+    return max((each.version for each in imports if each.domain in OWN), default=0)
+
+
+def _fewest_inputs(node: onnx.NodeProto, opset: int) -> int:
+    if node.domain not in OWN or not onnx.defs.has(node.op_type):
+        return 0
+    try:
+        return int(onnx.defs.get_schema(node.op_type, opset, "").min_input)
+    except onnx.defs.SchemaError:  # a later operator
+        return 0
+
+
+def _check_tensors(graph: onnx.GraphProto, label: str, beside: Container[str] = ()) -> None:
+    for tensor in tensors(graph):
+        _check_name(tensor.name, f"{label}: a tensor's name")
+        if not (uses_external_data(tensor) and tensor.name in beside):
+            _check_tensor(tensor, label)
+    for sparse in sparse_tensors(graph):
+        _check_sparse(sparse, label)
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Yield the initializers and the tensors in attributes."""
     yield from graph.initializer
-    sparse = list(graph.sparse_initializer)
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         if attribute.type == AttributeProto.TENSOR:
             yield attribute.t
-        elif attribute.type == AttributeProto.SPARSE_TENSOR:
-            sparse.append(attribute.sparse_tensor)
         yield from attribute.tensors
-        sparse += attribute.sparse_tensors
-    for each in sparse:
-        yield from (each.values, each.indices)
+    for sparse in sparse_tensors(graph):
+        yield from (sparse.values, sparse.indices)
+
+
+def sparse_tensors(graph: onnx.GraphProto) -> Iterator[onnx.SparseTensorProto]:
+    """Yield the sparse initializers and the sparse tensors in attributes."""
+    yield from graph.sparse_initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        if attribute.type == AttributeProto.SPARSE_TENSOR:
+            yield attribute.sparse_tensor
+        yield from attribute.sparse_tensors
 
 
 def _check_name(name: str | bytes, what: str) -> None:
@@ -61,7 +135,7 @@ def _check_name(name: str | bytes, what: str) -> None:
 
 def _check_attributes(node: onnx.NodeProto, label: str) -> None:
     for attribute in node.attribute:
-        what = f"{label}: an attribute of node {node.name or node.op_type}"
+        what = f"{label}: an attribute of node {_called(node)}"
         _check_name(attribute.name, what)
         for text in (attribute.s, *attribute.strings):
             if not _is_text(text):
@@ -115,6 +189,21 @@ def _check_tensor(tensor: onnx.TensorProto, label: str) -> None:
         raise ReapError(
             f"{what}: its data doesn't fill its shape", got=str(error), expected="an undamaged file"
         ) from None
+
+
+def _check_sparse(sparse: onnx.SparseTensorProto, label: str) -> None:
+    """Refuse values whose places are not within the shape, or are more or fewer."""
+    what, shape = f"{label}: sparse tensor {sparse.values.name or 'of an attribute'}", sparse.dims
+    places = onnx.numpy_helper.to_array(sparse.indices)
+    count = prod(sparse.values.dims)
+    flat = places.shape == (count,)
+    if not (flat or places.shape == (count, len(shape))) or places.dtype.kind != "i":
+        got = f"{count} values, indices {places.dtype} {list(places.shape)}"
+        raise ReapError(f"{what} is broken", got=got, expected="an index for every value")
+    limits = [prod(shape)] if flat else list(shape)
+    if min(shape, default=0) < 0 or (places < 0).any() or (places >= limits).any():
+        got = f"indices outside of shape {list(shape)}"
+        raise ReapError(f"{what} is broken", got=got, expected="indices within it")
 
 
 def check_kind(tensor: onnx.TensorProto, label: str) -> None:

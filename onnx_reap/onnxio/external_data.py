@@ -13,8 +13,9 @@ from onnx import TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio.damage import check_kind, graphs, tensors
+from onnx_reap.onnxio.damage import check_kind, tensors
 from onnx_reap.onnxio.dtypes import nbytes, to_numpy
+from onnx_reap.onnxio.extract import graphs
 from onnx_reap.onnxio.light_model import LightModel, external_initializer, fill, lies_beside
 from onnx_reap.onnxio.mapped_files import MappedFile
 
@@ -31,7 +32,15 @@ class _Data:
 def data_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     """List the files that a model as it was parsed, from `path`, names for its weights."""
     outside = [_entries(tensor).get("location", "") for tensor in _outside(model)]
-    return [path.parent / name for name in dict.fromkeys(outside) if name]
+    named = (path.parent / name for name in dict.fromkeys(outside) if name)
+    return [file for file in named if _is_there(file)]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # what can't be the name of a file
+        return False
 
 
 def read_external(model: onnx.ModelProto, path: Path, label: str) -> LightModel:

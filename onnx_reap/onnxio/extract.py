@@ -1,6 +1,6 @@
 """Parts of models: what computes some tensors from others."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -66,11 +66,25 @@ def bodies_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return single + [g for a in node.attribute for g in a.graphs]
 
 
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and the bodies of its nodes (If, Loop, Scan), at any depth."""
+    yield graph
+    for body in (body for node in graph.node for body in bodies_of(node)):
+        yield from graphs(body)
+
+
 def names_in_subgraphs(node: onnx.NodeProto) -> list[str]:
-    """Return the tensors that the bodies of a node (If, Loop, Scan) read, at any depth."""
+    """Return the outer tensors that the bodies of a node (If, Loop, Scan) read, at any depth."""
     names = []
     for body in bodies_of(node):
-        for inner in body.node:
-            names += [n for n in inner.input if n] + names_in_subgraphs(inner)
-        names += [o.name for o in body.output]
+        read = [n for inner in body.node for n in (*inner.input, *names_in_subgraphs(inner)) if n]
+        own = set(names_defined(body))
+        names += [n for n in (*read, *(value.name for value in body.output)) if n not in own]
     return names
+
+
+def names_defined(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the tensors that are a graph's own: inputs, constants, and what its nodes make."""
+    yield from (value.name for value in (*graph.input, *graph.initializer))
+    yield from (sparse.values.name for sparse in graph.sparse_initializer)
+    yield from (name for node in graph.node for name in node.output if name)

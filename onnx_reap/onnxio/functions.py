@@ -9,9 +9,10 @@ from functools import cache
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
+from onnx import FunctionProto, NodeProto
 
 from onnx_reap.onnxio.contrib import definition
+from onnx_reap.onnxio.renaming import renamed
 
 Types = Mapping[str, onnx.TypeProto]
 
@@ -49,7 +50,7 @@ class Functions:
 
         Names of tensors and nodes inside start with the name of the call's first output.
         """
-        function = self._definition(node) if depth < DEPTH else None
+        function = self._definition(node) if depth < DEPTH and any(node.output) else None
         if function is None or not self._fits(function):
             return None
         nodes = _instance(node, function)
@@ -131,7 +132,7 @@ def _instance(call: NodeProto, function: FunctionProto) -> list[NodeProto]:
     stem = call.name or prefix
     nodes = []
     for number, node in enumerate(function.node):
-        new = _with_attributes(node, given, rename)
+        new = renamed(node, rename, given)
         new.name = f"{stem}/{node.name or f'{node.op_type}_{number}'}"
         nodes.append(new)
     for inner, outer in results:
@@ -149,38 +150,6 @@ class _Renaming:
 
     def __call__(self, name: str) -> str:
         return self._names.get(name, f"{self._prefix}/{name}") if name else ""
-
-
-def _with_attributes(
-    node: NodeProto, given: Mapping[str, AttributeProto], rename: Callable[[str], str]
-) -> NodeProto:
-    """Copy a node with other names, and with values for attributes that refer to the call's."""
-    new = NodeProto()
-    new.CopyFrom(node)
-    del new.attribute[:], new.input[:], new.output[:]
-    new.input.extend(rename(name) for name in node.input)
-    new.output.extend(rename(name) for name in node.output)
-    for attribute in node.attribute:
-        source = given.get(attribute.ref_attr_name) if attribute.ref_attr_name else attribute
-        if source is None:
-            continue  # the call leaves it to the operator's default
-        kept = new.attribute.add()
-        kept.CopyFrom(source)
-        kept.name = attribute.name
-        if kept.HasField("g"):
-            _rename_body(kept.g, given, rename)
-    return new
-
-
-def _rename_body(
-    body: GraphProto, given: Mapping[str, AttributeProto], rename: Callable[[str], str]
-) -> None:
-    """Rename all tensors in the body of an If, Loop or Scan, in place."""
-    for value in (*body.input, *body.output, *body.initializer, *body.value_info):
-        value.name = rename(value.name)
-    nodes = [_with_attributes(node, given, rename) for node in body.node]
-    del body.node[:]
-    body.node.extend(nodes)
 
 
 def functions_called(

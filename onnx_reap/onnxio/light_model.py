@@ -101,7 +101,11 @@ class LightModel:
 
     def inferred_types(self) -> dict[str, onnx.TypeProto]:
         """Return the types of tensors, as far as onnx knows them."""
-        graph = onnx.shape_inference.infer_shapes(self.with_weights_as_inputs()).graph
+        model = self.with_weights_as_inputs()
+        try:
+            graph = onnx.shape_inference.infer_shapes(model).graph
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
+            graph = model.graph  # what is wrong with it is told when it is run
         values = (*graph.input, *graph.value_info, *graph.output)
         return {
             tensor.name: onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims)

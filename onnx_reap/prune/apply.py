@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -159,8 +160,8 @@ def _verified(
         masked.free_weights()  # they may be large
     if analysis.model.types and analysis.runs_as_given:
         check_loads(pruned.to_file(), analysis.providers)
-    elif pruned.has_calls and analysis.runs_as_given and not pruned.stored:
-        # What ran stands as the bodies of its functions, what is written as calls of them.
+    elif pruned.runs_unlike_file and analysis.runs_as_given and not pruned.stored:
+        # What ran has nodes where calls, and bodies of If, are written.
         _, doubts = compare(cut, pruned.to_file(), feeds, analysis.providers, CUT)
         notes += [note for note in doubts if note not in notes]
     return notes
@@ -180,11 +181,21 @@ def masked_model(analysis: Analysis, removed: tuple[int, ...]) -> onnx.ModelProt
     masked = analysis.copy()
     before = {name: constant.values for name, constant in masked.constants().items()}
     mask_graph(masked, analysis.flow, removed)
-    if masked.stored:
-        return masked.to_proto()
     after = {name: constant.values for name, constant in masked.constants().items()}
     changed = {name: values for name, values in after.items() if values is not before[name]}
+    if masked.stored or masked.runs_unlike_file or not _read_as_given(masked, changed):
+        return masked.to_proto()
     return replace(analysis.light, proto=with_weights(analysis.light.proto, changed)).whole()
+
+
+def _read_as_given(model: Model, constants: Collection[str]) -> bool:
+    """Whether the nodes that read some constants are those that do in the file as given.
+
+    Others may have been folded, which need what the constants were.
+    """
+    given = Counter(name for node in model.light.graph.node for name in node.input)
+    read = Counter(tensor.name for node in model.nodes for tensor in node.inputs)
+    return all(given[name] == read[name] for name in constants)
 
 
 def finish(pruned: Model, settings: Settings) -> LightModel:

@@ -11,6 +11,7 @@ import numpy as np
 from onnx_reap.errors import ReapError, TargetError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.groups import Group
+from onnx_reap.graph.mac_formulas import formula_of
 from onnx_reap.options import Settings
 from onnx_reap.prune.budgets import read_budgets
 from onnx_reap.prune.context import Run
@@ -127,13 +128,12 @@ def nothing_to_prune(
 def _other_products(analysis: Analysis) -> list[str]:
     """Name products with a constant that is in no form that can be pruned."""
     constants, keys = analysis.model.constants(), analysis.model.keys
-    counted = {product.y for product in analysis.flow.products}
     return [
         f"{keys[id(node)]} ({node.op} with a constant {constants[tensor.name].shape} as its "
         f"{place} operand, a form that can't be pruned)"
         for node in analysis.model.nodes
         for place, tensor in zip(("first", "second"), node.inputs, strict=False)
-        if node.outputs[0].name in counted and tensor.name in constants
+        if formula_of(node.domain, node.op) and tensor.name in constants
     ]
 
 

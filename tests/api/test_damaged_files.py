@@ -17,6 +17,7 @@ from net import Net
 from small_models import chain
 
 import onnx_reap
+from onnx_reap.cli.main import main
 from onnx_reap.errors import ReapError
 
 MODELS = models()
@@ -250,4 +251,121 @@ def test_bodies_are_looked_at_too():
     model.graph.initializer.append(condition)
     model.graph.node.append(oh.make_node("If", ["yes"], ["w"], then_branch=body, else_branch=body))
     with refusal("tensor inner"):
+        inspected(model)
+
+
+def sparse(model: onnx.ModelProto, indices: list[int]) -> onnx.ModelProto:
+    """Store the first bias of zeros and twos as sparse, with some indices."""
+    tensor = model.graph.initializer[1]
+    values = onnx.numpy_helper.from_array(np.full(4, 2, np.float32), tensor.name)
+    places = onnx.numpy_helper.from_array(np.array(indices, np.int64), "places")
+    stored = onnx.SparseTensorProto(values=values, indices=places, dims=tensor.dims)
+    model.graph.sparse_initializer.append(stored)
+    del model.graph.initializer[1]
+    return model
+
+
+def test_sparse_tensors_with_wrong_indices():
+    size = chain(8).graph.initializer[1].dims[0]
+    with refusal("sparse tensor c1 is broken", "got: indices outside", "expected: indices within"):
+        inspected(sparse(chain(8), [0, 1, 2, size]))
+    with refusal("sparse tensor c1 is broken", "got: indices outside"):
+        inspected(sparse(chain(8), [-1, 1, 2, 3]))
+    with refusal("sparse tensor c1 is broken", "got: 4 values, indices int64 [3]"):
+        inspected(sparse(chain(8), [0, 1, 2]))
+    inspected(sparse(chain(8), [0, 1, 2, 3]))
+
+
+def test_nodes_that_lack_inputs():
+    model = chain(8)
+    del model.graph.node[0].input[1:]
+    with refusal("node conv0 lacks inputs", "got: 1 of Conv", "expected: at least 2"):
+        inspected(model)
+
+
+def test_tensors_that_two_nodes_make():
+    model = chain(8)
+    model.graph.node.append(model.graph.node[0])
+    model.graph.node[-1].name = "again"
+    with refusal("two nodes make one tensor", "got: conv0_y of conv0 and of again"):
+        inspected(model)
+
+
+def test_a_reference_to_an_attribute_outside_of_functions():
+    model = chain(8)
+    model.graph.node[0].attribute[0].ref_attr_name = "some"
+    with refusal("refers to an attribute of a function", "got: some, outside"):
+        inspected(model)
+
+
+def test_a_call_without_outputs():
+    model = chain(8)
+    called = oh.make_function(
+        "own", "F", ["a"], ["b"], [oh.make_node("Relu", ["a"], ["b"])], model.opset_import
+    )
+    model.functions.append(called)
+    model.opset_import.append(oh.make_opsetid("own", 1))
+    model.graph.node.append(oh.make_node("F", ["x"], [], domain="own"))
+    with refusal("onnxruntime can't load the model"):
+        inspected(model)
+
+
+@pytest.mark.parametrize("heads", [None, 0, "two", [2]])
+def test_a_call_of_another_domain_with_attributes_that_are_wrong(heads):
+    net = Net({"x": ("N", 7, 16)})
+    given = {} if heads is None else {"num_heads": heads}
+    y = net("MultiHeadAttention", "x", "x", "x", domain="com.microsoft", **given)
+    with refusal("onnxruntime can't load the model"):
+        inspected(net.model(net("MatMul", y, net.weight(16, 4)), check=False))
+
+
+def test_texts_beside_the_graph_that_are_none():
+    model = chain(8)
+    model.producer_name = "somebody"
+    with refusal("producer_name is no text", r"\xb1", "expected: UTF-8"):
+        onnx_reap.inspect(file_of(model, b"somebody", b"someb\xb1dy"))
+
+
+def test_operator_sets_that_can_not_be():
+    for version in (0, -1, 2**40):
+        model = chain(8)
+        model.opset_import[0].version = version
+        with refusal("an operator set that can't be", f"got: version {version}"):
+            inspected(model)
+
+
+def test_shapes_that_onnx_can_not_infer_where_a_call_asks_for_them():
+    net = Net({"x": ("N", 7, 16)})
+    turned = net("FusedMatMul", "x", net.weight(7, 4), transA=1, domain="com.microsoft")
+    model = net.model(turned, check=False)
+    model.graph.node.append(oh.make_node("MatMul", ["x", "x"], []))
+    with refusal("onnxruntime can't load the model"):
+        inspected(model)
+    del model.graph.node[-1]
+    doubled = oh.make_function(
+        "own", "F", ["a"], ["b"], [oh.make_node("Relu", ["a"], ["b"])], model.opset_import
+    )
+    model.functions.extend([doubled, doubled])
+    model.opset_import.append(oh.make_opsetid("own", 1))
+    with refusal("onnxruntime can't load the model"):
+        inspected(model)
+
+
+def test_names_of_weight_files_that_no_file_can_have(workplace: Path):
+    for name in ("a\0b", "a" * 3000):
+        model = chain(8)
+        tensor = model.graph.initializer[0]
+        onnx.external_data_helper.set_external_data(tensor, name)
+        tensor.ClearField("raw_data")
+        (workplace / "in.onnx").write_bytes(model.SerializeToString())
+        assert main(["in.onnx", "out.onnx"]) == 1
+        assert not (workplace / "out.onnx").exists()
+
+
+def test_float_types_that_are_mixed_are_not_taken_for_a_lack_of_kernels():
+    model = chain(8)
+    tensor = next(t for t in model.graph.initializer if t.name == model.graph.node[-1].input[1])
+    halves = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(halves, tensor.name))
+    with refusal("neither onnxruntime nor onnx.checker takes the model"):
         inspected(model)

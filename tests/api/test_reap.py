@@ -490,6 +490,20 @@ def test_mask_keeps_nodes_that_only_compute_constants():
     assert close(a, b) and not close(full, b, 1e-2)
 
 
+def test_masks_leave_alone_what_else_reads_a_weight():
+    """A weight that is data too, by way of nodes that only compute constants."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.block("x", 3, 8)
+    weight = n.random(6, 8, 1, 1)
+    y = n.node("GlobalAveragePool", n.node("Conv", h, weight))
+    data = n.node("ReduceSum", n.node("Abs", weight), keepdims=0)
+    model = n.model(n.node("Add", n.node("Flatten", y), data))
+    plan = onnx_reap.reap(model, ratio=0.5, criterion="l1", refit=False).plan
+    masked, cut = onnx_reap.mask(model, plan), onnx_reap.cut(model, plan)
+    feed = {"x": images(2)}
+    np.testing.assert_allclose(run(masked, feed)[0], run(cut, feed)[0], rtol=1e-4)
+
+
 def test_a_plan_from_a_file_is_replayed_and_can_be_edited(tmp_path: Path):
     model = mixed()
     result = reap(model, DATA)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
+from conditional import in_branches
 from fuzz.graphs import OPERATORS, begin, random_model
 from fuzz.grower import Grower, UnfitError
 from fuzz.laws import check_law, check_reap, compare
@@ -72,6 +74,20 @@ def test_cuts_of_random_graphs():
 
     check()
     assert seen["cut"] > 0.5 * seen["graphs"], "a generator of frozen graphs tests nothing"
+
+
+def test_cuts_of_random_graphs_in_the_branch_of_an_if():
+    """The branch that is always taken loses what the same nodes would lose outside."""
+
+    @quick(max_examples=20)
+    @given(seeds, steps, seeds)
+    def check(seed: int, steps: int, removal: int) -> None:
+        drawn = random_model(seed, steps)
+        inside = replace(drawn, model=in_branches(drawn.model, own=False, switch=False))
+        trials = [check_law(each, random.Random(removal)) for each in (drawn, inside)]
+        assert len(trials[0].removed) == len(trials[1].removed)
+
+    check()
 
 
 def test_whole_runs_on_random_graphs(monkeypatch):

@@ -19,6 +19,8 @@ from oracle import (
     study,
 )
 
+from onnx_reap.graph.constancy import channel_axis
+
 C, HALF = 8, 4
 
 
@@ -296,3 +298,9 @@ def test_a_branch_inside_of_a_branch():
     assert len(studied.branches.every) == 2
     for chosen in ({"b1"}, {"a1"}, {"a1", "b1"}):
         check(studied, removal(studied, chosen, 0.5))
+
+
+def test_constants_that_are_not_finite_vary_along_no_axis():
+    with np.errstate(all="raise"):
+        assert channel_axis(np.array([[1.0, np.inf], [1.0, np.inf]])) is None
+        assert channel_axis(np.array([[1.0, 2.0], [1.0, 2.0]])) == 1

@@ -157,6 +157,20 @@ def test_a_weight_that_depends_on_data_freezes():
     assert_slice_is_mask(recognizer("LSTM", weights=computed), groups={}, frozen={"a": why})
 
 
+@pytest.mark.parametrize("op", GATES)
+def test_a_constant_input_freezes_the_state_that_a_layer_makes(op):
+    net = Net({"x": (2, 3, 4, 4)})
+    flat = net("Flatten", net("GlobalAveragePool", net.conv("x", 3, 8, name="a")))
+    state = net("Gemm", flat, net.weight(8, HIDDEN), net.weight(HIDDEN), name="h")
+    state = net("Unsqueeze", state, np.array([0]))
+    weights = [net.weight(1, GATES[op] * HIDDEN, columns) for columns in (5, HIDDEN)]
+    inputs = (net.weight(4, 2, 5), *weights, "", "", state)
+    names = net(op, *inputs, outputs=2, hidden_size=HIDDEN)
+    model = net.model(net("MatMul", net("Squeeze", names[1], np.array([0])), net.weight(HIDDEN, 3)))
+    frozen = {"h": f"{op} with a constant input"}
+    assert_slice_is_mask(model, groups={"a": 8}, frozen=frozen)
+
+
 def test_an_initial_state_that_a_layer_makes_follows():
     net = Net({"x": ("N", 3, 4, 4)})
     pooled = net("GlobalAveragePool", net.conv("x", 3, 8, name="a"))

@@ -9,6 +9,7 @@ from onnx.reference import ReferenceEvaluator
 from small_models import run
 
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.probe import fold_constants
 from onnx_reap.onnxio.functions import Functions
 
 RNG = np.random.default_rng(0)
@@ -305,3 +306,22 @@ def test_parts_with_others_in_between_stand_as_nodes() -> None:
     read.insert(gs.Node("Relu", "between", inputs=[], outputs=[]), read.nodes[0], behind=True)
     out = read.to_file().proto
     assert [node.op_type for node in out.graph.node] == ["Conv", "Relu", "LeakyRelu", "Block"]
+
+
+def test_constants_that_only_folded_nodes_of_a_call_read_stay_in_the_file():
+    """Half of the body follows from constants; the call comes back and needs them still."""
+    parts = [
+        helper.make_node("Mul", ["a", "b"], ["ab"], "product"),
+        helper.make_node("Add", ["x", "ab"], ["y"], "sum"),
+    ]
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    function = helper.make_function("own", "Shift", ["x", "a", "b"], ["y"], parts, sets[:1])
+    model = called("Shift", [X, floats(8), floats(8)], domain="own")
+    model.functions.append(function)
+    graph = Model(model)
+    fold_constants(graph, ["CPUExecutionProvider"])
+    assert [node.op for node in graph.nodes] == ["Add"]
+    written = graph.to_proto()
+    assert [node.op_type for node in written.graph.node] == ["Shift"]
+    for made, given in zip(run(written, {"i0": X}), run(model, {"i0": X}), strict=True):
+        assert np.array_equal(made, given)

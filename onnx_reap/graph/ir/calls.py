@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
@@ -27,25 +26,28 @@ class Call:
         """The ids of the graph's nodes."""
         return frozenset(id(part.node) for part in self.parts)
 
-    def is_whole(
-        self, there: Set[int], folded: Mapping[str, np.ndarray], same: Mapping[str, str]
-    ) -> bool:
+    def is_whole(self, there: Set[int], changed: Set[str], same: Mapping[str, str]) -> bool:
         """Whether the call still gives what its parts give.
 
         Parameters
         ----------
         there : set of int
             The ids of the nodes that the graph still has.
-        folded : mapping of str to numpy.ndarray
-            Values of tensors inside that were made constants.
+        changed : set of str
+            Constants that have other values than when they were read.
         same : mapping of str to str
             The names by which copies of constants are written.
         """
         own = {name for part in self.parts for name in part.proto.output}
-        left = [part for part in self.parts if id(part.node) in there]
-        inside = [t for p in left for t in p.node.inputs if isinstance(t, gs.Constant)]
-        return all(part.rewritten(same) is part.proto for part in left) and all(
-            tensor.values is folded.get(tensor.name) for tensor in inside if tensor.name in own
+        left, folded = [], set[str]()
+        for part in self.parts:
+            if id(part.node) in there:
+                left.append(part)
+            else:
+                folded.update(part.proto.input)
+        inside = {t.name for p in left for t in p.node.inputs if t.name in own}
+        return not (inside | folded) & changed and all(
+            part.rewritten(same) is part.proto for part in left
         )
 
     def fused(

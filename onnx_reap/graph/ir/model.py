@@ -1,9 +1,8 @@
 """A loaded model: the file's proto, kept as it is, and a graph to work on."""
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, count
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -11,19 +10,23 @@ import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.ir.calls import expand_calls
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
-from onnx_reap.graph.ir.export import node_proto, with_constants, without_content
+from onnx_reap.graph.ir.export import with_constants, without_content
+from onnx_reap.graph.ir.names import unique_keys
 from onnx_reap.graph.ir.order import captured_tensors, in_order
+from onnx_reap.graph.ir.origin import Origin
 from onnx_reap.graph.ir.reading import constant_values, dense, read_graph
 from onnx_reap.graph.ir.recurrent import with_hidden_states
-from onnx_reap.graph.ir.requantise import Written, requantised, with_makers
+from onnx_reap.graph.ir.requantise import requantised
 from onnx_reap.graph.ir.sharing import still_equal, unshare
 from onnx_reap.graph.ir.stored import Stored, find_stored, find_transposed
 from onnx_reap.graph.rules.traits import NO_TRAITS, has_rule, traits_of
+from onnx_reap.onnxio.conditionals import Taken, with_branches_in_front
 from onnx_reap.onnxio.dtypes import is_any_float
-from onnx_reap.onnxio.extract import extract, names_in_subgraphs
+from onnx_reap.onnxio.extract import extract, graphs, names_defined, names_in_subgraphs
 from onnx_reap.onnxio.float32 import in_float32, other_types
 from onnx_reap.onnxio.functions import Functions, functions_called
 from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.onnxio.renaming import free_name
 
 
 class Model:
@@ -32,32 +35,40 @@ class Model:
     The graph holds every constant as a dense initializer: Constant nodes are absorbed, and constant
     subgraphs can be replaced by their values (`set_constants`). No array is ever changed in place,
     since graphs of one model share them. Where several nodes use one vector of
-    parameters, each has a copy of its own. Calls of functions stand as the nodes of their bodies.
+    parameters, each has a copy of its own. Calls of functions stand as the nodes of their bodies,
+    and branches that are known to be taken stand in front of their If.
     Nodes and calls that nobody touched are written back as they were, byte for byte.
     """
 
-    def __init__(self, model: LightModel | onnx.ModelProto, expanded: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        model: LightModel | onnx.ModelProto,
+        expanded: Collection[str] = (),
+        taken: Taken = MappingProxyType({}),
+    ) -> None:
         self.light = LightModel.of(model)  # As given; never modified
-        proto = self.light.proto
         # Operators of ONNX's own that stand as their bodies though they have a rule
         self.expanded = frozenset(expanded)
+        self.taken = taken  # Branches that are known to be taken
+        light, moved = with_branches_in_front(self.light, taken)
+        proto = light.proto
         self.types = other_types(proto)  # Those that become float32 where the model is run
         self.graph = read_graph(proto)
-        functions = Functions(proto, self._is_expanded, self.light.inferred_types)
-        # Nodes are kept alive in `_source`, since their ids are keys.
-        found = expand_calls(self.graph, proto.graph.node, functions)
-        self.graph.nodes, self._source, self._calls = found
-        self._folded: dict[str, np.ndarray] = {}
-        self._given = _constants_of(proto.graph)
+        functions = Functions(proto, self._is_expanded, light.inferred_types)
+        self.graph.nodes, sources, calls = expand_calls(self.graph, proto.graph.node, functions)
+        self._origin = Origin.of(proto, sources, calls, moved)
+        self._as_read: dict[str, gs.Constant] = {}  # Also those that only folded nodes read
         external = self.light.external()
         for name, constant in self.constants().items():
             if name in external:
                 constant.values, constant.data_location = external[name], None
         self._absorb_constant_nodes()
         for sparse in proto.graph.sparse_initializer:
-            self.constants()[sparse.values.name].values = dense(sparse)
+            if constant := self.constants().get(sparse.values.name):
+                constant.values = dense(sparse)
+        self._remember(self.constants())
         self.graph.nodes = in_order(self.graph.nodes)  # Topological
-        self.keys = _unique_keys(self.graph.nodes)  # By `id(node)`
+        self.keys = unique_keys(self.graph.nodes)  # By `id(node)`
         self._names: set[str] = set()
         self.stored: dict[str, Stored] = {}
         self._absorb_stored()
@@ -70,14 +81,30 @@ class Model:
         return int(self.graph.opset)
 
     @property
-    def has_calls(self) -> bool:
-        """Whether calls of functions stand as the nodes of their bodies."""
-        return bool(self._calls)
+    def runs_unlike_file(self) -> bool:
+        """Whether nodes stand in the place of others: those of calls, or of branches."""
+        return bool(self._origin.calls or self._origin.moved)
+
+    def anew(self, light: LightModel) -> "Model":
+        """Read this model, or another with the same operators, in the same way."""
+        return Model(light, self.expanded, self.taken)
 
     @property
     def nodes(self) -> list[gs.Node]:
         """The graph's nodes, in topological order."""
         return list(self.graph.nodes)
+
+    def conditionals(self) -> dict[str, gs.Node]:
+        """Return the file's own If nodes that hold both branches, by their first result."""
+        nodes = [n for n in self.graph.nodes if n.op == "If" and n.domain in STANDARD_DOMAINS]
+        named = {next((t.name for t in n.outputs if t.name), ""): n for n in nodes}
+        made = self._origin.made
+        return {name: n for name, n in named.items() if name in made and not self.is_settled(n)}
+
+    def is_settled(self, node: gs.Node) -> bool:
+        """Whether a node is an If with one of its branches in front of it."""
+        settled = {each.results for each in self._origin.moved}
+        return bool(node.outputs) and node.outputs[0].name in settled
 
     def node(self, key: str) -> gs.Node:
         """Return the node of that name in `keys`."""
@@ -86,7 +113,7 @@ class Model:
     def constants(self) -> dict[str, gs.Constant]:
         """Return the constants that nodes or outputs use, by name; those of bodies are theirs."""
         captured = captured_tensors(self.graph.nodes).items()
-        own = self.graph.tensors() | {n: t for n, t in captured if n in self._given}
+        own = self.graph.tensors() | {n: t for n, t in captured if n in self._origin.constants}
         return {name: t for name, t in own.items() if isinstance(t, gs.Constant)}
 
     def set_constants(self, values: Mapping[str, np.ndarray]) -> None:
@@ -96,19 +123,24 @@ class Model:
         for name, array in values.items():
             old = tensors[name]
             new = gs.Constant(name, np.asarray(array, order="C"))
-            self._folded[name] = new.values
+            self._remember({name: new})
             for node in list(old.outputs):
                 node.inputs = [new if tensor is old else tensor for tensor in node.inputs]
             unread += list(old.inputs)
         self.drop(unread)
 
+    def _remember(self, constants: Mapping[str, gs.Constant]) -> None:
+        self._as_read |= {
+            name: gs.Constant(name, c.values, export_dtype=c.export_dtype)
+            for name, c in constants.items()
+        }
+
     def unused(self, name: str) -> str:
         """Return a name for a new tensor, `name` if it is free; it counts as taken from now on."""
         if not self._names:
-            given = self.light.graph.node
-            self._names = {n for node in given for n in (*node.input, *node.output)}
+            self._names = {n for g in graphs(self.light.graph) for n in names_defined(g)}
             self._names |= set(self.graph.tensors()) | set(captured_tensors(self.graph.nodes))
-        free = _free_name(name, self._names)
+        free = free_name(name, self._names)
         self._names.add(free)
         return free
 
@@ -117,7 +149,7 @@ class Model:
         # Nodes compare by content, so list.index would be slow, and could find an equal one.
         at = next(i for i, other in enumerate(self.graph.nodes) if other is place)
         self.graph.nodes.insert(at + behind, node)
-        node.name = _free_name(node.name, set(self.keys.values()))
+        node.name = free_name(node.name, set(self.keys.values()))
         self.keys[id(node)] = node.name
 
     def drop(self, nodes: list[gs.Node]) -> None:
@@ -154,13 +186,13 @@ class Model:
     def _absorb_stored(self) -> None:
         """Let constants that the file holds as integers stand as real numbers."""
         taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
-        self._keep_stored(find_stored(self.graph.nodes, self._source, taken, self.unused))
+        self._keep_stored(find_stored(self.graph.nodes, self._origin.sources, taken, self.unused))
         self._keep_stored(find_transposed(self.graph.nodes, self.stored, taken, self.unused))
 
     def _keep_stored(self, found: Mapping[str, Stored]) -> None:
         self.set_constants({name: stored.values for name, stored in found.items()})
         # An array may have been copied, and is known by its identity from now on.
-        self.stored |= {n: replace(s, values=self._folded[n]) for n, s in found.items()}
+        self.stored |= {n: replace(s, values=self._as_read[n].values) for n, s in found.items()}
 
     def unshare_parameters(self) -> None:
         """Give every use of a vector of parameters its own copy, lest equal values tie channels.
@@ -196,11 +228,15 @@ class Model:
         out = without_content(self.light.proto)
         constants = self.constants()
         same = self.written_once()
-        written = requantised(self.nodes, self.stored, self._given - self.stored.keys())
-        nodes = self._nodes_with_calls(same, written)
-        out.graph.node.extend(with_makers(nodes, written))
-        # Integers as the file has them serve calls, and constants that nobody touched.
-        held = constants | {t.name: t for s in self.stored.values() for t in s.inputs}
+        written = requantised(self.nodes, self.stored, self._origin.constants - self.stored.keys())
+        changed = {
+            name
+            for name, constant in constants.items()
+            if name in self._as_read and constant.values is not self._as_read[name].values
+        }
+        out.graph.node.extend(self._origin.nodes_of_file(self.nodes, changed, same, written))
+        # What is written as it was reads constants as the file has them, integers for instance.
+        held = self._as_read | constants
         held |= {t.name: t for w in written.values() for t in w.inputs}
         called = functions_called(out.graph.node, out.functions)
         for function in [f for f in out.functions if (f.domain, f.name) not in called]:
@@ -209,25 +245,6 @@ class Model:
         read |= {tensor.name for tensor in self.graph.outputs}
         read -= written.keys()
         return with_constants(out, [t for n, t in held.items() if n in read], self.light)
-
-    def _nodes_with_calls(
-        self, same: Mapping[str, str], stored: Mapping[str, Written]
-    ) -> list[onnx.NodeProto]:
-        """Write all nodes, those of a call as the call where it still gives the same."""
-        place = {id(node): number for number, node in enumerate(self.graph.nodes)}
-        written = {n: self.node_proto(node, same) for n, node in enumerate(self.graph.nodes)}
-        for call in self._calls:
-            parts = sorted(place[key] for key in call.ids & place.keys())
-            # With nodes of others in between, which may read what these make, no place is right.
-            if not parts or parts[-1] - parts[0] >= len(parts):
-                continue
-            whole = call.is_whole(place.keys(), self._folded, same)
-            proto = call.proto if whole else call.fused(place.keys(), stored, same)
-            if proto is not None:
-                for number in parts:
-                    del written[number]
-                written[parts[-1]] = proto
-        return [written[number] for number in sorted(written)]
 
     def to_proto(self) -> onnx.ModelProto:
         """Write the graph as `to_file` does, with all weights in the proto."""
@@ -240,6 +257,7 @@ class Model:
         """
         for constant in self.constants().values():
             constant.values = np.empty(0)
+        self._as_read.clear()
 
     def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
         """Write the part that computes tensors from others, in float32; see `onnxio.extract`."""
@@ -257,40 +275,11 @@ class Model:
         out.graph.input.extend(value for value in fed if value.name not in listed)
         return in_float32(light, self.types)
 
-    def node_proto(self, node: gs.Node, same: Mapping[str, str] | None = None) -> onnx.NodeProto:
-        """Write a node; what nobody touched is as it was, byte for byte.
-
-        Parameters
-        ----------
-        same : mapping of str to str, optional
-            Other names for some of its inputs.
-        """
-        source = self._source.get(id(node))
-        return node_proto(node) if source is None else source.rewritten(same or {})
+    def node_proto(self, node: gs.Node) -> onnx.NodeProto:
+        """Write a node; what nobody touched is as it was, byte for byte."""
+        return self._origin.node_proto(node)
 
 
 def is_floating(constant: gs.Constant) -> bool:
     """Whether a constant holds floating-point numbers, of any width."""
     return is_any_float(constant.dtype)
-
-
-def _constants_of(graph: onnx.GraphProto) -> set[str]:
-    sparse = {tensor.values.name for tensor in graph.sparse_initializer}
-    nodes = {y for node in graph.node if node.op_type == "Constant" for y in node.output}
-    return sparse | nodes | {tensor.name for tensor in graph.initializer}
-
-
-def _unique_keys(nodes: Iterable[gs.Node]) -> dict[int, str]:
-    """Name every node: its own name, or its operator and place; repeated names get a number."""
-    seen: Counter[str] = Counter()
-    keys = {}
-    for index, node in enumerate(nodes):
-        name = node.name or f"{node.op}_{index}"
-        seen[name] += 1
-        keys[id(node)] = name if seen[name] == 1 else f"{name}#{seen[name]}"
-    return keys
-
-
-def _free_name(name: str, taken: Set[str]) -> str:
-    numbered = (f"{name}_{number}" for number in count(2))
-    return next(n for n in chain([name], numbered) if n not in taken)

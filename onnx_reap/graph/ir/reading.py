@@ -55,3 +55,10 @@ def dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
     else:
         dense[tuple(indices.T)] = values
     return dense
+
+
+def constants_of(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of a graph's initializers and of what its Constant nodes make."""
+    sparse = {tensor.values.name for tensor in graph.sparse_initializer}
+    nodes = {y for node in graph.node if node.op_type == "Constant" for y in node.output}
+    return sparse | nodes | {tensor.name for tensor in graph.initializer}

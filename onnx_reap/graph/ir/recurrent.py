@@ -142,7 +142,8 @@ def add_projections(
         standard = Trait.RECURRENT in traits_of(node.op) and node.domain in STANDARD_DOMAINS
         x, weight, recurrence = [t.name for t in node.inputs[:3]] if standard else ("", "", "")
         constants = (shapes.get(weight, ()), shapes.get(recurrence, ()))
-        if x not in shapes or any(len(shape) != 3 for shape in constants):
+        # A constant input makes a constant projection: there is no layer then.
+        if x not in dtypes or any(len(shape) != 3 for shape in constants):
             continue
         name = projection(key)
         directions, results, _ = shapes[weight]

@@ -66,8 +66,11 @@ def _visit(node: gs.Node, findings: Findings, read: set[str]) -> None:
     name = node.op if node.domain in STANDARD_DOMAINS else f"{node.domain}::{node.op}"
     known = [index for index in site.inputs() if site.name(index) in shapes]
     site.freeze_inputs(f"no rule for operator {name}", known)
+    why = f"used inside the body of {node.op}"
+    if findings.model.is_settled(node):
+        why = "result of If, or used in its other branch"
     for name in captured_tensors([node]).keys() & findings.labels.keys():
-        site.freeze(findings.channels(name), f"used inside the body of {node.op}")
+        site.freeze(findings.channels(name), why)
 
 
 def _freeze_lost(site: Site, findings: Findings) -> None:

@@ -18,7 +18,6 @@ def _conv(site: Site) -> None:
     labels = site.labels(0)
     if not site.is_constant(1) or (site.has_input(2) and not site.is_constant(2)):
         site.freeze_inputs(f"{site.op} with a computed weight or bias")
-        site.product(int(np.prod(site.shape(1)[1:])))
         return
     transposed = site.op == "ConvTranspose"
     group = int(site.attribute("group", 1))
@@ -108,12 +107,9 @@ def _gemm(site: Site) -> None:
     transposed_a, transposed_b = (bool(site.attribute(f"trans{x}", 0)) for x in "AB")
     if not site.is_constant(1) or (site.has_input(2) and not site.is_constant(2)):
         site.freeze_inputs("Gemm with a computed weight or bias")
-        if site.is_constant(0) or site.is_constant(1):
-            site.product(site.shape(0)[0 if transposed_a else 1])
         return
     if transposed_a:
         site.freeze(site.labels(0), "Gemm that transposes its input")
-        site.product(site.shape(0)[0])
         return
     linear = _layer(
         site,

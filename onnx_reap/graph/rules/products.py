@@ -14,7 +14,6 @@ def matmul_of_two(site: Site) -> None:
     rank = len(site.output_shape())
     if len(site.shape(0)) != rank or len(site.shape(1)) != rank or rank < 2:
         site.freeze_inputs("MatMul of two activations")
-        site.product(site.shape(0)[-1])
         return
     lead = ascii_lowercase[: rank - 2]
     _contract(site, f"{lead}MK", f"{lead}KN", f"{lead}MN")
@@ -31,9 +30,6 @@ def einsum(site: Site) -> None:
         _contract(site, terms[0], terms[1], out)
         return
     site.freeze_inputs("Einsum of this form")
-    if len(terms) == 2 and left.replace(",", "").isalpha():
-        sizes = dict(zip("".join(terms), site.shape(0) + site.shape(1), strict=True))
-        site.product(int(np.prod([sizes[letter] for letter in sizes.keys() - {*out}])))
 
 
 def _contract(site: Site, a: str, b: str, out: str) -> None:

@@ -19,21 +19,16 @@ from onnx_reap.graph.rules.traits import Trait
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 """Results of the projection by entry of the hidden state."""
 
-GAINS = {"LSTM": 0.25, "GRU": 0.5, "RNN": 1.0}
-"""How far a recurrent layer's state moves with a gate, roughly.
-
-As far as a sigmoid with its argument near 0; as far as an update gate that is half open lets it; as
-far as a hyperbolic tangent.
-"""
-
 X, W, R, BIAS, LENGTHS, STATE, CELL, PEEPHOLES = range(8)
 """Inputs."""
 
 
 def _recurrent(site: Site) -> None:
     constants = (W, R, *(index for index in (BIAS, PEEPHOLES) if site.has_input(index)))
-    if not all(site.is_constant(index) for index in constants):
-        site.freeze_inputs(f"{site.op} with a computed weight or bias")
+    computed = not all(site.is_constant(index) for index in constants)
+    if computed or site.is_constant(X):
+        what = "a computed weight or bias" if computed else "a constant input"
+        site.freeze_inputs(f"{site.op} with {what}")
         for index in range(len(site.node.outputs)):
             site.set_labels(np.array(0), index)
         return

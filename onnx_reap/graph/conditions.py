@@ -1,0 +1,102 @@
+"""Which branch of an If is taken, where all samples agree."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnx_reap.data import Calibration
+from onnx_reap.errors import ReapError
+from onnx_reap.graph.bodies import has_layers
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.onnxio.extract import extract
+from onnx_reap.onnxio.float32 import in_float32
+from onnx_reap.onnxio.session import Feed, run, session
+
+BATCH = 32
+"""Samples that conditions are computed for at once."""
+
+FEW = (1, 2, 3)
+"""Batch sizes for which a condition that follows from sizes is computed."""
+
+
+def find_taken(
+    model: Model, samples: Calibration, fixed_batch: int | None, providers: Sequence[str]
+) -> dict[str, bool]:
+    """Compute the conditions of the model's own If nodes, where these are the same for all samples.
+
+    Conditions that follow from sizes are computed for a few samples. All others are computed for
+    all of them, if layers are in a branch: without any nothing would be won.
+
+    Returns
+    -------
+    dict of str to bool
+        Conditions by the first result of the If.
+    """
+    nodes = model.conditionals()
+    if not nodes:
+        return {}
+    by_sizes = {name for name, node in nodes.items() if _follows_from_sizes(node.inputs[0])}
+    by_data = {name for name, node in nodes.items() if has_layers(node)} - by_sizes
+    batches = FEW if fixed_batch is None else (fixed_batch,)
+    few = [next(iter(samples.batches(size, pad=True))) for size in batches]
+    every = samples.batches(fixed_batch or BATCH, pad=fixed_batch is not None)
+    found: dict[str, bool] = {}
+    for names, feeds in (
+        (by_sizes, samples.extremes() if samples.alone else few),
+        (by_data, every),
+    ):
+        conditions = {name: nodes[name].inputs[0] for name in nodes if name in names}
+        found |= _agreed(model, conditions, feeds, providers)
+    return found
+
+
+def _follows_from_sizes(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is computed from constants and sizes of tensors alone."""
+    todo, seen = [tensor], set[int]()
+    while todo:
+        each = todo.pop()
+        if isinstance(each, gs.Constant) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if not each.inputs:
+            return False
+        if Trait.MEASURES not in traits_of(each.inputs[0].op):
+            todo += each.inputs[0].inputs
+    return True
+
+
+def _agreed(
+    model: Model,
+    conditions: Mapping[str, gs.Tensor],
+    feeds: Iterable[Feed],
+    providers: Sequence[str],
+) -> dict[str, bool]:
+    """Return the conditions that are the same for all feeds; none if some can't be computed."""
+    seen = {
+        name: {bool(each.values.item())} if isinstance(each, gs.Constant) else set[bool]()
+        for name, each in conditions.items()
+    }
+    computed = {name: each.name for name, each in conditions.items() if not seen[name]}
+    try:
+        for values in (
+            _computed(model, set(computed.values()), feeds, providers) if computed else ()
+        ):
+            for name, condition in computed.items():
+                seen[name].add(bool(values[condition].item()))
+    except ReapError:
+        return {}
+    return {name: each.pop() for name, each in seen.items() if len(each) == 1}
+
+
+def _computed(
+    model: Model, tensors: Collection[str], feeds: Iterable[Feed], providers: Sequence[str]
+) -> Iterator[dict[str, np.ndarray]]:
+    light, names = model.to_light(), sorted(tensors)
+    part = in_float32(replace(light, proto=extract(light.proto, {}, names)), model.types)
+    read = {value.name for value in part.graph.input}
+    active = session(part, providers, optimize=False)
+    for feed in feeds:
+        yield run(active, names, {name: x for name, x in feed.items() if name in read})

@@ -1,0 +1,91 @@
+"""What the nodes of a graph were in the file, and how they are written there again."""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnx_reap.graph.ir.calls import Call
+from onnx_reap.graph.ir.export import Source, node_proto
+from onnx_reap.graph.ir.reading import constants_of
+from onnx_reap.graph.ir.requantise import Written, with_makers
+from onnx_reap.onnxio.conditionals import Moved, with_branches_inside
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a graph was read from."""
+
+    sources: Mapping[int, Source]  # By the id of the node, which these keep alive
+    calls: Sequence[Call]  # Of functions, which stand as nodes
+    moved: Sequence[Moved]  # Branches, which stand in front of their If
+    made: Set[str]  # Tensors that nodes made, but for those inside of calls
+    constants: Set[str]
+
+    @classmethod
+    def of(
+        cls,
+        proto: onnx.ModelProto,
+        sources: Mapping[int, Source],
+        calls: Sequence[Call],
+        moved: Sequence[Moved],
+    ) -> "Origin":
+        """Describe what was read from a model whose branches are moved already."""
+        made = {name for node in proto.graph.node for name in node.output if name}
+        return cls(sources, calls, moved, made, constants_of(proto.graph))
+
+    def node_proto(self, node: gs.Node, same: Mapping[str, str] | None = None) -> onnx.NodeProto:
+        """Write a node; what nobody touched is as it was, byte for byte.
+
+        Parameters
+        ----------
+        same : mapping of str to str, optional
+            Other names for some of its inputs.
+        """
+        source = self.sources.get(id(node))
+        return node_proto(node) if source is None else source.rewritten(same or {})
+
+    def nodes_of_file(
+        self,
+        nodes: Sequence[gs.Node],
+        changed: Set[str],
+        same: Mapping[str, str],
+        stored: Mapping[str, Written],
+    ) -> list[onnx.NodeProto]:
+        """Write the nodes of a graph, with calls and branches where they were.
+
+        Parameters
+        ----------
+        changed : set of str
+            Constants, also of nodes that were folded, that have other values since they were read.
+        same : mapping of str to str
+            The names by which copies of constants are written.
+        stored : mapping of str to Written
+            Constants that are written as integers.
+        """
+        protos = with_makers(self._with_calls(nodes, changed, same, stored), stored)
+        return with_branches_inside(protos, self.moved, self.made, changed)
+
+    def _with_calls(
+        self,
+        nodes: Sequence[gs.Node],
+        changed: Set[str],
+        same: Mapping[str, str],
+        stored: Mapping[str, Written],
+    ) -> list[onnx.NodeProto]:
+        """Write all nodes, those of a call as the call where it still gives the same."""
+        place = {id(node): number for number, node in enumerate(nodes)}
+        written = {number: self.node_proto(node, same) for number, node in enumerate(nodes)}
+        for call in self.calls:
+            parts = sorted(place[key] for key in call.ids & place.keys())
+            # With nodes of others in between, which may read what these make, no place is right.
+            if not parts or parts[-1] - parts[0] >= len(parts):
+                continue
+            whole = call.is_whole(place.keys(), changed, same)
+            proto = call.proto if whole else call.fused(place.keys(), stored, same)
+            if proto is not None:
+                for number in parts:
+                    del written[number]
+                written[parts[-1]] = proto
+        return [written[number] for number in sorted(written)]

@@ -1,0 +1,56 @@
+"""Names that are free, and copies of nodes with other names of tensors."""
+
+from collections.abc import Callable, Mapping, Set
+from itertools import chain, count
+
+from onnx import AttributeProto, GraphProto, NodeProto
+
+Rename = Callable[[str], str]
+"""Gives the new name of a tensor, and the empty name of an input that is left out for itself."""
+
+
+def renamed(
+    node: NodeProto, rename: Rename, given: Mapping[str, AttributeProto] | None = None
+) -> NodeProto:
+    """Copy a node with other names of tensors, also in its bodies.
+
+    Parameters
+    ----------
+    given : mapping of str to AttributeProto, optional
+        Values for attributes that refer to those of a call.
+    """
+    new = NodeProto()
+    new.CopyFrom(node)
+    del new.attribute[:], new.input[:], new.output[:]
+    new.input.extend(rename(name) for name in node.input)
+    new.output.extend(rename(name) for name in node.output)
+    for attribute in node.attribute:
+        refers = attribute.ref_attr_name if given is not None else ""
+        source = (given or {}).get(refers) if refers else attribute
+        if source is None:
+            continue  # the call leaves it to the operator's default
+        kept = new.attribute.add()
+        kept.CopyFrom(source)
+        kept.name = attribute.name
+        if kept.HasField("g"):
+            _rename_body(kept.g, rename, given)
+    return new
+
+
+def _rename_body(
+    body: GraphProto, rename: Rename, given: Mapping[str, AttributeProto] | None
+) -> None:
+    """Rename all tensors in the body of an If, Loop or Scan, in place."""
+    for value in (*body.input, *body.output, *body.initializer, *body.value_info):
+        value.name = rename(value.name)
+    for sparse in body.sparse_initializer:
+        sparse.values.name = rename(sparse.values.name)
+    nodes = [renamed(node, rename, given) for node in body.node]
+    del body.node[:]
+    body.node.extend(nodes)
+
+
+def free_name(name: str, taken: Set[str]) -> str:
+    """Return a name that isn't taken: the given one, or the same with a number."""
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(n for n in chain([name], numbered) if n not in taken)
