@@ -2,7 +2,7 @@
 
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.prune.refit.block_walk import BlockFit
-from onnx_reap.prune.refit.walk import LayerRefit
+from onnx_reap.prune.refit.layer import LayerRefit
 from onnx_reap.report.records import (
     Figures,
     GroupResult,

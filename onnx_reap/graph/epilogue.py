@@ -14,6 +14,7 @@ from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.export import node_proto
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.rules.recurrent import GATES
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.quantiser import quantiser_of
 
@@ -43,7 +44,9 @@ def find_epilogue(model: Model, linear: Linear, outputs: int) -> Epilogue:
         Output channels of the layer in this model.
     """
     if linear.recurrent:
-        return Epilogue(np.ones(outputs), np.zeros(outputs), linear.y)
+        # Roughly how far the state moves with each of its gates.
+        scale = np.full(outputs, 1 / GATES[linear.op])
+        return Epilogue(scale, np.zeros(outputs), linear.y)
     nodes, scale, shift = affine_behind(model, linear, outputs)
     tensor = (nodes[-1] if nodes else model.node(linear.node)).outputs[0]
     rank = linear.y_axis + 1 + len(linear.kernel)

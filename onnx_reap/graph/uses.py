@@ -35,7 +35,10 @@ class Refittable:
         layers : sequence of Linear
             All that read the weight in one way, see `by_weight`.
         """
-        if self._uses[layers[0].weight] > len(layers):
+        weights = [layers[0].weight]
+        if layers[0].recurrent:
+            weights.append(self._model.node(layers[0].node).inputs[2].name)
+        if any(self._uses[name] > len(layers) for name in weights):
             return "its weight is also used in another way"
         if len(layers) > 1 and layers[0].recurrent:
             return "other recurrent layers share its weights"

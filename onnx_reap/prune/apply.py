@@ -31,8 +31,8 @@ from onnx_reap.prune.context import Run
 from onnx_reap.prune.form import Choice
 from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.refit.blockwise import refit_jointly
+from onnx_reap.prune.refit.layer import LayerRefit
 from onnx_reap.prune.refit.layerwise import repair
-from onnx_reap.prune.refit.walk import LayerRefit
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,10 @@ def added_biases(
     of_unit = {unit: g for g, group in enumerate(groups) for unit in group.units}
     behind = affected_tensors(analysis.model, set(flow.axes))
     terms = []
-    for linear in (each for each in flow.linears if each.x in behind):
+    for linear in flow.linears:
+        # A recurrent layer is refitted where its own state is cut, too.
+        if linear.x not in behind and not (linear.recurrent and linear.y in flow.axes):
+            continue
         units = flow.units_along(linear.y, linear.y_axis)
         owners = Counter(of_unit.get(int(unit), -1) for unit in units)
         fixed = owners.pop(-1, 0)

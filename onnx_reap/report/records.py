@@ -12,7 +12,7 @@ from onnx_reap.measure.quality import Quality
 from onnx_reap.prune.form import Factorised
 from onnx_reap.prune.lossless.trim import Lossless
 from onnx_reap.prune.refit.block_walk import BlockFit
-from onnx_reap.prune.refit.walk import LayerRefit
+from onnx_reap.prune.refit.layer import LayerRefit
 from onnx_reap.prune.sparsity.records import Tiling
 
 SCHEMA = 1

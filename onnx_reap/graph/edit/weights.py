@@ -123,6 +123,28 @@ def set_weight(model: Model, linear: Linear, weight: np.ndarray) -> None:
     node.inputs[1] = _constant(model, node.inputs[1], weight)
 
 
+def set_recurrent(
+    model: Model, key: str, weight: np.ndarray, recurrent: np.ndarray, bias: np.ndarray
+) -> bool:
+    """Replace all weights of a recurrent layer; return whether its type can hold them.
+
+    Parameters
+    ----------
+    weight, recurrent : arrays of the present shapes
+    bias : array, (directions, 2, results)
+        Of the products with the input, and with the state.
+    """
+    node = model.node(key)
+    dtype = node.inputs[1].dtype
+    new = [cast(np.ascontiguousarray(x), dtype) for x in (weight, recurrent, bias)]
+    if not all(np.isfinite(array).all() for array in new):
+        return False
+    for place, values in enumerate(new[:2], 1):
+        node.inputs[place] = _constant(model, node.inputs[place], values)
+    _put_recurrent_bias(model, node, new[2].reshape(len(bias), -1))
+    return True
+
+
 def has_plain_bias(model: Model, linear: Linear) -> bool:
     """Whether a layer's bias is, or may become, one number per output."""
     if linear.recurrent:
@@ -172,15 +194,16 @@ def _constant(model: Model, old: gs.Constant, values: np.ndarray, uses: int = 1)
 def _set_recurrent_bias(model: Model, linear: Linear, bias: np.ndarray) -> None:
     """Replace the half of a recurrent layer's bias that belongs to its input, (directions, n)."""
     node = model.node(linear.node)
-    results = bias.shape[1]
-    if linear.bias is not None:
-        old = node.inputs[3]
-        both = np.concatenate([bias, old.values[:, results:]], axis=1)
-        node.inputs[3] = _constant(model, old, both)
-        return
-    both = np.concatenate([bias, np.zeros_like(bias)], axis=1)
-    constant = gs.Constant(model.unused(f"{linear.node}_bias"), both)
-    node.inputs = [*node.inputs[:3], constant, *node.inputs[4:]]
+    given = [t.values[:, bias.shape[1] :] for t in node.inputs[3:4] if t.name]
+    other = given[0] if given else np.zeros_like(bias)
+    _put_recurrent_bias(model, node, np.concatenate([bias, other], axis=1))
+
+
+def _put_recurrent_bias(model: Model, node: gs.Node, both: np.ndarray) -> None:
+    old = next((tensor for tensor in node.inputs[3:4] if tensor.name), None)
+    name = model.unused(f"{model.keys[id(node)]}_bias") if old is None else old.name
+    new = gs.Constant(name, both) if old is None else _constant(model, old, both)
+    node.inputs = [*node.inputs[:3], new, *node.inputs[4:]]
 
 
 def _add_behind(model: Model, node: gs.Node, bias: gs.Constant) -> None:

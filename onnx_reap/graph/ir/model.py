@@ -15,6 +15,7 @@ from onnx_reap.graph.ir.names import unique_keys
 from onnx_reap.graph.ir.order import captured_tensors, in_order
 from onnx_reap.graph.ir.origin import Origin
 from onnx_reap.graph.ir.reading import constant_values, dense, read_graph
+from onnx_reap.graph.ir.recurrent import with_hidden_states
 from onnx_reap.graph.ir.requantise import requantised
 from onnx_reap.graph.ir.sharing import still_equal, unshare
 from onnx_reap.graph.ir.stored import Stored, find_stored, find_transposed
@@ -261,7 +262,8 @@ class Model:
     def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
         """Write the part that computes tensors from others, in float32; see `onnxio.extract`."""
         shell = without_content(self.light.proto)
-        shell.graph.node.extend(self.node_proto(node) for node in self.graph.nodes)
+        written = ((self.node_proto(node), self.keys[id(node)]) for node in self.graph.nodes)
+        shell.graph.node.extend(with_hidden_states(*each, outputs) for each in written)
         out = extract(shell, inputs, outputs)
         nodes = out.graph.node
         read = {name for node in nodes for name in (*node.input, *names_in_subgraphs(node))}

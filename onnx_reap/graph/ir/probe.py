@@ -159,7 +159,8 @@ def probe(
     for name, constant in model.constants().items():
         shapes[name] = tuple(int(size) for size in constant.shape)
     written = _dtypes(model.to_light()) if model.types else {}
-    add_projections(model, shapes, dtypes, dynamic)
+    nodes = {model.keys[id(node)]: node for node in model.nodes}
+    add_projections(nodes, shapes, dtypes, dynamic)
     samples = batch or _samples(model, feeds[0], shapes, dynamic)
     return Probe(shapes, dtypes, values, samples, dynamic, written)
 

@@ -43,6 +43,11 @@ def sample_positions(
     else:
         samples, total = 1, int(np.prod(y_shape[: linear.y_axis]))
         limit *= y_shape[0]
+    return evenly_spaced(samples, total, limit, rng)
+
+
+def evenly_spaced(samples: int, total: int, limit: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose at most `limit` of so many positions, (samples, P), each from a random start."""
     if total <= limit:
         return np.broadcast_to(np.arange(total), (samples, total))
     offset = rng.random((samples, 1))

@@ -73,6 +73,27 @@ class Metric:
             found = found / chances
         return (found * math.sqrt(0.5)).transpose(swap).name
 
+    def divergence(self, y: np.ndarray, change: np.ndarray) -> float:
+        """Return the divergence of a change: what the squares of directions average to.
+
+        Parameters
+        ----------
+        y, change : arrays of one shape
+            The original output, and what is added to it.
+        """
+        finite = np.isfinite(y)
+        y, d = (np.where(finite, x, 0).astype(np.float64) for x in (y, change))
+        if self.kind == "values":
+            return float(np.square(d).sum())
+        if self.kind == "probabilities":
+            chances = np.maximum(y, TINY)
+            y, d = np.log(chances), d / chances
+        scores = np.where(finite, y, -np.inf) / TEMPERATURE
+        p = np.exp(scores - scores.max(axis=self.axis, keepdims=True))
+        p /= p.sum(axis=self.axis, keepdims=True)
+        mean = (p * d).sum(axis=self.axis, keepdims=True)
+        return float(0.5 * (p * np.square(d - mean)).sum())
+
 
 def metrics(
     model: Model, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, np.dtype], wish: str

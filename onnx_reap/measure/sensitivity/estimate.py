@@ -29,6 +29,7 @@ from onnx_reap.measure.sensitivity.perturbation import (
     Perturbation,
     refits_of,
 )
+from onnx_reap.measure.sensitivity.running import measure_by_running
 from onnx_reap.options import Settings
 from onnx_reap.solve.allocation import Choices
 from onnx_reap.solve.curves import FLOOR, divergence_curve
@@ -111,7 +112,12 @@ def _measured(
         for g, some in widths.items()
         for width in some
     ]
-    results = iter(measure_sensitivities(evaluation, perturbations, on_batch))
+    found = measure_sensitivities(evaluation, perturbations, on_batch)
+    unknown = [i for i, each in enumerate(found) if each is None]
+    run = measure_by_running(evaluation, [perturbations[i] for i in unknown])
+    for i, each in zip(unknown, run, strict=True):
+        found[i] = each
+    results = iter(found)
     return {g: [next(results) for _ in some] for g, some in widths.items()}
 
 

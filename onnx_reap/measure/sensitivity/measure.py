@@ -107,7 +107,7 @@ def measure_sensitivities(
     result: list[float | None] = [None] * len(perturbations)
     if not tried:
         return result
-    weights = _weights(evaluation)
+    weights = output_weights(evaluation)
     # Constants have to fit into a model; each chunk takes a pass of its own.
     chunks = list(in_chunks(tried, lambda i: 4 * perturbations[i].entries, LARGEST_CONSTANTS))
     for chunk in chunks:
@@ -156,7 +156,7 @@ def _probed_batch(analysis: Analysis) -> int:
     return analysis.fixed_batch or analysis.probe.batch
 
 
-def _weights(evaluation: Evaluation) -> dict[str, float]:
+def output_weights(evaluation: Evaluation) -> dict[str, float]:
     """Return factors of the directions of each output with which squares sum to a mean."""
     scales, shapes = _variances(evaluation), evaluation.analysis.probe.shapes
     for metric in evaluation.metrics:
@@ -204,7 +204,7 @@ def _instrumented(
         terms = []
         for change in perturbation.changes():
             y = change.linear.y
-            product = _difference(tape, makers[y], change) * gradients[y]
+            product = change_of_output(tape, makers[y], change) * gradients[y]
             front = evaluation.in_front_of_samples[y]
             apart = tape.op("Concat", [front], SAMPLES, [-1], axis=0)
             terms.append(product.op("Reshape", apart).sum([0, 2], keep=False))
@@ -233,7 +233,7 @@ def _noise_seed(seed: int, index: int) -> int:
     return int(np.random.default_rng((seed, index)).integers(1, 2**24))
 
 
-def _difference(tape: Tape, node: onnx.NodeProto, change: WeightChange) -> Value:
+def change_of_output(tape: Tape, node: onnx.NodeProto, change: WeightChange) -> Value:
     """Write a layer with the change of its constants, which is the change of its output."""
     x, weight = tape.value(node.input[0]), change.weight
     bias = [] if change.bias is None else [tape.floats(change.bias)]

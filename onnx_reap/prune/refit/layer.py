@@ -76,6 +76,16 @@ class Fitted:
     error_after: float
 
 
+@dataclass(frozen=True)
+class LayerRefit:
+    """Refit of one layer: relative output error before and after, on fitted samples."""
+
+    node: str
+    damping: float
+    error_before: float
+    error_after: float
+
+
 def fit_layer(
     uses: Sequence[Use],
     weight: np.ndarray,

@@ -1,24 +1,25 @@
 """Refitting the layers behind a cut."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import replace
 
 import numpy as np
 
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.constancy import Join
-from onnx_reap.graph.edit.weights import bias_behind, layer_weights
+from onnx_reap.graph.edit.weights import bias_behind
 from onnx_reap.graph.epilogue import Epilogue, clipping, find_epilogue, only_reader
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.recurrent import recurrence
 from onnx_reap.graph.labels.kept import Kept, kept_positions
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.uses import Refittable, by_weight
-from onnx_reap.measure.activations.rows import weight_to_matrix
 from onnx_reap.measure.runner import batch_size
 from onnx_reap.prune.context import Run
+from onnx_reap.prune.refit.layer import LayerRefit
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.order import Job, Zeros, affected_tensors, own_output
-from onnx_reap.prune.refit.walk import LayerRefit, refit_model
+from onnx_reap.prune.refit.walk import refit_model
 
 WIDEST = 8192
 """Inputs of a layer with zeros: all pairs of them are held, many times."""
@@ -100,25 +101,19 @@ def _job(
     analysis: Analysis, pruned: Model, linear: Linear, kept: Kept, zeros: Mapping[str, Zeros]
 ) -> Job:
     epilogue = _epilogue(analysis, pruned, linear, kept)
-    projection = _projection(analysis.model, linear)
-    return Job(linear, epilogue, projection=projection, zeros=zeros.get(linear.node))
+    key, zeroed = linear.node, zeros.get(linear.node)
+    layer = recurrence(pruned.node(key), key) if linear.recurrent else None
+    return Job(linear, epilogue, recurrence=layer, zeros=zeroed)
 
 
-def _must_move(job: Job, affected: Collection[str], sums: Collection[str]) -> bool:
+def _must_move(job: Job, affected: Set[str], sums: Collection[str]) -> bool:
     """Whether a layer has zeros, receives something else than before, or is added to such."""
-    return bool(job.zeros) or job.linear.x in affected or job.epilogue.tensor in sums
+    known = [job.linear.x] if job.recurrence is None else [*job.recurrence.reads, job.linear.y]
+    return bool(job.zeros) or not affected.isdisjoint(known) or job.epilogue.tensor in sums
 
 
 def _is_too_wide(job: Job) -> bool:
     return job.zeros is not None and job.zeros.mask.shape[1] > WIDEST
-
-
-def _projection(model: Model, linear: Linear) -> tuple[np.ndarray, np.ndarray] | None:
-    if not linear.recurrent:
-        return None
-    weight, bias = layer_weights(model, linear)
-    matrix = weight_to_matrix(linear, weight)[0].astype(np.float32)
-    return matrix, np.broadcast_to(bias.astype(np.float32), matrix.shape[1:])
 
 
 def _constant(pruned: Model, join: Join, rank: int) -> Job:

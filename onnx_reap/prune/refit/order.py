@@ -9,6 +9,7 @@ import numpy as np
 from onnx_reap.graph.epilogue import Epilogue
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.order import captured_tensors
+from onnx_reap.graph.ir.recurrent import Recurrence
 from onnx_reap.graph.labels.records import Linear
 
 
@@ -32,21 +33,26 @@ class Job:
     epilogue: Epilogue
     # Index of the addition's input that took the branch's place; None for layers
     place: int | None = None
-    # (matrix, bias): the original's weight (D, O) and bias (O,) where no tensor holds what the
-    # layer gave: `epilogue.tensor` is the projection of a recurrent layer
-    projection: tuple[np.ndarray, np.ndarray] | None = None
+    # What a recurrent layer reads; no tensor holds what its linear maps give
+    recurrence: Recurrence | None = None
     zeros: Zeros | None = None  # Where the layer has to be zero
 
     @property
     def received(self) -> list[str]:
-        """The tensors of the pruned model that tell what the layer gives."""
+        """The tensors of the pruned model that tell what the layer gives, none of them its own."""
         addend = self.epilogue.addend
-        return [self.linear.x, addend] if addend else [self.linear.x]
+        own = [self.linear.x, addend] if addend else [self.linear.x]
+        return own if self.recurrence is None else self.recurrence.reads
 
     @property
-    def observed(self) -> str:
-        """The tensor of the original that tells what the layer is to give."""
-        return self.epilogue.tensor if self.projection is None else self.linear.x
+    def sampled(self) -> list[str]:
+        """The tensors of the pruned model of which rows are taken."""
+        return self.received if self.recurrence is None else self.recurrence.tensors
+
+    @property
+    def observed(self) -> list[str]:
+        """The tensors of the original that tell what the layer is to give."""
+        return [self.epilogue.tensor] if self.recurrence is None else self.recurrence.tensors
 
 
 Team = tuple[Job, ...]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -10,26 +10,19 @@ from onnx_reap.graph.edit.weights import bias_numbers, layer_weights, set_layers
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.rows import matrix_to_weight, not_finite, weight_to_matrix
+from onnx_reap.measure.activations.steps import Steps
+from onnx_reap.measure.activations.stream import ActivationStream
 from onnx_reap.onnxio.dtypes import cast
-from onnx_reap.prune.refit.layer import Fitted, Rows, Use, fit_constant, fit_layer
+from onnx_reap.prune.refit.layer import Fitted, LayerRefit, Rows, Use, fit_constant, fit_layer
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.order import Job, Team, Zeros, waves
+from onnx_reap.prune.refit.recurrent import refit_recurrent
 from onnx_reap.prune.refit.sampling import Sampler
 from onnx_reap.solve.checks import NotFiniteError
 from onnx_reap.solve.chunks import in_chunks
 from onnx_reap.solve.moments import moments_of
 
 TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
-
-
-@dataclass(frozen=True)
-class LayerRefit:
-    """Refit of one layer: relative output error before and after, on fitted samples."""
-
-    node: str
-    damping: float
-    error_before: float
-    error_after: float
 
 
 def refit_model(
@@ -61,22 +54,30 @@ def refit_model(
         rest = [[team for wave in block for team in wave] for block in blocks]
         for number, block in enumerate(blocks):
             ahead = {job.linear.node: job for team in rest[number] for job in team}
-            tensors = list(dict.fromkeys(job.observed for job in ahead.values()))
+            tensors = list(dict.fromkeys(n for job in ahead.values() for n in job.observed))
             run = before.run(original, tensors, place_before.move(_results(rest[number + 1 :])))
             targets = sampler.collect(run, list(ahead.values()), sampler.target_rows)
             for at, wave in enumerate(block):
                 now = [job for team in wave for job in team]
-                tensors = list(dict.fromkeys(name for job in now for name in job.received))
+                tensors = list(dict.fromkeys(name for job in now for name in job.sampled))
                 still = [*block[at:], *rest[number + 1 :]]
                 run = after.run(pruned, tensors, place_after.move(_results(still)))
                 inputs = sampler.collect(run, now, sampler.input_rows)
                 for team in wave:
-                    rows = [sampler.join(n, inputs.pop(n), targets[n]) for n in _nodes(team)]
+                    job, given = team[0], [inputs.pop(node) for node in _nodes(team)]
+                    wanted = [targets[node] for node in _nodes(team)]
+                    new: Fitted | LayerRefit
                     try:
-                        new, written = _fit(team, rows, pair)
+                        if job.recurrence is not None:
+                            problem = sampler.join_steps(job, *wanted)
+                            again = partial(_steps, job, sampler, after, pruned)
+                            new, written = refit_recurrent(pair, problem, Steps(*given[0]), again)
+                        else:
+                            rows = list(map(sampler.join, _nodes(team), given, wanted))
+                            new, written = _fit(team, rows, pair)
                     except NotFiniteError:
-                        raise not_finite(team[0].linear) from None
-                    first = fitted.get(team[0].linear.node)
+                        raise not_finite(job.linear) from None
+                    first = fitted.get(job.linear.node)
                     start = new.error_before if first is None else first.error_before
                     result = new.error_after if written else new.error_before
                     damping = new.damping if written else math.inf
@@ -85,6 +86,12 @@ def refit_model(
                         too_large += [] if written else [node]
                         on_layer()
     return fitted, too_large
+
+
+def _steps(job: Job, sampler: Sampler, stream: ActivationStream, pruned: Model) -> Steps:
+    """Sample what a recurrent layer reads and gives now."""
+    found = sampler.collect(stream.run(pruned, job.sampled), [job], sampler.input_rows)
+    return Steps(*found[job.linear.node])
 
 
 def _nodes(team: Team) -> list[str]:

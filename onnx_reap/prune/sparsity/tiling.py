@@ -21,9 +21,9 @@ from onnx_reap.prune.apply import Pruned, apply_choice, finish
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.form import choice_of
 from onnx_reap.prune.goal import check_globs
+from onnx_reap.prune.refit.layer import LayerRefit
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.order import Zeros
-from onnx_reap.prune.refit.walk import LayerRefit
 from onnx_reap.prune.sparsity.choose import choose, takes_long
 from onnx_reap.prune.sparsity.layers import (
     EXCLUDED,

@@ -27,9 +27,9 @@ from onnx_reap.measure.activations.rows import (
     sample_positions,
     weight_to_matrix,
 )
-from onnx_reap.measure.sensitivity import divergence, estimate
+from onnx_reap.measure.sensitivity import divergence, estimate, running
 from onnx_reap.measure.sensitivity import measure as measuring
-from onnx_reap.measure.sensitivity.divergence import metrics
+from onnx_reap.measure.sensitivity.divergence import TEMPERATURE, Metric, metrics
 from onnx_reap.measure.sensitivity.measure import Evaluation
 from onnx_reap.measure.sensitivity.perturbation import (
     ConsumerMoments,
@@ -109,9 +109,9 @@ MODELS = {
 }
 
 
-def look(proto) -> tuple[Analysis, ConsumerMoments]:
+def look(proto, samples: np.ndarray = DATA) -> tuple[Analysis, ConsumerMoments]:
     inputs = model_inputs(proto)
-    data = open_calibration(DATA, inputs)
+    data = open_calibration(samples, inputs)
     analysis = analyse(proto, inputs, data)
     taps = find_taps(analysis, analysis.groups)
     moments = capture_moments(
@@ -119,7 +119,7 @@ def look(proto) -> tuple[Analysis, ConsumerMoments]:
         taps,
         data,
         Settings(positions=10_000),
-        total=len(DATA),
+        total=len(samples),
         to_device=BACKEND.to_device,
     )
     return analysis, ConsumerMoments({t.linear.node: t for t in taps}, moments, 1e-6, BACKEND)
@@ -227,6 +227,50 @@ def test_changes_of_layers_that_hold_steps_in_front_of_samples_are_felt(op, flat
         more, less = (outputs_of_all(changed(analysis, changes, share)) for share in (1, -1))
         expected = np.square((more - less) / 2).sum() / np.square(original - original.mean()).sum()
         assert found == pytest.approx(expected, rel=0.01), node
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_runs_of_the_changed_model_tell_the_same(name: str):
+    analysis, observed = look(MODELS[name]())
+    changes = Fixed(scaled(half_of(analysis, observed), 1 / 256))
+    evaluation = evaluation_of(analysis)
+    (felt,) = measuring.measure_sensitivities(evaluation, [changes])
+    (found,) = running.measure_by_running(evaluation, [changes])
+    assert found == pytest.approx(felt, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+def test_a_divergence_is_what_directions_average_to(kind: str):
+    """Half of d^T (diag(p) - p p^T) d, with the scores' changes and the softened distribution."""
+    rng = np.random.default_rng(0)
+    y, d = rng.standard_normal((4, 6)), 1e-3 * rng.standard_normal((4, 6))
+    y[1, 2] = -np.inf if kind == "logits" else y[1, 2]
+    with np.errstate(over="ignore"):
+        soft, p = (np.exp(y / t) / np.exp(y / t).sum(1, keepdims=True) for t in (TEMPERATURE, 1.0))
+    forms = [each @ (np.diag(q) - np.outer(q, q)) @ each for each, q in zip(d, soft, strict=True)]
+    given = (y, d) if kind == "logits" else (p, p * d)
+    assert Metric("y", kind).divergence(*given) == pytest.approx(sum(forms) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_recurrent_layers_are_run_with_their_changes(bias: bool):
+    net = Net({"x": ("N", 5, 6)})
+    weights = [net.weight(1, 32, size, scale=0.4) for size in (6, 8, 8, 8)]
+    more = [net.weight(1, 64, scale=0.3)] if bias else []
+    y = net("LSTM", net("Transpose", "x", perm=[1, 0, 2]), *weights[:2], *more, hidden_size=8)
+    y = net("LSTM", net("Squeeze", y, np.array([1])), *weights[2:], *more, hidden_size=8)
+    last = net("Squeeze", y, np.array([1]))
+    proto = net.model(net("Transpose", net("MatMul", last, net.weight(8, 4)), perm=[1, 0, 2]))
+    data = np.random.default_rng(0).standard_normal((20, 5, 6)).astype(np.float32)
+    analysis, observed = look(proto, data)
+    recurrent = {each.node for each in analysis.flow.linears if each.recurrent}
+    group = next(g for g in analysis.groups if not recurrent.isdisjoint(g.consumers))
+    consumers = refits_of(analysis.model, [group], analysis.flow, observed).values()
+    (change,) = (c for each in consumers for c in each.without(set(group.units[::2])))
+    (found,) = running.measure_by_running(evaluation_of(analysis, "error", data), [Fixed([change])])
+    original, other = (run(changed(analysis, c), {"x": data})[0] for c in ([], [change]))
+    varies = np.square(original - original.mean(axis=0)).sum()
+    assert found == pytest.approx(np.square(other - original).sum() / varies, rel=1e-3)
 
 
 def test_values_are_felt_relative_to_what_each_entry_varies_by():
@@ -385,11 +429,13 @@ def outputs_of(analysis: Analysis, linear: Linear, changes: Sequence[WeightChang
 @pytest.mark.parametrize(
     ("op", "opset", "named"), [("Hardmax", 17, "Hardmax"), ("Relu", 10, "operator set 10")]
 )
-def test_groups_that_no_gradient_reaches_are_told(op: str, opset: int, named: str):
+def test_groups_that_no_gradient_reaches_are_run_or_told(monkeypatch, op, opset, named):
     n = Net({"x": ("N", 3, 6, 6)}, opset=opset)
     attributes = {"axis": 1} if op == "Hardmax" else {}
     h = n.node(op, n.block(n.block("x", 3, 16), 16, 16), **attributes)
     proto = n.model(n.head(n.block(h, 16, 16), 16, 4))
+    assert not onnx_reap.reap(proto, images(40, 6), target_macs=0.7).report.notes
+    monkeypatch.setattr(running, "ARITHMETIC", 1e3)
     notes = onnx_reap.reap(proto, images(40, 6), target_macs=0.7).report.notes
     assert any(f"gradients don't pass {named}" in note for note in notes), notes
 
@@ -408,6 +454,14 @@ def test_nothing_is_measured_where_samples_are_not_told_from_steps(flat, batch):
 def test_all_groups_of_recurrent_models_are_known(op):
     notes = onnx_reap.reap(recurrent(op), images(40, 6), target_macs=0.8).report.notes
     assert not any("sensitivity" in note for note in notes), notes
+
+
+def test_layers_that_lead_to_no_output_that_is_compared_are_told():
+    n = Net({"x": ("N", 3, 6, 6)})
+    scores, others = (n.head(n.block(n.block("x", 3, 16), 16, 16), 16, 4) for _ in range(2))
+    proto = n.model(scores, n.node("ArgMax", others, axis=1))
+    notes = onnx_reap.reap(proto, images(40, 6), target_macs=0.7).report.notes
+    assert any("the sensitivity of 2 of 4 groups is unknown" in note for note in notes), notes
 
 
 @pytest.mark.parametrize("batch", ["N", 6])

@@ -51,24 +51,6 @@ def parameters(model: onnx.ModelProto) -> int:
     return sum(array.size for array in arrays if array.dtype.kind == "f")
 
 
-def test_the_state_s_own_map_is_that_of_the_units_that_stay():
-    model = recognizer("LSTM", both=True, bias=True)
-    result = onnx_reap.reap(model, images(48), ratio=0.5, round_to=1, joint_refit=0)
-    before, after = (
-        {t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer}
-        for m in (model, result.model)
-    )
-    left = [i for i in range(HIDDEN) if np.isin(before["r"][0, :, i], after["r"]).any()]
-    assert len(left) == HIDDEN // 2
-    rows = np.concatenate([np.array(left) + gate * HIDDEN for gate in range(4)])
-    np.testing.assert_array_equal(after["r"], before["r"][:, rows][:, :, left])
-    half = 4 * HIDDEN
-    own = after["b"].shape[1] // 2
-    np.testing.assert_array_equal(after["b"][:, own:], before["b"][:, half:][:, rows])
-    assert np.abs(after["b"][:, :own] - before["b"][:, :half][:, rows]).max() > 1e-3
-    assert after["w"].shape == (2, half // 2, 12)
-
-
 def test_a_budget_counts_the_biases_that_a_refit_adds():
     model = recognizer("GRU", both=True, bias=False)
     result = onnx_reap.reap(model, images(48), target_params=0.8, round_to=1)
