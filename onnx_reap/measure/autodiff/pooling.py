@@ -4,7 +4,7 @@ Channels are taken for samples there, so that it does not matter how many are le
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,30 +66,54 @@ class _Windows:
         return spread.like(x)
 
 
-def _windows(node: onnx.NodeProto, shape: tuple[int, ...]) -> _Windows:
+def _windows(node: onnx.NodeProto, before: Sequence[int], after: Sequence[int]) -> _Windows:
+    """Tell where windows lie, from the sizes in front of a node and behind it.
+
+    Where windows reach further than the pads say, as they are placed by `auto_pad` or `ceil_mode`,
+    pads are as wide as they reach.
+    """
     given = attributes(node)
     kernel = tuple(given["kernel_shape"])
     ones = [1] * len(kernel)
     strides, dilations = given.get("strides", ones), given.get("dilations", ones)
-    pads = [0, 0] * len(kernel) if given.get("auto_pad") == "VALID" else given.get("pads")
+    first, last = np.reshape(given.get("pads", [0, 0] * len(kernel)), (2, -1))
+    reach = np.multiply(np.subtract(after, 1), strides) + np.multiply(
+        dilations, np.subtract(kernel, 1)
+    )
+    way = given.get("auto_pad", "NOTSET")
+    if way != "NOTSET":
+        whole = np.maximum(reach + 1 - before, 0) * (way != "VALID")
+        first = whole // 2 if way == "SAME_UPPER" else whole - whole // 2
+        last = whole - first
+    last = np.maximum(last, reach + 1 - before - first)
     return _Windows(
-        shape[2:], kernel, tuple(strides), tuple(dilations), tuple(pads or [0, 0] * len(kernel))
+        tuple(before), kernel, tuple(strides), tuple(dilations), (*first.tolist(), *last.tolist())
     )
 
 
-def has_plain_windows(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
-    """Whether windows are small and where pads say, and places are not returned."""
-    if attributes(node).get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        return False
-    windows = _windows(node, shapes[node.input[0]])
+def _of_node(node: onnx.NodeProto, shapes: Shapes) -> _Windows:
+    return _windows(node, shapes[node.input[0]][2:], shapes[node.output[0]][2:])
+
+
+def has_small_windows(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    """Whether windows are small, as many as there are results, and places are not returned."""
+    windows = _of_node(node, shapes)
     if math.prod(windows.kernel) > MOST_TAPS:
         return False
     return not any(node.output[1:]) and windows.counts == shapes[node.output[0]][2:]
 
 
+def averages_plainly(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> bool:
+    """Whether the same is true, and pads that count are those that the node names."""
+    given = attributes(node)
+    pads = tuple(given.get("pads", [0, 0] * len(given["kernel_shape"])))
+    named = _of_node(node, shapes).pads == pads or not given.get("count_include_pad", 0)
+    return named and has_small_windows(node, constants, shapes)
+
+
 def max_pool(at: Step) -> Value:
     """Gradient of a MaxPool: equal entries share it."""
-    windows = _windows(at.node, at.x.shape)
+    windows = _of_node(at.node, at.tape.shapes)
     taps = math.prod(windows.kernel)
     pick = np.eye(taps).reshape(taps, 1, *windows.kernel)
     apart = at.x.reshape([-1, 1, *windows.sizes])
@@ -104,7 +128,7 @@ def max_pool(at: Step) -> Value:
 
 def average_pool(at: Step) -> Value:
     """Gradient of an AveragePool: every entry has an equal share."""
-    windows = _windows(at.node, at.x.shape)
+    windows = _of_node(at.node, at.tape.shapes)
     with_pads = at.get("count_include_pad", 0)
     counts = math.prod(windows.kernel) if with_pads else windows.inside().sum(axis=0)
     shares = (at.dy / at.tape.floats(counts)).reshape([-1, 1, *windows.counts])
@@ -112,6 +136,6 @@ def average_pool(at: Step) -> Value:
 
 
 POOLING: Mapping[str, Gradient] = {
-    "AveragePool": Gradient(average_pool, fits=has_plain_windows),
-    "MaxPool": Gradient(max_pool, fits=has_plain_windows),
+    "AveragePool": Gradient(average_pool, fits=averages_plainly),
+    "MaxPool": Gradient(max_pool, fits=has_small_windows),
 }
