@@ -179,15 +179,18 @@ def _product_macs(product: Product, probe: Probe, widths: _Widths) -> Term:
 
 def _parameters(model: Model, widths: _Widths, branches: Branches) -> list[Term]:
     flow = widths.flow
-    paths = _paths_of_constants(model, branches)
+    alike = {
+        copy: name
+        for copy, name in model.copied.items()
+        if flow.followed(copy) == flow.followed(name)
+    }
+    paths = _paths_of_constants(model, branches, alike)
     bound: dict[str, dict[int, Binding]] = {}
     for binding in flow.bindings:
         bound.setdefault(binding.constant, {})[binding.constant_axis] = binding
     terms = []
     for name, constant in model.constants().items():
-        original = model.copied.get(name)
-        alike = original is not None and flow.followed(name) == flow.followed(original)
-        if alike or not is_floating(constant):
+        if name in alike or not is_floating(constant):
             continue
         factor, extents = 1.0, []
         for axis, size in enumerate(constant.shape):
@@ -201,10 +204,12 @@ def _parameters(model: Model, widths: _Widths, branches: Branches) -> list[Term]
     return terms
 
 
-def _paths_of_constants(model: Model, branches: Branches) -> dict[str, Paths]:
-    """By constant, the paths of all nodes that read it."""
+def _paths_of_constants(
+    model: Model, branches: Branches, alike: Mapping[str, str]
+) -> dict[str, Paths]:
+    """By constant, the paths of all nodes that read it, or a copy that is written with it."""
     paths: dict[str, set[frozenset[int]]] = {t.name: set(ALWAYS) for t in model.graph.outputs}
     for node in model.nodes:
         for name in {t.name for t in node.inputs} | set(captured_tensors([node])):
-            paths.setdefault(name, set()).update(branches.of(model.keys[id(node)]))
+            paths.setdefault(alike.get(name, name), set()).update(branches.of(model.keys[id(node)]))
     return {name: fewest(each) for name, each in paths.items()}

@@ -13,20 +13,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from onnx_reap.data import Calibration
 from onnx_reap.errors import CheckError, ReapError
 from onnx_reap.graph.labels.kept import Kept
+from onnx_reap.measure.noise import is_rounding
 from onnx_reap.measure.witnesses import find_jumps, find_saturated
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.session import Feed, heavy, run, session
-
-Part = TypeVar("Part")
-Result = TypeVar("Result")
 
 TOLERANCE = 2e-3
 """Largest difference of the cut from the masked model, relative to a tensor's largest entry."""
@@ -114,7 +112,7 @@ def compare(
         wanted, found = list(wanted), list(found)  # the weights of one at a time
     largest, doubts = 0.0, dict[str, str]()
     told = False
-    for expected, seen in zip(wanted, found, strict=True):
+    for feed, expected, seen in zip(feeds, wanted, found, strict=True):
         for name in (places.keys() & expected.keys()) - set(outputs):
             if (place := places[name]) is None:
                 del expected[name]
@@ -128,7 +126,15 @@ def compare(
         for name in compared:
             want, got, floor = expected[name], seen[name], ROUNDING if name in saturated else 0.0
             if name not in causes:
-                _check(name, want, got, floor, claim, "output" if name in outputs else "tensor")
+                kind = "output" if name in outputs else "tensor"
+                try:
+                    _check(name, want, got, floor, claim, kind)
+                except CheckError:
+                    place = None if name in outputs else places.get(name)
+                    if not _is_rounding(original, providers, feed, name, want, got, place):
+                        raise
+                    doubts[name] = f"{kind} {name} could not be compared: it is mere rounding"
+                    continue
                 largest = max(largest, _relative(want, got, floor))
             elif _difference(want, got, TOLERANCE, floor) is not None:
                 doubts[name] = claim.doubt.format(name=name, cause=causes[name])
@@ -140,6 +146,29 @@ def compare(
             hint="--data whose values the model takes",
         )
     return largest, list(doubts.values())
+
+
+def _is_rounding(
+    original: LightModel,
+    providers: Sequence[str],
+    feed: Feed,
+    name: str,
+    want: Any,
+    got: Any,
+    place: tuple[int, np.ndarray] | None,
+) -> bool:
+    """Whether a tensor that differs moves by as much with roundings of the inputs."""
+    if not _is_floating(want) or want.shape != got.shape:
+        return False
+    error, _ = _error_and_scale(want, got)
+    return is_rounding(
+        original,
+        providers,
+        feed,
+        name,
+        error,
+        lambda x: x if place is None else np.take(x, place[1], place[0]),
+    )
 
 
 def _is_told(want: Any) -> bool:
@@ -180,39 +209,6 @@ def comparison_feeds(samples: Calibration, fixed_batch: int | None, seed: int) -
             else x
             for name, x in feed.items()
         }
-
-
-def keep_passing(
-    parts: Sequence[Part], check: Callable[[list[Part]], Result]
-) -> tuple[list[Part], list[tuple[Part, CheckError]], Result | None]:
-    """Find the parts of a change with which a check passes.
-
-    Returns
-    -------
-    kept : list
-        All parts; where they fail together, those that pass alone; none where these fail together.
-    refused : list of (part, CheckError)
-    result : optional
-        What the check returned for the parts that are kept; None where none passes.
-    """
-    try:
-        return list(parts), [], check(list(parts))
-    except CheckError:
-        tried = [(part, _failure(check, part)) for part in parts]
-    kept = [part for part, error in tried if error is None]
-    refused = [(part, error) for part, error in tried if error is not None]
-    try:
-        return kept, refused, check(kept)
-    except CheckError as error:  # each alone is right, and together they are not
-        return [], [(part, error) for part in parts], None
-
-
-def _failure(check: Callable[[list[Part]], object], part: Part) -> CheckError | None:
-    try:
-        check([part])
-    except CheckError as error:
-        return error
-    return None
 
 
 def check_loads(

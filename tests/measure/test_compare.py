@@ -240,3 +240,26 @@ def test_models_that_must_agree_do_so_in_front_of_jumps():
     places = {hidden: (1, np.arange(6)[::-1])}
     with pytest.raises(CheckError, match=hidden):
         check(model, model, also=[hidden], places=places)
+
+
+def centred(n: Net, h: str) -> str:
+    """The mean of what a normalisation centred, which is 0 but for rounding."""
+    flat = n.node("Unsqueeze", h, n.constant(np.array([1])))
+    even = n.node("MeanVarianceNormalization", flat, axes=[2])
+    return n.node("ReduceMean", even, axes=[2], keepdims=0)
+
+
+def test_what_is_mere_rounding_is_not_compared():
+    (note,) = check(pair(centred, 1e-3))
+    assert "could not be compared: it is mere rounding" in note
+
+
+def test_what_is_more_than_rounding_is_compared():
+    """Another model gives numbers near 1 where the first gives rounding."""
+
+    def mean(n: Net, h: str) -> str:
+        flat = n.node("Unsqueeze", h, n.constant(np.array([1])))
+        return n.node("ReduceMean", n.node("Identity", flat), axes=[2], keepdims=0)
+
+    with pytest.raises(CheckError, match="is not the masked model"):
+        check((pair(centred)[0], pair(mean)[0]))

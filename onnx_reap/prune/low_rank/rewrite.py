@@ -8,7 +8,8 @@ import numpy as np
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_passing
+from onnx_reap.measure.compare import SAME, compare, comparison_feeds
+from onnx_reap.measure.passing import keep_passing
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.low_rank.bases import gaining_ranks
 from onnx_reap.prune.low_rank.factor import Factor, insert

@@ -9,7 +9,8 @@ from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import Kept
-from onnx_reap.measure.compare import SAME, compare, comparison_feeds, keep_passing
+from onnx_reap.measure.compare import SAME, compare, comparison_feeds
+from onnx_reap.measure.passing import keep_passing
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.sparsity.arrange import MOST_CHANNELS, arrange, in_order
 from onnx_reap.prune.sparsity.layers import Layer
