@@ -303,13 +303,10 @@ def test_a_branch_inside_of_a_branch():
 def test_a_vector_that_is_read_in_a_branch_and_behind_it_counts_where_one_reader_is_left():
     """The mean of a normalisation is the bias of another layer, which outlives it."""
     net = Net({"x": ("N", 3, 8, 8)})
-    x = net("Relu", net.conv("x", 3, C, name="stem"))
-    shared = net.weight(C)
-    inner = net.conv(net("Relu", net.conv(x, C, 6, name="a1")), 6, C, name="a2")
-    others = [net.weight(C) for _ in range(2)]
-    h = net("BatchNormalization", inner, *others, shared, np.ones(C, np.float32), name="an")
-    y = net("Add", x, h, name="a_add")
-    y = net("Conv", y, net.weight(C, C, 1, 1), shared, name="last")
+    shared, scale, shift = (net.weight(3) for _ in range(3))
+    h = net.conv(net("Relu", net.conv("x", 3, 6, name="a1")), 6, 3, name="a2")
+    h = net("BatchNormalization", h, scale, shift, shared, np.ones(3, np.float32), name="an")
+    y = net("Conv", net("Add", "x", h, name="a_add"), net.weight(3, 3, 1, 1), shared, name="last")
     studied = study(net.model(net("Flatten", net("GlobalAveragePool", y))))
     for chosen in (set(), {"a1"}):
         check(studied, removal(studied, chosen, 0.3))
