@@ -303,7 +303,7 @@ def test_a_branch_inside_of_a_branch():
 def test_a_vector_that_is_read_in_a_branch_and_behind_it_counts_where_one_reader_is_left():
     """The mean of a normalisation is the bias of another layer, which outlives it."""
     net = Net({"x": ("N", 3, 8, 8)})
-    shared, scale, shift = (net.weight(3) for _ in range(3))
+    shared, scale, shift = (net.constant(net.weight(3)) for _ in range(3))
     h = net.conv(net("Relu", net.conv("x", 3, 6, name="a1")), 6, 3, name="a2")
     h = net("BatchNormalization", h, scale, shift, shared, np.ones(3, np.float32), name="an")
     y = net("Conv", net("Add", "x", h, name="a_add"), net.weight(3, 3, 1, 1), shared, name="last")
