@@ -181,7 +181,7 @@ class Settings(Record):
     )
     vanish: bool = _budget(parsing.SWITCH)("remove no residual branch wholly", True)
     round_to: int | None = _budget(parsing.MULTIPLE)(
-        "keep multiples of N channels, or all; auto: 8 for groups of 64 channels and more, 4 from "
+        "keep multiples of N channels, or all; auto: 8 for groups of 32 channels and more, 4 from "
         "16 on, else 1",
         shown="auto",
     )

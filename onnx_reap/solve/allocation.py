@@ -59,7 +59,7 @@ def allowed_widths(
         Fewest units that can go at once.
     round_to : int or None
         Channels of every layer are multiples of this, so that a group with no smaller width stays
-        whole; None picks 8 for 64 channels and more, 4 from 16 on, else 1.
+        whole; None picks 8 for 32 channels and more, 4 from 16 on, else 1.
     min_channels : int
         Fewest channels of a layer, but for 0.
     spans : collection of int
@@ -68,7 +68,7 @@ def allowed_widths(
         Whether the group may go wholly.
     """
     channels = width * min(spans)
-    divisor = round_to or (8 if channels >= 64 else 4 if channels >= 16 else 1)
+    divisor = round_to or (8 if channels >= 32 else 4 if channels >= 16 else 1)
     multiple = lcm(step, *(divisor // gcd(divisor, span) for span in spans))
     if round_to is None and multiple >= width:
         multiple = step

@@ -135,7 +135,8 @@ def test_uniform_takes_the_nearest_width_and_of_two_the_narrower():
     ("arguments", "widths"),
     [
         ((64, 1, None, 1), [8, 16, 24, 32, 40, 48, 56, 64]),
-        ((63, 1, None, 1), [*range(4, 61, 4), 63]),
+        ((63, 1, None, 1), [*range(8, 57, 8), 63]),
+        ((31, 1, None, 1), [*range(4, 29, 4), 31]),
         ((16, 1, None, 1), [4, 8, 12, 16]),
         ((15, 1, None, 1), list(range(1, 16))),
         ((1, 1, None, 1), [1]),
@@ -164,7 +165,7 @@ def test_allowed_widths(arguments, widths):
     ("width", "spans", "round_to", "least", "widths"),
     [
         (8, {4}, 8, 1, [2, 4, 6, 8]),  # 32 channels, four a unit
-        (8, {4}, None, 16, [4, 5, 6, 7, 8]),
+        (8, {4}, None, 16, [4, 6, 8]),
         (8, {4}, 1, 9, [3, 4, 5, 6, 7, 8]),
         (16, {4}, None, 1, [2, 4, 6, 8, 10, 12, 14, 16]),  # of 64 channels, multiples of 8
         (12, {64}, None, 1, list(range(1, 13))),  # heads
