@@ -88,7 +88,8 @@ def find_in_bodies(
 def count_params_in_bodies(model: Model) -> int:
     """Count the elements of floating-point constants that bodies have for themselves."""
     inside = [node for holder in model.nodes for node in _inside(holder)]
-    read = [t for node in inside for t in node.inputs] + [n.attrs.get("value") for n in inside]
+    read = [tensor for node in inside for tensor in node.inputs]
+    read += [node.attrs.get("value") for node in inside if node.op == "Constant"]
     outer = {id(constant) for constant in model.constants().values()}
     own = {id(t): t for t in read if isinstance(t, gs.Constant) and id(t) not in outer}
     return sum(math.prod(t.shape) for t in own.values() if is_floating(t))

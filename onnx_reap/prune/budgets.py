@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_reap.errors import ReapError, TargetError, UsageError
-from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.analysis import Analysis, count_parameters
 from onnx_reap.graph.ir.model import is_floating
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.latency.estimate import NANOSECONDS, predicted_latency
@@ -42,7 +42,7 @@ def read_budgets(form: Form, settings: Settings) -> tuple[Budget, ...]:
             continue
         _check_unit(name, wish)
         cost = cost_of(form, analysis.params)
-        whole = form.original.light.size if name == SIZE else cost.at(full)
+        whole = _as_given(form, name, cost)
         limit = wish * whole if wish <= 1 else wish  # 1 or less is a fraction
         if name == SIZE and limit >= whole:
             continue  # what a run adds to a file that loses nothing is no reason to cut it
@@ -53,6 +53,14 @@ def read_budgets(form: Form, settings: Settings) -> tuple[Budget, ...]:
     return tuple(
         replace(b, cost=COSTS[b.name](form, params)) if b.name in COSTS else b for b in budgets
     )
+
+
+def _as_given(form: Form, name: str, cost: Cost) -> int:
+    """Return what a fraction is one of: the cost of the model as its file has it."""
+    light = form.original.light
+    if name == SIZE:
+        return light.size
+    return count_parameters(light) if name == PARAMS else cost.at(form.analysis.full_widths)
 
 
 def _check_unit(name: str, wish: float) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_reap import __version__
-from onnx_reap.graph.analysis import Analysis
+from onnx_reap.graph.analysis import Analysis, count_parameters
 from onnx_reap.graph.branches import OTHER, find_holders
 from onnx_reap.graph.cost import layer_macs
 from onnx_reap.graph.groups import FrozenChannels
@@ -40,7 +40,9 @@ def make_inspection(
     """
     narrowest = np.array([choices[0] for choices in widths], np.int64)
     by_group, by_frozen = _shares(analysis)
-    total = _at(analysis, analysis.full_widths)
+    # Copies of a vector that cuts would tell apart are written once while they are equal.
+    macs = analysis.macs.at(analysis.full_widths)
+    total = np.array([macs, count_parameters(analysis.light)], np.float64)
     others = total - by_group.sum(axis=0)
     others -= np.sum([np.zeros(2), *by_frozen.values()], axis=0)
     return Inspection(
