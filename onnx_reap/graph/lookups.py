@@ -76,10 +76,13 @@ def _added(node: onnx.NodeProto, place: int, numbers: Mapping[str, np.ndarray]) 
     if moves or (place == 0 and node.op_type == "Clip"):
         return 0
     takes = Trait.SUBTRACTS in traits
-    other = numbers.get(node.input[1 - place]) if takes or Trait.ADDS in traits else None
-    if other is None or other.size != 1 or (takes and place == 1):
+    if not (takes or Trait.ADDS in traits) or (takes and place == 1):
         return None
-    return int(other.item()) * (-1 if takes else 1)
+    others = [numbers.get(name) for at, name in enumerate(node.input) if at != place]
+    known = [int(other.item()) for other in others if other is not None and other.size == 1]
+    if len(known) < len(others):
+        return None
+    return sum(known) * (-1 if takes else 1)
 
 
 def _indexed(

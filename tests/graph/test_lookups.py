@@ -48,6 +48,14 @@ def test_constant_offsets(op, offset, expected):
     assert lookup(n, n.node("Gather", n.random(60, 8), moved)) == {"ids": expected}
 
 
+@pytest.mark.parametrize(("others", "expected"), [([], (0, 60)), ([3, 2], (-5, 55))])
+def test_sums_of_any_number(others, expected):
+    n = Net({"ids": ("N", 5)})
+    terms = [n.constant(np.array(float(k))) for k in others]
+    summed = n.node("Cast", n.node("Sum", "ids", *terms), to=onnx.TensorProto.INT64)
+    assert lookup(n, n.node("Gather", n.random(60, 8), summed)) == {"ids": expected}
+
+
 def test_the_smallest_of_several_tables():
     n = Net({"ids": ("N", 5)})
     tables = [n.node("Gather", n.random(size, 8), ids(n)) for size in (60, 20, 30)]
