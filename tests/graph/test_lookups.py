@@ -52,7 +52,8 @@ def test_constant_offsets(op, offset, expected):
 def test_sums_of_any_number(others, expected):
     n = Net({"ids": ("N", 5)})
     terms = [n.constant(np.array(float(k))) for k in others]
-    summed = n.node("Cast", n.node("Sum", "ids", *terms), to=onnx.TensorProto.INT64)
+    real = n.node("Cast", "ids", to=onnx.TensorProto.FLOAT)
+    summed = n.node("Cast", n.node("Sum", real, *terms), to=onnx.TensorProto.INT64)
     assert lookup(n, n.node("Gather", n.random(60, 8), summed)) == {"ids": expected}
 
 
