@@ -69,7 +69,8 @@ def test_a_device_that_refuses_implicit_copies_gives_the_same_model(monkeypatch,
     assert device.made, "nothing was computed on the device"
     assert found.plan.groups == expected.plan.groups
     assert found.report.factors == expected.report.factors
-    assert bool(found.report.factors) == (settings.get("low_rank") == "only")
+    if settings.get("low_rank") != "also":  # by which layers may be one or two
+        assert bool(found.report.factors) == (settings.get("low_rank") == "only")
     weights = [weights_of(result.model) for result in (expected, found)]
     assert weights[0].keys() == weights[1].keys()
     for name, values in weights[0].items():

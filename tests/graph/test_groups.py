@@ -44,6 +44,6 @@ def test_a_unit_stands_for_as_many_channels_as_each_layer_has_of_it() -> None:
     model = n.model()
     groups = onnx_reap.inspect(model).groups
     assert [(group.width, group.unit) for group in groups] == [(8, 4), (12, 1)]
-    for options, least in (({"min_channels": 9}, [3, 9]), ({"round_to": 8}, [2, 8])):
+    for options, least in (({"min_channels": 9}, [4, 9]), ({"round_to": 8}, [2, 8])):
         found = onnx_reap.inspect(model, vanish=False, **options).groups
         assert [group.widths[0] for group in found] == least
