@@ -186,8 +186,7 @@ def _first_run(
                 raise
             expanded |= {error.operator}
             continue
-        _, fixed, seen = found
-        more = find_taken(model, seen, fixed, providers)
+        more = find_taken(model, found, providers)
         if not more:
             return model, found
         taken = taken | more

@@ -2,15 +2,18 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnx_reap.data import Calibration
 from onnx_reap.errors import ReapError
+from onnx_reap.graph.batches import Probed
 from onnx_reap.graph.bodies import has_layers
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.extract import extract
 from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.onnxio.session import Feed, run, session
@@ -22,35 +25,38 @@ FEW = (1, 2, 3)
 """Batch sizes for which a condition that follows from sizes is computed."""
 
 
-def find_taken(
-    model: Model, samples: Calibration, fixed_batch: int | None, providers: Sequence[str]
-) -> dict[str, bool]:
+def find_taken(model: Model, probed: Probed, providers: Sequence[str]) -> dict[str, bool]:
     """Compute the conditions of the model's own If nodes, where these are the same for all samples.
 
-    Conditions that follow from sizes are computed for a few samples. All others are computed for
-    all of them, if layers are in a branch: without any nothing would be won.
+    Conditions that follow from sizes are computed for a few batches of different size. All others
+    are computed for all samples too, if layers are in a branch: without any nothing would be won.
+    Left out are Ifs with results that are no real numbers, on which shapes may depend.
 
     Returns
     -------
     dict of str to bool
         Conditions by the first result of the If.
     """
-    nodes = model.conditionals()
+    probe, fixed_batch, samples = probed
+    nodes = {n: node for n, node in model.conditionals().items() if _is_real(node, probe)}
     if not nodes:
         return {}
     by_sizes = {name for name, node in nodes.items() if _follows_from_sizes(node.inputs[0])}
     by_data = {name for name, node in nodes.items() if has_layers(node)} - by_sizes
     batches = FEW if fixed_batch is None else (fixed_batch,)
     few = [next(iter(samples.batches(size, pad=True))) for size in batches]
+    few = samples.extremes() if samples.alone else few
     every = samples.batches(fixed_batch or BATCH, pad=fixed_batch is not None)
     found: dict[str, bool] = {}
-    for names, feeds in (
-        (by_sizes, samples.extremes() if samples.alone else few),
-        (by_data, every),
-    ):
+    for names, feeds in ((by_sizes, few), (by_data, chain(few, every))):
         conditions = {name: nodes[name].inputs[0] for name in nodes if name in names}
         found |= _agreed(model, conditions, feeds, providers)
     return found
+
+
+def _is_real(node: gs.Node, probe: Probe) -> bool:
+    names = [tensor.name for tensor in node.outputs if tensor.name]
+    return all(name in probe.dtypes and is_float(probe.dtypes[name]) for name in names)
 
 
 def _follows_from_sizes(tensor: gs.Tensor) -> bool:

@@ -151,3 +151,55 @@ def test_masks_of_branches_zero_what_the_branch_reads():
     feed = with_switch({"x": images(2)})
     np.testing.assert_allclose(run(masked, feed)[0], run(cut, feed)[0], rtol=1e-4, atol=1e-5)
     assert not np.allclose(run(masked, feed)[0], run(model, feed)[0], atol=1e-3)
+
+
+def _with_scale(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give the If a second result, another constant in each branch, by which the first goes on."""
+    (out,) = model.graph.output
+    choice = the_if(model)
+    for holds, value in ((True, 2.0), (False, 3.0)):
+        body, name = branch(model, holds), f"scale/{holds}"
+        body.initializer.append(onnx.numpy_helper.from_array(np.array([value], np.float32), name))
+        body.output.append(oh.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]))
+    choice.output[:] = ["raw", "scale"]
+    model.graph.node.append(oh.make_node("Mul", ["raw", "scale"], [out.name]))
+    return model
+
+
+def test_results_that_are_constants_stay_results():
+    """The other branch gives another constant."""
+    model = _with_scale(in_branches(chain(8)))
+    res = onnx_reap.reap(model, _feeds(), refit=False, **SETTINGS)
+    masked = onnx_reap.mask(model, res.plan)
+    for each in (res.model, masked):
+        onnx.checker.check_model(each, full_check=True)
+        feed = with_switch({"x": images(2)}, 0)
+        np.testing.assert_array_equal(run(each, feed)[0], run(model, feed)[0])
+
+
+def test_results_that_are_integers_leave_an_if_alone():
+    """Shapes may depend on them."""
+    model = in_branches(chain(8))
+    for holds in (True, False):
+        body, name = branch(model, holds), f"size/{holds}"
+        value = onnx.numpy_helper.from_array(np.array([1, -1]), name)
+        body.initializer.append(value)
+        body.output.append(oh.make_tensor_value_info(name, onnx.TensorProto.INT64, [2]))
+    the_if(model).output.append("size")
+    with pytest.raises(onnx_reap.ReapError, match="made inside the body of If"):
+        onnx_reap.reap(model, _feeds(), **SETTINGS)
+
+
+def test_a_condition_that_batches_and_single_samples_decide_differently_is_open():
+    model = in_branches(chain(8))
+    (compare,) = (node for node in model.graph.node if node.op_type == "Equal")
+    zero = onnx.numpy_helper.from_array(np.array(0, np.float32), "zero")
+    model.graph.initializer.append(zero)
+    model.graph.node.insert(0, oh.make_node("ReduceMean", ["x"], ["mean"], keepdims=0))
+    compare.op_type, compare.input[:] = "Greater", ["mean", "zero"]
+    del model.graph.input[1]
+    data = images(64)
+    data[0] -= data[0].mean() + 0.1  # alone it is below zero, with others above
+    data[1:] += 1
+    with pytest.raises(onnx_reap.ReapError, match="made inside the body of If"):
+        onnx_reap.reap(model, data, **SETTINGS)

@@ -106,6 +106,11 @@ class Model:
         settled = {each.results for each in self._origin.moved}
         return bool(node.outputs) and node.outputs[0].name in settled
 
+    def is_result(self, node: gs.Node) -> bool:
+        """Whether a node hands on what a branch in front of its If makes: the other may not."""
+        joints = {name for each in self._origin.moved for j in each.joints for name in j.output}
+        return any(tensor.name in joints for tensor in node.outputs)
+
     def node(self, key: str) -> gs.Node:
         """Return the node of that name in `keys`."""
         return next(node for node in self.graph.nodes if self.keys[id(node)] == key)

@@ -52,7 +52,8 @@ class Gates:
     def columns(self, part: GateMap, x: Rows, state: Rows) -> Rows:
         """Return what a map reads, (D, n, columns), of inputs (1, n, I) and states (D, n, H)."""
         if part.reset:
-            state = state / (1 + np.exp(-self.outputs(RESET, x, state)))
+            with np.errstate(over="ignore"):  # of gates that are closed
+                state = state / (1 + np.exp(-self.outputs(RESET, x, state)))
         everywhere = np.broadcast_to(x, (*state.shape[:2], x.shape[2]))
         return np.concatenate([everywhere] * part.input + [state] * part.state, axis=2)
 

@@ -5,7 +5,7 @@ that they really make. That takes a forward pass for each, so samples are few wh
 or perturbations many.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from onnx_reap.measure.autodiff.tape import PREFIX, Tape, opset
 from onnx_reap.measure.runner import run_batches
 from onnx_reap.measure.sensitivity.measure import Evaluation, change_of_output, output_weights
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
+from onnx_reap.onnxio.conditionals import first_result
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.solve.chunks import in_chunks
 
@@ -45,9 +46,10 @@ def measure_by_running(
     if most < min(FEWEST, len(samples)):
         return result
     evaluation = replace(evaluation, samples=samples.take(most, evaluation.seed))
+    weights = output_weights(evaluation)
     for chunk in in_chunks(tried, lambda _: 1, TOGETHER):
         models = [_changed(evaluation, perturbations[i]) for i in chunk]
-        for i, found in zip(chunk, _divergences(evaluation, models), strict=True):
+        for i, found in zip(chunk, _divergences(evaluation, models, weights), strict=True):
             result[i] = found if np.isfinite(found) else None
     return result
 
@@ -58,22 +60,23 @@ def _can_be_written(evaluation: Evaluation, perturbation: Perturbation) -> bool:
     made = {name for node in nodes for name in node.output} | {
         layer.y
         for layer in evaluation.facts.layers.values()
-        if layer.recurrent and any(_reads(node, layer) for node in nodes)
+        if layer.recurrent and _result_of(evaluation, layer) in map(first_result, nodes)
     }
     dtypes = evaluation.analysis.probe.dtypes
     plain = all(dtypes[name] == np.float32 for name in perturbation.outputs)
     return plain and made.issuperset(perturbation.outputs) and opset(evaluation.part) >= OLDEST
 
 
-def _reads(node: onnx.NodeProto, layer: Linear) -> bool:
-    """Whether a node is a recurrent layer."""
-    return [*node.input[:2]] == [layer.x, layer.weight]
+def _result_of(evaluation: Evaluation, layer: Linear) -> str:
+    """Return the first result of a layer's node."""
+    return next(name for name, each in evaluation.facts.layers.items() if each == layer)
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _divergences(evaluation: Evaluation, models: Sequence[LightModel]) -> list[float]:
+def _divergences(
+    evaluation: Evaluation, models: Sequence[LightModel], weights: Mapping[str, float]
+) -> list[float]:
     totals = np.zeros(len(models))
-    weights = output_weights(evaluation)
     runs = run_batches(
         evaluation.analysis,
         [evaluation.part, *models],
@@ -95,7 +98,7 @@ def _changed(evaluation: Evaluation, perturbation: Perturbation) -> LightModel:
     tape = Tape(part, evaluation.facts.shapes, evaluation.facts.layers)
     for change in perturbation.changes():
         if change.linear.recurrent:
-            _change_recurrent(part, change)
+            _change_recurrent(part, change, _result_of(evaluation, change.linear))
         else:
             _add_change(tape, out.graph, change)
     return part
@@ -115,10 +118,10 @@ def _add_change(tape: Tape, graph: onnx.GraphProto, change: WeightChange) -> Non
     graph.node.extend([*head, *made, *tail])
 
 
-def _change_recurrent(part: LightModel, change: WeightChange) -> None:
+def _change_recurrent(part: LightModel, change: WeightChange, result: str) -> None:
     """Replace a recurrent layer's weight of its input, and the bias that goes with it."""
     linear, graph = change.linear, part.graph
-    node = next(node for node in graph.node if _reads(node, linear))
+    node = next(node for node in graph.node if first_result(node) == result)
     weight = part.constants[linear.weight] + change.weight
     new = [weight]
     if change.bias is not None:
