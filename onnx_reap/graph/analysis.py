@@ -175,7 +175,7 @@ def _first_run(
     samples take in front of their If.
     """
     expanded: frozenset[str] = frozenset()
-    taken: dict[str, bool] = {}
+    taken: dict[str, bool | int] = {}
     while True:
         model = Model(light, expanded, taken)
         try:

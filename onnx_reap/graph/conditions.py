@@ -1,4 +1,4 @@
-"""Which branch of an If is taken, where all samples agree."""
+"""Which branch of an If is taken, and how many trips loops make, where all samples agree."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,42 +12,41 @@ from onnx_reap.graph.batches import Probed
 from onnx_reap.graph.bodies import has_layers
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.probing import few_and_all
 from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.graph.trips import find_trips
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.extract import extract
 from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.onnxio.session import Feed, run, session
 
-BATCH = 32
-"""Samples that conditions are computed for at once."""
 
-FEW = (1, 2, 3)
-"""Batch sizes for which a condition that follows from sizes is computed."""
+def find_taken(model: Model, probed: Probed, providers: Sequence[str]) -> dict[str, bool | int]:
+    """Find what the bodies of the model's own nodes run, where it is the same for all samples.
+
+    Returns
+    -------
+    dict of str to bool or int
+        Conditions of Ifs and numbers of trips of Loops and Scans, by the node's first result.
+    """
+    return _conditions(model, probed, providers) or find_trips(model, probed, providers)
 
 
-def find_taken(model: Model, probed: Probed, providers: Sequence[str]) -> dict[str, bool]:
-    """Compute the conditions of the model's own If nodes, where these are the same for all samples.
+def _conditions(model: Model, probed: Probed, providers: Sequence[str]) -> dict[str, bool | int]:
+    """Compute the conditions of Ifs.
 
     Conditions that follow from sizes are computed for a few batches of different size. All others
     are computed for all samples too, if layers are in a branch: without any nothing would be won.
     Left out are Ifs with results that are no real numbers, on which shapes may depend.
-
-    Returns
-    -------
-    dict of str to bool
-        Conditions by the first result of the If.
     """
-    probe, fixed_batch, samples = probed
-    nodes = {n: node for n, node in model.conditionals().items() if _is_real(node, probe)}
+    probe, *_ = probed
+    nodes = {n: node for n, node in model.with_bodies("If").items() if _is_real(node, probe)}
     if not nodes:
         return {}
     by_sizes = {name for name, node in nodes.items() if _follows_from_sizes(node.inputs[0])}
     by_data = {name for name, node in nodes.items() if has_layers(node)} - by_sizes
-    batches = FEW if fixed_batch is None else (fixed_batch,)
-    few = [next(iter(samples.batches(size, pad=True))) for size in batches]
-    few = samples.extremes() if samples.alone else few
-    every = samples.batches(fixed_batch or BATCH, pad=fixed_batch is not None)
-    found: dict[str, bool] = {}
+    few, every = few_and_all(probed)
+    found: dict[str, bool | int] = {}
     for names, feeds in ((by_sizes, few), (by_data, chain(few, every))):
         conditions = {name: nodes[name].inputs[0] for name in nodes if name in names}
         found |= _agreed(model, conditions, feeds, providers)

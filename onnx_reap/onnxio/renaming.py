@@ -1,9 +1,12 @@
 """Names that are free, and copies of nodes with other names of tensors."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Set
 from itertools import chain, count
 
 from onnx import AttributeProto, GraphProto, NodeProto
+
+from onnx_reap.onnxio.extract import graphs, names_defined
 
 Rename = Callable[[str], str]
 """Gives the new name of a tensor, and the empty name of an input that is left out for itself."""
@@ -54,3 +57,29 @@ def free_name(name: str, taken: Set[str]) -> str:
     """Return a name that isn't taken: the given one, or the same with a number."""
     numbered = (f"{name}_{number}" for number in count(2))
     return next(n for n in chain([name], numbered) if n not in taken)
+
+
+class Names:
+    """The names of all tensors of a model, those of bodies too."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self._defined = Counter(name for each in graphs(graph) for name in names_defined(each))
+        self._nodes = {node.name for node in graph.node}
+
+    def without_clashes(self, body: GraphProto) -> Callable[[str], str]:
+        """Return new names for the tensors of a body that have the names of others."""
+        own = dict.fromkeys(names_defined(body))
+        new = {name: self.unused(name) for name in own if self._defined[name] > 1}
+        return lambda name: new.get(name, name)
+
+    def unused(self, name: str) -> str:
+        """Return a name that no tensor has, and count it as taken from now on."""
+        free = free_name(name, self._defined.keys())
+        self._defined[free] += 1
+        return free
+
+    def unused_by_nodes(self, name: str) -> str:
+        """Return a name that no node in front has, and count it as taken; none stays none."""
+        free = name and free_name(name, self._nodes)
+        self._nodes.add(free)
+        return free

@@ -20,10 +20,10 @@ from onnx_reap.graph.ir.requantise import requantised
 from onnx_reap.graph.ir.sharing import still_equal, unshare
 from onnx_reap.graph.ir.stored import Stored, find_stored, find_transposed
 from onnx_reap.graph.rules.traits import NO_TRAITS, has_rule, traits_of
-from onnx_reap.onnxio.conditionals import Taken, with_branches_in_front
 from onnx_reap.onnxio.dtypes import is_any_float
 from onnx_reap.onnxio.extract import extract, graphs, names_defined, names_in_subgraphs
 from onnx_reap.onnxio.float32 import in_float32, other_types
+from onnx_reap.onnxio.followed import Taken, with_bodies_in_front
 from onnx_reap.onnxio.functions import Functions, functions_called
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.renaming import free_name
@@ -36,7 +36,8 @@ class Model:
     subgraphs can be replaced by their values (`set_constants`). No array is ever changed in place,
     since graphs of one model share them. Where several nodes use one vector of
     parameters, each has a copy of its own. Calls of functions stand as the nodes of their bodies,
-    and branches that are known to be taken stand in front of their If.
+    branches that are known to be taken in front of their If, and trips of which it is known how many
+    there are in the place of their Loop or Scan.
     Nodes and calls that nobody touched are written back as they were, byte for byte.
     """
 
@@ -49,14 +50,14 @@ class Model:
         self.light = LightModel.of(model)  # As given; never modified
         # Operators of ONNX's own that stand as their bodies though they have a rule
         self.expanded = frozenset(expanded)
-        self.taken = taken  # Branches that are known to be taken
-        light, moved = with_branches_in_front(self.light, taken)
+        self.taken = taken  # What is known of nodes whose bodies stand in the graph
+        light, followed = with_bodies_in_front(self.light, taken)
         proto = light.proto
         self.types = other_types(proto)  # Those that become float32 where the model is run
         self.graph = read_graph(proto)
         functions = Functions(proto, self._is_expanded, light.inferred_types)
         self.graph.nodes, sources, calls = expand_calls(self.graph, proto.graph.node, functions)
-        self._origin = Origin.of(proto, sources, calls, moved)
+        self._origin = Origin.of(proto, sources, calls, followed)
         self._as_read: dict[str, gs.Constant] = {}  # Also those that only folded nodes read
         external = self.light.external()
         for name, constant in self.constants().items():
@@ -82,8 +83,8 @@ class Model:
 
     @property
     def runs_unlike_file(self) -> bool:
-        """Whether nodes stand in the place of others: those of calls, or of branches."""
-        return bool(self._origin.calls or self._origin.moved)
+        """Whether nodes stand in the place of others: those of calls, or of bodies."""
+        return bool(self._origin.calls or self._origin.followed)
 
     def anew(self, light: LightModel) -> "Model":
         """Read this model, or another with the same operators, in the same way."""
@@ -94,22 +95,28 @@ class Model:
         """The graph's nodes, in topological order."""
         return list(self.graph.nodes)
 
-    def conditionals(self) -> dict[str, gs.Node]:
-        """Return the file's own If nodes that hold both branches, by their first result."""
-        nodes = [n for n in self.graph.nodes if n.op == "If" and n.domain in STANDARD_DOMAINS]
+    def with_bodies(self, *ops: str) -> dict[str, gs.Node]:
+        """Return the file's own nodes of such operators, by their first result.
+
+        Left out are Ifs behind one of their branches, and what stands in trips of a loop.
+        """
+        nodes = [n for n in self.graph.nodes if n.op in ops and n.domain in STANDARD_DOMAINS]
         named = {next((t.name for t in n.outputs if t.name), ""): n for n in nodes}
-        made = self._origin.made
-        return {name: n for name, n in named.items() if name in made and not self.is_settled(n)}
+        names = self._origin.made - self._origin.in_trips - self._origin.settled
+        return {name: node for name, node in named.items() if name in names}
 
     def is_settled(self, node: gs.Node) -> bool:
         """Whether a node is an If with one of its branches in front of it."""
-        settled = {each.results for each in self._origin.moved}
-        return bool(node.outputs) and node.outputs[0].name in settled
+        return bool(node.outputs) and node.outputs[0].name in self._origin.settled
 
-    def is_result(self, node: gs.Node) -> bool:
-        """Whether a node hands on what a branch in front of its If makes: the other may not."""
-        joints = {name for each in self._origin.moved for j in each.joints for name in j.output}
-        return any(tensor.name in joints for tensor in node.outputs)
+    def is_joint(self, node: gs.Node) -> bool:
+        """Whether a node hands on what a body makes: another branch or trip may make another."""
+        return any(tensor.name in self._origin.joints for tensor in node.outputs)
+
+    @property
+    def twins(self) -> Mapping[str, str]:
+        """The tensor of the first trip of a Loop or Scan, by the same one of another trip."""
+        return self._origin.twins
 
     def node(self, key: str) -> gs.Node:
         """Return the node of that name in `keys`."""
@@ -165,7 +172,7 @@ class Model:
         while nodes:
             node = nodes.pop()
             read = any(t.outputs or id(t) in keep or t.name in captured for t in node.outputs)
-            if read or id(node) in dropped:
+            if read or id(node) in dropped or self.is_joint(node):
                 continue
             nodes += [maker for tensor in node.inputs for maker in tensor.inputs]
             dropped.add(id(node))
@@ -205,7 +212,8 @@ class Model:
         Copies that are still equal when the model is written are written once.
         """
         taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
-        new = unshare(self.graph.nodes, taken, self.unused)
+        origin = self._origin
+        new = unshare(self.graph.nodes, taken, self.unused, origin.joints, origin.twins)
         self.copied |= new
         for copy, name in new.items():
             if name in self.stored:
@@ -239,10 +247,13 @@ class Model:
             for name, constant in constants.items()
             if name in self._as_read and constant.values is not self._as_read[name].values
         }
-        out.graph.node.extend(self._origin.nodes_of_file(self.nodes, changed, same, written))
         # What is written as it was reads constants as the file has them, integers for instance.
         held = self._as_read | constants
         held |= {t.name: t for w in written.values() for t in w.inputs}
+        nodes = self._origin.nodes_of_file(
+            self.nodes, changed, same, written, lambda n: held[n].values if n in held else None
+        )
+        out.graph.node.extend(nodes)
         called = functions_called(out.graph.node, out.functions)
         for function in [f for f in out.functions if (f.domain, f.name) not in called]:
             out.functions.remove(function)

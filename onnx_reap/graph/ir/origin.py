@@ -1,8 +1,10 @@
 """What the nodes of a graph were in the file, and how they are written there again."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -10,7 +12,9 @@ from onnx_reap.graph.ir.calls import Call
 from onnx_reap.graph.ir.export import Source, node_proto
 from onnx_reap.graph.ir.reading import constants_of
 from onnx_reap.graph.ir.requantise import Written, with_makers
-from onnx_reap.onnxio.conditionals import Moved, with_branches_inside
+from onnx_reap.onnxio.conditionals import Moved
+from onnx_reap.onnxio.followed import Followed, with_bodies_inside
+from onnx_reap.onnxio.loops import Unrolled
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Origin:
 
     sources: Mapping[int, Source]  # By the id of the node, which these keep alive
     calls: Sequence[Call]  # Of functions, which stand as nodes
-    moved: Sequence[Moved]  # Branches, which stand in front of their If
+    followed: Sequence[Followed]  # Nodes whose bodies stand in the graph
     made: Set[str]  # Tensors that nodes made, but for those inside of calls
     constants: Set[str]
 
@@ -29,11 +33,35 @@ class Origin:
         proto: onnx.ModelProto,
         sources: Mapping[int, Source],
         calls: Sequence[Call],
-        moved: Sequence[Moved],
+        followed: Sequence[Followed],
     ) -> "Origin":
-        """Describe what was read from a model whose branches are moved already."""
+        """Describe what was read from a model whose bodies stand in it already."""
         made = {name for node in proto.graph.node for name in node.output if name}
-        return cls(sources, calls, moved, made, constants_of(proto.graph))
+        return cls(sources, calls, followed, made, constants_of(proto.graph))
+
+    @cached_property
+    def joints(self) -> frozenset[str]:
+        """What hands on the results of bodies, or what is handed from trip to trip."""
+        nodes = (joint for each in self.followed for joint in each.joints)
+        return frozenset(name for joint in nodes for name in joint.output)
+
+    @cached_property
+    def settled(self) -> frozenset[str]:
+        """First results of Ifs behind one of their branches."""
+        return frozenset(each.results for each in self.followed if isinstance(each, Moved))
+
+    @cached_property
+    def twins(self) -> Mapping[str, str]:
+        """The tensor of the first trip of a Loop or Scan, by the same one of another trip."""
+        loops = [each for each in self.followed if isinstance(each, Unrolled)]
+        return {name: first for each in loops for name, first in each.twins.items()}
+
+    @cached_property
+    def in_trips(self) -> frozenset[str]:
+        """What nodes in trips of Loops and Scans make."""
+        loops = [each for each in self.followed if isinstance(each, Unrolled)]
+        nodes = (node for each in loops for node in (*each.nodes, *each.later))
+        return frozenset(name for node in nodes for name in node.output)
 
     def node_proto(self, node: gs.Node, same: Mapping[str, str] | None = None) -> onnx.NodeProto:
         """Write a node; what nobody touched is as it was, byte for byte.
@@ -52,8 +80,9 @@ class Origin:
         changed: Set[str],
         same: Mapping[str, str],
         stored: Mapping[str, Written],
+        constant: Callable[[str], np.ndarray | None],
     ) -> list[onnx.NodeProto]:
-        """Write the nodes of a graph, with calls and branches where they were.
+        """Write the nodes of a graph, with calls and bodies where they were.
 
         Parameters
         ----------
@@ -63,9 +92,11 @@ class Origin:
             The names by which copies of constants are written.
         stored : mapping of str to Written
             Constants that are written as integers.
+        constant : callable
+            Returns the values of a constant; None for another tensor.
         """
         protos = with_makers(self._with_calls(nodes, changed, same, stored), stored)
-        return with_branches_inside(protos, self.moved, self.made, changed)
+        return with_bodies_inside(protos, self.followed, self.made, changed, constant)
 
     def _with_calls(
         self,

@@ -1,7 +1,7 @@
 """Vectors of parameters that several nodes read: a copy each, so that their channels are free."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 import onnx_graphsurgeon as gs
 
@@ -10,9 +10,15 @@ from onnx_reap.graph.rules.traits import Trait, has_rule, traits_of
 
 
 def unshare(
-    nodes: Iterable[gs.Node], taken: Iterable[str], unused: Callable[[str], str]
+    nodes: Iterable[gs.Node],
+    taken: Iterable[str],
+    unused: Callable[[str], str],
+    joints: Set[str],
+    twins: Mapping[str, str],
 ) -> dict[str, str]:
-    """Give every use of a vector a copy of its own, in place; layers of one weight share theirs.
+    """Give every use of a vector a copy of its own, in place.
+
+    Layers of one weight share theirs, as do the trips of a loop.
 
     Parameters
     ----------
@@ -20,6 +26,8 @@ def unshare(
         Constants that have another use.
     unused : callable
         Makes a new name of a name.
+    joints, twins : set and mapping of str
+        See `Model`.
 
     Returns
     -------
@@ -30,8 +38,9 @@ def unshare(
     copies: dict[tuple[str, ...], gs.Constant] = {}
     for key, node in enumerate(nodes):
         weighted = Trait.WEIGHTED in traits_of(node.op)
-        layer = [t.name for t in node.inputs[1:]] if weighted else [str(key)]
-        for index in _vectors(node):
+        made = node.outputs[0].name if node.outputs else str(key)
+        layer = [t.name for t in node.inputs[1:]] if weighted else [twins.get(made, made)]
+        for index in _vectors(node, made in joints):
             shared = node.inputs[index]
             use = (shared.name, *layer)
             if use not in copies and shared.name in seen:
@@ -51,9 +60,9 @@ def still_equal(copied: Mapping[str, str], constants: Mapping[str, gs.Constant])
     }
 
 
-def _vectors(node: gs.Node) -> list[int]:
+def _vectors(node: gs.Node, is_joint: bool) -> list[int]:
     """Return the inputs that are constants along channels, but no weights."""
-    traits = traits_of(node.op)
+    traits = Trait.OWN_CHANNEL if is_joint else traits_of(node.op)
     if node.domain not in STANDARD_DOMAINS or not has_rule(node.op) or Trait.MOVES in traits:
         return []
     first = 2 if Trait.WEIGHTED in traits else 3 if Trait.RECURRENT in traits else 0

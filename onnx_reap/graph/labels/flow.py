@@ -10,7 +10,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.constraints import close
-from onnx_reap.graph.labels.labels import LabelArray, Reason, collapse, varying_axes
+from onnx_reap.graph.labels.labels import ZERO, LabelArray, Reason, collapse, varying_axes
 from onnx_reap.graph.labels.records import Flow
 from onnx_reap.graph.labels.site import Findings, Site
 from onnx_reap.graph.labels.sizes import computed_from_sizes, flow_of_sizes
@@ -33,6 +33,7 @@ def flow(
     read = outputs | set(captured_tensors(model.nodes))
     for node in model.nodes:
         _visit(node, findings, read)
+        _unite_trips(node, findings)
     for name in outputs & findings.labels.keys():
         findings.sets.freeze(findings.channels(name), Reason(name, "graph output"))
     for key, labels in findings.makers.items():
@@ -71,6 +72,23 @@ def _visit(node: gs.Node, findings: Findings, read: set[str]) -> None:
         why = "result of If, or used in its other branch"
     for name in captured_tensors([node]).keys() & findings.labels.keys():
         site.freeze(findings.channels(name), why)
+
+
+def _unite_trips(node: gs.Node, findings: Findings) -> None:
+    """Unite what the trips of a Loop or Scan make with what the first makes: all are one body."""
+    sets, key, data = findings.sets, findings.model.keys[id(node)], findings.data()
+    for name in (tensor.name for tensor in node.outputs):
+        first = findings.model.twins.get(name)
+        if first is None or not {name, first} & data.keys():
+            continue
+        both = [data.get(each, ZERO) for each in (name, first)]
+        if both[0].shape != both[1].shape:  # a state may grow, but not along channels
+            both = [collapse(labels) for labels in both]
+        if both[0].shape == both[1].shape:
+            sets.unite(*both, Reason(key, "another trip meets frozen channels"))
+            continue
+        for labels in both:
+            sets.freeze(labels, Reason(key, "their number differs from trip to trip"))
 
 
 def _freeze_lost(site: Site, findings: Findings) -> None:

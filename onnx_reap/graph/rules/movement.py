@@ -18,6 +18,26 @@ def _identity(site: Site, labels: LabelArray) -> LabelArray:
     return labels
 
 
+_identity_moving = movement(_identity).flow
+
+
+def _hand_on(site: Site) -> None:
+    """Pass channels through; a constant, such as the state that a loop begins with, has its own."""
+    if site.is_constant(0):
+        site.set_labels(_of_constant(site))
+    else:
+        _identity_moving(site)
+
+
+def _of_constant(site: Site) -> LabelArray:
+    """Give the entries of a constant input channels of their own, which follow those it meets."""
+    shape = site.shape(0)
+    site.bind_aligned(0)
+    if not 1 < np.prod(shape) <= LARGEST_FILL:
+        return site.labels(0)
+    return site.spare_channels(int(np.prod(shape))).reshape(shape)
+
+
 def _to_output_shape(site: Site, labels: LabelArray) -> LabelArray:
     return labels.reshape(site.output_shape())
 
@@ -162,9 +182,11 @@ def _fill(shape_input: int) -> Callable[[Site], None]:
 
 
 def _expand_or_fill(site: Site) -> None:
-    scalar = site.is_constant(0) and np.prod(site.shape(0)) == 1
-    if not scalar or not is_floating(site.node.inputs[0]):
+    if not site.is_constant(0) or not is_floating(site.node.inputs[0]):
         _expand_moving(site)
+        return
+    if np.prod(site.shape(0)) > 1 and site.value(1) is not None:
+        site.set_labels(np.broadcast_to(_of_constant(site), site.output_shape()))
         return
     site.ignore(0)
     _fill(1)(site)
@@ -193,7 +215,7 @@ def _cast_like(site: Site) -> None:
 _RESHAPING = Trait.SAME_ENTRIES | Trait.KEEPS_CONSTANTS
 
 MOVEMENT: dict[str, Rule] = {
-    "Identity": movement(_identity, traits=_RESHAPING | Trait.SAME_ORDER),
+    "Identity": Rule(_hand_on, traits=Trait.MOVES | _RESHAPING | Trait.SAME_ORDER),
     "Cast": movement(_identity, traits=Trait.SAME_ORDER | Trait.KEEPS_CONSTANTS),
     "CastLike": Rule(_cast_like, traits=Trait.MOVES),
     "Reshape": movement(

@@ -1,0 +1,76 @@
+"""Nodes that stand in the body of an If, Loop or Scan in the file, and elsewhere in a graph."""
+
+from collections.abc import Sequence, Set
+from graphlib import TopologicalSorter
+
+from onnx import GraphProto, NodeProto, helper
+
+from onnx_reap.onnxio.extract import names_in_subgraphs
+
+
+def first_result(node: NodeProto) -> str:
+    """Return the name by which a node is known: that of its first result."""
+    return next((name for name in node.output if name), "")
+
+
+def constants_as_nodes(body: GraphProto) -> list[NodeProto]:
+    """Write the initializers of a body as Constant nodes."""
+    dense = [
+        helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in body.initializer
+    ]
+    return dense + [
+        helper.make_node("Constant", [], [tensor.values.name], sparse_value=tensor)
+        for tensor in body.sparse_initializer
+    ]
+
+
+def serving(nodes: Sequence[NodeProto], own: Set[str], known: Set[str]) -> set[int]:
+    """Return the places of nodes that a body had, and of new ones that nothing else reads.
+
+    Parameters
+    ----------
+    own : set of str
+        What the body's nodes make.
+    known : set of str
+        What nodes made when the model was read.
+    """
+    readers: dict[str, list[int]] = {}
+    for place, node in enumerate(nodes):
+        for name in (*node.input, *names_in_subgraphs(node)):
+            readers.setdefault(name, []).append(place)
+    inside: set[int] = set()
+    for place in reversed(range(len(nodes))):
+        made = {name for name in nodes[place].output if name}
+        served = [reader for name in made for reader in readers.get(name, ())]
+        is_new = not made & known and served and inside.issuperset(served)
+        if made & own or is_new:
+            inside.add(place)
+    return inside
+
+
+def is_as_it_was(
+    nodes: Sequence[NodeProto], given: Sequence[NodeProto], changed: Set[str]
+) -> bool:
+    """Whether a body would give the same with all nodes that it had.
+
+    Those that are left out were folded. Of the others only constants inside of the body matter:
+    it reads the rest by name.
+    """
+    had = {first_result(node): node for node in given}
+    left = {first_result(node) for node in nodes}
+    inside = {name for node in nodes for name in node.input} & had.keys()
+    folded = {name for out, node in had.items() if out not in left for name in node.input}
+    return not (inside | folded) & changed and all(had.get(first_result(n)) == n for n in nodes)
+
+
+def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:
+    """Sort nodes so that makers precede readers; a sorted list stays as it is."""
+    maker = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    needs = [
+        {maker[name] for name in (*node.input, *names_in_subgraphs(node)) if name in maker}
+        for node in nodes
+    ]
+    if all(max(need, default=-1) < place for place, need in enumerate(needs)):
+        return list(nodes)
+    order = TopologicalSorter(dict(enumerate(needs))).static_order()
+    return [nodes[place] for place in order]

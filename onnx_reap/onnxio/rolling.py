@@ -1,0 +1,123 @@
+"""The trips of a Loop or Scan become its body again."""
+
+from collections.abc import Callable, Mapping, Sequence, Set
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from onnx_reap.errors import ReapError
+from onnx_reap.onnxio.bodies import first_result, is_as_it_was, serving
+from onnx_reap.onnxio.extract import bodies_of, names_in_subgraphs
+from onnx_reap.onnxio.loops import Unrolled
+from onnx_reap.onnxio.renaming import free_name, renamed
+
+Constant = Callable[[str], np.ndarray | None]
+
+
+def put_back(
+    nodes: Sequence[NodeProto],
+    loop: Unrolled,
+    known: Set[str],
+    changed: Set[str],
+    constant: Constant,
+) -> list[NodeProto]:
+    """Put the nodes of the first trip back, see `onnx_reap.onnxio.followed`.
+
+    Raises
+    ------
+    ReapError
+        If another trip would not do the same.
+    """
+    joints = {name for joint in loop.joints for name in joint.output}
+    own = {name for node in (*loop.nodes, *loop.later) for name in node.output if name}
+    inside = serving(nodes, own, known)
+    _check_alike(loop, [nodes[place] for place in sorted(inside)], constant)
+    makers = {name: nodes[place] for place in inside for name in nodes[place].output if name}
+    first = {name for node in loop.nodes for name in node.output if name}
+    wanted = _behind([*first & makers.keys(), *loop.trips[0].exits], makers)
+    body = [nodes[place] for place in sorted(inside) if first_result(nodes[place]) in wanted]
+    reads = {first_result(node): node.input[0] for node in nodes if first_result(node) in joints}
+    rolled = _rolled(loop, body, reads, changed)
+    rest = [
+        (place, node)
+        for place, node in enumerate(nodes)
+        if place not in inside and first_result(node) not in joints
+    ]
+    results = set(loop.node.output)
+    end = next(place for place, node in enumerate(nodes) if results & set(node.output))
+    before = [node for place, node in rest if place < end]
+    return [*before, rolled, *(node for place, node in rest if place > end)]
+
+
+def _rolled(
+    loop: Unrolled, nodes: Sequence[NodeProto], reads: Mapping[str, str], changed: Set[str]
+) -> NodeProto:
+    """Write the node with the inputs that its joints read, and such a body."""
+    out = NodeProto()
+    out.CopyFrom(loop.node)
+    for place, reader in enumerate(loop.readers):
+        if loop.node.input[place]:
+            out.input[place] = reads[reader]
+    (body,) = bodies_of(out)
+    if not is_as_it_was(nodes, loop.nodes, changed):
+        del body.node[:], body.initializer[:], body.sparse_initializer[:]
+        body.node.extend(nodes)
+        trip = loop.trips[0]
+        made = {name for node in nodes for name in node.output} | set(trip.entries)
+        for value, name in zip(body.input, trip.entries, strict=True):
+            value.name = name
+        for value, name in zip(body.output, trip.exits, strict=True):
+            value.name = name
+            if name not in made:  # a constant of the graph around it
+                value.name = free_name(f"{name}/result", made)
+                body.node.append(helper.make_node("Identity", [name], [value.name]))
+                made.add(value.name)
+    if changed:  # sizes may be others
+        del body.value_info[:]
+        for value in (*body.input, *body.output):
+            for size in value.type.tensor_type.shape.dim:
+                size.Clear()
+    return out
+
+
+def _behind(names: Sequence[str], makers: Mapping[str, NodeProto]) -> set[str]:
+    """Return the first results of the nodes that some tensors are computed by."""
+    todo, seen = list(names), set[str]()
+    while todo:
+        node = makers.get(todo.pop())
+        if node is not None and first_result(node) not in seen:
+            seen.add(first_result(node))
+            todo += [*node.input, *names_in_subgraphs(node)]
+    return seen
+
+
+def _check_alike(loop: Unrolled, nodes: Sequence[NodeProto], constant: Constant) -> None:
+    """Refuse trips that don't compute the same from what they are handed."""
+    formulas: dict[object, int] = {}  # what is alike has one number
+    numbers = {
+        name: formulas.setdefault(("entry", place), len(formulas))
+        for trip in loop.trips
+        for place, name in enumerate(trip.entries)
+    }
+
+    def number(name: str) -> int:
+        if name not in numbers:
+            values = constant(name)
+            key = name if values is None else (values.dtype, values.shape, values.tobytes())
+            numbers[name] = formulas.setdefault(key, len(formulas))
+        return numbers[name]
+
+    for node in nodes:
+        read = {*node.input, *names_in_subgraphs(node)}
+        alike = renamed(node, lambda name, read=read: f"{number(name)}" if name in read else name)
+        alike.name = ""
+        del alike.output[:]
+        key = alike.SerializeToString(deterministic=True)
+        for place, name in enumerate(node.output):
+            numbers[name] = formulas.setdefault((key, place), len(formulas))
+    if len({tuple(map(number, trip.exits)) for trip in loop.trips}) > 1:
+        raise ReapError(
+            f"{loop.node.op_type} {loop.node.name or first_result(loop.node)!r} can't be written: "
+            "its trips would differ",
+            hint="exclude its layers",
+        )
