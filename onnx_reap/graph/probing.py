@@ -19,5 +19,3 @@ def few_and_all(probed: Probed) -> tuple[Sequence[Feed], Iterator[Feed]]:
     few = [next(iter(samples.batches(size, pad=True))) for size in batches]
     every = samples.batches(fixed_batch or BATCH, pad=fixed_batch is not None)
     return samples.extremes() if samples.alone else few, every
-
-

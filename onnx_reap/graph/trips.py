@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -18,6 +17,7 @@ from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.bodies import first_result
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.extract import bodies_of, extract
+from onnx_reap.onnxio.loops import integers
 from onnx_reap.onnxio.session import run, session
 
 LARGEST = 4096
@@ -91,10 +91,9 @@ def _holds_tensors(node: onnx.NodeProto) -> bool:
 def _counted(node: onnx.NodeProto, name: str) -> tuple[str, int]:
     """Return a tensor, and its axis with an entry for each trip; a Loop gets one as a result."""
     (body,) = bodies_of(node)
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type == "Scan":
-        axes = attributes.get("scan_input_axes") or [0]
-        return node.input[len(node.input) - attributes["num_scan_inputs"]], axes[0]
+        (slices,) = integers(node, "num_scan_inputs")
+        return node.input[len(node.input) - slices], integers(node, "scan_input_axes", slices)[0]
     body.node.append(onnx.helper.make_node("Identity", [body.input[0].name], [name]))
     body.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))
     node.output.extend([""] * (len(body.output) - 2 - len(node.output)))

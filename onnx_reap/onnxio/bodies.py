@@ -48,9 +48,7 @@ def serving(nodes: Sequence[NodeProto], own: Set[str], known: Set[str]) -> set[i
     return inside
 
 
-def is_as_it_was(
-    nodes: Sequence[NodeProto], given: Sequence[NodeProto], changed: Set[str]
-) -> bool:
+def is_as_it_was(nodes: Sequence[NodeProto], given: Sequence[NodeProto], changed: Set[str]) -> bool:
     """Whether a body would give the same with all nodes that it had.
 
     Those that are left out were folded. Of the others only constants inside of the body matter:

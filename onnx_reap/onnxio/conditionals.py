@@ -14,6 +14,7 @@ from onnx import GraphProto, NodeProto, helper
 from onnx_reap.onnxio.bodies import constants_as_nodes, first_result, is_as_it_was, serving
 from onnx_reap.onnxio.renaming import Names, renamed
 
+
 @dataclass(frozen=True)
 class Moved:
     """An If whose branch stands in front of it."""

@@ -11,6 +11,7 @@ from onnx import NodeProto
 from onnx_reap.onnxio.bodies import first_result, in_order
 from onnx_reap.onnxio.conditionals import Moved, take_apart
 from onnx_reap.onnxio.conditionals import put_back as branch_put_back
+from onnx_reap.onnxio.extract import bodies_of
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.loops import Unrolled, unroll
 from onnx_reap.onnxio.renaming import Names
@@ -26,11 +27,16 @@ Followed = Moved | Unrolled
 
 
 def with_bodies_in_front(
-    light: LightModel, taken: Taken
+    light: LightModel, taken: Taken, draws: Callable[[str], bool]
 ) -> tuple[LightModel, tuple[Followed, ...]]:
     """Put the nodes of bodies in the place of nodes that run them, those of Ifs in branches too.
 
     Initializers of a body become Constant nodes. Names that are used elsewhere too are replaced.
+
+    Parameters
+    ----------
+    draws : callable
+        Tells whether an operator draws random numbers.
     """
     if not taken:
         return light, ()
@@ -41,7 +47,7 @@ def with_bodies_in_front(
     todo, nodes, found = deque(light.graph.node), list[NodeProto](), list[Followed]()
     while todo:
         node = todo.popleft()
-        known = taken.get(first_result(node))
+        known = taken.get(first_result(node)) if bodies_of(node) else None
         if known is None:
             nodes.append(node)
             constants.update(node.output if node.op_type == "Constant" else ())
@@ -50,7 +56,7 @@ def with_bodies_in_front(
             found.append(moved)
             todo.extendleft(reversed([*moved.nodes, *moved.joints, stays]))
         else:
-            unrolled, inside = unroll(node, known, names, opset, constants)
+            unrolled, inside = unroll(node, known, names, opset, constants, draws)
             found.append(unrolled)
             nodes += inside
     del out.graph.node[:]

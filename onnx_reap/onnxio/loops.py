@@ -6,18 +6,16 @@ So this is a model like any other, in which all trips share their weights. When 
 the first trip becomes the body again, see `onnx_reap.onnxio.rolling`.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from onnx import NodeProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
 from onnx_reap.onnxio.bodies import constants_as_nodes, first_result
 from onnx_reap.onnxio.extract import bodies_of
 from onnx_reap.onnxio.renaming import Names, Rename, renamed
-
-RANDOM = ("Bernoulli", "Multinomial", "Random")
-"""How the names of operators begin that draw numbers, in every trip anew."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,12 @@ class Unrolled:
 
 
 def unroll(
-    node: NodeProto, trips: int, names: Names, opset: int, constants: Set[str]
+    node: NodeProto,
+    trips: int,
+    names: Names,
+    opset: int,
+    constants: Set[str],
+    draws: Callable[[str], bool],
 ) -> tuple[Unrolled, list[NodeProto]]:
     """Return all trips of a Loop or Scan, and the nodes in order.
 
@@ -51,24 +54,46 @@ def unroll(
     ----------
     constants : set of str
         Constants of the graph around it.
+    draws : callable
+        Tells whether an operator draws random numbers, in every trip anew.
     """
-    return _Unrolling(node, names, opset, constants).run(trips)
+    (body,) = bodies_of(node)
+    shared, repeated = _split(body, constants, draws)
+    return _Unrolling(node, shared, repeated, names, opset).run(trips)
 
 
-def attribute(node: NodeProto, name: str, default: object = None) -> object:
-    """Return an attribute's value."""
-    found = (helper.get_attribute_value(a) for a in node.attribute if a.name == name)
-    return next(found, default)
+def _split(
+    body: GraphProto, constants: Set[str], draws: Callable[[str], bool]
+) -> tuple[list[NodeProto], list[NodeProto]]:
+    """Tell a body's nodes that depend on constants alone from the others."""
+    fixed = set(constants)
+    shared, repeated = [], []
+    for node in (*constants_as_nodes(body), *body.node):
+        made_of_fixed = node.input and fixed.issuperset(filter(None, node.input))
+        varies = node.domain not in ("", "ai.onnx") or draws(node.op_type) or bodies_of(node)
+        if node.op_type == "Constant" or (made_of_fixed and not varies):
+            shared.append(node)
+            fixed.update(node.output)
+        else:
+            repeated.append(node)
+    return shared, repeated
 
 
 class _Unrolling:
-    def __init__(self, node: NodeProto, names: Names, opset: int, constants: Set[str]) -> None:
+    def __init__(
+        self,
+        node: NodeProto,
+        shared: Sequence[NodeProto],
+        repeated: Sequence[NodeProto],
+        names: Names,
+        opset: int,
+    ) -> None:
         (self._body,) = bodies_of(node)
-        self._node, self._names, self._opset = node, names, opset
+        self._node, self._shared, self._repeated = node, shared, repeated
+        self._names, self._opset = names, opset
         self._first = names.without_clashes(self._body)
-        self._shared, self._repeated = self._split(constants)
         self._is_loop = node.op_type == "Loop"
-        self._slices = 0 if self._is_loop else int(str(attribute(node, "num_scan_inputs")))
+        self._slices = 0 if self._is_loop else integers(node, "num_scan_inputs")[0]
         # Of the body's outputs, those that the next trip takes: a Loop's condition, and states
         self._carried = len(self._body.input) - (1 if self._is_loop else self._slices)
         self._stem = node.name or first_result(node)
@@ -105,20 +130,6 @@ class _Unrolling:
         )
         return unrolled, self._nodes
 
-    def _split(self, constants: Set[str]) -> tuple[list[NodeProto], list[NodeProto]]:
-        """Tell the body's nodes that depend on constants alone from the others."""
-        fixed = set(constants)
-        shared, repeated = [], []
-        for node in (*constants_as_nodes(self._body), *self._body.node):
-            draws = node.domain not in ("", "ai.onnx") or node.op_type.startswith(RANDOM)
-            made_of_fixed = node.input and fixed.issuperset(filter(None, node.input))
-            if node.op_type == "Constant" or (made_of_fixed and not draws and not bodies_of(node)):
-                shared.append(node)
-                fixed.update(node.output)
-            else:
-                repeated.append(node)
-        return shared, repeated
-
     def _start(self) -> tuple[Sequence[str], list[str]]:
         """Return what the first trip is handed, and joints that read what it isn't."""
         given = list(self._node.input)
@@ -138,8 +149,8 @@ class _Unrolling:
             self._joint("Identity", [number], entries.pop(0))
         for source, entry in zip(carried, entries, strict=False):
             self._joint("Identity", [source], entry)
-        axes = attribute(self._node, "scan_input_axes") or [0] * self._slices
-        turned = attribute(self._node, "scan_input_directions") or [0] * self._slices
+        axes = integers(self._node, "scan_input_axes", self._slices)
+        turned = integers(self._node, "scan_input_directions", self._slices)
         for place, entry in enumerate(entries[len(carried) :]):
             # A joint, so that nobody takes the place along this axis for a channel
             index = self._unused("index")
@@ -156,8 +167,8 @@ class _Unrolling:
             self._joint("Identity", [trips[-1].exits[place]], results[place])
             twins[results[place]] = trips[0].entries[hidden + place]
         count = len(self._body.output) - self._carried
-        axes = attribute(self._node, "scan_output_axes") or [0] * count
-        turned = attribute(self._node, "scan_output_directions") or [0] * count
+        axes = integers(self._node, "scan_output_axes", count)
+        turned = integers(self._node, "scan_output_directions", count)
         for place, result in enumerate(results[self._carried :]):
             parts = [self._part(trip.exits[self._carried + place], axes[place]) for trip in trips]
             ordered = parts[::-1] if turned[place] else parts
@@ -190,7 +201,7 @@ class _Unrolling:
         copy.name = self._names.unused_by_nodes(node.name + ending)
         return copy
 
-    def _joint(self, op: str, inputs: Sequence[str], output: str, **attributes: object) -> None:
+    def _joint(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
         name = self._names.unused_by_nodes(f"{self._stem}/{op}")
         self._joints.append(helper.make_node(op, inputs, [output], name, **attributes))
         self._nodes.append(self._joints[-1])
@@ -211,6 +222,13 @@ class _Unrolling:
 
     def _unused(self, name: str) -> str:
         return self._names.unused(f"{self._stem}/{name}")
+
+
+def integers(node: NodeProto, name: str, count: int = 0) -> list[int]:
+    """Return an attribute's integers; so many zeros where it is left out."""
+    found = (helper.get_attribute_value(a) for a in node.attribute if a.name == name)
+    value = next(found, [0] * count)
+    return [value] if isinstance(value, int) else list(value)
 
 
 def _names(values: Sequence[ValueInfoProto], rename: Rename) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.bodies import first_result, is_as_it_was, serving
 from onnx_reap.onnxio.extract import bodies_of, names_in_subgraphs
 from onnx_reap.onnxio.loops import Unrolled
-from onnx_reap.onnxio.renaming import free_name, renamed
+from onnx_reap.onnxio.renaming import Rename, free_name, renamed
 
 Constant = Callable[[str], np.ndarray | None]
 
@@ -108,8 +108,8 @@ def _check_alike(loop: Unrolled, nodes: Sequence[NodeProto], constant: Constant)
         return numbers[name]
 
     for node in nodes:
-        read = {*node.input, *names_in_subgraphs(node)}
-        alike = renamed(node, lambda name, read=read: f"{number(name)}" if name in read else name)
+        read = {name: f"{number(name)}" for name in (*node.input, *names_in_subgraphs(node))}
+        alike = renamed(node, _renaming(read))
         alike.name = ""
         del alike.output[:]
         key = alike.SerializeToString(deterministic=True)
@@ -121,3 +121,7 @@ def _check_alike(loop: Unrolled, nodes: Sequence[NodeProto], constant: Constant)
             "its trips would differ",
             hint="exclude its layers",
         )
+
+
+def _renaming(names: Mapping[str, str]) -> Rename:
+    return lambda name: names.get(name, name)

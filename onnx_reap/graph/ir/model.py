@@ -19,7 +19,7 @@ from onnx_reap.graph.ir.recurrent import with_hidden_states
 from onnx_reap.graph.ir.requantise import requantised
 from onnx_reap.graph.ir.sharing import still_equal, unshare
 from onnx_reap.graph.ir.stored import Stored, find_stored, find_transposed
-from onnx_reap.graph.rules.traits import NO_TRAITS, has_rule, traits_of
+from onnx_reap.graph.rules.traits import NO_TRAITS, Trait, has_rule, traits_of
 from onnx_reap.onnxio.dtypes import is_any_float
 from onnx_reap.onnxio.extract import extract, graphs, names_defined, names_in_subgraphs
 from onnx_reap.onnxio.float32 import in_float32, other_types
@@ -36,8 +36,8 @@ class Model:
     subgraphs can be replaced by their values (`set_constants`). No array is ever changed in place,
     since graphs of one model share them. Where several nodes use one vector of
     parameters, each has a copy of its own. Calls of functions stand as the nodes of their bodies,
-    branches that are known to be taken in front of their If, and trips of which it is known how many
-    there are in the place of their Loop or Scan.
+    branches that are known to be taken in front of their If, and trips of a known number in the
+    place of their Loop or Scan.
     Nodes and calls that nobody touched are written back as they were, byte for byte.
     """
 
@@ -51,7 +51,7 @@ class Model:
         # Operators of ONNX's own that stand as their bodies though they have a rule
         self.expanded = frozenset(expanded)
         self.taken = taken  # What is known of nodes whose bodies stand in the graph
-        light, followed = with_bodies_in_front(self.light, taken)
+        light, followed = with_bodies_in_front(self.light, taken, _draws)
         proto = light.proto
         self.types = other_types(proto)  # Those that become float32 where the model is run
         self.graph = read_graph(proto)
@@ -294,6 +294,10 @@ class Model:
     def node_proto(self, node: gs.Node) -> onnx.NodeProto:
         """Write a node; what nobody touched is as it was, byte for byte."""
         return self._origin.node_proto(node)
+
+
+def _draws(op: str) -> bool:
+    return Trait.RANDOM in traits_of(op)
 
 
 def is_floating(constant: gs.Constant) -> bool:

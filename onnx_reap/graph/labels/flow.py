@@ -81,13 +81,13 @@ def _unite_trips(node: gs.Node, findings: Findings) -> None:
         first = findings.model.twins.get(name)
         if first is None or not {name, first} & data.keys():
             continue
-        both = [data.get(each, ZERO) for each in (name, first)]
-        if both[0].shape != both[1].shape:  # a state may grow, but not along channels
-            both = [collapse(labels) for labels in both]
-        if both[0].shape == both[1].shape:
-            sets.unite(*both, Reason(key, "another trip meets frozen channels"))
+        here, there = (data.get(each, ZERO) for each in (name, first))
+        if here.shape != there.shape:  # a state may grow, but not along channels
+            here, there = collapse(here), collapse(there)
+        if here.shape == there.shape:
+            sets.unite(here, there, Reason(key, "another trip meets frozen channels"))
             continue
-        for labels in both:
+        for labels in (here, there):
             sets.freeze(labels, Reason(key, "their number differs from trip to trip"))
 
 

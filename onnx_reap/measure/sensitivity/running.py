@@ -17,7 +17,7 @@ from onnx_reap.measure.autodiff.tape import PREFIX, Tape, opset
 from onnx_reap.measure.runner import run_batches
 from onnx_reap.measure.sensitivity.measure import Evaluation, change_of_output, output_weights
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
-from onnx_reap.onnxio.conditionals import first_result
+from onnx_reap.onnxio.bodies import first_result
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.solve.chunks import in_chunks
 
