@@ -49,16 +49,14 @@ def serving(nodes: Sequence[NodeProto], own: Set[str], known: Set[str]) -> set[i
 
 
 def is_as_it_was(nodes: Sequence[NodeProto], given: Sequence[NodeProto], changed: Set[str]) -> bool:
-    """Whether a body would give the same with all nodes that it had.
+    """Whether a body has all nodes that it had, but for constants, none of which changed.
 
-    Those that are left out were folded. Of the others only constants inside of the body matter:
-    it reads the rest by name.
+    What is constant outside of it, it reads by name.
     """
     had = {first_result(node): node for node in given}
-    left = {first_result(node) for node in nodes}
-    inside = {name for node in nodes for name in node.input} & had.keys()
-    folded = {name for out, node in had.items() if out not in left for name in node.input}
-    return not (inside | folded) & changed and all(had.get(first_result(n)) == n for n in nodes)
+    left = {first_result(node): node for node in nodes}
+    constants = {name for name, node in had.items() if node.op_type == "Constant"}
+    return not constants & changed and had == left | {n: had[n] for n in constants - left.keys()}
 
 
 def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import onnx
 import pytest
 from conditional import in_branches
 from fuzz.graphs import OPERATORS, begin, random_model
@@ -15,8 +16,10 @@ from fuzz.grower import Grower, UnfitError
 from fuzz.laws import check_law, check_reap, compare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from looping import in_trips
 from net import Net
-from small_models import images
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
+from small_models import images, run
 
 from onnx_reap.graph.rules.table import RULES
 
@@ -88,6 +91,29 @@ def test_cuts_of_random_graphs_in_the_branch_of_an_if():
         assert len(trials[0].removed) == len(trials[1].removed)
 
     check()
+
+
+def test_cuts_of_random_graphs_in_the_body_of_a_loop():
+    seen: Counter[str] = Counter()
+
+    @quick(max_examples=30)
+    @given(seeds, steps, seeds)
+    def check(seed: int, steps: int, removal: int) -> None:
+        drawn = random_model(seed, steps)
+        try:
+            looped = in_trips(drawn.model, drawn.feeds, random.Random(removal))
+            run(looped.model, looped.feeds)
+        except (onnx.checker.ValidationError, RuntimeException, Fail):
+            return  # onnxruntime wants shapes in the body of a Scan that onnx can't infer
+        inside = replace(drawn, model=looped.model, feeds=looped.feeds)
+        trial = check_law(inside, random.Random(removal))
+        ops = {node.op for node in trial.analysis.model.nodes}
+        seen.update(graphs=1, cut=bool(trial.removed), written_out=ops.isdisjoint({"Loop", "Scan"}))
+
+    check()
+    assert seen["graphs"] > 20
+    assert seen["written_out"] > 0.9 * seen["graphs"]
+    assert seen["cut"] > 0.5 * seen["graphs"]
 
 
 def test_whole_runs_on_random_graphs(monkeypatch):

@@ -113,6 +113,10 @@ class Model:
         """Whether a node hands on what a body makes: another branch or trip may make another."""
         return any(tensor.name in self._origin.joints for tensor in node.outputs)
 
+    def is_copy(self, node: gs.Node) -> bool:
+        """Whether a node is one of a later trip, of which the file has that of the first."""
+        return any(tensor.name in self.twins for tensor in node.outputs)
+
     @property
     def twins(self) -> Mapping[str, str]:
         """The tensor of the first trip of a Loop or Scan, by the same one of another trip."""
