@@ -70,7 +70,7 @@ def find_in_bodies(
     unknown = "" if counts is not None else "; how often it runs could not be counted: 0 MACs"
     for node in {id(each): each for each in (*holders, *uncounted)}.values():
         reason = f"made inside the body of {node.op}"
-        if model.is_settled(node):
+        if model.origin.is_settled(node):
             reason = "made in a branch of If that no sample takes"
         reason, key = reason + unknown, model.keys[id(node)]
         first = _first(node)

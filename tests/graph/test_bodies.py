@@ -155,7 +155,9 @@ def test_layers_of_long_loops_are_told_of(kind, monkeypatch):
     """And count once for every trip, too."""
     monkeypatch.setattr("onnx_reap.graph.trips.LARGEST", 10)
     seen = onnx_reap.inspect(_loop(kind))
-    (row,) = (row for row in seen.frozen if row.reason.startswith(f"made inside the body of {kind}"))
+    (row,) = (
+        row for row in seen.frozen if row.reason.startswith(f"made inside the body of {kind}")
+    )
     assert row.share.macs == TRIPS * 384
     assert {node.node for node in row.nodes} >= {"in_body", "state_body"}
     assert seen.total.macs == TRIPS * 384 + 8 * 16 + 16 * 4

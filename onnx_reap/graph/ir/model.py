@@ -57,7 +57,7 @@ class Model:
         self.graph = read_graph(proto)
         functions = Functions(proto, self._is_expanded, light.inferred_types)
         self.graph.nodes, sources, calls = expand_calls(self.graph, proto.graph.node, functions)
-        self._origin = Origin.of(proto, sources, calls, followed)
+        self.origin = Origin.of(proto, sources, calls, followed)
         self._as_read: dict[str, gs.Constant] = {}  # Also those that only folded nodes read
         external = self.light.external()
         for name, constant in self.constants().items():
@@ -84,7 +84,7 @@ class Model:
     @property
     def runs_unlike_file(self) -> bool:
         """Whether nodes stand in the place of others: those of calls, or of bodies."""
-        return bool(self._origin.calls or self._origin.followed)
+        return bool(self.origin.calls or self.origin.followed)
 
     def anew(self, light: LightModel) -> "Model":
         """Read this model, or another with the same operators, in the same way."""
@@ -102,25 +102,8 @@ class Model:
         """
         nodes = [n for n in self.graph.nodes if n.op in ops and n.domain in STANDARD_DOMAINS]
         named = {next((t.name for t in n.outputs if t.name), ""): n for n in nodes}
-        names = self._origin.made - self._origin.in_trips - self._origin.settled
+        names = self.origin.made - self.origin.in_trips - self.origin.settled
         return {name: node for name, node in named.items() if name in names}
-
-    def is_settled(self, node: gs.Node) -> bool:
-        """Whether a node is an If with one of its branches in front of it."""
-        return bool(node.outputs) and node.outputs[0].name in self._origin.settled
-
-    def is_joint(self, node: gs.Node) -> bool:
-        """Whether a node hands on what a body makes: another branch or trip may make another."""
-        return any(tensor.name in self._origin.joints for tensor in node.outputs)
-
-    def is_copy(self, node: gs.Node) -> bool:
-        """Whether a node is one of a later trip, of which the file has that of the first."""
-        return any(tensor.name in self.twins for tensor in node.outputs)
-
-    @property
-    def twins(self) -> Mapping[str, str]:
-        """The tensor of the first trip of a Loop or Scan, by the same one of another trip."""
-        return self._origin.twins
 
     def node(self, key: str) -> gs.Node:
         """Return the node of that name in `keys`."""
@@ -129,7 +112,7 @@ class Model:
     def constants(self) -> dict[str, gs.Constant]:
         """Return the constants that nodes or outputs use, by name; those of bodies are theirs."""
         captured = captured_tensors(self.graph.nodes).items()
-        own = self.graph.tensors() | {n: t for n, t in captured if n in self._origin.constants}
+        own = self.graph.tensors() | {n: t for n, t in captured if n in self.origin.constants}
         return {name: t for name, t in own.items() if isinstance(t, gs.Constant)}
 
     def set_constants(self, values: Mapping[str, np.ndarray]) -> None:
@@ -176,7 +159,7 @@ class Model:
         while nodes:
             node = nodes.pop()
             read = any(t.outputs or id(t) in keep or t.name in captured for t in node.outputs)
-            if read or id(node) in dropped or self.is_joint(node):
+            if read or id(node) in dropped or self.origin.is_joint(node):
                 continue
             nodes += [maker for tensor in node.inputs for maker in tensor.inputs]
             dropped.add(id(node))
@@ -202,7 +185,7 @@ class Model:
     def _absorb_stored(self) -> None:
         """Let constants that the file holds as integers stand as real numbers."""
         taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
-        self._keep_stored(find_stored(self.graph.nodes, self._origin.sources, taken, self.unused))
+        self._keep_stored(find_stored(self.graph.nodes, self.origin.sources, taken, self.unused))
         self._keep_stored(find_transposed(self.graph.nodes, self.stored, taken, self.unused))
 
     def _keep_stored(self, found: Mapping[str, Stored]) -> None:
@@ -216,7 +199,7 @@ class Model:
         Copies that are still equal when the model is written are written once.
         """
         taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
-        origin = self._origin
+        origin = self.origin
         new = unshare(self.graph.nodes, taken, self.unused, origin.joints, origin.twins)
         self.copied |= new
         for copy, name in new.items():
@@ -245,7 +228,7 @@ class Model:
         out = without_content(self.light.proto)
         constants = self.constants()
         same = self.written_once()
-        written = requantised(self.nodes, self.stored, self._origin.constants - self.stored.keys())
+        written = requantised(self.nodes, self.stored, self.origin.constants - self.stored.keys())
         changed = {
             name
             for name, constant in constants.items()
@@ -254,7 +237,7 @@ class Model:
         # What is written as it was reads constants as the file has them, integers for instance.
         held = self._as_read | constants
         held |= {t.name: t for w in written.values() for t in w.inputs}
-        nodes = self._origin.nodes_of_file(
+        nodes = self.origin.nodes_of_file(
             self.nodes, changed, same, written, lambda n: held[n].values if n in held else None
         )
         out.graph.node.extend(nodes)
@@ -297,7 +280,7 @@ class Model:
 
     def node_proto(self, node: gs.Node) -> onnx.NodeProto:
         """Write a node; what nobody touched is as it was, byte for byte."""
-        return self._origin.node_proto(node)
+        return self.origin.node_proto(node)
 
 
 def _draws(op: str) -> bool:

@@ -56,6 +56,18 @@ class Origin:
         loops = [each for each in self.followed if isinstance(each, Unrolled)]
         return {name: first for each in loops for name, first in each.twins.items()}
 
+    def is_settled(self, node: gs.Node) -> bool:
+        """Whether a node is an If with one of its branches in front of it."""
+        return any(tensor.name in self.settled for tensor in node.outputs)
+
+    def is_joint(self, node: gs.Node) -> bool:
+        """Whether a node hands on what a body makes: another branch or trip may make another."""
+        return any(tensor.name in self.joints for tensor in node.outputs)
+
+    def is_copy(self, node: gs.Node) -> bool:
+        """Whether a node is one of a later trip, of which the file has that of the first."""
+        return any(tensor.name in self.twins for tensor in node.outputs)
+
     @cached_property
     def in_trips(self) -> frozenset[str]:
         """What nodes in trips of Loops and Scans make."""

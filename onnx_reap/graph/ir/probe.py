@@ -214,7 +214,7 @@ def _constants_behind(model: Model, types: Mapping[str, np.dtype]) -> dict[str, 
             node.domain in STANDARD_DOMAINS
             and not traits_of(node.op) & (Trait.RANDOM | Trait.QUANTISES)
             and not captured_tensors([node])
-            and not model.is_joint(node)
+            and not model.origin.is_joint(node)
             and not any(hasattr(value, "nodes") for value in node.attrs.values())
         )
         if foldable and all(name in behind for name in inputs):

@@ -68,7 +68,7 @@ def _visit(node: gs.Node, findings: Findings, read: set[str]) -> None:
     known = [index for index in site.inputs() if site.name(index) in shapes]
     site.freeze_inputs(f"no rule for operator {name}", known)
     why = f"used inside the body of {node.op}"
-    if findings.model.is_settled(node):
+    if findings.model.origin.is_settled(node):
         why = "result of If, or used in its other branch"
     for name in captured_tensors([node]).keys() & findings.labels.keys():
         site.freeze(findings.channels(name), why)
@@ -78,7 +78,7 @@ def _unite_trips(node: gs.Node, findings: Findings) -> None:
     """Unite what the trips of a Loop or Scan make with what the first makes: all are one body."""
     sets, key, data = findings.sets, findings.model.keys[id(node)], findings.data()
     for name in (tensor.name for tensor in node.outputs):
-        first = findings.model.twins.get(name)
+        first = findings.model.origin.twins.get(name)
         if first is None or not {name, first} & data.keys():
             continue
         here, there = (data.get(each, ZERO) for each in (name, first))
