@@ -48,11 +48,9 @@ def count_params(model: Model, flow: Flow, groups: Sequence[Group], branches: Br
     """Elements of floating-point constants."""
     widths = _Widths(flow, groups)
     terms = [*_parameters(model, widths, branches), Term(count_params_in_bodies(model), ())]
-    again = {
-        model.keys[id(n)] for n in model.nodes if any(t.name in model.twins for t in n.outputs)
-    }
+    copies = {model.keys[id(node)] for node in model.nodes if model.origin.is_copy(node)}
     for branch in branches.every:
-        for join in (each for each in branch.joins if each.edge[0] not in again):
+        for join in (each for each in branch.joins if each.edge[0] not in copies):
             # Present where the addition is, unless the branch is, too.
             paths = branches.of(join.edge[0])
             both = fewest(path | {branch.group} for path in paths)
