@@ -1,11 +1,15 @@
 """Nodes that stand in the body of an If, Loop or Scan in the file, and elsewhere in a graph."""
 
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from graphlib import TopologicalSorter
 
+import onnx
 from onnx import GraphProto, NodeProto, helper
+from onnx.external_data_helper import uses_external_data
 
-from onnx_reap.onnxio.extract import names_in_subgraphs
+from onnx_reap.onnxio.extract import bodies_of, names_captured, names_in_subgraphs
+from onnx_reap.onnxio.light_model import LightModel, fill
 
 
 def first_result(node: NodeProto) -> str:
@@ -57,6 +61,36 @@ def is_as_it_was(nodes: Sequence[NodeProto], given: Sequence[NodeProto], changed
     left = {first_result(node): node for node in nodes}
     constants = {name for name, node in had.items() if node.op_type == "Constant"}
     return not constants & changed and had == left | {n: had[n] for n in constants - left.keys()}
+
+
+def with_constants_inside(light: LightModel, given: Set[str]) -> LightModel:
+    """Move initializers that one body alone reads into it.
+
+    Parameters
+    ----------
+    given : set of str
+        Initializers that stay.
+    """
+    out = onnx.ModelProto()
+    out.CopyFrom(light.proto)
+    readers: dict[str, list[GraphProto | None]] = {value.name: [None] for value in out.graph.output}
+    for node in out.graph.node:
+        for inner in bodies_of(node):
+            for name in set(names_captured(inner)):
+                readers.setdefault(name, []).append(inner)
+        for name in node.input:
+            readers.setdefault(name, []).append(None)
+    tensors = list(out.graph.initializer)
+    del out.graph.initializer[:]
+    for tensor in tensors:
+        body, *others = readers.get(tensor.name, [None])
+        if body is None or others or tensor.name in given:
+            out.graph.initializer.append(tensor)
+            continue
+        if uses_external_data(tensor):
+            fill(tensor, light.weights[tensor.name].tobytes())
+        body.initializer.append(tensor)
+    return replace(light, proto=out)
 
 
 def in_order(nodes: Sequence[NodeProto]) -> list[NodeProto]:

@@ -75,12 +75,14 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 def names_in_subgraphs(node: onnx.NodeProto) -> list[str]:
     """Return the outer tensors that the bodies of a node (If, Loop, Scan) read, at any depth."""
-    names = []
-    for body in bodies_of(node):
-        read = [n for inner in body.node for n in (*inner.input, *names_in_subgraphs(inner)) if n]
-        own = set(names_defined(body))
-        names += [n for n in (*read, *(value.name for value in body.output)) if n not in own]
-    return names
+    return [name for body in bodies_of(node) for name in names_captured(body)]
+
+
+def names_captured(body: onnx.GraphProto) -> list[str]:
+    """Return the outer tensors that a body reads, at any depth."""
+    read = [n for inner in body.node for n in (*inner.input, *names_in_subgraphs(inner)) if n]
+    own = set(names_defined(body))
+    return [n for n in (*read, *(value.name for value in body.output)) if n not in own]
 
 
 def names_defined(graph: onnx.GraphProto) -> Iterator[str]:

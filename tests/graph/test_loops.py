@@ -283,3 +283,28 @@ def test_a_loop_in_the_branch_that_is_taken_is_followed_too():
     assert res.report.after.macs == alone.report.after.macs
     x = {"x": _sequences(3, seed=4)}
     np.testing.assert_allclose(run(res.model, x)[0], run(alone.model, x)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Loop", "Scan"])
+def test_integer_weights_stay_in_the_body(kind):
+    """Where onnxruntime 1.32 wants those of a DequantizeLinear to be."""
+    model = _recurrent(kind)
+    body = _body(model)
+    for tensor in [t for t in body.initializer if len(t.dims) == 2]:
+        array, name = onnx.numpy_helper.to_array(tensor), tensor.name
+        scale = (np.abs(array).max(0) / 127).astype(np.float32)
+        parts = {"q": np.round(array / scale).astype(np.int8), "scale": scale}
+        parts["zero"] = np.zeros(scale.shape, np.int8)
+        body.initializer.remove(tensor)
+        body.initializer.extend(
+            onnx.numpy_helper.from_array(x, f"{name}_{k}") for k, x in parts.items()
+        )
+        read = [f"{name}_{k}" for k in parts]
+        body.node.insert(0, oh.make_node("DequantizeLinear", read, [name], axis=1))
+    res = onnx_reap.reap(model, _sequences(), **SETTINGS)
+    onnx.checker.check_model(res.model, full_check=True)
+    assert res.report.after.macs <= 0.6 * res.report.before.macs
+    names = {t.name for t in _body(res.model).initializer if t.data_type == onnx.TensorProto.INT8}
+    assert names >= {"w_q", "r_q", "m_q"}
+    x = _sequences(200, seed=2)
+    assert _error(res.model, model, x) < 0.3

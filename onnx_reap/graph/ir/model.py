@@ -20,6 +20,7 @@ from onnx_reap.graph.ir.requantise import requantised
 from onnx_reap.graph.ir.sharing import still_equal, unshare
 from onnx_reap.graph.ir.stored import Stored, find_stored, find_transposed
 from onnx_reap.graph.rules.traits import NO_TRAITS, Trait, has_rule, traits_of
+from onnx_reap.onnxio.bodies import with_constants_inside
 from onnx_reap.onnxio.dtypes import is_any_float
 from onnx_reap.onnxio.extract import extract, graphs, names_defined, names_in_subgraphs
 from onnx_reap.onnxio.float32 import in_float32, other_types
@@ -247,7 +248,9 @@ class Model:
         read = {name for n in out.graph.node for name in (*n.input, *names_in_subgraphs(n))}
         read |= {tensor.name for tensor in self.graph.outputs}
         read -= written.keys()
-        return with_constants(out, [t for n, t in held.items() if n in read], self.light)
+        whole = with_constants(out, [t for n, t in held.items() if n in read], self.light)
+        given = {tensor.name for tensor in self.light.graph.initializer}
+        return with_constants_inside(whole, given) if self.origin.followed else whole
 
     def to_proto(self) -> onnx.ModelProto:
         """Write the graph as `to_file` does, with all weights in the proto."""

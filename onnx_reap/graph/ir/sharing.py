@@ -39,7 +39,8 @@ def unshare(
     for key, node in enumerate(nodes):
         weighted = Trait.WEIGHTED in traits_of(node.op)
         made = node.outputs[0].name if node.outputs else str(key)
-        layer = [t.name for t in node.inputs[1:]] if weighted else [twins.get(made, made)]
+        known_by = [t.name for t in node.inputs[1:]] if weighted else [made]
+        layer = [twins.get(name, name) for name in known_by]
         for index in _vectors(node, made in joints):
             shared = node.inputs[index]
             use = (shared.name, *layer)
