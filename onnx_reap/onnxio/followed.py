@@ -11,9 +11,9 @@ from onnx import NodeProto
 from onnx_reap.onnxio.bodies import first_result, in_order
 from onnx_reap.onnxio.conditionals import Moved, take_apart
 from onnx_reap.onnxio.conditionals import put_back as branch_put_back
-from onnx_reap.onnxio.extract import bodies_of
+from onnx_reap.onnxio.extract import bodies_of, names_in_subgraphs
 from onnx_reap.onnxio.light_model import LightModel
-from onnx_reap.onnxio.loops import Unrolled, unroll
+from onnx_reap.onnxio.loops import Around, Unrolled, unroll
 from onnx_reap.onnxio.renaming import Names
 from onnx_reap.onnxio.rolling import put_back as loop_put_back
 
@@ -44,6 +44,9 @@ def with_bodies_in_front(
     out.CopyFrom(light.proto)
     names, constants = Names(light.graph), {tensor.name for tensor in light.graph.initializer}
     opset = next(o.version for o in light.proto.opset_import if o.domain in ("", "ai.onnx"))
+    read = {value.name for value in light.graph.output}
+    read.update(n for node in light.graph.node for n in (*node.input, *names_in_subgraphs(node)))
+    around = Around(names, opset, constants, read, draws)
     todo, nodes, found = deque(light.graph.node), list[NodeProto](), list[Followed]()
     while todo:
         node = todo.popleft()
@@ -56,7 +59,7 @@ def with_bodies_in_front(
             found.append(moved)
             todo.extendleft(reversed([*moved.nodes, *moved.joints, stays]))
         else:
-            unrolled, inside = unroll(node, known, names, opset, constants, draws)
+            unrolled, inside = unroll(node, known, around)
             found.append(unrolled)
             nodes += inside
     del out.graph.node[:]

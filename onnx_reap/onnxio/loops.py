@@ -1,9 +1,10 @@
 """Loop and Scan nodes of which it is known how many trips they make: a copy of the body for each.
 
 What a trip hands to the next, what it takes from the inputs and what it adds to the results passes
-through nodes of its own, the joints. Nodes of the body that depend on constants alone stand once.
-So this is a model like any other, in which all trips share their weights. When the file is written
-the first trip becomes the body again, see `onnx_reap.onnxio.rolling`.
+through nodes of its own, the joints. States that no trip changes are read where they come from, and
+nodes of the body that depend on constants alone stand once. So this is a model like any other, in
+which all trips share their weights. When the file is written the first trip becomes the body again,
+see `onnx_reap.onnxio.rolling`.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -11,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, ValueInfoProto, helper, numpy_helper
+from onnx import NodeProto, ValueInfoProto, helper, numpy_helper
 
 from onnx_reap.onnxio.bodies import constants_as_nodes, first_result
-from onnx_reap.onnxio.extract import bodies_of
+from onnx_reap.onnxio.extract import bodies_of, names_in_subgraphs
 from onnx_reap.onnxio.renaming import Names, Rename, renamed
 
 
 @dataclass(frozen=True)
 class Trip:
-    """One copy of a body, by the names that its inputs and outputs have."""
+    """One copy of a body, by the names of what it is handed and of what it makes."""
 
     entries: tuple[str, ...]
     exits: tuple[str, ...]
@@ -34,69 +35,44 @@ class Unrolled:
     nodes: tuple[NodeProto, ...]  # Those that all trips share, and those of the first
     later: tuple[NodeProto, ...]  # Of the other trips
     trips: tuple[Trip, ...]
+    body: Trip  # The names in a body that is written anew
+    kept: Mapping[str, str]  # The body's name of a state that no trip changes, by what it begins as
     joints: tuple[NodeProto, ...]  # All that stands between the trips
-    readers: tuple[str, ...]  # By input of the node, the result of the joint that reads it
+    readers: Mapping[int, str]  # The result of the joint that reads an input of the node
     # The first trip's tensor, by that of another trip; its state, by the last state as a result
     twins: Mapping[str, str]
 
 
-def unroll(
-    node: NodeProto,
-    trips: int,
-    names: Names,
-    opset: int,
-    constants: Set[str],
-    draws: Callable[[str], bool],
-) -> tuple[Unrolled, list[NodeProto]]:
-    """Return all trips of a Loop or Scan, and the nodes in order.
+@dataclass(frozen=True)
+class Around:
+    """What is to be known of the graph around a loop."""
 
-    Parameters
-    ----------
-    constants : set of str
-        Constants of the graph around it.
-    draws : callable
-        Tells whether an operator draws random numbers, in every trip anew.
-    """
-    (body,) = bodies_of(node)
-    shared, repeated = _split(body, constants, draws)
-    return _Unrolling(node, shared, repeated, names, opset).run(trips)
+    names: Names
+    opset: int
+    constants: Set[str]
+    read: Set[str]  # Tensors that anything reads
+    draws: Callable[[str], bool]  # Whether an operator draws random numbers, in every trip anew
 
 
-def _split(
-    body: GraphProto, constants: Set[str], draws: Callable[[str], bool]
-) -> tuple[list[NodeProto], list[NodeProto]]:
-    """Tell a body's nodes that depend on constants alone from the others."""
-    fixed = set(constants)
-    shared, repeated = [], []
-    for node in (*constants_as_nodes(body), *body.node):
-        made_of_fixed = node.input and fixed.issuperset(filter(None, node.input))
-        varies = node.domain not in ("", "ai.onnx") or draws(node.op_type) or bodies_of(node)
-        if node.op_type == "Constant" or (made_of_fixed and not varies):
-            shared.append(node)
-            fixed.update(node.output)
-        else:
-            repeated.append(node)
-    return shared, repeated
+def unroll(node: NodeProto, trips: int, around: Around) -> tuple[Unrolled, list[NodeProto]]:
+    """Return all trips of a Loop or Scan, and the nodes in order."""
+    return _Unrolling(node, around).run(trips)
 
 
 class _Unrolling:
-    def __init__(
-        self,
-        node: NodeProto,
-        shared: Sequence[NodeProto],
-        repeated: Sequence[NodeProto],
-        names: Names,
-        opset: int,
-    ) -> None:
+    def __init__(self, node: NodeProto, around: Around) -> None:
         (self._body,) = bodies_of(node)
-        self._node, self._shared, self._repeated = node, shared, repeated
-        self._names, self._opset = names, opset
-        self._first = names.without_clashes(self._body)
-        self._is_loop = node.op_type == "Loop"
-        self._slices = 0 if self._is_loop else integers(node, "num_scan_inputs")[0]
-        # Of the body's outputs, those that the next trip takes: a Loop's condition, and states
-        self._carried = len(self._body.input) - (1 if self._is_loop else self._slices)
+        self._node, self._around = node, around
+        is_loop = node.op_type == "Loop"
+        # Inputs and outputs of the body in front of its states: a Loop's number and condition
+        self._in, self._out = (2, 1) if is_loop else (0, 0)
+        slices = 0 if is_loop else integers(node, "num_scan_inputs")[0]
+        self._states = len(self._body.input) - self._in - slices
         self._stem = node.name or first_result(node)
+        self._own = around.names.without_clashes(self._body)
+        self._kept = self._find_kept()
+        self._first: Rename = lambda name: self._kept.get(name) or self._own(name)
+        self._shared, self._repeated = self._split()
         self._joints: list[NodeProto] = []
         self._nodes: list[NodeProto] = []
 
@@ -104,110 +80,159 @@ class _Unrolling:
         """Write all trips."""
         shared = [renamed(node, self._first) for node in self._shared]
         self._nodes += shared
-        carried, readers = self._start()
+        readers, carried = self._start()
         every: list[Trip] = []
         copies: list[list[NodeProto]] = []
         twins: dict[str, str] = {}
         for number in range(trips):
             rename = self._of_trip(number, twins)
-            trip = Trip(_names(self._body.input, rename), _names(self._body.output, rename))
-            self._enter(trip, carried, self._number(number), self._number(trips - 1 - number))
-            copies.append([self._copy(node, rename, number) for node in self._repeated])
+            every.append(self._trip(rename))
+            self._enter(every[-1], carried, number, trips)
+            ending = f"/trip_{number + 1}" if number else ""
+            copies.append([self._copy(node, rename, ending) for node in self._repeated])
             self._nodes += copies[-1]
-            carried = trip.exits[: self._carried]
-            every.append(trip)
+            carried = every[-1].exits
         self._finish(every, twins)
-        readers += every[0].entries[1 if self._is_loop else 0 :]
-        later = [node for copy in copies[1:] for node in copy]
+        first = enumerate(every[0].entries[1 if self._in else 0 :], 1 if self._in else 0)
+        states = [value.name for value in self._body.input if value.name in self._kept]
+        kept = {self._kept[name]: self._own(name) for name in states}
+        named = {place for place, name in enumerate(self._node.input) if name}
+        body = self._trip(self._own)
+        readers |= {p: e for p, e in first if p in named and self._body.input[p].name not in states}
         unrolled = Unrolled(
             self._node,
             (*shared, *copies[0]),
-            tuple(later),
+            tuple(node for copy in copies[1:] for node in copy),
             tuple(every),
+            body,
+            kept,
             tuple(self._joints),
-            tuple(readers[: len(self._node.input)]),
+            readers,
             twins,
         )
         return unrolled, self._nodes
 
-    def _start(self) -> tuple[Sequence[str], list[str]]:
-        """Return what the first trip is handed, and joints that read what it isn't."""
+    def _find_kept(self) -> dict[str, str]:
+        """Find what states begin as that no trip changes and some node reads, by all their names."""
+        nodes = self._body.node
+        handed_on = {node.output[0]: node.input[0] for node in nodes if node.op_type == "Identity"}
+        read = {name for node in nodes for name in (*node.input, *names_in_subgraphs(node))}
+        found: dict[str, str] = {}
+        for place in range(self._states):
+            names = [self._body.output[self._out + place].name]
+            while names[-1] in handed_on:
+                names.append(handed_on[names[-1]])
+            if names[-1] == self._body.input[self._in + place].name and names[-1] in read:
+                found |= dict.fromkeys(names, self._node.input[self._in + place])
+        return found
+
+    def _split(self) -> tuple[list[NodeProto], list[NodeProto]]:
+        """Tell the body's nodes that depend on constants alone from the others."""
+        constants = self._around.constants
+        fixed = constants | {name for name, source in self._kept.items() if source in constants}
+        shared, repeated = [], []
+        nodes = (node for node in self._body.node if self._kept.keys().isdisjoint(node.output))
+        for node in (*constants_as_nodes(self._body), *nodes):
+            standard = node.domain in ("", "ai.onnx") and not self._around.draws(node.op_type)
+            made_of_fixed = node.input and fixed.issuperset(filter(None, node.input))
+            if node.op_type == "Constant" or (standard and made_of_fixed and not bodies_of(node)):
+                shared.append(node)
+                fixed = fixed.union(node.output)
+            else:
+                repeated.append(node)
+        return shared, repeated
+
+    def _start(self) -> tuple[dict[int, str], Sequence[str]]:
+        """Return joints that read what no trip is handed, and what the first trip is handed."""
         given = list(self._node.input)
-        if not self._is_loop:
-            return given[: self._carried], []
-        limit = self._unused("limit") if given[0] else ""
-        if limit:
-            self._joint("Identity", [given[0]], limit)
+        if not self._in:
+            return {}, given
+        readers = (
+            {0: self._joint("Identity", [given[0]], self._unused("limit"))} if given[0] else {}
+        )
         condition = given[1] if len(given) > 1 else ""
         condition = condition or self._constant("condition", np.array(True), self._body.input[1])
-        return [condition, *given[2:]], [limit]
+        return readers, [condition, *given[2:]]
 
-    def _enter(self, trip: Trip, carried: Sequence[str], number: str, opposite: str) -> None:
+    def _enter(self, trip: Trip, carried: Sequence[str], number: int, trips: int) -> None:
         """Write what hands a trip its inputs."""
         entries = list(trip.entries)
-        if self._is_loop:
-            self._joint("Identity", [number], entries.pop(0))
-        for source, entry in zip(carried, entries, strict=False):
-            self._joint("Identity", [source], entry)
-        axes = integers(self._node, "scan_input_axes", self._slices)
-        turned = integers(self._node, "scan_input_directions", self._slices)
-        for place, entry in enumerate(entries[len(carried) :]):
+        if self._in:
+            self._joint("Identity", [self._number(number)], entries.pop(0))
+        states, slices = entries[: self._out + self._states], entries[self._out + self._states :]
+        for source, entry in zip(carried, states, strict=False):
+            if entry not in self._kept.values():
+                self._joint("Identity", [source], entry)
+        axes = integers(self._node, "scan_input_axes", len(slices))
+        turned = integers(self._node, "scan_input_directions", len(slices))
+        for place, entry in enumerate(slices):
             # A joint, so that nobody takes the place along this axis for a channel
-            index = self._unused("index")
-            self._joint("Identity", [opposite if turned[place] else number], index)
-            sequence = self._node.input[self._carried + place]
+            at = self._number(trips - 1 - number if turned[place] else number)
+            index = self._joint("Identity", [at], self._unused("index"))
+            sequence = self._node.input[self._states + place]
             self._joint("Gather", [sequence, index], entry, axis=axes[place])
 
     def _finish(self, trips: Sequence[Trip], twins: dict[str, str]) -> None:
         """Write what makes the results."""
-        hidden = 1 if self._is_loop else 0  # the condition is no result
-        results = [""] * hidden + list(self._node.output)
-        results = [name or self._unused("unread") for name in results]
-        for place in range(self._carried):
-            self._joint("Identity", [trips[-1].exits[place]], results[place])
-            twins[results[place]] = trips[0].entries[hidden + place]
-        count = len(self._body.output) - self._carried
+        carried = self._out + self._states
+        count = len(self._body.output) - carried
+        results = [""] * self._out + list(self._node.output)
+        results += [""] * (carried + count - len(results))
+        for place, result in enumerate(results[:carried]):
+            last = trips[-1].exits[place]
+            kept = last in self._kept.values()
+            if kept and result not in self._around.read:
+                continue
+            result = result or self._unused("unread")
+            self._joint("Identity", [last], result)
+            if not kept:
+                twins[result] = trips[0].entries[self._in - self._out + place]
         axes = integers(self._node, "scan_output_axes", count)
         turned = integers(self._node, "scan_output_directions", count)
-        for place, result in enumerate(results[self._carried :]):
-            parts = [self._part(trip.exits[self._carried + place], axes[place]) for trip in trips]
+        for place, result in enumerate(results[carried:]):
+            parts = [self._part(trip.exits[carried + place], axes[place]) for trip in trips]
             ordered = parts[::-1] if turned[place] else parts
-            self._joint("Concat", ordered, result, axis=axes[place])
+            self._joint("Concat", ordered, result or self._unused("unread"), axis=axes[place])
 
-    def _part(self, exit_: str, axis: int) -> str:
+    def _part(self, made: str, axis: int) -> str:
         part = self._unused("part")
-        if self._opset < 13:
-            self._joint("Unsqueeze", [exit_], part, axes=[axis])
-        else:
-            self._joint("Unsqueeze", [exit_, self._constant("axis", np.array([axis]))], part)
-        return part
+        if self._around.opset < 13:
+            return self._joint("Unsqueeze", [made], part, axes=[axis])
+        return self._joint("Unsqueeze", [made, self._constant("axis", np.array([axis]))], part)
 
     def _of_trip(self, number: int, twins: dict[str, str]) -> Rename:
         """Return the names of a trip's own tensors, the first's as they are in the body."""
         if not number:
             return self._first
-        own = [value.name for value in self._body.input]
+        own = [value.name for value in self._body.input if value.name not in self._kept]
         own += [name for node in self._repeated for name in node.output if name]
         new = {}
         for name in dict.fromkeys(own):
             first = self._first(name)
-            new[name] = self._names.unused(f"{first}/trip_{number + 1}")
+            new[name] = self._around.names.unused(f"{first}/trip_{number + 1}")
             twins[new[name]] = first
         return lambda name: new.get(name) or self._first(name)
 
-    def _copy(self, node: NodeProto, rename: Rename, number: int) -> NodeProto:
+    def _trip(self, rename: Rename) -> Trip:
+        entries, exits = (
+            tuple(rename(value.name) for value in values)
+            for values in (self._body.input, self._body.output)
+        )
+        return Trip(entries, exits)
+
+    def _copy(self, node: NodeProto, rename: Rename, ending: str) -> NodeProto:
         copy = renamed(node, rename)
-        ending = f"/trip_{number + 1}" if number and node.name else ""
-        copy.name = self._names.unused_by_nodes(node.name + ending)
+        copy.name = self._around.names.unused_by_nodes(node.name and node.name + ending)
         return copy
 
-    def _joint(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
-        name = self._names.unused_by_nodes(f"{self._stem}/{op}")
+    def _joint(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        name = self._around.names.unused_by_nodes(f"{self._stem}/{op}")
         self._joints.append(helper.make_node(op, inputs, [output], name, **attributes))
         self._nodes.append(self._joints[-1])
+        return output
 
     def _number(self, number: int) -> str:
-        declared = self._body.input[0] if self._is_loop else None
+        declared = self._body.input[0] if self._in else None
         return self._constant("number", np.array(number), declared)
 
     def _constant(
@@ -221,7 +246,7 @@ class _Unrolling:
         return unused
 
     def _unused(self, name: str) -> str:
-        return self._names.unused(f"{self._stem}/{name}")
+        return self._around.names.unused(f"{self._stem}/{name}")
 
 
 def integers(node: NodeProto, name: str, count: int = 0) -> list[int]:
@@ -229,7 +254,3 @@ def integers(node: NodeProto, name: str, count: int = 0) -> list[int]:
     found = (helper.get_attribute_value(a) for a in node.attribute if a.name == name)
     value = next(found, [0] * count)
     return [value] if isinstance(value, int) else list(value)
-
-
-def _names(values: Sequence[ValueInfoProto], rename: Rename) -> tuple[str, ...]:
-    return tuple(rename(value.name) for value in values)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import GraphProto, NodeProto, helper
 
 from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.bodies import first_result, is_as_it_was, serving
@@ -43,8 +43,7 @@ def put_back(
         for place, node in enumerate(nodes)
         if place not in inside and first_result(node) not in joints
     ]
-    results = set(loop.node.output)
-    end = next(place for place, node in enumerate(nodes) if results & set(node.output))
+    end = max(place for place, node in enumerate(nodes) if first_result(node) in joints)
     before = [node for place, node in rest if place < end]
     return [*before, rolled, *(node for place, node in rest if place > end)]
 
@@ -55,29 +54,33 @@ def _rolled(
     """Write the node with the inputs that its joints read, and such a body."""
     out = NodeProto()
     out.CopyFrom(loop.node)
-    for place, reader in enumerate(loop.readers):
-        if loop.node.input[place]:
-            out.input[place] = reads[reader]
+    for place, reader in loop.readers.items():
+        out.input[place] = reads[reader]
     (body,) = bodies_of(out)
     if not is_as_it_was(nodes, loop.nodes, changed):
-        del body.node[:], body.initializer[:], body.sparse_initializer[:]
-        body.node.extend(nodes)
-        trip = loop.trips[0]
-        made = {name for node in nodes for name in node.output} | set(trip.entries)
-        for value, name in zip(body.input, trip.entries, strict=True):
-            value.name = name
-        for value, name in zip(body.output, trip.exits, strict=True):
-            value.name = name
-            if name not in made:  # a constant of the graph around it
-                value.name = free_name(f"{name}/result", made)
-                body.node.append(helper.make_node("Identity", [name], [value.name]))
-                made.add(value.name)
+        _write(body, loop, nodes)
     if changed:  # sizes may be others
         del body.value_info[:]
         for value in (*body.input, *body.output):
             for size in value.type.tensor_type.shape.dim:
                 size.Clear()
     return out
+
+
+def _write(body: GraphProto, loop: Unrolled, nodes: Sequence[NodeProto]) -> None:
+    """Give a body other nodes."""
+    del body.node[:], body.initializer[:], body.sparse_initializer[:]
+    body.node.extend(renamed(node, _renaming(loop.kept)) for node in nodes)
+    for value, name in zip(body.input, loop.body.entries, strict=True):
+        value.name = name
+    made = {name for node in nodes for name in node.output} | set(loop.body.entries)
+    for value, name, inner in zip(body.output, loop.body.exits, loop.trips[0].exits, strict=True):
+        value.name = name
+        if name not in made:  # a constant of the graph around it, or a state that stays
+            value.name = free_name(f"{name}/result", made) if inner == name else name
+            source = loop.kept.get(inner, inner)
+            body.node.append(helper.make_node("Identity", [source], [value.name]))
+            made.add(value.name)
 
 
 def _behind(names: Sequence[str], makers: Mapping[str, NodeProto]) -> set[str]:
