@@ -175,8 +175,9 @@ def _first_run(
     samples take in front of their If.
     """
     expanded: frozenset[str] = frozenset()
-    taken: dict[str, bool] = {}
+    known: dict[str, bool | None] = {}  # Conditions; None where samples disagree
     while True:
+        taken = {name: holds for name, holds in known.items() if holds is not None}
         model = Model(light, expanded, taken)
         try:
             fold_constants(model, providers)
@@ -186,10 +187,10 @@ def _first_run(
                 raise
             expanded |= {error.operator}
             continue
-        more = find_taken(model, found, providers)
-        if not more:
+        more = find_taken(model, found, providers, known)
+        if all(holds is None for holds in more.values()):
             return model, found
-        taken = taken | more
+        known |= more
 
 
 def _runs(model: LightModel, feed: Feed, providers: Sequence[str]) -> bool:

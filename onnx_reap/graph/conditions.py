@@ -25,8 +25,10 @@ FEW = (1, 2, 3)
 """Batch sizes for which a condition that follows from sizes is computed."""
 
 
-def find_taken(model: Model, probed: Probed, providers: Sequence[str]) -> dict[str, bool]:
-    """Compute the conditions of the model's own If nodes, where these are the same for all samples.
+def find_taken(
+    model: Model, probed: Probed, providers: Sequence[str], known: Collection[str]
+) -> dict[str, bool | None]:
+    """Compute the conditions of the model's own If nodes, but for those that are known.
 
     Conditions that follow from sizes are computed for a few batches of different size. All others
     are computed for all samples too, if layers are in a branch: without any nothing would be won.
@@ -34,11 +36,12 @@ def find_taken(model: Model, probed: Probed, providers: Sequence[str]) -> dict[s
 
     Returns
     -------
-    dict of str to bool
-        Conditions by the first result of the If.
+    dict of str to bool or None
+        Conditions by the first result of the If; None where samples disagree.
     """
     probe, fixed_batch, samples = probed
     nodes = {n: node for n, node in model.conditionals().items() if _is_real(node, probe)}
+    nodes = {name: node for name, node in nodes.items() if name not in known}
     if not nodes:
         return {}
     by_sizes = {name for name, node in nodes.items() if _follows_from_sizes(node.inputs[0])}
@@ -47,7 +50,7 @@ def find_taken(model: Model, probed: Probed, providers: Sequence[str]) -> dict[s
     few = [next(iter(samples.batches(size, pad=True))) for size in batches]
     few = samples.extremes() if samples.alone else few
     every = samples.batches(fixed_batch or BATCH, pad=fixed_batch is not None)
-    found: dict[str, bool] = {}
+    found: dict[str, bool | None] = {}
     for names, feeds in ((by_sizes, few), (by_data, chain(few, every))):
         conditions = {name: nodes[name].inputs[0] for name in nodes if name in names}
         found |= _agreed(model, conditions, feeds, providers)
@@ -79,8 +82,8 @@ def _agreed(
     conditions: Mapping[str, gs.Tensor],
     feeds: Iterable[Feed],
     providers: Sequence[str],
-) -> dict[str, bool]:
-    """Return the conditions that are the same for all feeds; none if some can't be computed."""
+) -> dict[str, bool | None]:
+    """Return conditions, None where feeds disagree; no conditions if some can't be computed."""
     seen = {
         name: {bool(each.values.item())} if isinstance(each, gs.Constant) else set[bool]()
         for name, each in conditions.items()
@@ -92,9 +95,11 @@ def _agreed(
         ):
             for name, condition in computed.items():
                 seen[name].add(bool(values[condition].item()))
+            if all(len(seen[name]) > 1 for name in computed):
+                break
     except ReapError:
         return {}
-    return {name: each.pop() for name, each in seen.items() if len(each) == 1}
+    return {name: each.pop() if len(each) == 1 else None for name, each in seen.items()}
 
 
 def _computed(
