@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import onnx
 from onnx import GraphProto, NodeProto, helper
 
+from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.extract import graphs, names_defined, names_in_subgraphs
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.renaming import free_name, renamed
@@ -57,6 +58,8 @@ def with_branches_in_front(light: LightModel, taken: Taken) -> tuple[LightModel,
         found, stays = _take_apart(node, holds, names)
         moved.append(found)
         todo.extendleft(reversed([*found.nodes, *found.joints, stays]))
+    if unmet := taken.keys() - {first_result(each.node) for each in moved}:
+        raise ReapError("the model has no If of these results", got=", ".join(sorted(unmet)))
     del out.graph.node[:]
     out.graph.node.extend(nodes)
     return replace(light, proto=out), tuple(moved)
@@ -120,6 +123,7 @@ def _put_back(
     place = next(n for n, node in enumerate(nodes) if first_result(node) == moved.results)
     inside = _serving(nodes, moved, known)
     own = [node for n, node in enumerate(nodes) if n in inside]
+    _check_scope([node for n, node in enumerate(nodes) if n not in inside | {place}], own, joints)
     result = NodeProto()
     result.CopyFrom(moved.node)
     if not _is_as_it_was(own, moved, changed):
@@ -137,7 +141,7 @@ def _put_back(
 
 
 def _serving(nodes: Sequence[NodeProto], moved: Moved, known: Set[str]) -> set[int]:
-    """Return the places of nodes that a branch had, and of new ones that nothing else reads."""
+    """Return the places of nodes that a branch had, and of new ones that only these read."""
     own = {name for node in moved.nodes for name in node.output if name}
     readers: dict[str, list[int]] = {}
     for place, node in enumerate(nodes):
@@ -151,6 +155,19 @@ def _serving(nodes: Sequence[NodeProto], moved: Moved, known: Set[str]) -> set[i
         if made & own or is_new:
             inside.add(place)
     return inside
+
+
+def _check_scope(others: Sequence[NodeProto], own: Sequence[NodeProto], joints: Set[str]) -> None:
+    """Refuse nodes outside of a branch that read what it makes, but for those of its results."""
+    made = {name for node in own for name in node.output if name}
+    for node in (each for each in others if joints.isdisjoint(each.output)):
+        if read := made.intersection([*node.input, *names_in_subgraphs(node)]):
+            raise ReapError(
+                f"{node.name or first_result(node)} reads inside a branch of an If",
+                got=", ".join(sorted(read)),
+                expected="results of the If alone",
+                hint="report the model's structure as a bug; --exclude the layers of the branch",
+            )
 
 
 def _is_as_it_was(nodes: Sequence[NodeProto], moved: Moved, changed: Set[str]) -> bool:
