@@ -93,7 +93,10 @@ class Sampler:
         front = self._in_front.get(linear.y, steps)
         sample = found.places * (front * samples) // found.total % samples
         order = np.argsort(sample >= fitting, kind="stable")
-        return order[sample[order] < own], int((sample < fitting).sum())
+        order = order[sample[order] < own]
+        # Most layers have them in order: a slice leaves them, and their layout, as they are.
+        whole = np.array_equal(order, np.arange(len(order)))
+        return slice(len(order)) if whole else order, int((sample < fitting).sum())
 
     @cached_property
     def _in_front(self) -> dict[str, int]:
