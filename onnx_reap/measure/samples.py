@@ -85,10 +85,10 @@ def _moved(a: np.ndarray, b: np.ndarray, fronts: Collection[int], batch: int) ->
         return None
     errors = []
     for front in (each for each in fronts if a.size % (each * batch) == 0):
-        before, after = (x.astype(np.float64).reshape(front, batch, -1) for x in (a, b))
+        before, after = (x.reshape(front, batch, -1) for x in (a, b))
         with np.errstate(invalid="ignore"):  # infinity from infinity
-            error = float(np.nansum(np.abs(np.roll(before, -1, axis=1) - after)))
-        errors.append((error, front))
+            away = np.abs(before[:, 1:] - after[:, :-1])
+        errors.append((float(np.nansum(away, dtype=np.float64)), front))
     best, *others = sorted(errors) or [(math.inf, 0)]
     return best[1] if others and CLEARLY * best[0] < others[0][0] else None
 
