@@ -17,7 +17,7 @@ from onnx_reap.graph.bodies import (
     without_count,
 )
 from onnx_reap.graph.branches import Branches, find_branches
-from onnx_reap.graph.conditions import find_taken
+from onnx_reap.graph.conditions import find_known
 from onnx_reap.graph.cost import count_macs, count_params
 from onnx_reap.graph.groups import FrozenChannels, Group, find_frozen, find_groups
 from onnx_reap.graph.ir.model import Model
@@ -141,13 +141,13 @@ def analyse(
     """
     providers = execution_providers(None) if providers is None else providers
     light = LightModel.of(given)
-    model, (probed, fixed, samples) = _first_run(light, inputs, samples, providers)
+    model, (probed, fixed, samples), left = _first_run(light, inputs, samples, providers)
     found = flow(model, probed, lambda key: None if key in bases else reason_to_keep(key))
     groups = find_groups(found)
     branches = find_branches(model, probed, found, groups, bases)
     feed = _feed(samples, fixed or 2)
     uncounted = without_count(model, found)
-    bodies = find_in_bodies(model, feed, probed.batch, providers, uncounted)
+    bodies = find_in_bodies(model, feed, probed.batch, providers, uncounted, left)
     return Analysis(
         light,
         model,
@@ -168,15 +168,23 @@ def analyse(
 
 def _first_run(
     light: LightModel, inputs: Sequence[InputSpec], samples: Calibration, providers: Providers
-) -> tuple[Model, Probed]:
+) -> tuple[Model, Probed, dict[str, str]]:
     """Read and run a model.
 
-    Operators that onnxruntime doesn't implement stand as their bodies, and branches that all
-    samples take in front of their If.
+    Operators that onnxruntime doesn't implement stand as their bodies, branches that all samples
+    take in front of their If, and trips that all samples make in the place of their loop.
+
+    Returns
+    -------
+    model : Model
+    probed : Probed
+    left : dict of str to str
+        Why the bodies of other nodes are left as they are, by the node's first result.
     """
     expanded: frozenset[str] = frozenset()
-    taken: dict[str, bool | int] = {}
+    known: dict[str, bool | int | str] = {}
     while True:
+        taken = {name: found for name, found in known.items() if not isinstance(found, str)}
         model = Model(light, expanded, taken)
         try:
             fold_constants(model, providers)
@@ -186,10 +194,10 @@ def _first_run(
                 raise
             expanded |= {error.operator}
             continue
-        more = find_taken(model, found, providers)
-        if not more:
-            return model, found
-        taken = taken | more
+        known |= (more := find_known(model, found, providers, known))
+        left = {name: why for name, why in known.items() if isinstance(why, str)}
+        if more.keys() <= left.keys():
+            return model, found, left
 
 
 def _runs(model: LightModel, feed: Feed, providers: Sequence[str]) -> bool:

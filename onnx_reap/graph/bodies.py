@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import onnx_graphsurgeon as gs
 
@@ -15,7 +16,7 @@ from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.model import Model, is_floating
 from onnx_reap.graph.labels.records import Flow
 from onnx_reap.graph.mac_formulas import formula_of
-from onnx_reap.graph.macs_by_run import count_by_run
+from onnx_reap.graph.macs_by_run import Place, count_by_run
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.session import Feed
 
@@ -49,6 +50,7 @@ def find_in_bodies(
     batch: int,
     providers: Sequence[str],
     uncounted: Sequence[gs.Node] = (),
+    left: Mapping[str, str] = MappingProxyType({}),
 ) -> Bodies:
     """List the channels that layers with constant weights make inside bodies, at any depth.
 
@@ -60,6 +62,8 @@ def find_in_bodies(
         Of so many samples as `batch` tells: bodies run as often, and as far, as this takes.
     uncounted : sequence of gs.Node
         The model's own nodes that are counted, too; see `without_count`.
+    left : mapping of str to str
+        Why bodies can't be followed, by the node's first result.
     """
     frozen: list[FrozenChannels] = []
     macs: dict[FrozenChannels, float] = {}
@@ -70,24 +74,25 @@ def find_in_bodies(
     unknown = "" if counts is not None else "; how often it runs could not be counted: 0 MACs"
     for node in {id(each): each for each in (*holders, *uncounted)}.values():
         reason = f"made inside the body of {node.op}"
+        if why := left.get(_first(node)):
+            reason += f", {why}"
         if model.origin.is_settled(node):
             reason = "made in a branch of If that no sample takes"
         reason, key = reason + unknown, model.keys[id(node)]
         first = _first(node)
-        own = {place[1:]: n / batch for place, n in (counts or {}).items() if place[0] == first}
-        totals[key] = sum(own.values())
-        for inner in _inside(node):
+        counts_of = {place: n / batch for place, n in (counts or {}).items() if place[0] == first}
+        totals[key] = sum(counts_of.values())
+        for place, inner in _inside(node):
             if channels := _channels(inner):
-                output = inner.outputs[0].name
-                row = FrozenChannels(inner.name or output, channels, reason, key)
+                row = FrozenChannels(inner.name or _first(inner), channels, reason, key)
                 frozen.append(row)
-                macs[row] = macs.get(row, 0.0) + own.pop((inner.name, output), 0.0)
+                macs[row] = macs.get(row, 0.0) + counts_of.get(place, 0.0)
     return Bodies(tuple(frozen), macs, totals)
 
 
 def count_params_in_bodies(model: Model) -> int:
     """Count the elements of floating-point constants that bodies have for themselves."""
-    inside = [node for holder in model.nodes for node in _inside(holder)]
+    inside = [node for holder in model.nodes for _, node in _inside(holder)]
     read = [tensor for node in inside for tensor in node.inputs]
     read += [node.attrs.get("value") for node in inside if node.op == "Constant"]
     outer = {id(constant) for constant in model.constants().values()}
@@ -97,18 +102,20 @@ def count_params_in_bodies(model: Model) -> int:
 
 def has_layers(node: gs.Node) -> bool:
     """Whether layers with constant weights are in a node's bodies, at any depth."""
-    return any(_channels(inner) for inner in _inside(node))
+    return any(_channels(inner) for _, inner in _inside(node))
 
 
 def _first(node: gs.Node) -> str:
     return next((str(tensor.name) for tensor in node.outputs if tensor.name), "")
 
 
-def _inside(node: gs.Node) -> Iterator[gs.Node]:
-    for body in (value for value in node.attrs.values() if isinstance(value, gs.Graph)):
+def _inside(node: gs.Node) -> Iterator[tuple[Place, gs.Node]]:
+    """Yield the nodes of bodies, at any depth, and where they are."""
+    bodies = ((name, body) for name, body in node.attrs.items() if isinstance(body, gs.Graph))
+    for name, body in bodies:
         for inner in body.nodes:
-            yield inner
-            yield from _inside(inner)
+            yield (_first(node), name, inner.name, _first(inner)), inner
+            yield from (((_first(node), name, *place), deep) for place, deep in _inside(inner))
 
 
 def _channels(node: gs.Node) -> int:

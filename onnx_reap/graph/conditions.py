@@ -20,19 +20,31 @@ from onnx_reap.onnxio.extract import extract
 from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.onnxio.session import Feed, run, session
 
+DIFFERS = "whose branch differs from sample to sample"
 
-def find_taken(model: Model, probed: Probed, providers: Sequence[str]) -> dict[str, bool | int]:
-    """Find what the bodies of the model's own nodes run, where it is the same for all samples.
+
+def find_known(
+    model: Model, probed: Probed, providers: Sequence[str], known: Collection[str]
+) -> dict[str, bool | int | str]:
+    """Find what the bodies of the model's own nodes run, but for those that are known.
 
     Returns
     -------
-    dict of str to bool or int
-        Conditions of Ifs and numbers of trips of Loops and Scans, by the node's first result.
+    dict of str to bool, int or str
+        Conditions of Ifs and numbers of trips of Loops and Scans, by the node's first result; or
+        why a body can't be followed.
     """
-    return _conditions(model, probed, providers) or find_trips(model, probed, providers)
+    ifs, loops = (
+        {name: node for name, node in model.with_bodies(*ops).items() if name not in known}
+        for ops in (["If"], ["Loop", "Scan"])
+    )
+    conditions = _conditions(model, probed, providers, ifs)
+    return {**conditions, **find_trips(model, probed, providers, loops)}
 
 
-def _conditions(model: Model, probed: Probed, providers: Sequence[str]) -> dict[str, bool | int]:
+def _conditions(
+    model: Model, probed: Probed, providers: Sequence[str], nodes: Mapping[str, gs.Node]
+) -> dict[str, bool | str]:
     """Compute the conditions of Ifs.
 
     Conditions that follow from sizes are computed for a few batches of different size. All others
@@ -40,13 +52,13 @@ def _conditions(model: Model, probed: Probed, providers: Sequence[str]) -> dict[
     Left out are Ifs with results that are no real numbers, on which shapes may depend.
     """
     probe, *_ = probed
-    nodes = {n: node for n, node in model.with_bodies("If").items() if _is_real(node, probe)}
+    nodes = {name: node for name, node in nodes.items() if _is_real(node, probe)}
     if not nodes:
         return {}
     by_sizes = {name for name, node in nodes.items() if _follows_from_sizes(node.inputs[0])}
     by_data = {name for name, node in nodes.items() if has_layers(node)} - by_sizes
     few, every = few_and_all(probed)
-    found: dict[str, bool | int] = {}
+    found: dict[str, bool | str] = {}
     for names, feeds in ((by_sizes, few), (by_data, chain(few, every))):
         conditions = {name: nodes[name].inputs[0] for name in nodes if name in names}
         found |= _agreed(model, conditions, feeds, providers)
@@ -78,8 +90,8 @@ def _agreed(
     conditions: Mapping[str, gs.Tensor],
     feeds: Iterable[Feed],
     providers: Sequence[str],
-) -> dict[str, bool]:
-    """Return the conditions that are the same for all feeds; none if some can't be computed."""
+) -> dict[str, bool | str]:
+    """Return conditions, or that feeds disagree; no conditions if some can't be computed."""
     seen = {
         name: {bool(each.values.item())} if isinstance(each, gs.Constant) else set[bool]()
         for name, each in conditions.items()
@@ -91,9 +103,11 @@ def _agreed(
         ):
             for name, condition in computed.items():
                 seen[name].add(bool(values[condition].item()))
+            if all(len(seen[name]) > 1 for name in computed):
+                break
     except ReapError:
         return {}
-    return {name: each.pop() for name, each in seen.items() if len(each) == 1}
+    return {name: each.pop() if len(each) == 1 else DIFFERS for name, each in seen.items()}
 
 
 def _computed(

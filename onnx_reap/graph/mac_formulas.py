@@ -159,36 +159,45 @@ def _meet(node: Counted, queries: str, keys: str) -> str:
     return node.times(keys, node.plus(queries, node.size(node.output)))
 
 
-_FORMULAS: Mapping[tuple[str, str], Formula] = {
-    **{("", op): _conv(1) for op in ("Conv", "ConvInteger", "DeformConv", "CausalConvWithState")},
-    **{("", op): _matmul for op in ("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul")},
-    **{("", op): _recurrent for op in ("GRU", "LSTM", "RNN")},
-    ("", "Attention"): _attention,
-    ("", "ConvTranspose"): _conv_transpose,
-    ("", "Einsum"): _einsum,
-    ("", "QLinearConv"): _conv(3),
-    **{
-        (MICROSOFT, op): _matmul
-        for op in (
-            *("DynamicQuantizeMatMul", "FusedGemm", "FusedMatMul", "FusedMatMulActivation"),
-            *(
-                "GemmFastGelu",
-                "MatMulInteger16",
-                "MatMulIntegerToFloat",
-                "QGemm",
-                "TransposeMatMul",
-            ),
-        )
-    },
-    (MICROSOFT, "Attention"): _self_attention(4),
-    (MICROSOFT, "DynamicQuantizeLSTM"): _recurrent,
-    (MICROSOFT, "FusedConv"): _conv(1),
-    (MICROSOFT, "MatMulNBits"): _matmul_nbits,
-    (MICROSOFT, "MultiHeadAttention"): _multi_head_attention,
-    (MICROSOFT, "QAttention"): _self_attention(8),
+_STANDARD: Mapping[str, Formula] = {
+    "Attention": _attention,
+    "CausalConvWithState": _conv(1),
+    "Conv": _conv(1),
+    "ConvInteger": _conv(1),
+    "ConvTranspose": _conv_transpose,
+    "DeformConv": _conv(1),
+    "Einsum": _einsum,
+    "GRU": _recurrent,
+    "Gemm": _matmul,
+    "LSTM": _recurrent,
+    "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "QLinearConv": _conv(3),
+    "QLinearMatMul": _matmul,
+    "RNN": _recurrent,
+}
+
+_OF_MICROSOFT: Mapping[str, Formula] = {
+    "Attention": _self_attention(4),
+    "DynamicQuantizeLSTM": _recurrent,
+    "DynamicQuantizeMatMul": _matmul,
+    "FusedConv": _conv(1),
+    "FusedGemm": _matmul,
+    "FusedMatMul": _matmul,
+    "FusedMatMulActivation": _matmul,
+    "GemmFastGelu": _matmul,
+    "MatMulInteger16": _matmul,
+    "MatMulIntegerToFloat": _matmul,
+    "MatMulNBits": _matmul_nbits,
+    "MultiHeadAttention": _multi_head_attention,
+    "QAttention": _self_attention(8),
+    "QGemm": _matmul,
+    "TransposeMatMul": _matmul,
 }
 
 
 def formula_of(domain: str | None, op: str) -> Formula | None:
     """Return how to count what a node takes; None for operators that multiply nothing."""
-    return _FORMULAS.get(("" if domain in STANDARD_DOMAINS else str(domain), op))
+    if domain in STANDARD_DOMAINS:
+        return _STANDARD.get(op)
+    return _OF_MICROSOFT.get(op) if domain == MICROSOFT else None

@@ -21,10 +21,11 @@ from onnx_reap.graph.mac_formulas import Counted, formula_of
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.session import Feed, run, session
 
-Place = tuple[str, str, str]
-"""First output of the model's own node, then name and first output of the layer in its body.
+Place = tuple[str, ...]
+"""Where a layer is: its name and first output, and in front of these, from the outermost node in,
+the first output of every node that holds it and the name of the body.
 
-Of a layer that is the model's own node, these are its own.
+Of a layer that is the model's own node, its first output comes first, too.
 """
 
 PREFIX = "onnx_reap.macs/"
@@ -51,11 +52,9 @@ def count_by_run(
     writer = _Writer()
     counted: dict[str, Place] = {}
     for node in list(proto.graph.node):
-        found = writer.out_of(node, proto.graph)
+        counted |= {name: place for place, name in writer.out_of(node, proto.graph)}
         if _first(node) in own:
-            found += writer.of(node, proto.graph)
-        for layer, name in found:
-            counted[name] = (_first(node), *layer)
+            counted |= {n: (_first(node), *place) for place, n in writer.of(node, proto.graph)}
     if not counted:
         return Counter()
     counting = replace(light, proto=proto)
@@ -74,8 +73,8 @@ def _first(node: onnx.NodeProto) -> str:
     return str(next((name for name in node.output if name), ""))
 
 
-Count = tuple[tuple[str, str], str]
-"""Name and first output of a layer, and the scalar that counts it."""
+Count = tuple[Place, str]
+"""Where a layer is in the graph at hand, and the scalar that counts it."""
 
 
 class _Writer:
@@ -86,15 +85,17 @@ class _Writer:
 
     def out_of(self, node: onnx.NodeProto, graph: onnx.GraphProto) -> list[Count]:
         """Count what is in a node's bodies; return scalars of the graph around it."""
-        bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+        held = [a for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+        bodies = [each.g for each in held]
         if node.domain not in STANDARD_DOMAINS or Trait.RUNS_BODIES not in traits_of(node.op_type):
             return []
         counts = [self._inside(body) for body in bodies]
         given = len(bodies[0].output) - (node.op_type == "Loop")  # whose first is its condition
         node.output.extend([""] * (given - len(node.output)))
-        found = []
-        for number, body in enumerate(bodies):
-            for layer, inner in counts[number]:
+        found: list[Count] = []
+        first = _first(node)
+        for attribute, body, inside in zip(held, bodies, counts, strict=True):
+            for place, inner in inside:
                 for other in bodies:
                     name = inner if other is body else self._at(node, other).number(0)
                     info = helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [])
@@ -103,16 +104,16 @@ class _Writer:
                 node.output.append(outer)
                 if node.op_type != "If":
                     outer = self._at(node, graph).op("ReduceSum", outer, keepdims=0)
-                found.append((layer, outer))
+                found.append(((first, attribute.name, *place), outer))
         if node.op_type == "Scan":
-            for attribute in node.attribute:
-                if attribute.name in ("scan_output_axes", "scan_output_directions"):
-                    attribute.ints.extend([0] * len(found))
+            for each in node.attribute:
+                if each.name in ("scan_output_axes", "scan_output_directions"):
+                    each.ints.extend([0] * len(found))
         return found
 
     def _inside(self, body: onnx.GraphProto) -> list[Count]:
         """Count the layers of a body, and of those in it."""
-        found = []
+        found: list[Count] = []
         for node in list(body.node):
             found += self.out_of(node, body) + self.of(node, body)
         return found

@@ -1,6 +1,6 @@
 """How many trips the Loops and Scans of a model make, where all samples agree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -17,6 +17,7 @@ from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.bodies import first_result
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.extract import bodies_of, extract
+from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.loops import integers
 from onnx_reap.onnxio.session import run, session
 
@@ -26,50 +27,65 @@ LARGEST = 4096
 PREFIX = "onnx_reap.trips/"
 
 
-def find_trips(model: Model, probed: Probed, providers: Sequence[str]) -> dict[str, int]:
-    """Count the trips of the model's own Loops and Scans with layers in their bodies.
+DIFFER = "whose trips differ in number from sample to sample"
+OTHER_STATES = "whose states or results are not all tensors of real numbers"
+
+
+def find_trips(
+    model: Model, probed: Probed, providers: Sequence[str], nodes: Mapping[str, gs.Node]
+) -> dict[str, int | str]:
+    """Count the trips of Loops and Scans with layers in their bodies.
 
     Left out are those with results that are read and are no real numbers, on which shapes may
     depend, and with states that are no tensors.
 
     Returns
     -------
-    dict of str to int
-        Trips by the first result of the node.
+    dict of str to int or str
+        Trips by the first result of the node, or why they can't be followed.
     """
-    probe, *_ = probed
-    nodes = {
-        name: node
-        for name, node in model.with_bodies("Loop", "Scan").items()
-        if _has_layers(node) and _is_real(node, model, probe)
-    }
+    nodes = {name: node for name, node in nodes.items() if _has_layers(node)}
     light = model.to_run()
     proto = onnx.ModelProto()
     proto.CopyFrom(light.proto)
     protos = {first_result(node): node for node in proto.graph.node}
-    counted = {n: _counted(protos[n], f"{PREFIX}{n}") for n in nodes if _holds_tensors(protos[n])}
-    if not counted:
-        return {}
+    fit = [n for n in nodes if _holds_tensors(protos[n]) and _is_real(nodes[n], model, probed[0])]
+    found: dict[str, int | str] = dict.fromkeys(nodes.keys() - fit, OTHER_STATES)
+    if not fit:
+        return found
+    counted = {name: _counted(protos[name], f"{PREFIX}{name}") for name in fit}
+    try:
+        seen = _trips(replace(light, proto=proto), counted, probed, providers)
+    except ReapError:
+        return found
+    for name, numbers in seen.items():
+        size, trips = len(nodes[name].attrs["body"].nodes), max(numbers)
+        too_many = f"which makes {trips} trips, too many to follow"
+        found[name] = trips if 0 < trips * size <= LARGEST else too_many
+        if len(numbers) > 1:
+            found[name] = DIFFER
+    return found
+
+
+def _trips(
+    model: LightModel,
+    counted: Mapping[str, tuple[str, int]],
+    probed: Probed,
+    providers: Sequence[str],
+) -> dict[str, set[int]]:
+    """Run a model, and measure tensors along an axis."""
     names = sorted({name for name, _ in counted.values()})
-    part = replace(light, proto=extract(proto, {}, names))
+    part = replace(model, proto=extract(model.proto, {}, names))
     read = {value.name for value in part.graph.input}
     active = session(part, providers, optimize=False)
     seen: dict[str, set[int]] = {name: set() for name in counted}
-    try:
-        for feed in chain(*few_and_all(probed)):
-            values = run(active, names, {name: x for name, x in feed.items() if name in read})
-            for node, (name, axis) in counted.items():
-                seen[node].add(int(values[name].shape[axis]))
-            if all(len(each) > 1 for each in seen.values()):
-                return {}
-    except ReapError:
-        return {}
-    agreed = {name: each.pop() for name, each in seen.items() if len(each) == 1}
-    return {
-        name: trips
-        for name, trips in agreed.items()
-        if trips and trips * len(nodes[name].attrs["body"].nodes) <= LARGEST
-    }
+    for feed in chain(*few_and_all(probed)):
+        values = run(active, names, {name: x for name, x in feed.items() if name in read})
+        for node, (name, axis) in counted.items():
+            seen[node].add(int(values[name].shape[axis]))
+        if all(len(each) > 1 for each in seen.values()):
+            break
+    return seen
 
 
 def _has_layers(node: gs.Node) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from onnx_reap.data import Calibration
 from onnx_reap.errors import CheckError, ReapError
 from onnx_reap.graph.labels.kept import Kept
-from onnx_reap.measure.noise import is_rounding
+from onnx_reap.measure.noise import Difference, Noise
 from onnx_reap.measure.witnesses import find_jumps, find_saturated
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.light_model import LightModel
@@ -111,7 +111,7 @@ def compare(
     if heavy(original):
         wanted, found = list(wanted), list(found)  # the weights of one at a time
     largest, doubts = 0.0, dict[str, str]()
-    told = False
+    told, noise = False, Noise(original, providers, names)
     for feed, expected, seen in zip(feeds, wanted, found, strict=True):
         for name in (places.keys() & expected.keys()) - set(outputs):
             if (place := places[name]) is None:
@@ -123,21 +123,27 @@ def compare(
         if not all(_tells(expected[name], seen[name]) for name in compared):
             continue
         told |= claim is CUT or any(_is_told(expected[name]) for name in outputs)
+        refusals, differences = dict[str, CheckError](), dict[str, Difference]()
         for name in compared:
             want, got, floor = expected[name], seen[name], ROUNDING if name in saturated else 0.0
             if name not in causes:
                 kind = "output" if name in outputs else "tensor"
                 try:
                     _check(name, want, got, floor, claim, kind)
-                except CheckError:
-                    place = None if name in outputs else places.get(name)
-                    if not _is_rounding(original, providers, feed, name, want, got, place):
+                except CheckError as error:
+                    if not _is_floating(want) or want.shape != got.shape:
                         raise
+                    place = None if name in outputs else places.get(name)
+                    refusals[name] = error
+                    differences[name] = _where(place, _error_and_scale(want, got)[0])
                     doubts[name] = f"{kind} {name} could not be compared: it is mere rounding"
                     continue
                 largest = max(largest, _relative(want, got, floor))
             elif _difference(want, got, TOLERANCE, floor) is not None:
                 doubts[name] = claim.doubt.format(name=name, cause=causes[name])
+        explained = noise.explains(feed, differences)
+        for refusal in (error for name, error in refusals.items() if name not in explained):
+            raise refusal
     if not told:
         raise CheckError(
             "the models can't be compared: the original gives NaN or infinity on all samples",
@@ -148,27 +154,8 @@ def compare(
     return largest, list(doubts.values())
 
 
-def _is_rounding(
-    original: LightModel,
-    providers: Sequence[str],
-    feed: Feed,
-    name: str,
-    want: Any,
-    got: Any,
-    place: tuple[int, np.ndarray] | None,
-) -> bool:
-    """Whether a tensor that differs moves by as much with roundings of the inputs."""
-    if not _is_floating(want) or want.shape != got.shape:
-        return False
-    error, _ = _error_and_scale(want, got)
-    return is_rounding(
-        original,
-        providers,
-        feed,
-        name,
-        error,
-        lambda x: x if place is None else np.take(x, place[1], place[0]),
-    )
+def _where(place: tuple[int, np.ndarray] | None, error: float) -> Difference:
+    return Difference(error, lambda x: x if place is None else np.take(x, place[1], place[0]))
 
 
 def _is_told(want: Any) -> bool:

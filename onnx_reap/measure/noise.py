@@ -5,7 +5,10 @@ is left. A model tells so by itself: changing its input by a rounding changes su
 much as there is of them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -21,35 +24,55 @@ AMPLIFIED = 10
 """How much larger a difference may be than what changes of the inputs make."""
 
 
-def is_rounding(
-    model: LightModel,
-    providers: Sequence[str],
-    feed: Feed,
-    name: str,
-    error: float,
-    part: Callable[[np.ndarray], np.ndarray],
-) -> bool:
-    """Whether a difference is no larger than what roundings of the inputs change a tensor by.
+@dataclass(frozen=True)
+class Difference:
+    """By how much a tensor differs, and where it was compared."""
 
-    Parameters
-    ----------
-    error : float
-        The difference, absolute.
-    part : callable
-        Takes the tensor's values; returns those that are compared.
-    """
-    active = session(model, providers, outputs=[name])
-    rng = np.random.default_rng(0)
-    values = [part(run(active, [name], feed)[name])]
-    for _ in range(TRIES):
-        moved = {
-            key: (x * (1 + STEP * rng.uniform(-1, 1, x.shape))).astype(x.dtype)
-            if is_float(x.dtype)
-            else x
-            for key, x in feed.items()
-        }
-        values.append(part(run(active, [name], moved)[name]))
-    if any(each.shape != values[0].shape for each in values):
-        return False
-    changes = [np.abs(each - values[0])[np.isfinite(each - values[0])] for each in values[1:]]
-    return error <= AMPLIFIED * float(max(each.max(initial=0.0) for each in changes))
+    error: float  # The largest of its entries, absolute
+    part: Callable[[np.ndarray], np.ndarray]  # Takes the tensor; returns what was compared of it
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What roundings of the inputs change a model's tensors by."""
+
+    model: LightModel
+    providers: Sequence[str]
+    names: Sequence[str]  # Tensors that may be asked for
+
+    def explains(self, feed: Feed, differences: Mapping[str, Difference]) -> set[str]:
+        """Return the tensors whose difference is no larger than what roundings make."""
+        if not differences:
+            return set()
+        rng = np.random.default_rng(0)
+        first = self._parts(feed, differences)
+        largest = dict.fromkeys(differences, 0.0)  # NaN, which is no bound, where shapes change
+        for _ in range(TRIES):
+            for name, values in self._parts(_rounded(feed, rng), differences).items():
+                largest[name] = np.maximum(largest[name], _change(first[name], values))
+        return {n for n, each in differences.items() if each.error <= AMPLIFIED * largest[n]}
+
+    def _parts(self, feed: Feed, differences: Mapping[str, Difference]) -> dict[str, np.ndarray]:
+        values = run(self._session, list(differences), feed)
+        return {name: each.part(values[name]) for name, each in differences.items()}
+
+    @cached_property
+    def _session(self) -> Any:
+        return session(self.model, self.providers, outputs=self.names)
+
+
+def _rounded(feed: Feed, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {
+        name: (x * (1 + STEP * rng.uniform(-1, 1, x.shape))).astype(x.dtype)
+        if is_float(x.dtype)
+        else x
+        for name, x in feed.items()
+    }
+
+
+def _change(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the largest change of entries that are finite; NaN if shapes differ."""
+    if a.shape != b.shape:
+        return np.nan
+    changes = np.abs(b - a)
+    return float(changes[np.isfinite(changes)].max(initial=0.0))

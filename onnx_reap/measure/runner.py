@@ -1,6 +1,7 @@
 """Run models on samples, batch by batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ def run_batches(
     outputs: Sequence[str] | None = None,
     batch: int | None = None,
     count_input: str | None = None,
+    in_front: Mapping[str, int] = MappingProxyType({}),
     on_batch: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[int, list[Outputs]]]:
     """Run models of the same inputs side by side on all samples.
@@ -49,6 +51,8 @@ def run_batches(
         Tensors to return instead of the models' own outputs.
     count_input : str, optional
         Input of the models that is fed the number of samples in a run, shape (1,), int64.
+    in_front : mapping of str to int
+        What lies in front of the samples in tensors where it isn't 1, see `samples`.
 
     Yields
     ------
@@ -68,18 +72,36 @@ def run_batches(
             feed = {**feed, count_input: np.array([size if padded else count])}
         found = [run(active, None, feed) for active in sessions]
         if padded:
-            found = [{n: own_samples(x, count, size) for n, x in each.items()} for each in found]
+            found = [
+                {n: own_samples(x, count, size, in_front.get(n, 1)) for n, x in each.items()}
+                for each in found
+            ]
         yield count, found
         left -= count
         if on_batch is not None:
             on_batch(count)
 
 
-def own_samples(x: Any, count: int, batch: int) -> Any:
-    """Leave out what pads the last batch of a model with a fixed batch size."""
-    if count == batch or not isinstance(x, np.ndarray) or x.ndim == 0 or len(x) % batch:
+def own_samples(x: Any, count: int, batch: int, front: int = 1) -> Any:
+    """Leave out what pads the last batch of a model with a fixed batch size.
+
+    Parameters
+    ----------
+    front : int
+        What lies in front of the samples, in the product of the leading axes.
+    """
+    if count == batch or not isinstance(x, np.ndarray):
         return x
-    return x[: len(x) // batch * count]
+    axis, before = 0, 1
+    while axis < x.ndim and before * x.shape[axis] <= front and before < front:
+        before *= x.shape[axis]
+        axis += 1
+    part = front // before  # of the axis that the samples share with it
+    if axis == x.ndim or front % before or x.shape[axis] % (part * batch):
+        return x
+    head, tail = x.shape[:axis], x.shape[axis + 1 :]
+    apart = x.reshape(*head, part, batch, -1)
+    return apart[..., :count, :].reshape(*head, x.shape[axis] // batch * count, *tail)
 
 
 def first_feed(analysis: Analysis, samples: Calibration) -> Feed:

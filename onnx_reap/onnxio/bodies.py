@@ -8,6 +8,7 @@ import onnx
 from onnx import GraphProto, NodeProto, helper
 from onnx.external_data_helper import uses_external_data
 
+from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.extract import bodies_of, names_captured, names_in_subgraphs
 from onnx_reap.onnxio.light_model import LightModel, fill
 
@@ -29,7 +30,7 @@ def constants_as_nodes(body: GraphProto) -> list[NodeProto]:
 
 
 def serving(nodes: Sequence[NodeProto], own: Set[str], known: Set[str]) -> set[int]:
-    """Return the places of nodes that a body had, and of new ones that nothing else reads.
+    """Return the places of nodes that a body had, and of new ones that only these read.
 
     Parameters
     ----------
@@ -50,6 +51,19 @@ def serving(nodes: Sequence[NodeProto], own: Set[str], known: Set[str]) -> set[i
         if made & own or is_new:
             inside.add(place)
     return inside
+
+
+def check_scope(others: Sequence[NodeProto], own: Sequence[NodeProto], joints: Set[str]) -> None:
+    """Refuse nodes outside of a body that read what it makes, but for joints."""
+    made = {name for node in own for name in node.output if name}
+    for node in (each for each in others if joints.isdisjoint(each.output)):
+        if read := made.intersection([*node.input, *names_in_subgraphs(node)]):
+            raise ReapError(
+                f"{node.name or first_result(node)} reads inside the body of another node",
+                got=", ".join(sorted(read)),
+                expected="results alone",
+                hint="report the model's structure as a bug; --exclude the layers of the body",
+            )
 
 
 def is_as_it_was(nodes: Sequence[NodeProto], given: Sequence[NodeProto], changed: Set[str]) -> bool:

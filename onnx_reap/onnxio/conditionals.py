@@ -11,7 +11,13 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, NodeProto, helper
 
-from onnx_reap.onnxio.bodies import constants_as_nodes, first_result, is_as_it_was, serving
+from onnx_reap.onnxio.bodies import (
+    check_scope,
+    constants_as_nodes,
+    first_result,
+    is_as_it_was,
+    serving,
+)
 from onnx_reap.onnxio.renaming import Names, renamed
 
 
@@ -62,6 +68,7 @@ def put_back(
     own_names = {name for node in moved.nodes for name in node.output if name}
     inside = serving(nodes, own_names, known)
     own = [node for n, node in enumerate(nodes) if n in inside]
+    check_scope([node for n, node in enumerate(nodes) if n not in inside | {place}], own, joints)
     result = NodeProto()
     result.CopyFrom(moved.node)
     if not is_as_it_was(own, moved.nodes, changed):

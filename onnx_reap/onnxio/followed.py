@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
+from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.bodies import first_result, in_order
 from onnx_reap.onnxio.conditionals import Moved, take_apart
 from onnx_reap.onnxio.conditionals import put_back as branch_put_back
@@ -62,6 +63,10 @@ def with_bodies_in_front(
             unrolled, inside = unroll(node, known, around)
             found.append(unrolled)
             nodes += inside
+    if unmet := taken.keys() - {first_result(each.node) for each in found}:
+        raise ReapError(
+            "the model has no If or loop of these results", got=", ".join(sorted(unmet))
+        )
     del out.graph.node[:]
     out.graph.node.extend(nodes)
     return replace(light, proto=out), tuple(found)

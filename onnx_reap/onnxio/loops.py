@@ -113,7 +113,7 @@ class _Unrolling:
         return unrolled, self._nodes
 
     def _find_kept(self) -> dict[str, str]:
-        """Find what states begin as that no trip changes and some node reads, by all their names."""
+        """Find what states begin as that no trip changes and some node reads, by their names."""
         nodes = self._body.node
         handed_on = {node.output[0]: node.input[0] for node in nodes if node.op_type == "Identity"}
         read = {name for node in nodes for name in (*node.input, *names_in_subgraphs(node))}
@@ -128,7 +128,7 @@ class _Unrolling:
 
     def _split(self) -> tuple[list[NodeProto], list[NodeProto]]:
         """Tell the body's nodes that depend on constants alone from the others."""
-        constants = self._around.constants
+        constants = set(self._around.constants)
         fixed = constants | {name for name, source in self._kept.items() if source in constants}
         shared, repeated = [], []
         nodes = (node for node in self._body.node if self._kept.keys().isdisjoint(node.output))
@@ -137,7 +137,7 @@ class _Unrolling:
             made_of_fixed = node.input and fixed.issuperset(filter(None, node.input))
             if node.op_type == "Constant" or (standard and made_of_fixed and not bodies_of(node)):
                 shared.append(node)
-                fixed = fixed.union(node.output)
+                fixed.update(node.output)
             else:
                 repeated.append(node)
         return shared, repeated

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import GraphProto, NodeProto, helper
 
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio.bodies import first_result, is_as_it_was, serving
+from onnx_reap.onnxio.bodies import check_scope, first_result, is_as_it_was, serving
 from onnx_reap.onnxio.extract import bodies_of, names_in_subgraphs
 from onnx_reap.onnxio.loops import Unrolled
 from onnx_reap.onnxio.renaming import Rename, free_name, renamed
@@ -38,6 +38,8 @@ def put_back(
     body = [nodes[place] for place in sorted(inside) if first_result(nodes[place]) in wanted]
     reads = {first_result(node): node.input[0] for node in nodes if first_result(node) in joints}
     rolled = _rolled(loop, body, reads, changed)
+    others = [node for place, node in enumerate(nodes) if place not in inside]
+    check_scope(others, [nodes[place] for place in inside], joints)
     rest = [
         (place, node)
         for place, node in enumerate(nodes)

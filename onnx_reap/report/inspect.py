@@ -197,7 +197,8 @@ def _frozen(
                 reason,
                 reason in NORMAL_REASONS,
                 sum(row.channels for row in rows),
-                _rounded(np.sum([shares[row] for row in rows], axis=0)),
+                # Layers of one name, in the branches of an If, have equal rows, and one share.
+                _rounded(np.sum([shares[row] for row in dict.fromkeys(rows)], axis=0)),
                 tuple(rows),
             )
         )

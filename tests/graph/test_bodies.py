@@ -56,6 +56,39 @@ def test_layers_in_bodies_are_found_with_their_channels_and_costs():
     assert found.totals == {"choice": 64 * 4 * 3 + 3 * 64 * 8}
 
 
+@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("wide", [4, 2])
+def test_layers_of_one_name_in_two_branches_have_counts_of_their_own(taken, wide):
+    """Bodies may use the same names, also for Ifs inside of them."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    yes = n.constant(np.array(taken))
+
+    def once(channels: int) -> onnx.GraphProto:
+        weight = n.random(channels, 3, 1, 1)
+        return _body("f", oh.make_node("Conv", ["x", weight], ["f"], "layer"))
+
+    def twice(channels: int) -> onnx.GraphProto:
+        ifs = [
+            oh.make_node("If", [yes], [out], then_branch=once(channels), else_branch=once(1))
+            for out in "ab"
+        ]
+        return _body("g", *ifs, oh.make_node("Concat", ["a", "b"], ["g"], axis=1))
+
+    bodies = {"then_branch": twice(wide), "else_branch": once(2)}
+    y = n.node("If", yes, name="choice", **bodies)
+    model = n.model(n.node("ReduceMean", y, axes=[2, 3], keepdims=0))
+    feed = {"x": np.zeros((2, 3, 8, 8), np.float32)}
+    found = find_in_bodies(Model(model), feed, 2, ["CPUExecutionProvider"])
+    rows = {c: FrozenChannels("layer", c, REASON, "choice") for c in (1, 2, wide)}
+    cost = 64 * 3 * (2 * wide if taken else 2)
+    assert found.totals == {"choice": cost}
+    assert found.macs == {rows[1]: 0, rows[2]: 0} | {rows[wide if taken else 2]: cost} | (
+        {} if taken or wide == 2 else {rows[wide]: 0}
+    )
+    assert onnx_reap.inspect(model).total.macs == cost
+    assert sum(row.share.macs for row in onnx_reap.inspect(model).frozen) == cost
+
+
 def test_bodies_that_can_not_be_counted_say_so(monkeypatch):
     def refuse(*_args, **_options):
         raise onnx_reap.ReapError("the counting copy is refused")

@@ -14,6 +14,7 @@ from net import Net
 from small_models import chain, images, run
 
 import onnx_reap
+from onnx_reap.graph import conditions
 
 SETTINGS: dict[str, Any] = {"target_macs": 0.6, "round_to": 1}
 
@@ -92,6 +93,61 @@ def test_samples_that_disagree_leave_both_branches_alone():
     feeds = _feeds(8, 1) + _feeds(8, 0)
     with pytest.raises(onnx_reap.ReapError, match="made inside the body of If"):
         onnx_reap.reap(model, feeds, **SETTINGS)
+
+
+def _by_mean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let the mean of a sample choose the branch of an If, in place of the switch."""
+    (compare,) = (node for node in model.graph.node if node.op_type == "Equal")
+    zero = onnx.numpy_helper.from_array(np.array(0, np.float32), "zero")
+    model.graph.initializer.append(zero)
+    model.graph.node.insert(0, oh.make_node("ReduceMean", ["x"], ["mean"], keepdims=0))
+    compare.op_type, compare.input[:] = "Greater", ["mean", "zero"]
+    del model.graph.input[1]
+    return model
+
+
+def _with_counted_runs(monkeypatch) -> list[list[str]]:
+    """Return a list to which the names of conditions go whenever these are computed."""
+    computed = []
+
+    def counted(active, names, feed):
+        computed.append(names)
+        return plain(active, names, feed)
+
+    plain = conditions.run
+    monkeypatch.setattr(conditions, "run", counted)
+    return computed
+
+
+def test_samples_are_read_until_all_conditions_disagree(monkeypatch):
+    computed, data = _with_counted_runs(monkeypatch), images(128)
+    data -= data.mean(axis=(1, 2, 3), keepdims=True)
+    data[0] += 1
+    data[1:] -= 3
+    onnx_reap.inspect(_by_mean(in_branches(chain(8))), data)
+    assert len(computed) == 2  # a batch of one sample, then one of two
+    computed.clear()
+    onnx_reap.inspect(_by_mean(in_branches(chain(8))), data + 6)
+    assert len(computed) == len(conditions.FEW) + 128 / conditions.BATCH
+
+
+def test_conditions_that_disagree_are_computed_once(monkeypatch):
+    """Though another If is settled beside theirs, and the model read again."""
+    computed, data = _with_counted_runs(monkeypatch), images(24)
+    data[::2] += 3
+    data[1::2] -= 3
+    model = _by_mean(in_branches(chain(8)))
+    settled = onnx.compose.add_prefix(
+        in_branches(chain(4), switch=False), "b/", rename_inputs=False
+    )
+    model.graph.node.extend(settled.graph.node)
+    model.graph.output.extend(settled.graph.output)
+    onnx.checker.check_model(model)
+    seen = onnx_reap.inspect(model, data)
+    reasons = {row.reason for row in seen.frozen}
+    assert "made inside the body of If" in reasons
+    assert "result of If, or used in its other branch" in reasons
+    assert len(computed) == 2  # one sample, then two or three
 
 
 def test_an_if_in_a_branch_is_followed_too():
@@ -191,13 +247,7 @@ def test_results_that_are_integers_leave_an_if_alone():
 
 
 def test_a_condition_that_batches_and_single_samples_decide_differently_is_open():
-    model = in_branches(chain(8))
-    (compare,) = (node for node in model.graph.node if node.op_type == "Equal")
-    zero = onnx.numpy_helper.from_array(np.array(0, np.float32), "zero")
-    model.graph.initializer.append(zero)
-    model.graph.node.insert(0, oh.make_node("ReduceMean", ["x"], ["mean"], keepdims=0))
-    compare.op_type, compare.input[:] = "Greater", ["mean", "zero"]
-    del model.graph.input[1]
+    model = _by_mean(in_branches(chain(8)))
     data = images(64)
     data[0] -= data[0].mean() + 0.1  # alone it is below zero, with others above
     data[1:] += 1

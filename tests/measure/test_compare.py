@@ -254,6 +254,19 @@ def test_what_is_mere_rounding_is_not_compared():
     assert "could not be compared: it is mere rounding" in note
 
 
+def test_outputs_of_rounding_hide_no_wrong_one():
+    def build(shift: float, factor: float) -> onnx.ModelProto:
+        n = Net({"x": ("N", 4)})
+        for _ in "ab":
+            n.output(centred(n, n.node("Add", "x", n.constant(np.full(4, shift)))))
+        n.output(n.node("Mul", "x", n.constant(np.full(4, factor))))
+        return n.model()
+
+    assert len(check((build(1.0, 2.0), build(1.001, 2.0)))) == 2
+    with pytest.raises(CheckError, match="mul"):
+        check((build(1.0, 2.0), build(1.001, 2.1)))
+
+
 def test_what_is_more_than_rounding_is_compared():
     """Another model gives numbers near 1 where the first gives rounding."""
 

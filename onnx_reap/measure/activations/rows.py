@@ -16,6 +16,7 @@ from onnx_reap.errors import ReapError
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.runner import run_batches
+from onnx_reap.measure.samples import in_front_of_samples
 from onnx_reap.onnxio.dtypes import cast
 
 Rows = npt.NDArray[np.floating]
@@ -137,10 +138,26 @@ def sampled_rows(
     if not names:
         return
     rng, model = np.random.default_rng(seed), analysis.model.to_run()
-    for _, (values,) in run_batches(analysis, [model], samples, outputs=names, on_batch=on_batch):
+    runs = run_batches(
+        analysis,
+        [model],
+        samples,
+        outputs=names,
+        in_front=_in_front(analysis, [linear for linear, _ in layers], samples),
+        on_batch=on_batch,
+    )
+    for _, (values,) in runs:
         for linear, limit in layers:
             some = analysis.probe.shapes[linear.y]
             yield linear, sampled_patches(linear, values[linear.x], some, limit, rng)
+
+
+def _in_front(analysis: Analysis, layers: Sequence[Linear], samples: Calibration) -> dict[str, int]:
+    """Count what lies in front of the samples in layers' inputs, where a batch is padded."""
+    if len(samples) % (analysis.fixed_batch or 1) == 0:
+        return {}
+    found = in_front_of_samples(analysis, layers)
+    return {layer.x: found[layer.y] for layer in layers if layer.y in found}
 
 
 def sampled_patches(

@@ -21,8 +21,10 @@ class Steps:
 
 def sampled_steps(
     layer: Recurrence, tensors: Mapping[str, np.ndarray], limit: int, rng: np.random.Generator
-) -> Steps:
+) -> tuple[Steps, np.ndarray]:
     """Choose steps of a batch, at most `limit` by sample on average; none is past a sample's end.
+
+    The place of each in the (steps, samples) of the batch, (n,), comes second.
 
     Parameters
     ----------
@@ -48,7 +50,8 @@ def sampled_steps(
     at = evenly_spaced(1, len(step), limit * samples, rng)[0]
     step, sample = step[at], sample[at]
     after = np.moveaxis(after, 1, 0)
-    return Steps(x[step, sample][None], before[:, step, sample], after[:, step, sample])
+    taken = Steps(x[step, sample][None], before[:, step, sample], after[:, step, sample])
+    return taken, step * samples + sample
 
 
 def _before(

@@ -25,9 +25,9 @@ from onnx_reap.measure.autodiff.backward import (
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Tape, Value, attributes, opset
 from onnx_reap.measure.runner import batch_size, run_batches
+from onnx_reap.measure.samples import in_front_of_samples
 from onnx_reap.measure.sensitivity.divergence import Metric
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
-from onnx_reap.measure.sensitivity.samples import in_front_of_samples
 from onnx_reap.measure.variation import Variation, by_sample
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.solve.chunks import in_chunks
@@ -72,12 +72,9 @@ class Evaluation:
     @cached_property
     def in_front_of_samples(self) -> dict[str, int]:
         """By the outputs of layers with the type that rules write; see `samples`."""
-        known = {
-            layer.y: in_front_of_samples(self.analysis, layer)
-            for layer in self.analysis.flow.linears
-            if self.analysis.probe.dtypes[layer.y] == np.float32
-        }
-        return {y: count for y, count in known.items() if count is not None}
+        dtypes, layers = self.analysis.probe.dtypes, self.analysis.flow.linears
+        plain = [layer for layer in layers if dtypes[layer.y] == np.float32]
+        return in_front_of_samples(self.analysis, plain)
 
     @cached_property
     def batch(self) -> int:

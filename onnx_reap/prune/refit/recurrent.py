@@ -52,20 +52,22 @@ def wanted_steps(
     tensors: Mapping[str, np.ndarray],
     limit: int,
     rng: np.random.Generator,
-) -> list[np.ndarray]:
-    """Sample states in front of and behind steps of the original, then what every map gives."""
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Sample states in front of and behind steps of the original, then what every map gives.
+
+    The places of the steps come second, see `sampled_steps`.
+    """
     key = linear.node
     layer, gates = recurrence(pair.original.node(key), key), Gates.of(pair.original, key)
-    steps = sampled_steps(layer, tensors, limit, rng)
+    steps, places = sampled_steps(layer, tensors, limit, rng)
     axis, *_ = hidden_axes(key)
     _, units = pair.kept.get(axis, (0, np.arange(steps.after.shape[2])))
     outputs = [
         gates.outputs(part, steps.x, steps.before)[..., gates.places(part, units)]
         for part in layer.maps
     ]
-    return [
-        finite(linear, x) for x in (steps.before[..., units], steps.after[..., units], *outputs)
-    ]
+    rows = (steps.before[..., units], steps.after[..., units], *outputs)
+    return [finite(linear, x) for x in rows], places
 
 
 def refit_recurrent(

@@ -1,10 +1,14 @@
 """Rows of layers from both streams, at the same samples and positions."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from onnx_reap.graph.ir.recurrent import hidden_axes
+from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.moments import positions_for
 from onnx_reap.measure.activations.rows import (
     finite,
@@ -14,7 +18,7 @@ from onnx_reap.measure.activations.rows import (
     sample_positions,
 )
 from onnx_reap.measure.activations.steps import sampled_steps
-from onnx_reap.measure.runner import own_samples
+from onnx_reap.measure.samples import in_front_of_samples
 from onnx_reap.prune.refit.layer import Rows
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.order import Job, by_weight
@@ -25,12 +29,22 @@ ENTRIES = 2**24  # numbers in a layer's rows, past which fewer positions are tak
 Tensors = Mapping[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """Rows of a layer from one batch."""
+
+    rows: list[np.ndarray]  # (g, n, columns), of the same positions
+    places: np.ndarray  # (n,): where these are, in front of the axes of channels and of space
+    total: int  # Places that there are
+
+
 class Sampler:
     """Takes the same rows from the original's and the pruned model's activations."""
 
     def __init__(self, pair: ModelPair, jobs: Sequence[Job]) -> None:
         self._pair = pair
         self._number = {job.linear.node: i for i, job in enumerate(jobs)}
+        self._layers = [job.linear for job in jobs]
         self._fitting: dict[str, int] = {}  # Rows of a layer that are fitted, which come first
         # Layers that share a weight share the rows that one would have
         self._uses = {job.linear.node: len(team) for team in by_weight(jobs) for job in team}
@@ -39,46 +53,73 @@ class Sampler:
         self,
         batches: Iterable[Tensors],
         jobs: Sequence[Job],
-        rows: Callable[[Job, Tensors, np.random.Generator], list[np.ndarray]],
+        rows: Callable[[Job, Tensors, np.random.Generator], Sampled],
     ) -> dict[str, list[np.ndarray]]:
-        """Sample rows for some layers from a stream's batches: (g, n, columns) float32 arrays."""
+        """Sample rows for some layers from a stream's batches: (g, n, columns) float32 arrays.
+
+        Those of samples that are fitted come first, and none are of samples that pad a batch.
+        """
         pair, seen = self._pair, 0
         taken: dict[str, list[list[np.ndarray]]] = {job.linear.node: [] for job in jobs}
+        self._fitting |= dict.fromkeys(taken, 0)
         for batch in batches:
-            size = min(pair.batch, len(pair.calibration) - seen)
-            own = batch
-            if pair.pads:
-                own = {name: own_samples(x, size, pair.batch) for name, x in batch.items()}
+            own = min(pair.batch, len(pair.calibration) - seen)
+            fitting = min(max(pair.fit_samples - seen, 0), own)
             for job in jobs:
-                node, tensors = job.linear.node, batch if job.recurrence else own
+                node = job.linear.node
                 rng = np.random.default_rng((pair.run.settings.seed, seen, self._number[node]))
-                taken[node].append(rows(job, tensors, rng))
-            fitting = min(max(pair.fit_samples - seen, 0), size)
-            for node, parts in taken.items():
-                before = self._fitting[node] if seen else 0
-                self._fitting[node] = before + parts[-1][0].shape[1] * fitting // size
-            seen += size
+                found = rows(job, batch, rng)
+                order, fitted = self._division(job.linear, found, own, fitting)
+                taken[node].append([x[:, order] for x in found.rows])
+                self._fitting[node] += fitted
+            seen += own
         return {
             node: [np.concatenate(parts, axis=1) for parts in zip(*taken.pop(node), strict=True)]
             for node in list(taken)
         }
 
-    def target_rows(self, job: Job, tensors: Tensors, rng: np.random.Generator) -> list[np.ndarray]:
+    def _division(
+        self, linear: Linear, found: Sampled, own: int, fitting: int
+    ) -> tuple[np.ndarray | slice, int]:
+        """Put rows of the first `fitting` samples first, of those that are a batch's own.
+
+        Return their order, and how many are of samples that are fitted.
+        """
+        samples = self._pair.batch if self._pair.pads else own
+        if own == samples and fitting in (0, own):
+            return slice(None), len(found.places) if fitting else 0
+        # Where samples aren't told apart, they are taken to lie where they mostly do.
+        steps = self._pair.probe.shapes[linear.y][0] if linear.recurrent else 1
+        front = self._in_front.get(linear.y, steps)
+        sample = found.places * (front * samples) // found.total % samples
+        order = np.argsort(sample >= fitting, kind="stable")
+        order = order[sample[order] < own]
+        # Most layers have them in order: a slice leaves them, and their layout, as they are.
+        whole = np.array_equal(order, np.arange(len(order)))
+        return slice(len(order)) if whole else order, int((sample < fitting).sum())
+
+    @cached_property
+    def _in_front(self) -> dict[str, int]:
+        return in_front_of_samples(self._pair.run.analysis, self._layers)
+
+    def target_rows(self, job: Job, tensors: Tensors, rng: np.random.Generator) -> Sampled:
         """Sample what stood behind a layer in the original, of the channels that are left."""
         linear, limit = job.linear, self._positions(job)
         if job.recurrence is not None:
-            return wanted_steps(self._pair, linear, tensors, limit, rng)
+            steps, places = wanted_steps(self._pair, linear, tensors, limit, rng)
+            return Sampled(steps, places, math.prod(tensors[job.recurrence.x].shape[:2]))
         wanted = tensors[job.epilogue.tensor]
         at = sample_positions(linear, wanted.shape, limit, rng)
         _, channels = self._pair.kept.get(linear.y, (0, None))
-        return [finite(linear, output_rows(linear, wanted, at, channels))]
+        return _sampled(linear, [output_rows(linear, wanted, at, channels)], at, wanted.shape)
 
-    def input_rows(self, job: Job, tensors: Tensors, rng: np.random.Generator) -> list[np.ndarray]:
+    def input_rows(self, job: Job, tensors: Tensors, rng: np.random.Generator) -> Sampled:
         """Sample what a layer receives in the pruned model, and what is added behind it."""
         linear, x = job.linear, tensors[job.linear.x]
         if job.recurrence is not None:
-            steps = sampled_steps(job.recurrence, tensors, self._positions(job), rng)
-            return [finite(linear, steps.x), steps.before, steps.after]
+            steps, places = sampled_steps(job.recurrence, tensors, self._positions(job), rng)
+            rows = [finite(linear, steps.x), steps.before, steps.after]
+            return Sampled(rows, places, math.prod(x.shape[:2]))
         y_shape = list(self._pair.probe.shapes[linear.y])
         y_shape[linear.y_axis] = self._outputs(job)
         shape = output_shape(linear, x.shape, tuple(y_shape))
@@ -88,7 +129,7 @@ class Sampler:
             rows.append(
                 output_rows(linear, np.broadcast_to(tensors[job.epilogue.addend], shape), at)
             )
-        return [finite(linear, r) for r in rows]
+        return _sampled(linear, rows, at, shape)
 
     def target_bytes(self, job: Job) -> int:
         """Bytes that a layer's targets take, at most."""
@@ -130,3 +171,13 @@ class Sampler:
         limit = self._pair.run.settings.positions
         columns, per_row = inputs // linear.group, inputs + self._outputs(job)
         return positions_for(columns, per_row, samples, limit, ENTRIES)
+
+
+def _sampled(
+    linear: Linear, rows: Sequence[np.ndarray], at: np.ndarray, shape: Sequence[int]
+) -> Sampled:
+    """Take rows at (N, P) positions of an output."""
+    places, total = at[0], math.prod(shape[: linear.y_axis])
+    if linear.kernel:
+        places, total = np.repeat(np.arange(len(at)), at.shape[1]), shape[0]
+    return Sampled([finite(linear, x) for x in rows], places, total)

@@ -73,3 +73,26 @@ def test_fewer_rows_than_columns_are_kept_as_they_are(count: int, kept: bool):
     moments, node = captured(data(count))
     assert list(moments) == [node] and len(moments) == 1
     assert (moments[node] is not moments[node]) == kept
+
+
+@pytest.mark.parametrize("steps", [6, 8])
+def test_moments_are_those_of_a_batch_s_own_samples(steps):
+    """Where steps come in front of them, too, whether a batch divides the steps or not."""
+    values = np.random.default_rng(1).standard_normal((10, steps, 8)).astype(np.float32)
+    found = []
+    for batch in ("N", 4):
+        n = Net({"x": (batch, steps, 8)})
+        h = n.node("MatMul", n.node("Transpose", "x", perm=[1, 0, 2]), n.random(8, 6))
+        h = n.node("MatMul", n.node("Relu", h), n.random(6, 3))
+        proto = n.model(n.node("Transpose", h, perm=[1, 0, 2]))
+        inputs = model_inputs(proto)
+        samples = open_calibration(values, inputs)
+        analysis = analyse(proto, inputs, samples)
+        (tap,) = find_taps(analysis, analysis.groups)
+        settings = Settings(positions=1000)
+        moments = capture_moments(
+            analysis, [tap], samples, settings, total=10, to_device=lambda x: x
+        )
+        found.append(moments[tap.linear.node])
+    assert [each.count for each in found] == [10 * steps] * 2
+    np.testing.assert_allclose(found[1].gram, found[0].gram, rtol=1e-5)

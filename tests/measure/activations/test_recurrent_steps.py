@@ -63,9 +63,10 @@ def test_maps_and_activations_give_the_states(op, attributes, direction, lengths
     (y,) = run(proto, {"x": x})
     model = Model(proto)
     layer, gates = recurrence(model.node("rnn"), "rnn"), Gates.of(model, "rnn")
-    steps = sampled_steps(layer, {"x": x, "rnn_y": y}, 100, np.random.default_rng(0))
+    steps, places = sampled_steps(layer, {"x": x, "rnn_y": y}, 100, np.random.default_rng(0))
     own = LENGTHS if lengths else np.full(len(LENGTHS), STEPS)
     assert steps.x.shape == (1, own.sum(), INPUTS)
+    np.testing.assert_array_equal(steps.x[0], x.reshape(-1, INPUTS)[places])
     parts = [gates.outputs(part, steps.x, steps.before) for part in layer.maps]
     for d, backwards in enumerate(layer.backwards):
         for sample in np.split(np.arange(own.sum()), np.cumsum(own)[:-1]):
@@ -79,7 +80,7 @@ def test_few_of_many_steps_are_taken_alike():
     rng = np.random.default_rng(1)
     tensors = {"x": rng.random((STEPS, 4, INPUTS)), "rnn_y": rng.random((STEPS, 1, 4, HIDDEN))}
     some, all_ = (
-        sampled_steps(layer, tensors, limit, np.random.default_rng(0)) for limit in (2, 99)
+        sampled_steps(layer, tensors, limit, np.random.default_rng(0))[0] for limit in (2, 99)
     )
     at = [np.flatnonzero((all_.x[0] == row).all(axis=1)).item() for row in some.x[0]]
     assert len(at) == 8
