@@ -312,6 +312,26 @@ def test_a_vector_that_is_read_in_a_branch_and_behind_it_counts_where_one_reader
         check(studied, removal(studied, chosen, 0.3))
 
 
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+def test_a_vector_that_two_nodes_behind_a_branch_read_stays_one_constant(ratio):
+    """The branch, which reads it first, vanishes; that of the others is written once."""
+    net = Net({"x": ("N", 3, 8, 8)})
+    shared = net.constant(net.weight(C))
+    others = [net.constant(net.rng.uniform(0.5, 1.5, C).astype(np.float32)) for _ in range(3)]
+
+    def normalised(x: str) -> str:
+        return net("BatchNormalization", x, *others[:2], shared, others[2])
+
+    x = net.conv("x", 3, C, name="stem")
+    h = normalised(net.conv(net("Relu", net.conv(x, C, 6, name="a1")), 6, C, name="a2"))
+    h = normalised(net("Relu", normalised(net("Add", x, h, name="a_add"))))
+    y = net("Flatten", net("GlobalAveragePool", net.conv(h, C, 4, name="last")))
+    studied = study(net.model(y))
+    cut = check(studied, removal(studied, {"a1"}, ratio))
+    means = {n.input[3] for n in cut.graph.node if n.op_type == "BatchNormalization"}
+    assert len(means) == 1
+
+
 def test_constants_that_are_not_finite_vary_along_no_axis():
     with np.errstate(all="raise"):
         assert channel_axis(np.array([[1.0, np.inf], [1.0, np.inf]])) is None

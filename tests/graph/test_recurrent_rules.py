@@ -148,6 +148,18 @@ def test_weights_that_are_put_together():
     assert_slice_is_mask(recognizer("LSTM", weights=swapped), groups=BOTH)
 
 
+def test_a_weight_that_a_convolution_reads_otherwise_stays():
+    """Its outputs are directions, its taps entries of the hidden state."""
+    net = Net({"x": (5, "N", 4), "image": ("N", 3, 8)})
+    shared, w = net.constant(net.weight(2, HIDDEN, HIDDEN)), net.weight(2, HIDDEN, 4)
+    both = {"direction": "bidirectional", "hidden_size": HIDDEN}
+    net("RNN", "x", w, shared, name="rnn", outputs=["", "h"], **both)
+    y = net("Conv", net.conv("image", 3, HIDDEN, 1, rank=1, name="a"), shared, name="b")
+    outputs = net.conv(y, 2, 3, 1, rank=1, name="z"), net("MatMul", "h", net.weight(HIDDEN, 3))
+    frozen = {"b": "RNN uses the same weights otherwise", "rnn": "Conv uses the same weights"}
+    assert_slice_is_mask(net.model(*outputs), groups={}, frozen=frozen)
+
+
 def test_a_weight_that_depends_on_data_freezes():
     def computed(net, constants):
         size = net("ReduceMean", "x", keepdims=0)

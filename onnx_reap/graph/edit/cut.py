@@ -58,10 +58,12 @@ def cut_constants(model: Model, flow: Flow, kept: Kept) -> None:
     constants = model.constants()
     arrays = {name: constant.values for name, constant in constants.items()}
     new = _left(arrays, flow, kept)
+    alike: dict[str, np.ndarray] = {}
     for copy, name in model.copied.items():
         # The very same array is written once: what follows other units is another constant.
         if flow.followed(copy) == flow.followed(name):
-            new |= {copy: new[name]} if {copy, name} <= new.keys() else {}
+            if copy in new:  # the original may have gone with a branch
+                new[copy] = alike.setdefault(name, new.get(name, new[copy]))
         elif copy in arrays and copy not in new:
             new[copy] = arrays[copy].copy()
     for name, array in new.items():

@@ -221,7 +221,7 @@ class Model:
         return with_constants(out, self.constants().values(), self.light)
 
     def written_once(self) -> dict[str, str]:
-        """Return the copies of constants that equal their originals, whose names come second."""
+        """Return copies of constants with the names of those in whose place they are written."""
         return still_equal(self.copied, self.constants())
 
     def to_file(self) -> LightModel:

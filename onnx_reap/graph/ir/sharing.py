@@ -53,12 +53,17 @@ def unshare(
 
 
 def still_equal(copied: Mapping[str, str], constants: Mapping[str, gs.Constant]) -> dict[str, str]:
-    """Return those copies, with their originals, that still hold the very same array."""
-    return {
-        copy: name
-        for copy, name in copied.items()
-        if {copy, name} <= constants.keys() and constants[copy].values is constants[name].values
-    }
+    """Return copies that hold the very same array as another constant, with the name of that one.
+
+    It is the original, or the first of the copies where that has another array, or is gone.
+    """
+    first = {(n, id(constants[n].values)): n for n in copied.values() if n in constants}
+    same: dict[str, str] = {}
+    for copy, name in copied.items():
+        if copy in constants:
+            one = first.setdefault((name, id(constants[copy].values)), copy)
+            same |= {copy: one} if one != copy else {}
+    return same
 
 
 def _vectors(node: gs.Node, is_joint: bool) -> list[int]:

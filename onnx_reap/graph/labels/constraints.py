@@ -57,22 +57,29 @@ def _close_once(findings: Findings, tensors: Tensors) -> bool:
 
 
 def _freeze_other_uses(findings: Findings, tensors: Tensors) -> None:
-    """Freeze what a constant follows if some other use of the constant can't follow."""
-    bound: dict[str, list[Binding]] = {}
+    """Freeze what an axis of a constant follows if some other use of the constant can't follow."""
+    bound: dict[str, dict[int, list[Binding]]] = {}
     for binding in findings.bindings:
-        bound.setdefault(binding.constant, []).append(binding)
+        axes = bound.setdefault(binding.constant, {})
+        axes.setdefault(binding.constant_axis, []).append(binding)
     model = findings.model
     outside = set(captured_tensors(model.nodes)) | {t.name for t in model.graph.outputs}
-    reasons = {name: Reason(name, "weights used elsewhere too") for name in outside}
+    reasons = {
+        (name, axis): Reason(name, "weights used elsewhere too")
+        for name, axes in bound.items()
+        for axis in axes
+        if name in outside
+    }
     for node in model.nodes:
         for index, tensor in enumerate(node.inputs):
-            if tensor.name in bound and (id(node), index) not in findings.bound_uses:
-                text = f"{node.op} uses the same weights otherwise"
-                reasons[tensor.name] = Reason(model.keys[id(node)], text)
-    for name in reasons.keys() & bound.keys():
-        for binding in bound[name]:
+            text = f"{node.op} uses the same weights otherwise"
+            covered = findings.bound_uses.get((id(node), index), set())
+            for axis in bound.get(tensor.name, {}).keys() - covered:
+                reasons[tensor.name, axis] = Reason(model.keys[id(node)], text)
+    for (name, axis), reason in reasons.items():
+        for binding in bound[name][axis]:
             if binding.tensor in tensors:
-                findings.sets.freeze(tensors[binding.tensor], reasons[name])
+                findings.sets.freeze(tensors[binding.tensor], reason)
 
 
 def _close_shared(same: list[Binding], findings: Findings, tensors: Tensors) -> bool:

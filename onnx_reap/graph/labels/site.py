@@ -37,8 +37,8 @@ class Findings:
     equal_counts: list[EqualCounts] = field(default_factory=list)
     # Channels by the node that made them
     makers: dict[str, LabelArray] = field(default_factory=dict)
-    # (id of node, input): uses of constants that a binding covers
-    bound_uses: set[tuple[int, int]] = field(default_factory=set)
+    # By use of a constant, (id of node, input): the axes that a binding covers
+    bound_uses: dict[tuple[int, int], set[int]] = field(default_factory=dict)
     # Tensors that are computed from the sizes of others
     of_sizes: set[str] = field(default_factory=set)
     # Axes of tensors that a number is computed from
@@ -170,7 +170,7 @@ class Site(View):
     def bind(self, index: int, axis: int, tensor: str, tensor_axis: int, blocks: int = 1) -> None:
         """Declare that an axis of a constant input follows an axis of a tensor."""
         self.used.add(index)
-        self._findings.bound_uses.add((id(self.node), index))
+        self._findings.bound_uses.setdefault((id(self.node), index), set()).add(axis)
         binding = Binding(self.name(index), axis, tensor, tensor_axis, blocks)
         self._findings.bindings.append(binding)
 

@@ -130,7 +130,6 @@ def _gather_or_embed(site: Site) -> None:
     last = len(site.output_shape()) - 1
     site.fresh(axis=last)
     site.bind(0, 1, site.output_name(), last)
-    site.bind(0, 0, site.name(0), 0)  # of which nothing goes, nor where else the table is read
 
 
 def _thin(labels: LabelArray, axis: int) -> LabelArray:

@@ -66,7 +66,8 @@ def gather(at: Step) -> Value:
     """Gradient of a Gather: what was taken once is put back, what was taken often adds up."""
     if takes_nothing_twice(at.node, at.tape.constants):
         return put_back(at)
-    axis, taken = at.get("axis", 0) % at.rank, len(at.input(1).shape)
+    # A cut may have put another index in place, of which no shape is known.
+    axis, taken = at.get("axis", 0) % at.rank, len(at.y.shape) - at.rank + 1
     order = [axis, *(a for a in range(at.rank) if a != axis)]
     lead = range(axis, axis + taken)
     rest = [a for a in range(len(at.y.shape)) if a not in lead]

@@ -44,6 +44,16 @@ def test_nodes_that_the_cut_inserts():
     better_than_the_cut(n.model(n.head(h, 8, 5)), images())
 
 
+def test_indices_that_the_cut_corrects():
+    n = Net({"x": ("N", 3, 8, 8)})
+    twice = np.array([0, *range(8), -1])  # whose gradients add up
+    h = n.node("Gather", n.block("x", 3, 8), twice, axis=1, name="taken")
+    model = n.model(n.head(n.block(h, 10, 8), 8, 5))
+    result = onnx_reap.reap(model, images(), ratio=0.5, round_to=1, joint_refit=2)
+    index = next(node.input[1] for node in result.model.graph.node if node.name == "taken")
+    assert index not in {tensor.name for tensor in model.graph.initializer}
+
+
 def test_float16_with_large_activations():
     model = chain(dtype=np.float16)
     data = (images() * 30).astype(np.float16)
