@@ -30,12 +30,10 @@ def read_rows(
     keys : int
         First cells that name a row: by the first itself, or by a tuple of so many.
     heading : str
-        Of the section that holds the table, where a page has several.
+        Of the section that holds the table; above the first one by default.
     """
-    page = path.read_text() if path.exists() else ""
-    text = _sections(page).get(heading, "") if heading else page
     rows: dict[Any, RowT] = {}
-    for line in text.splitlines():
+    for line in _sections(path).get(heading, "").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == len(titles) and line.startswith("| ") and cells[0] != titles[0]:
             rows[cells[0] if keys == 1 else tuple(cells[:keys])] = kind(*cells)
@@ -51,15 +49,15 @@ def write_section(
     path: Path, heading: str, text: str, titles: Sequence[str], rows: Iterable[Any]
 ) -> None:
     """Write one section of a page, a text and a table below it; the rest of the page stays."""
-    top, *_ = SECTION.split(path.read_text())
-    sections = _sections(path.read_text())
-    sections[heading] = _with_table(f"## {heading}\n\n{text}", titles, rows)
-    path.write_text("\n\n".join([top.rstrip(), *sections.values()]) + "\n")
+    section = _with_table(f"## {heading}\n\n{text}", titles, rows)
+    sections = _sections(path) | {heading: section}
+    path.write_text("\n\n".join(filter(None, sections.values())) + "\n")
 
 
-def _sections(page: str) -> dict[str, str]:
-    """Return the sections of a page by their headings, in order."""
-    return {part.partition("\n")[0][3:]: part.rstrip() for part in SECTION.split(page)[1:]}
+def _sections(path: Path) -> dict[str, str]:
+    """Return the sections of a page by heading, in order; what is above them by an empty one."""
+    top, *parts = SECTION.split(path.read_text() if path.exists() else "")
+    return {"": top.rstrip()} | {part.partition("\n")[0][3:]: part.rstrip() for part in parts}
 
 
 def _with_table(text: str, titles: Sequence[str], rows: Iterable[Any]) -> str:
