@@ -8,9 +8,11 @@ from functools import partial
 import kind_bodies as bodies
 import kind_models as models
 import kind_networks as networks
-from kind_models import Build
+from kind_models import Build, typed
 from kind_networks import recurrent
 from onnx import TensorProto
+
+FLOAT16, BFLOAT16 = TensorProto.FLOAT16, TensorProto.BFLOAT16
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ KINDS = (
     Kind(OPTIMIZER, "BiasGelu", models.bias_gelu),
     Kind(OPTIMIZER, "SkipLayerNormalization", models.skip_layer_norm),
     Kind(OPTIMIZER, "MultiHeadAttention", partial(models.of_heads, op="MultiHeadAttention")),
+    Kind(OPTIMIZER, "a stack of these", models.encoder),
     Kind(PLACES, "Gather rows", networks.rows),
     Kind(PLACES, "Gather, ScatterElements", networks.scatter_elements, (18,)),
     Kind(PLACES, "GatherND, ScatterND", networks.scatter_nd, (18,)),
@@ -86,7 +89,8 @@ KINDS = (
     Kind(RECURRENT, "GRU, state an input", partial(recurrent, op="GRU", state="input")),
     Kind(INPUTS, "texts: LabelEncoder, Gather", networks.letters, (15,)),
     Kind(INPUTS, "ids: Gather", networks.embedding),
-    Kind(TYPES, "float16", partial(models.typed, kind=TensorProto.FLOAT16)),
-    Kind(TYPES, "bfloat16", partial(models.typed, kind=TensorProto.BFLOAT16), (22,)),
+    Kind(TYPES, "float16", partial(typed, build=models.plain, kind=FLOAT16)),
+    Kind(TYPES, "float16, fused", partial(typed, build=models.encoder, kind=FLOAT16)),
+    Kind(TYPES, "bfloat16", partial(typed, build=models.plain, kind=BFLOAT16), (22,)),
     Kind(TYPES, "scalars", models.scalars),
 )

@@ -214,6 +214,19 @@ def skip_layer_norm(g: Graph) -> str:
     return g.dense(x, C, 4)
 
 
+def encoder(g: Graph) -> str:
+    """Stack blocks of a transformer, as onnxruntime's optimizer fuses them."""
+    x = g.dense(g.input("x", BATCH, 10, 12), 12, C)
+    for _ in range(2):
+        q, k, v = (g.dense(x, C, 2 * C) for _ in range(3))
+        y = g.dense(g("MultiHeadAttention", q, k, v, num_heads=4, domain=MICROSOFT), 2 * C, C)
+        x = g("SkipLayerNormalization", x, y, g.scale(C), g.shift(C), domain=MICROSOFT)
+        y = g("FusedMatMul", x, g.weight(2 * C, C), transB=1, domain=MICROSOFT)
+        y = g.dense(g("BiasGelu", y, g.shift(2 * C), domain=MICROSOFT), 2 * C, C)
+        x = g("SkipLayerNormalization", x, y, g.scale(C), g.shift(C), domain=MICROSOFT)
+    return g.dense(x, C, 4)
+
+
 def plain(g: Graph) -> str:
     """Convolutions, one of them depthwise, and a shortcut."""
     h = g.block(g.images(), 3, C)
@@ -223,6 +236,7 @@ def plain(g: Graph) -> str:
     return str(g("Gemm", g("Flatten", g("GlobalAveragePool", h)), weight, g.shift(8)))
 
 
-def typed(g: Graph, kind: int) -> str:
+def typed(g: Graph, build: Build, kind: int) -> str:
+    """Make the same in another type."""
     g.dtype = np.dtype(oh.tensor_dtype_to_np_dtype(kind))
-    return plain(g)
+    return build(g)

@@ -68,7 +68,7 @@ and why is the same with trained ones, the errors are not. *Error*: squared erro
 over its variance, on samples kept aside; *sliced* is the same cut without a refit. *Same at 1, 2,
 3*: at these batch sizes the sliced model gives what the original gives with the removed channels
 zeroed in the layers that read them; *on feeds*: the same for models without a batch axis, on so
-many feeds. Otherwise as above.
+many feeds; *in parts*: an operator was written as others. Otherwise as above.
 """
 CONSOLE = Console(width=200)
 Samples = Any  # arrays by input, or a list of feeds
@@ -162,7 +162,10 @@ def compared(given: Example, sliced: onnx_reap.Result) -> str:
         a, b = want.astype(np.float64), have.astype(np.float64)
         if not (off := np.abs(a - b).max() / np.abs(a).max()) <= tolerance:
             return f"{FAILED}off by {off:.2g} of the largest entry"
-    return "same at 1, 2, 3" if open_ else f"same on {len(samples)} feeds"
+    told = "same at 1, 2, 3" if open_ else f"same on {len(samples)} feeds"
+    after = {node.op_type for node in sliced.model.graph.node}
+    lost = {node.op_type for node in given.model.graph.node if node.domain} - after
+    return told + "".join(f"; {op} in parts" for op in sorted(lost))
 
 
 def runner(model: onnx.ModelProto) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:

@@ -185,7 +185,7 @@ def definition(call: NodeProto, opset: int, types: Types) -> FunctionProto | Non
     if define is None:
         return None
     try:
-        body = Body(call, opset)
+        body = Body(call, opset, types)
         results = define(body, types)
     except (ArithmeticError, LookupError, TypeError, ValueError):
         return None  # a call without what it must have, of which onnxruntime says what it is
