@@ -66,6 +66,7 @@ KINDS = (
     Kind(OPTIMIZER, "BiasGelu", models.bias_gelu),
     Kind(OPTIMIZER, "SkipLayerNormalization", models.skip_layer_norm),
     Kind(OPTIMIZER, "MultiHeadAttention", partial(models.of_heads, op="MultiHeadAttention")),
+    Kind(OPTIMIZER, "Attention", models.fused_attention),
     Kind(OPTIMIZER, "a stack of these", models.encoder),
     Kind(PLACES, "Gather rows", networks.rows),
     Kind(PLACES, "Gather, ScatterElements", networks.scatter_elements, (18,)),

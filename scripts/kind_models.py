@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from onnx import helper as oh
-from small_graphs import BATCH, Graph
+from small_graphs import BATCH, Graph, below
 
 Build = Callable[..., str]  # adds nodes to a graph, and returns the output
 C = 16  # channels
@@ -212,6 +212,14 @@ def skip_layer_norm(g: Graph) -> str:
         inner = g.dense(g("Relu", g.dense(x, C, 2 * C)), 2 * C, C)
         x = g("SkipLayerNormalization", x, inner, g.scale(C), g.shift(C), domain=MICROSOFT)
     return g.dense(x, C, 4)
+
+
+def fused_attention(g: Graph) -> str:
+    """Make queries, keys and values by one weight, and attend under a mask."""
+    x, mask = g.input("x", BATCH, 10, C), g.input("mask", BATCH, 10, draw=below(2))
+    weight, mask = g.weight(C, 6 * C, fan=C), g("Cast", mask, to=6)
+    given: dict[str, Any] = {"num_heads": 4, "qkv_hidden_sizes": [2 * C] * 3, "domain": MICROSOFT}
+    return g.dense(g("Attention", x, weight, g.shift(6 * C), mask, **given), 2 * C, 4)
 
 
 def encoder(g: Graph) -> str:

@@ -1,7 +1,7 @@
 """The nodes that the call of a function stands for, while they are written."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from onnx import NodeProto, TensorProto, TypeProto, helper
@@ -44,6 +44,13 @@ class Body:
     def integers(self, *values: int) -> str:
         """Add a list of integers."""
         return self("Constant", value_ints=values)
+
+    def split(self, x: str, sizes: Sequence[int]) -> list[str]:
+        """Split along the last axis."""
+        inputs = [x, self.integers(*sizes)]
+        parts = [f"Split_{len(self.nodes)}_{index}" for index in range(len(sizes))]
+        self.nodes.append(helper.make_node("Split", inputs, parts, axis=-1))
+        return parts
 
     def shifted(self, x: str, *others: int) -> str:
         """Add those of some inputs that are there."""

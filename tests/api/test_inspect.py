@@ -88,7 +88,8 @@ def test_shares_add_up_to_what_the_file_holds(name: str):
 def test_layers_of_unknown_operators_have_a_row_of_their_own():
     n = Net({"x": ("N", 3, 8)})
     weights = n.weight(8, 24), n.weight(24)
-    y = n("Attention", "x", *weights, num_heads=2, domain="com.microsoft", name="fused")
+    given = {"num_heads": 2, "unidirectional": 1, "domain": "com.microsoft"}
+    y = n("Attention", "x", *weights, name="fused", **given)
     seen = onnx_reap.inspect(n.model(n("MatMul", y, n.weight(8, 4)), check=False))
     reason = "no rule for operator com.microsoft::Attention"
     (row,) = (each for each in seen.frozen if each.reason == reason)

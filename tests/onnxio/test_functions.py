@@ -88,6 +88,16 @@ CONTRIB = {
         [X, floats(2, 5, 8), floats(8)],
         {"epsilon": 1e-3},
     ),
+    "attention by one weight": (
+        "Attention",
+        [X, floats(8, 24), floats(24), np.array([[1] * 5, [1, 1, 1, 0, 0]], np.int32)],
+        {"num_heads": 2},
+    ),
+    "attention by one weight, wider": (
+        "Attention",
+        [X, floats(8, 40), None, None, None, floats(1, 2, 5, 5)],
+        {"num_heads": 2, "qkv_hidden_sizes": [12, 12, 16], "scale": 0.3},
+    ),
     "attention": ("MultiHeadAttention", [X, floats(2, 6, 8), floats(2, 6, 8)], {"num_heads": 2}),
     "attention, bias": (
         "MultiHeadAttention",
