@@ -22,7 +22,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-from doc_tables import LONGEST, most_frequent_reasons, one_line, read_rows, write_page
+from doc_tables import (
+    COVERAGE,
+    FAILED,
+    LONGEST,
+    REFUSED,
+    most_frequent_reasons,
+    one_line,
+    read_rows,
+    write_section,
+)  # fmt: skip
 from rich.console import Console
 
 import onnx_reap
@@ -30,7 +39,7 @@ from onnx_reap.errors import CheckError
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.report.records import Report
 
-TABLE = Path(__file__).resolve().parent.parent / "docs" / "coverage.md"
+TABLE, HEADING = COVERAGE, "Exports"
 RATIO, GOAL = 0.5, 45.0  # fraction of the channels to remove; MACs that should go, in percent
 TOLERANCE, HALF_TOLERANCE = 2e-3, 5e-2  # relative to an output's largest entry
 CONSOLE = Console(width=200)
@@ -51,10 +60,7 @@ class Row:
 
 
 TITLES = ("model", "convs", "MACs off %", "groups cut", "layers frozen", "outcome", "reasons", "s")
-REFUSED, FAILED = "refused: ", "FAILURE: "
-PAGE = """\
-# Coverage
-
+TEXT = """\
 What `onnx-reap --ratio 0.5 --criterion l1 --no-refit` does to exports of many
 architectures, made by `scripts/coverage.py`. *Same at 1, 2, 3*: at these batch sizes the
 cut model gives what the original gives with the removed channels zeroed in the layers
@@ -157,7 +163,7 @@ def _assert_same(name: str, want: np.ndarray, have: np.ndarray) -> None:
 
 def read_table(path: Path = TABLE) -> dict[str, Row]:
     """Read the rows of a table that was written before, by model."""
-    return read_rows(path, Row, TITLES)
+    return read_rows(path, Row, TITLES, heading=HEADING)
 
 
 def summary(rows: Iterable[Row]) -> str:
@@ -176,9 +182,9 @@ def summary(rows: Iterable[Row]) -> str:
 
 
 def write_table(rows: Mapping[str, Row], path: Path) -> None:
-    """Write the page, models in alphabetical order."""
-    text = PAGE.format(summary=summary(rows.values()))
-    write_page(path, text, TITLES, [rows[name] for name in sorted(rows)])
+    """Write the section, models in alphabetical order."""
+    text = TEXT.format(summary=summary(rows.values()))
+    write_section(path, HEADING, text, TITLES, [rows[name] for name in sorted(rows)])
 
 
 def main() -> None:

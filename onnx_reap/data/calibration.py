@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from math import prod
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -170,6 +171,14 @@ class Calibration:
                 if is_float(batch.dtype) and not np.isfinite(batch).all():
                     raise self._infinite(name, batch, indices)
             yield feed
+
+    def same_values(self) -> dict[str, Any]:
+        """Return the number, flag or text of each input that holds one, the same in all samples."""
+        seen = {name: set[Any]() for name, shape in self.shapes.items() if prod(shape) == 1}
+        for feed in self.batches(1) if seen else ():
+            for name, values in seen.items():
+                values.add(feed[name].item())
+        return {name: values.pop() for name, values in seen.items() if len(values) == 1}
 
     def at(self, places: Sequence[int]) -> Calibration:
         """Choose samples by their places among these, in any order and any number of times."""

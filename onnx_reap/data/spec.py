@@ -27,6 +27,8 @@ class InputSpec:
     named: tuple[int, ...] | None = None
     # What the model looks up: integers from the first up to the second, or texts; None if anything
     lookup: tuple[int, int] | tuple[str, ...] | None = None
+    # What is fed where there are no data, if that is known
+    value: int | float | str | None = None
 
     def __str__(self) -> str:
         return f"{self.name} {describe(self.dtype, self.shape)}"
@@ -59,6 +61,16 @@ class InputSpec:
         if self.channel_axis == 3:
             return height, width, channels
         return channels, height, width
+
+    def holds(self, value: object) -> bool:
+        """Whether a number, flag or text can be an entry of this input."""
+        if self.is_text or not isinstance(value, (int, float)):
+            return self.is_text and isinstance(value, str)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return bool(np.array(value, self.dtype) == value)
+        except OverflowError:
+            return False
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether a batch of this shape, of any size, can be fed."""

@@ -181,6 +181,8 @@ def _sample(rng: np.random.Generator, recipe: Recipe, shape: tuple[int, ...]) ->
     spec = recipe.spec
     pixels = spec.dtype == np.uint8 or recipe.affine is not None
     whole = len(shape) == len(spec.shape)
+    if spec.value is not None:
+        return np.full(shape, spec.value, object if spec.is_text else None)
     if spec.lookup is not None or spec.is_text:
         return _looked_up(rng, spec.lookup or LETTERS, shape)
     if whole or spec.channel_axis is None or not (spec.is_float or pixels):

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +64,11 @@ class Analysis:
         """Tensors whose inner sizes, past the first two axes, differ from one run to another."""
         sizes = self.probe.dynamic if self.samples.alone else {}
         return frozenset(name for name, axes in sizes.items() if max(axes, default=0) > 1)
+
+    @cached_property
+    def input_values(self) -> dict[str, Any]:
+        """What inputs hold in all samples alike, where branches may follow from it."""
+        return self.samples.same_values() if self.model.taken else {}
 
     def runnable(self, model: LightModel) -> LightModel:
         """Return what to run and compare of a model of the same operators.

@@ -17,7 +17,7 @@ from onnx_reap.graph.ir.model import Model, is_floating
 from onnx_reap.graph.labels.records import Flow
 from onnx_reap.graph.mac_formulas import formula_of
 from onnx_reap.graph.macs_by_run import Place, count_by_run
-from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.graph.rules.traits import Trait, has_rule, traits_of
 from onnx_reap.onnxio.session import Feed
 
 
@@ -25,7 +25,7 @@ from onnx_reap.onnxio.session import Feed
 class Bodies:
     """What the bodies of a model's own nodes hold."""
 
-    frozen: tuple[FrozenChannels, ...]  # Made by layers in them
+    frozen: tuple[FrozenChannels, ...]  # Made by layers in them, or by those without a rule
     macs: Mapping[FrozenChannels, float]  # Multiply-accumulates per sample of these layers
     # By the model's own node, of all that its bodies hold, or of itself where no rule counts it
     totals: Mapping[str, float]
@@ -87,6 +87,13 @@ def find_in_bodies(
                 row = FrozenChannels(inner.name or _first(inner), channels, reason, key)
                 frozen.append(row)
                 macs[row] = macs.get(row, 0.0) + counts_of.get(place, 0.0)
+    for node in uncounted:
+        if channels := _channels_without_rule(node):
+            name = node.op if node.domain in STANDARD_DOMAINS else f"{node.domain}::{node.op}"
+            key = model.keys[id(node)]
+            row = FrozenChannels(key, channels, f"no rule for operator {name}" + unknown, key)
+            frozen.append(row)
+            macs[row] = totals[key]
     return Bodies(tuple(frozen), macs, totals)
 
 
@@ -123,8 +130,7 @@ def _channels(node: gs.Node) -> int:
     if node.domain not in STANDARD_DOMAINS:
         return 0
     if Trait.RECURRENT in traits_of(node.op):
-        directions = 2 if node.attrs.get("direction") == "bidirectional" else 1
-        return directions * int(node.attrs.get("hidden_size", 0))
+        return _states(node)
     shape = _weight_shape(node)
     match node.op:
         case "Conv" if len(shape) > 2:
@@ -136,6 +142,23 @@ def _channels(node: gs.Node) -> int:
         case "MatMul" if len(shape) > 1:
             return shape[-1]
     return 0
+
+
+def _states(node: gs.Node) -> int:
+    """Count the units of a recurrent layer's hidden state, of both directions."""
+    directions = 2 if node.attrs.get("direction") == "bidirectional" else 1
+    return directions * int(node.attrs.get("hidden_size", 0))
+
+
+def _channels_without_rule(node: gs.Node) -> int:
+    """Count the channels that a layer of an unknown operator makes; 0 if it has no weight."""
+    shapes = (tuple(t.shape) for t in node.inputs if isinstance(t, gs.Constant))
+    weight = next((shape for shape in shapes if len(shape) > 1), ())
+    if not weight or (node.domain in STANDARD_DOMAINS and has_rule(node.op)):
+        return 0
+    if "hidden_size" in node.attrs:
+        return _states(node)
+    return int(weight[0 if len(weight) > 2 or node.attrs.get("transB") else -1])
 
 
 def _weight_shape(node: gs.Node) -> tuple[int, ...]:

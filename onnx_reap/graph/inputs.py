@@ -84,6 +84,26 @@ def with_sizes(inputs: Sequence[InputSpec], shapes: Mapping[str, Sequence[int]])
     return filled
 
 
+def with_values(
+    inputs: Sequence[InputSpec], values: Mapping[str, int | float | str]
+) -> list[InputSpec]:
+    """Tell of inputs what they are fed where there are no data.
+
+    Raises
+    ------
+    ReapError
+        If an input can't hold its value.
+    """
+    for spec in inputs:
+        if spec.name in values and not spec.holds(values[spec.name]):
+            raise ReapError(
+                f"plan: a value that input {spec.name} can't hold",
+                got=str(values[spec.name])[:80],
+                expected="a text" if spec.is_text else f"a number or flag, {spec.dtype.name}",
+            )
+    return [replace(spec, value=values.get(spec.name)) for spec in inputs]
+
+
 def _filled(
     name: str, dims: Sequence[int | None], given: Sequence[int] | None
 ) -> tuple[int | None, ...]:

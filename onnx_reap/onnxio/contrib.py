@@ -1,10 +1,10 @@
 """What the operators of onnxruntime's optimizer stand for, in ONNX's own operators."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx
-from onnx import FunctionProto, NodeProto
+from onnx import FunctionProto, NodeProto, TensorProto
 
 from onnx_reap.onnxio.call_body import Body
 from onnx_reap.onnxio.integer_calls import INTEGER_CALLS
@@ -129,9 +129,8 @@ def _multi_head_attention(body: Body, types: Types) -> list[str] | None:
     extra = [i for i in range(3, len(body.call.input)) if body.has(i) and i not in (3, 5)]
     separate = body.has(1) and body.has(2) and _rank(types, body.call.input[1]) == 3
     width = _last(types, body.call.input[0])
-    if extra or not separate or width is None or any(body.call.output[1:]):
+    if extra or not separate or width is None or _is_beyond(body):
         return None
-    heads = int(body.given["num_heads"])
     sides = ["0", "1", "2"]
     if body.has(3):
         if _last(types, body.call.input[2]) != width:
@@ -139,16 +138,48 @@ def _multi_head_attention(body: Body, types: Types) -> list[str] | None:
         biases = body("Reshape", "3", body.integers(3, -1))
         rows = [body("Gather", biases, _index(body, i), axis=0) for i in range(3)]
         sides = [body("Add", x, row) for x, row in zip(sides, rows, strict=True)]
+    return [_attended(body, sides, width, lambda scores: body.shifted(scores, 5))]
+
+
+def _self_attention(body: Body, types: Types) -> list[str] | None:
+    """Attention that makes queries, keys and values by one weight, without a cache."""
+    columns = _last(types, body.call.input[1])
+    masked = body.has(3)
+    if masked and _rank(types, body.call.input[3]) != 2:
+        return None  # lengths, or masks that are not those of keys alone
+    if columns is None or body.has(4) or body.has(6) or body.opset < 13 or _is_beyond(body):
+        return None
+    sizes = body.given.get("qkv_hidden_sizes") or [columns // 3] * 3
+    sides = body.split(body.shifted(body("MatMul", "0", "1"), 2), sizes)
+
+    def shifted(scores: str) -> str:
+        if masked:
+            keys = body("Reshape", "3", body.integers(0, 1, 1, -1))
+            seen = body("Cast", keys, to=TensorProto.BOOL)
+            away = body.number("mask_filter_value", -10000.0)
+            scores = body("Add", scores, body("Where", seen, 0.0, away))
+        return body.shifted(scores, 5)
+
+    return [_attended(body, sides, sizes[0], shifted)]
+
+
+def _is_beyond(body: Body) -> bool:
+    """Whether a call asks for more than attention of all places to all places."""
+    asked = (body.given.get(name) for name in ("unidirectional", "do_rotary"))
+    return any(asked) or any(body.call.output[1:])
+
+
+def _attended(body: Body, sides: Sequence[str], width: int, shifted: Callable[[str], str]) -> str:
+    """Add attention of queries, keys and values; `shifted` adds what comes to the scores."""
+    heads = int(body.given["num_heads"])
     split = [body("Reshape", x, body.integers(0, 0, heads, -1)) for x in sides]
     orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
     q, k, v = (body("Transpose", x, perm=p) for x, p in zip(split, orders, strict=True))
     scale = body.number("scale", 0.0) or (width / heads) ** -0.5
-    scores = body.shifted(body("Mul", body("MatMul", q, k), scale), 5)
-    if body.given.get("unidirectional"):
-        return None
+    scores = shifted(body("Mul", body("MatMul", q, k), scale))
     mixed = body("MatMul", body("Softmax", scores, axis=-1), v)
     joined = body("Transpose", mixed, perm=[0, 2, 1, 3])
-    return [body("Reshape", joined, body.integers(0, 0, -1))]
+    return body("Reshape", joined, body.integers(0, 0, -1))
 
 
 def _index(body: Body, value: int) -> str:
@@ -165,6 +196,7 @@ def _last(types: Types, name: str) -> int | None:
 _MICROSOFT = "com.microsoft"
 _DEFINITIONS: Mapping[tuple[str, str], Definition] = {
     **INTEGER_CALLS,
+    (_MICROSOFT, "Attention"): _self_attention,
     (_MICROSOFT, "BiasGelu"): _bias_gelu,
     (_MICROSOFT, "FastGelu"): _fast_gelu,
     (_MICROSOFT, "FusedConv"): _fused_conv,
@@ -185,7 +217,7 @@ def definition(call: NodeProto, opset: int, types: Types) -> FunctionProto | Non
     if define is None:
         return None
     try:
-        body = Body(call, opset)
+        body = Body(call, opset, types)
         results = define(body, types)
     except (ArithmeticError, LookupError, TypeError, ValueError):
         return None  # a call without what it must have, of which onnxruntime says what it is

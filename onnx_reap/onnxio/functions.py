@@ -5,7 +5,7 @@ A call can be one of the model's own functions, of an operator that onnxruntime'
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from functools import cache
+from functools import partial
 from typing import Any
 
 import onnx
@@ -30,35 +30,52 @@ class Functions:
     wanted : callable
         Tells whether an operator of ONNX's own is to be taken for its body.
     types : callable
-        Returns the types of tensors as far as they are known; only called where a body depends on
-        them.
+        Returns the types of tensors as far as they are known, with other nodes instead of the
+        model's if it is given any; only called where a body depends on them.
     """
 
     def __init__(
         self,
         model: onnx.ModelProto,
         wanted: Callable[[str], bool],
-        types: Callable[[], Types],
+        types: Callable[[Sequence[NodeProto] | None], Types],
     ) -> None:
         self.opset = max((e.version for e in model.opset_import if e.domain in OWN), default=1)
         self._domains = {entry.domain for entry in model.opset_import} | {*OWN}
         self._local = {(f.domain, f.name): f for f in model.functions}
-        self._wanted, self._types = wanted, cache(types)
+        self._wanted, self._types = wanted, types
+        self._known: dict[str, onnx.TypeProto] | None = None
+        self._before: list[NodeProto] = []  # What the nodes so far stand for
+        self._more = False  # Whether calls among them tell more than is known
 
     def expand(self, node: NodeProto, depth: int = 0) -> list[NodeProto] | None:
         """Return the nodes that a call stands for, calls among them expanded; None if it is none.
 
+        The nodes of a model are to be given in order, so that types are known behind calls, too.
         Names of tensors and nodes inside start with the name of the call's first output.
         """
         function = self._definition(node) if depth < DEPTH and any(node.output) else None
-        if function is None or not self._fits(function):
-            return None
-        nodes = _instance(node, function)
-        return [part for inner in nodes for part in self.expand(inner, depth + 1) or [inner]]
+        nodes = None
+        if function is not None and self._fits(function):
+            inside = _instance(node, function)
+            nodes = [part for inner in inside for part in self.expand(inner, depth + 1) or [inner]]
+        if depth == 0:
+            self._before += nodes or [node]
+            self._more |= nodes is not None
+        return nodes
+
+    def _types_of(self, node: NodeProto) -> Types:
+        """Return the types of tensors, those that a node takes among them if they can be known."""
+        if self._known is None:
+            self._known = dict(self._types(None))
+        if self._more and any(name and name not in self._known for name in node.input):
+            self._known |= self._types(self._before)
+            self._more = False
+        return self._known
 
     def _definition(self, node: NodeProto) -> FunctionProto | None:
         local = self._local.get((node.domain, node.op_type))
-        known = local or definition(node, self.opset, self._types)
+        known = local or definition(node, self.opset, partial(self._types_of, node))
         own = node.domain in OWN and self._wanted(node.op_type)
         return self._body(node) if known is None and own else known
 
@@ -86,7 +103,7 @@ class Functions:
 
     def _kinds(self, node: NodeProto) -> list[bytes] | None:
         """Return the types of a node's inputs as bytes; None where one is unknown."""
-        known = self._types()
+        known = self._types_of(node)
         if not all(name in known for name in node.input if name):
             return None
         return [known[n].SerializeToString() if n else b"" for n in node.input]

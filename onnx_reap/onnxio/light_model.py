@@ -8,7 +8,7 @@ once, for as long as a model or a graph holds them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -99,9 +99,22 @@ class LightModel:
         )
         return out
 
-    def inferred_types(self) -> dict[str, onnx.TypeProto]:
-        """Return the types of tensors, as far as onnx knows them."""
+    def inferred_types(
+        self, nodes: Sequence[onnx.NodeProto] | None = None
+    ) -> dict[str, onnx.TypeProto]:
+        """Return the types of tensors, as far as onnx knows them.
+
+        Parameters
+        ----------
+        nodes : sequence of onnx.NodeProto, optional
+            Instead of the model's own.
+        """
         model = self.with_weights_as_inputs()
+        if nodes is not None:
+            whole, model = model, onnx.ModelProto()
+            model.CopyFrom(whole)
+            del model.graph.node[:]
+            model.graph.node.extend(nodes)
         try:
             graph = onnx.shape_inference.infer_shapes(model).graph
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):

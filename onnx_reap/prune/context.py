@@ -12,7 +12,7 @@ from typing import Any
 from onnx_reap.data.split import Samples, divide, open_samples
 from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.exclusion import exclusion
-from onnx_reap.graph.inputs import model_inputs, with_sizes
+from onnx_reap.graph.inputs import model_inputs, with_sizes, with_values
 from onnx_reap.graph.lookups import with_lookups
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.load import Source, load
@@ -97,6 +97,7 @@ def open_run(
     settings: Settings,
     progress: Progress,
     sizes: Mapping[str, Sequence[int]] | None = None,
+    values: Mapping[str, int | float | str] | None = None,
 ) -> Run:
     """Load a model, open its samples and find its channel groups.
 
@@ -104,13 +105,15 @@ def open_run(
     ----------
     sizes : mapping of str to sequence of int, optional
         By input, sizes to take where neither the model nor the settings tell.
+    values : mapping of str to number or str, optional
+        By input, what it is fed where there are no data.
     """
     clock = Clock()
     with clock("load"):
         light = load(model)
         inputs = with_sizes(model_inputs(light.proto, settings.input_shapes), sizes or {})
         if data is None:
-            inputs = with_lookups(light, inputs)
+            inputs = with_values(with_lookups(light, inputs), values or {})
         every = open_samples(inputs, data, settings)
     with clock("analyse"):
         providers = execution_providers(settings.provider, settings.custom_op_library)

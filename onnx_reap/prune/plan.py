@@ -68,6 +68,8 @@ class Plan:
     input_shapes : mapping of str to tuple of int
         By input, what the model was analysed on, batch included; replaying takes from here the
         sizes that the model leaves open.
+    input_values : mapping of str to number or str
+        By input, what all samples have, where branches of an If may follow from it.
     factors : tuple of FactorPlan
         Layers that became two, and groups in another basis. To replay these takes data.
     """
@@ -77,6 +79,7 @@ class Plan:
     constants: Constants
     frozen: tuple[FrozenChannels, ...]
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    input_values: Mapping[str, int | float | str] = field(default_factory=dict)
     factors: tuple[FactorPlan, ...] = ()
 
     def to_json(self) -> str:
@@ -89,6 +92,8 @@ class Plan:
             "constants": self.constants,
             "frozen": [vars(frozen) for frozen in self.frozen],
         }
+        if self.input_values:
+            content["input_values"] = dict(self.input_values)
         if self.factors:
             content["factors"] = [vars(factor) for factor in self.factors]
         return json.dumps(content, indent=1, default=str) + "\n"
@@ -116,6 +121,7 @@ class Plan:
             factors = tuple(FactorPlan(**f) for f in content.get("factors", ()))
             settings, constants = dict(content["settings"]), dict(content["constants"])
             shapes = {n: _shape(n, s) for n, s in dict(content.get("input_shapes", {})).items()}
+            values = dict(content.get("input_values", {}))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ReapError(
                 f"{source}: not a plan",
@@ -123,7 +129,7 @@ class Plan:
                 expected="a file written by --plan",
                 hint="--plan writes one beside the pruned model",
             ) from None
-        return Plan(settings, groups, constants, frozen, shapes, factors)
+        return Plan(settings, groups, constants, frozen, shapes, values, factors)
 
     @staticmethod
     def load(path: str | Path) -> Plan:
@@ -178,6 +184,7 @@ def make_plan(
         _constants(analysis, removed),
         analysis.frozen,
         shapes,
+        analysis.input_values,
         tuple(FactorPlan(each.node, each.scheme, each.rank) for each in factors),
     )
 

@@ -85,6 +85,19 @@ def test_shares_add_up_to_what_the_file_holds(name: str):
     assert seen.others.macs == 0  # these models have nothing but layers
 
 
+def test_layers_of_unknown_operators_have_a_row_of_their_own():
+    n = Net({"x": ("N", 3, 8)})
+    weights = n.weight(8, 24), n.weight(24)
+    given = {"num_heads": 2, "unidirectional": 1, "domain": "com.microsoft"}
+    y = n("Attention", "x", *weights, name="fused", **given)
+    seen = onnx_reap.inspect(n.model(n("MatMul", y, n.weight(8, 4)), check=False))
+    reason = "no rule for operator com.microsoft::Attention"
+    (row,) = (each for each in seen.frozen if each.reason == reason)
+    assert (row.channels, row.share.macs, row.normal) == (24, 3 * 8 * 24 + 2 * 3 * 3 * 8, False)
+    assert [node.node for node in row.nodes] == ["fused"] and seen.others.macs == 0
+    assert "fused (no rule for operator com.microsoft::Attention" in seen.nothing
+
+
 def test_a_chain():
     seen = onnx_reap.inspect(chain(16))
     assert groups_of(seen) == dict.fromkeys(("conv0", "conv3", "conv6"), (4, 8, 12, 16))

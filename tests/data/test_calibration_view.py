@@ -112,3 +112,18 @@ def test_only_what_is_read_is_converted(monkeypatch):
     assert seen == []
     next(batches)
     assert len(seen) == 2
+
+
+def test_values_that_all_samples_share():
+    feeds = [
+        {"x": ROWS[k : k + 1], "rate": np.array(16000), "step": np.array(k), "one": ROWS[:1, 1]}
+        for k in range(5)
+    ]
+    inputs = [
+        spec(1, 4),
+        spec(name="rate", dtype="int64"),
+        spec(name="step", dtype="int64"),
+        spec(1, name="one"),
+    ]
+    found = open_calibration(feeds, inputs)
+    assert (found.feeds() or found).same_values() == {"rate": 16000, "one": 1.0}

@@ -135,3 +135,11 @@ def test_inputs_whose_first_axis_is_no_batch_are_drawn_once():
     assert len(state) == 2  # of a model of one input it is samples
     with pytest.raises(ReapError, match="need to know their shape"):
         synthetic_calibration([inputs[0], spec(2, None, 4, name="state")], samples=6, seed=0)
+
+
+def test_values_that_are_known_are_fed():
+    rate = spec(None, 1, name="rate", dtype="int64", value=16000)
+    flag = spec(name="flag", dtype="bool", value=True)
+    feed = next(synthetic_calibration([rate, flag], samples=3, seed=0).batches(3))
+    assert feed["rate"].tolist() == [[16000]] * 3 and feed["rate"].dtype == np.int64
+    assert feed["flag"].tolist() is True

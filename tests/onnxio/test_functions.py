@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from net import Net
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from small_models import run
@@ -87,6 +88,16 @@ CONTRIB = {
         [X, floats(2, 5, 8), floats(8)],
         {"epsilon": 1e-3},
     ),
+    "attention by one weight": (
+        "Attention",
+        [X, floats(8, 24), floats(24), np.array([[1] * 5, [1, 1, 1, 0, 0]], np.int32)],
+        {"num_heads": 2},
+    ),
+    "attention by one weight, wider": (
+        "Attention",
+        [X, floats(8, 40), None, None, None, floats(1, 2, 5, 5)],
+        {"num_heads": 2, "qkv_hidden_sizes": [12, 12, 16], "scale": 0.3},
+    ),
     "attention": ("MultiHeadAttention", [X, floats(2, 6, 8), floats(2, 6, 8)], {"num_heads": 2}),
     "attention, bias": (
         "MultiHeadAttention",
@@ -108,6 +119,33 @@ def test_the_sum_that_a_skip_returns() -> None:
         "SkipLayerNormalization", inputs, domain=MICROSOFT, outputs=4, skipped=(1, 2), epsilon=1e-3
     )
     expanded_is_the_same(model, X)
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16])
+@pytest.mark.parametrize("case", ["matmul", "attention", "fast gelu", "skip, rms"])
+def test_numbers_in_a_body_are_of_the_type_of_the_input(case: str, kind: int) -> None:
+    op, inputs, attributes = CONTRIB[case]
+    model = called(op, inputs, domain=MICROSOFT, **attributes)
+    types = {
+        f"i{k}": helper.make_tensor_type_proto(kind, array.shape) for k, array in enumerate(inputs)
+    }
+    nodes = Functions(model, lambda op: False, lambda _: types).expand(model.graph.node[0])
+    given = [a for node in nodes if node.op_type == "Constant" for a in node.attribute]
+    assert {a.t.data_type for a in given if a.name == "value"} == {kind}
+
+
+def test_types_are_known_behind_calls_too() -> None:
+    """Of operators of onnxruntime's onnx doesn't know what they return."""
+    net = Net({"x": ("N", 5, 8)})
+    y = "x"
+    for _ in range(2):
+        y = net("MultiHeadAttention", y, y, y, num_heads=2, domain=MICROSOFT)
+        scales = net.weight(8), net.weight(8)
+        y = net("SkipLayerNormalization", y, "x", *scales, domain=MICROSOFT)
+        y = net("FusedMatMul", y, net.weight(8, 8), transB=1, domain=MICROSOFT)
+    read = Model(net.model(y, check=False))
+    assert not {node.domain for node in read.nodes} - {"", None}
+    assert [node.op for node in read.nodes].count("Softmax") == 2
 
 
 STANDARD = {
@@ -141,7 +179,7 @@ def expanded_is_the_same(model: onnx.ModelProto, x: np.ndarray, *, wanted: bool 
         tensor.name: helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
         for tensor in model.graph.initializer
     } | {"i0": model.graph.input[0].type}
-    nodes = Functions(model, lambda op: wanted, lambda: types).expand(model.graph.node[0])
+    nodes = Functions(model, lambda op: wanted, lambda _: types).expand(model.graph.node[0])
     assert nodes
     assert not {node.domain for node in nodes} - {""}
     other = onnx.ModelProto()
@@ -163,7 +201,7 @@ def expanded_is_the_same(model: onnx.ModelProto, x: np.ndarray, *, wanted: bool 
 )
 def test_what_is_not_known_stays(op: str, inputs: list, attributes: dict) -> None:
     model = called(op, inputs, domain=MICROSOFT, **attributes)
-    assert Functions(model, lambda op: True, dict).expand(model.graph.node[0]) is None
+    assert Functions(model, lambda op: True, lambda _: {}).expand(model.graph.node[0]) is None
 
 
 def local(opset: int = 17, inner: int = 17) -> onnx.ModelProto:
@@ -256,9 +294,9 @@ def test_bodies_of_another_opset_with_other_defaults_are_left_alone() -> None:
     )
     node = helper.make_node("Soft", ["x"], ["y"], domain="local")
     model = onnx.ModelProto(opset_import=[helper.make_opsetid("", 17)], functions=[soft])
-    assert Functions(model, lambda op: True, dict).expand(node) is None
+    assert Functions(model, lambda op: True, lambda _: {}).expand(node) is None
     model.opset_import[0].version = 12
-    assert Functions(model, lambda op: True, dict).expand(node) is not None
+    assert Functions(model, lambda op: True, lambda _: {}).expand(node) is not None
 
 
 def of_one_call(function: onnx.FunctionProto, results: list[str], *sets: str) -> onnx.ModelProto:

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from small_models import chain
+from conditional import SWITCH, in_branches, with_switch
+from small_models import chain, images
 
 import onnx_reap
 from onnx_reap.errors import ReapError
@@ -17,6 +18,7 @@ PLAN = Plan(
     {"w": {"0": [0, 2, 5], "1": [[0, 1], [2]]}},
     (FrozenChannels("/fc/Gemm", 10, "graph output", "logits"),),
     {"x": (2, 3, 8, 8)},
+    {"rate": 16000},
 )
 
 
@@ -72,6 +74,7 @@ def test_an_edited_plan_may_be_in_any_order_and_without_names():
         (changed(frozen=[{"node": "a"}]), "not a plan"),
         (changed(settings=[1]), "not a plan"),
         (changed(input_shapes=[1]), "not a plan"),
+        (changed(input_values=[1]), "not a plan"),
         (changed(input_shapes={"x": [1, "3"]}), "input shape of x is not a list of whole numbers"),
         ("[" * 100_000, "not a plan"),
     ],
@@ -93,3 +96,31 @@ def test_a_plan_file_that_can_not_be_read_is_refused(tmp_path: Path):
 def test_an_object_that_is_no_plan_is_refused(plan):
     with pytest.raises(ReapError, match="plan: no plan"):
         onnx_reap.cut(chain(), plan)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_plan_knows_which_branch_was_pruned(taken: bool):
+    """Samples that are made up may take the other one."""
+    model, value = in_branches(chain(8)), 1 if taken else 16000
+    feeds = [with_switch({"x": x[None]}, value) for x in images(12)]
+    made = onnx_reap.reap(model, feeds, ratio=0.5, criterion="l1", refit=False)
+    plan = Plan.from_json(made.plan.to_json())
+    assert plan.input_values == {SWITCH: value}
+    again = onnx_reap.api.replay(model, plan)
+    assert again.model.graph == made.model.graph
+    assert onnx_reap.cut(model, plan).graph == made.model.graph
+    assert again.plan.input_values == plan.input_values
+
+
+def test_values_of_inputs_are_left_out_where_no_branch_follows_from_them():
+    assert "input_values" not in json.loads(onnx_reap.reap(chain(), ratio=0.5).plan.to_json())
+
+
+@pytest.mark.parametrize("value", ["text", 0.5, 10**30, [1], None])
+def test_a_value_that_an_input_can_not_hold_is_refused(value):
+    model = in_branches(chain(8))
+    feeds = [with_switch({"x": x[None]}) for x in images(4)]
+    plan = onnx_reap.reap(model, feeds, ratio=0.5, criterion="l1", refit=False).plan
+    text = json.dumps(json.loads(plan.to_json()) | {"input_values": {SWITCH: value}})
+    with pytest.raises(ReapError, match="a value that input switch can't hold"):
+        onnx_reap.cut(model, Plan.from_json(text))
