@@ -34,10 +34,9 @@ def find_known(
         Conditions of Ifs and numbers of trips of Loops and Scans, by the node's first result; or
         why a body can't be followed.
     """
-    ifs, loops = (
-        {name: node for name, node in model.with_bodies(*ops).items() if name not in known}
-        for ops in (["If"], ["Loop", "Scan"])
-    )
+    own = {name: node for name, node in model.with_bodies().items() if name not in known}
+    ifs = {name: node for name, node in own.items() if "then_branch" in node.attrs}
+    loops = {name: node for name, node in own.items() if "body" in node.attrs}
     conditions = _conditions(model, probed, providers, ifs)
     return {**conditions, **find_trips(model, probed, providers, loops)}
 

@@ -64,9 +64,7 @@ def with_bodies_in_front(
             found.append(unrolled)
             nodes += inside
     if unmet := taken.keys() - {first_result(each.node) for each in found}:
-        raise ReapError(
-            "the model has no If or loop of these results", got=", ".join(sorted(unmet))
-        )
+        raise ReapError("the model has no such node with a body", got=", ".join(sorted(unmet)))
     del out.graph.node[:]
     out.graph.node.extend(nodes)
     return replace(light, proto=out), tuple(found)

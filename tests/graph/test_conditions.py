@@ -14,7 +14,7 @@ from net import Net
 from small_models import chain, images, run
 
 import onnx_reap
-from onnx_reap.graph import conditions
+from onnx_reap.graph import conditions, probing
 
 SETTINGS: dict[str, Any] = {"target_macs": 0.6, "round_to": 1}
 
@@ -128,7 +128,7 @@ def test_samples_are_read_until_all_conditions_disagree(monkeypatch):
     assert len(computed) == 2  # a batch of one sample, then one of two
     computed.clear()
     onnx_reap.inspect(_by_mean(in_branches(chain(8))), data + 6)
-    assert len(computed) == len(conditions.FEW) + 128 / conditions.BATCH
+    assert len(computed) == len(probing.FEW) + 128 / probing.BATCH
 
 
 def test_conditions_that_disagree_are_computed_once(monkeypatch):
@@ -145,7 +145,7 @@ def test_conditions_that_disagree_are_computed_once(monkeypatch):
     onnx.checker.check_model(model)
     seen = onnx_reap.inspect(model, data)
     reasons = {row.reason for row in seen.frozen}
-    assert "made inside the body of If" in reasons
+    assert "made inside the body of If, whose branch differs from sample to sample" in reasons
     assert "result of If, or used in its other branch" in reasons
     assert len(computed) == 2  # one sample, then two or three
 

@@ -151,7 +151,7 @@ def test_a_body_in_which_nothing_changes_keeps_its_nodes():
 def test_samples_that_make_different_trips_leave_a_body_alone():
     model = _recurrent("Scan", steps="T")
     feeds = [{"x": _sequences(1, steps, seed=steps)} for steps in (3, 4, 5, 6)]
-    with pytest.raises(onnx_reap.ReapError, match="made inside the body of Scan"):
+    with pytest.raises(onnx_reap.ReapError, match="body of Scan, whose trips differ"):
         onnx_reap.reap(model, feeds, **SETTINGS)
 
 
@@ -252,7 +252,7 @@ def test_integers_that_others_read_leave_a_body_alone():
     onnx.checker.check_model(free.model, full_check=True)
     shape = oh.make_tensor_value_info("count_out", onnx.TensorProto.INT64, None)
     model.graph.output.append(shape)
-    with pytest.raises(onnx_reap.ReapError, match="made inside the body of Loop"):
+    with pytest.raises(onnx_reap.ReapError, match="body of Loop, whose states or"):
         onnx_reap.reap(model, _sequences(), **SETTINGS)
 
 
@@ -309,3 +309,9 @@ def test_integer_weights_stay_in_the_body(kind):
     sliced = onnx_reap.reap(model, _sequences(), refit=False, **SETTINGS).model
     x = _sequences(200, seed=2)
     assert _error(res.model, model, x) < 0.25 * _error(sliced, model, x)
+
+
+def test_loops_of_very_many_trips_stay():
+    model = _recurrent("Scan", steps=600)
+    with pytest.raises(onnx_reap.ReapError, match="makes 600 trips, too many to follow"):
+        onnx_reap.reap(model, _sequences(4, 600), **SETTINGS)

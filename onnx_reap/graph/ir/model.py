@@ -96,12 +96,13 @@ class Model:
         """The graph's nodes, in topological order."""
         return list(self.graph.nodes)
 
-    def with_bodies(self, *ops: str) -> dict[str, gs.Node]:
-        """Return the file's own nodes of such operators, by their first result.
+    def with_bodies(self) -> dict[str, gs.Node]:
+        """Return the file's own If, Loop and Scan nodes, by their first result.
 
         Left out are Ifs behind one of their branches, and what stands in trips of a loop.
         """
-        nodes = [n for n in self.graph.nodes if n.op in ops and n.domain in STANDARD_DOMAINS]
+        own = (node for node in self.graph.nodes if node.domain in STANDARD_DOMAINS)
+        nodes = [node for node in own if Trait.RUNS_BODIES in traits_of(node.op)]
         named = {next((t.name for t in n.outputs if t.name), ""): n for n in nodes}
         names = self.origin.made - self.origin.in_trips - self.origin.settled
         return {name: node for name, node in named.items() if name in names}
