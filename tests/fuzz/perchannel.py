@@ -71,6 +71,15 @@ def _cumsum(g: Grower) -> str:
     return g("CumSum", x, g.constant(np.array(axis, np.int64)))
 
 
+def _reverse_sequence(g: Grower) -> str:
+    x = g.tensor(lambda v: v.ndim >= 2)
+    time, batch = g.pick.choice([(0, 1), (1, 0)])
+    size = g("Shape", x)
+    count = g("Slice", size, g.constant(np.array([batch])), g.constant(np.array([batch + 1])))
+    length = g("Slice", size, g.constant(np.array([time])), g.constant(np.array([time + 1])))
+    return g("ReverseSequence", x, g("Expand", length, count), time_axis=time, batch_axis=batch)
+
+
 def _lrn(g: Grower) -> str:
     return g("LRN", g.tensor(lambda v: v.ndim == 4), size=g.pick.choice([1, 3]), alpha=0.1)
 
@@ -203,6 +212,7 @@ PER_CHANNEL = {
     **{op: _along(op) for op in ("Softmax", "LogSoftmax", "Hardmax", "LpNormalization")},
     **{op: _along(op, keepdims=keep) for op, keep in (("ArgMax", 1), ("ArgMin", 0))},
     "CumSum": _cumsum,
+    "ReverseSequence": _reverse_sequence,
     "LRN": _lrn,
     "LayerNormalization": layer_norm,
     "BatchNormalization": batch_norm,

@@ -169,6 +169,24 @@ def test_couplings_along_an_axis(op, axis):
         _check(middle)
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_sequences_that_are_reversed(axis):
+    """By lengths that follow from the sizes of what holds the channels."""
+
+    def middle(net, x):
+        order = [axis, 0, *({1, 2, 3} - {axis})]
+        first = net("Transpose", x, perm=order)
+        shape = net("Shape", first)
+        length, batch = (net("Gather", shape, ints([place])) for place in (0, 1))
+        turned = net("ReverseSequence", first, net("Expand", length, batch))
+        return net("Transpose", turned, perm=np.argsort(order).tolist())
+
+    if axis == 1:
+        _check(middle, groups={}, frozen={"a": "ReverseSequence runs across channels"})
+    else:
+        _check(middle)
+
+
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
 @pytest.mark.parametrize("more", [{}, {"strides": [2, 2]}, {"pads": [1, 1, 1, 1]}], ids=str)
 def test_pooling(op, more):

@@ -206,5 +206,5 @@ class SizeSite(Site):
         return np.broadcast_to(np.int64(0), self.shape(index)) if found is None else found
 
     def freeze(self, labels: LabelArray, why: str) -> None:
-        """Freeze the channels that are counted."""
-        super().freeze(self._findings.counted(labels), why)
+        """Keep the sizes as they are."""
+        self._findings.fixed_sizes.append((labels, Reason(self.key, why)))

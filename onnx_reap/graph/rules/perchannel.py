@@ -153,6 +153,11 @@ def _cumsum_axes(site: Site) -> Sequence[int]:
     return range(len(site.shape(0))) if axis is None else [int(np.ravel(axis)[0])]
 
 
+def _reversed_axes(site: Site) -> Sequence[int]:
+    site.ignore(1)  # a length for every entry of the batch
+    return [site.attribute("time_axis", 0), site.attribute("batch_axis", 1)]
+
+
 _POOL = Trait.POOLS | Trait.OWN_CHANNEL
 _REDUCTION = Trait.REDUCES | Trait.OWN_CHANNEL
 
@@ -188,6 +193,9 @@ PER_CHANNEL: dict[str, Rule] = {
     "ArgMin": Rule(_arg_extreme, traits=Trait.OWN_CHANNEL | Trait.JUMPS),
     "LpNormalization": Rule(_coupled(_one_axis(-1), keeps_shape=True), traits=Trait.OWN_CHANNEL),
     "LRN": Rule(_lrn, _correct_lrn),
+    "ReverseSequence": Rule(
+        _coupled(_reversed_axes, keeps_shape=True), traits=Trait.OWN_CHANNEL | Trait.SELECTS
+    ),
     "CumSum": Rule(_coupled(_cumsum_axes, keeps_shape=True), traits=Trait.OWN_CHANNEL),
     "LayerNormalization": Rule(
         _layer_normalization, traits=Trait.OWN_CHANNEL | Trait.KEEPS_CONSTANTS

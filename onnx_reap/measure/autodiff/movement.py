@@ -9,6 +9,11 @@ from onnx_reap.measure.autodiff.gradient import EVERY, Gradient, Step
 from onnx_reap.measure.autodiff.tape import Constants, Shapes, Value, attributes
 
 
+def reverse_sequence(at: Step) -> Value:
+    """Gradient of a ReverseSequence: once more turns it back."""
+    return at.dy.op("ReverseSequence", at.node.input[1], **attributes(at.node))
+
+
 def transpose(at: Step) -> Value:
     """Gradient of a Transpose."""
     perm = at.get("perm", list(range(at.rank))[::-1])
@@ -158,6 +163,7 @@ MOVEMENT: Mapping[str, Gradient] = {
     "Identity": SAME,
     "Pad": Gradient(pad, fits=lambda n, *_: attributes(n).get("mode", "constant") == "constant"),
     "Reshape": RESHAPED,
+    "ReverseSequence": Gradient(reverse_sequence),
     "Slice": Gradient(put_back),
     "SpaceToDepth": Gradient(lambda at: at.dy.op("DepthToSpace", **attributes(at.node))),
     "Split": Gradient(split),

@@ -857,6 +857,10 @@ MOVES: dict[str, tuple[tuple[int, ...], Callable]] = {
         ),
     ),
     "pad and crop": ((2, 3, 5), by_vectors("Pad", [0, -1, 2, 0, 1, -3], mode="constant")),
+    "reversed": (
+        (4, 3, 2),
+        by_vectors("ReverseSequence", [2, 4, 1], time_axis=0, batch_axis=1),
+    ),
     "slice": ((2, 3, 4), by_vectors("Slice", [0, 1], [2, 3])),
     "slice from the end": ((2, 3, 4), by_vectors("Slice", [-3, 1], [-1, 2**31], [2, 1])),
     "slice in steps": ((2, 5, 7), by_vectors("Slice", [1, 0], [7, 5], [-1, -2], [3, 2])),
