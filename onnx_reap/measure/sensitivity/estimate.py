@@ -50,7 +50,7 @@ TELLING = 0.05
 channels err by the damping alone, of which the output feels nothing."""
 
 WEIGHT = 0.6
-"""Of the divergence, against the local error, in their weighted geometric mean; least."""
+"""Of the divergence, against the local error, in their weighted geometric mean; at least."""
 
 SPREAD = 1.3
 """Standard deviation, over groups, of the logarithm of divergence over local error, up to which the
