@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from small_models import chain, images
+import numpy as np
+import pytest
+from net import Net
+from small_models import chain, images, run
 
 import onnx_reap
 from onnx_reap.prune import pruning_curves as evidence
@@ -42,3 +45,22 @@ def test_some_samples_judge_what_others_taught_and_all_of_them_order(monkeypatch
     ((known, judged),) = seen["judged"]
     assert known == rows
     assert judged.tolist() == judging.tolist()
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_plan_does_not_follow_the_scale_of_activations(seed):
+    """Nothing fixes it here: a factor may be moved from a layer into the next."""
+    n = Net({"x": ("N", 3, 8, 8)}, seed)
+    h, channels = "x", 3
+    for gain in (1, 1e-3, 1e3, 1):
+        weight = n.random(16, channels, 3, 3, scale=gain * (2 / 9 / channels) ** 0.5)
+        h = n.node("Relu", n.node("Conv", h, weight, n.random(16, scale=0.1 * gain), pads=[1] * 4))
+        channels = 16
+    model, feed = n.model(n.head(h, channels, 5)), {"x": images(200, seed=7)}
+    (y,) = run(model, feed)
+    errors = {}
+    for allocation in ("pro", "uniform"):
+        settings = {"round_to": 1, "joint_refit": 0, "allocation": allocation}
+        result = onnx_reap.reap(model, images(200), target_macs=0.4, **settings)
+        errors[allocation] = np.square(run(result.model, feed)[0] - y).sum()
+    assert errors["pro"] < errors["uniform"]

@@ -4,7 +4,9 @@ A few widths of every group are measured, its consumers refitted and everything 
 validation split where there are enough samples (the order in which channels are removed is that of
 all samples); between widths the divergence follows the group's local error. A perturbation of one
 group lacks what the refits of later layers compensate, and that is most for the first groups; so
-groups are compared by a mean of divergence and local error, which doesn't depend on depth.
+groups are compared by a mean of divergence and local error, which doesn't depend on depth. Where no
+normalisation fixes the scale of activations, local errors are in units that mean nothing; that
+shows in how differently groups' divergences relate to their local errors, and these count less.
 
 References
 ----------
@@ -43,8 +45,16 @@ STREAM_POINTS = 2
 COORDINATE_POINTS = 4
 """The same in a basis: outputs are less sensitive to the first coordinates than errors suggest."""
 
+TELLING = 0.05
+"""Of a group's largest error: the narrowest width that is measured errs at least as much. Dead
+channels err by the damping alone, of which the output feels nothing."""
+
 WEIGHT = 0.6
-"""Of the divergence, against the local error, in their weighted geometric mean."""
+"""Of the divergence, against the local error, in their weighted geometric mean; at least."""
+
+SPREAD = 1.3
+"""Standard deviation, over groups, of the logarithm of divergence over local error, up to which the
+local error keeps its weight: trained networks with normalisations have .6 to 1.3."""
 
 
 def divergence_choices(
@@ -149,10 +159,17 @@ def _mixed(
     """Mix divergences with local errors; the groups' median ratio stands in for unknown ones."""
     ratios = [f[0] / c.errors[0] for c, f in zip(local, curves, strict=True) if f is not None]
     usual = float(np.median(ratios)) if ratios else 1.0
+    weight = _weight(ratios)
     return [
-        c.errors ** (1 - WEIGHT) * (usual * c.errors if f is None else f) ** WEIGHT
+        c.errors ** (1 - weight) * (usual * c.errors if f is None else f) ** weight
         for c, f in zip(local, curves, strict=True)
     ]
+
+
+def _weight(ratios: Sequence[float]) -> float:
+    """Return the divergence's weight: the larger, the more its ratios to local errors differ."""
+    spread = float(np.std(np.log(ratios))) if ratios else 0.0
+    return 1 - (1 - WEIGHT) * (SPREAD / max(SPREAD, spread)) ** 4
 
 
 def _count(group: Group, coordinates: bool) -> int:
@@ -169,6 +186,7 @@ def _points(choices: Choices, count: int) -> np.ndarray:
     costly = np.flatnonzero(tried & (choices.errors > FLOOR * worst))  # the narrowest come first
     at = np.unique(((np.arange(count) + 0.5) * len(costly) / count).astype(int))
     result: np.ndarray = costly[at[: len(costly)]]
+    result[:1] = np.minimum(result[:1], np.flatnonzero(choices.errors >= TELLING * worst)[-1])
     return result
 
 

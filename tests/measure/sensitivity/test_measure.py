@@ -573,6 +573,18 @@ def test_divergence_and_local_error_are_mixed_and_the_median_ratio_stands_in():
     np.testing.assert_allclose(third, 4 * np.array([1, 0.25, 0]) * 3**estimate.WEIGHT)
 
 
+def test_local_errors_count_less_the_less_their_units_compare():
+    """Of groups that the output feels alike, none looks much cheaper, in whatever unit it errs."""
+    felt = np.array([4.0, 1.0, 0.0])
+    cheapest = []
+    for unit in (2.0, 10.0, 1e3, 1e6):
+        local = [Choices(np.array([1, 2, 3]), felt * unit**k) for k in range(4)]
+        mixed = estimate._mixed(local, [felt] * 4)
+        cheapest.append(mixed[0][0] / mixed[3][0])
+    assert cheapest[0] == pytest.approx(2 ** (-3 * (1 - estimate.WEIGHT)))  # within the usual
+    assert 0.8 < cheapest[1] < cheapest[2] < cheapest[3] < 1
+
+
 def test_very_wide_layers_make_up_for_what_goes_by_a_coefficient_a_channel(monkeypatch):
     monkeypatch.setattr("onnx_reap.prune.removal_paths.WIDEST", 10)
     n = Net({"x": ("N", 3, 6, 6)})
