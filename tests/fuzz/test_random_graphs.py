@@ -102,9 +102,11 @@ def test_cuts_of_random_graphs_in_the_body_of_a_loop():
         drawn = random_model(seed, steps)
         try:
             looped = in_trips(drawn.model, drawn.feeds, random.Random(removal))
-            run(looped.model, looped.feeds)
+            made = run(looped.model, looped.feeds)
         except (onnx.checker.ValidationError, RuntimeException, Fail):
             return  # onnxruntime wants shapes in the body of a Scan that onnx can't infer
+        if not all(np.isfinite(x).all() for x in made if x.dtype.kind == "f"):
+            return  # a sum may leave the domain of Acos
         inside = replace(drawn, model=looped.model, feeds=looped.feeds)
         trial = check_law(inside, random.Random(removal))
         ops = {node.op for node in trial.analysis.model.nodes}
