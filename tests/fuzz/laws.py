@@ -165,8 +165,11 @@ def _sensitivities(model: onnx.ModelProto, feeds: Mapping, want: Mapping) -> dic
         rng = np.random.default_rng(seed)
         noisy = onnx.ModelProto()
         noisy.CopyFrom(model)
-        tensors = list(noisy.graph.initializer)
-        tensors += [a.t for n in noisy.graph.node if n.op_type == "Constant" for a in n.attribute]
+        nodes = noisy.graph.node
+        scales = {name for n in nodes if n.op_type == "Upsample" for name in n.input[1:]}  # >= 1
+        made = [n for n in nodes if n.op_type == "Constant" and scales.isdisjoint(n.output)]
+        tensors = [tensor for tensor in noisy.graph.initializer if tensor.name not in scales]
+        tensors += [a.t for n in made for a in n.attribute]
         for tensor in tensors:
             array = numpy_helper.to_array(tensor)
             if array.dtype == np.float32 and array.size > 1:
