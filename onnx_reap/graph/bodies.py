@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.model import Model, is_floating
+from onnx_reap.graph.ir.names import first_output
 from onnx_reap.graph.labels.records import Flow
 from onnx_reap.graph.mac_formulas import formula_of
 from onnx_reap.graph.macs_by_run import Place, count_by_run
@@ -63,28 +64,29 @@ def find_in_bodies(
     uncounted : sequence of gs.Node
         The model's own nodes that are counted, too; see `without_count`.
     left : mapping of str to str
-        Why bodies can't be followed, by the node's first result.
+        Why bodies can't be followed, by the node's path, see `Taken`.
     """
     frozen: list[FrozenChannels] = []
     macs: dict[FrozenChannels, float] = {}
     totals: dict[str, float] = {}
     holders = [node for node in model.nodes if any(_inside(node))]
-    others = {_first(node) for node in uncounted}
+    others = {first_output(node) for node in uncounted}
     counts = count_by_run(model, feed, providers, others) if holders or uncounted else Counter()
     unknown = "" if counts is not None else "; how often it runs could not be counted: 0 MACs"
     for node in {id(each): each for each in (*holders, *uncounted)}.values():
-        reason = f"made inside the body of {node.op}"
-        if why := left.get(_first(node)):
+        reason, first = f"made inside the body of {node.op}", first_output(node)
+        if why := left.get(model.origin.paths.get(first, "")):
             reason += f", {why}"
         if model.origin.is_settled(node):
             reason = "made in a branch of If that no sample takes"
         reason, key = reason + unknown, model.keys[id(node)]
-        first = _first(node)
         counts_of = {place: n / batch for place, n in (counts or {}).items() if place[0] == first}
         totals[key] = sum(counts_of.values())
+        if model.origin.is_copy(node):
+            continue  # the file has it once, in the first trip
         for place, inner in _inside(node):
             if channels := _channels(inner):
-                row = FrozenChannels(inner.name or _first(inner), channels, reason, key)
+                row = FrozenChannels(inner.name or first_output(inner), channels, reason, key)
                 frozen.append(row)
                 macs[row] = macs.get(row, 0.0) + counts_of.get(place, 0.0)
     for node in uncounted:
@@ -112,17 +114,15 @@ def has_layers(node: gs.Node) -> bool:
     return any(_channels(inner) for _, inner in _inside(node))
 
 
-def _first(node: gs.Node) -> str:
-    return next((str(tensor.name) for tensor in node.outputs if tensor.name), "")
-
-
 def _inside(node: gs.Node) -> Iterator[tuple[Place, gs.Node]]:
     """Yield the nodes of bodies, at any depth, and where they are."""
     bodies = ((name, body) for name, body in node.attrs.items() if isinstance(body, gs.Graph))
     for name, body in bodies:
         for inner in body.nodes:
-            yield (_first(node), name, inner.name, _first(inner)), inner
-            yield from (((_first(node), name, *place), deep) for place, deep in _inside(inner))
+            yield (first_output(node), name, inner.name, first_output(inner)), inner
+            yield from (
+                ((first_output(node), name, *place), deep) for place, deep in _inside(inner)
+            )
 
 
 def _channels(node: gs.Node) -> int:

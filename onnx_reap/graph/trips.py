@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.batches import Probed
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.names import first_output
 from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.probing import few_and_all
@@ -29,6 +30,8 @@ PREFIX = "onnx_reap.trips/"
 
 DIFFER = "whose trips differ in number from sample to sample"
 OTHER_STATES = "whose states or results are not all tensors of real numbers"
+CALLS = "which calls functions of the model"
+OLD_SCAN = "of an operator set older than 9"
 
 
 def find_trips(
@@ -48,16 +51,24 @@ def find_trips(
     light = model.to_run()
     proto = onnx.ModelProto()
     proto.CopyFrom(light.proto)
-    protos = {first_result(node): node for node in proto.graph.node}
-    fit = [n for n in nodes if _holds_tensors(protos[n]) and _is_real(nodes[n], model, probed[0])]
-    found: dict[str, int | str] = dict.fromkeys(nodes.keys() - fit, OTHER_STATES)
-    if not fit:
+    by_name = {first_result(node): node for node in proto.graph.node}
+    protos = {path: by_name[first_output(node)] for path, node in nodes.items()}
+    found: dict[str, int | str] = {
+        path: why
+        for path, node in nodes.items()
+        if (why := _obstacle(node, protos[path], model, probed[0]))
+    }
+    counted = {
+        path: _counted(protos[path], f"{PREFIX}{n}")
+        for n, path in enumerate(nodes)
+        if path not in found
+    }
+    if not counted:
         return found
-    counted = {name: _counted(protos[name], f"{PREFIX}{name}") for name in fit}
     try:
         seen = _trips(replace(light, proto=proto), counted, probed, providers)
     except ReapError:
-        return found
+        return found | dict.fromkeys(counted, "whose trips could not be counted")
     for name, numbers in seen.items():
         size, trips = len(nodes[name].attrs["body"].nodes), max(numbers)
         too_many = f"which makes {trips} trips, too many to follow"
@@ -86,6 +97,16 @@ def _trips(
         if all(len(each) > 1 for each in seen.values()):
             break
     return seen
+
+
+def _obstacle(node: gs.Node, proto: onnx.NodeProto, model: Model, probe: Probe) -> str:
+    """Return why a loop can't be followed, whatever its trips; nothing if it can."""
+    functions = {(f.domain, f.name) for f in model.light.proto.functions}
+    if any((inner.domain, inner.op) in functions for inner in node.attrs["body"].nodes):
+        return CALLS
+    if model.opset < 9:
+        return OLD_SCAN
+    return "" if _holds_tensors(proto) and _is_real(node, model, probe) else OTHER_STATES
 
 
 def _has_layers(node: gs.Node) -> bool:

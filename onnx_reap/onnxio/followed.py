@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -19,17 +19,24 @@ from onnx_reap.onnxio.renaming import Names
 from onnx_reap.onnxio.rolling import put_back as loop_put_back
 
 Taken = Mapping[str, bool | int]
-"""Whether the condition of an If holds, or how many trips a Loop or Scan makes.
+"""Whether the condition of an If holds, or how many trips a Loop or Scan makes, by its path.
 
-By the name of its first result.
+That is the name of its first result; in a branch, the path of the If, and its place there.
 """
 
 Followed = Moved | Unrolled
 
 
-def with_bodies_in_front(
-    light: LightModel, taken: Taken, draws: Callable[[str], bool]
-) -> tuple[LightModel, tuple[Followed, ...]]:
+@dataclass(frozen=True)
+class Unfolded:
+    """A model in which nodes of bodies stand in the place of nodes that run them."""
+
+    light: LightModel
+    followed: tuple[Followed, ...]
+    paths: Mapping[str, str]  # Of other nodes with bodies, by their first result as it is now
+
+
+def with_bodies_in_front(light: LightModel, taken: Taken, draws: Callable[[str], bool]) -> Unfolded:
     """Put the nodes of bodies in the place of nodes that run them, those of Ifs in branches too.
 
     Initializers of a body become Constant nodes. Names that are used elsewhere too are replaced.
@@ -39,35 +46,45 @@ def with_bodies_in_front(
     draws : callable
         Tells whether an operator draws random numbers.
     """
-    if not taken:
-        return light, ()
-    out = onnx.ModelProto()
-    out.CopyFrom(light.proto)
     names, constants = Names(light.graph), {tensor.name for tensor in light.graph.initializer}
-    opset = next(o.version for o in light.proto.opset_import if o.domain in ("", "ai.onnx"))
-    read = {value.name for value in light.graph.output}
-    read.update(n for node in light.graph.node for n in (*node.input, *names_in_subgraphs(node)))
-    around = Around(names, opset, constants, read, draws)
-    todo, nodes, found = deque(light.graph.node), list[NodeProto](), list[Followed]()
+    outputs = {value.name for value in light.graph.output}
+    todo = deque((node, first_result(node)) for node in light.graph.node)
+    nodes, found, met = list[NodeProto](), list[Followed](), set[str]()
+    paths: dict[str, str] = {}
     while todo:
-        node = todo.popleft()
-        known = taken.get(first_result(node)) if bodies_of(node) else None
+        node, path = todo.popleft()
+        known = taken.get(path) if bodies_of(node) else None
         if known is None:
             nodes.append(node)
             constants.update(node.output if node.op_type == "Constant" else ())
-        elif node.op_type == "If":
+            if path and bodies_of(node):
+                paths[first_result(node)] = path
+            continue
+        met.add(path)
+        if node.op_type == "If":
             moved, stays = take_apart(node, bool(known), names)
             found.append(moved)
-            todo.extendleft(reversed([*moved.nodes, *moved.joints, stays]))
+            inside = [(each, f"{path}/{place}") for place, each in enumerate(moved.nodes)]
+            todo.extendleft(reversed([*inside, *((each, "") for each in (*moved.joints, stays))]))
         else:
-            unrolled, inside = unroll(node, known, around)
+            read = outputs | _read([*nodes, *(each for each, _ in todo)])
+            around = Around(names, light.opset, constants, read, draws)
+            unrolled, trips = unroll(node, known, around)
             found.append(unrolled)
-            nodes += inside
-    if unmet := taken.keys() - {first_result(each.node) for each in found}:
+            nodes += trips
+    if unmet := taken.keys() - met:
         raise ReapError("the model has no such node with a body", got=", ".join(sorted(unmet)))
+    if not found:
+        return Unfolded(light, (), paths)
+    out = onnx.ModelProto()
+    out.CopyFrom(light.proto)
     del out.graph.node[:]
     out.graph.node.extend(nodes)
-    return replace(light, proto=out), tuple(found)
+    return Unfolded(replace(light, proto=out), tuple(found), paths)
+
+
+def _read(nodes: Sequence[NodeProto]) -> set[str]:
+    return {name for node in nodes for name in (*node.input, *names_in_subgraphs(node))}
 
 
 def with_bodies_inside(
@@ -94,4 +111,5 @@ def with_bodies_inside(
             back = branch_put_back(back, each, known, changed)
         else:
             back = loop_put_back(back, each, known, changed, constant)
-    return in_order(back) if followed else back
+        back = in_order(back)
+    return back

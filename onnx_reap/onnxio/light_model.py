@@ -56,6 +56,12 @@ class LightModel:
         return self.proto.graph
 
     @property
+    def opset(self) -> int:
+        """Version of the standard operator set; 0 if the model uses none of it."""
+        imports = self.proto.opset_import
+        return next((o.version for o in imports if o.domain in ("", "ai.onnx")), 0)
+
+    @property
     def constants(self) -> Mapping[str, np.ndarray]:
         """The values of all initializers, each read when it is asked for."""
         return _Constants(self)

@@ -50,7 +50,7 @@ class Around:
     names: Names
     opset: int
     constants: Set[str]
-    read: Set[str]  # Tensors that anything reads
+    read: set[str]  # Tensors that anything reads
     draws: Callable[[str], bool]  # Whether an operator draws random numbers, in every trip anew
 
 
@@ -113,7 +113,10 @@ class _Unrolling:
         return unrolled, self._nodes
 
     def _find_kept(self) -> dict[str, str]:
-        """Find what states begin as that no trip changes and some node reads, by their names."""
+        """Find what states begin as that no trip changes, by their names.
+
+        Some node of the body reads them, and nothing the result.
+        """
         nodes = self._body.node
         handed_on = {node.output[0]: node.input[0] for node in nodes if node.op_type == "Identity"}
         read = {name for node in nodes for name in (*node.input, *names_in_subgraphs(node))}
@@ -122,7 +125,9 @@ class _Unrolling:
             names = [self._body.output[self._out + place].name]
             while names[-1] in handed_on:
                 names.append(handed_on[names[-1]])
-            if names[-1] == self._body.input[self._in + place].name and names[-1] in read:
+            result = self._node.output[place : place + 1]
+            stays = names[-1] == self._body.input[self._in + place].name
+            if stays and names[-1] in read and not self._around.read.intersection(result):
                 found |= dict.fromkeys(names, self._node.input[self._in + place])
         return found
 
@@ -180,13 +185,11 @@ class _Unrolling:
         results += [""] * (carried + count - len(results))
         for place, result in enumerate(results[:carried]):
             last = trips[-1].exits[place]
-            kept = last in self._kept.values()
-            if kept and result not in self._around.read:
+            if last in self._kept.values():
                 continue
             result = result or self._unused("unread")
             self._joint("Identity", [last], result)
-            if not kept:
-                twins[result] = trips[0].entries[self._in - self._out + place]
+            twins[result] = trips[0].entries[self._in - self._out + place]
         axes = integers(self._node, "scan_output_axes", count)
         turned = integers(self._node, "scan_output_directions", count)
         for place, result in enumerate(results[carried:]):

@@ -1,5 +1,6 @@
 """The trips of a Loop or Scan become its body again."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
@@ -37,6 +38,7 @@ def put_back(
     wanted = _behind([*first & makers.keys(), *loop.trips[0].exits], makers)
     body = [nodes[place] for place in sorted(inside) if first_result(nodes[place]) in wanted]
     reads = {first_result(node): node.input[0] for node in nodes if first_result(node) in joints}
+    _check_joints(loop, reads)
     rolled = _rolled(loop, body, reads, changed)
     others = [node for place, node in enumerate(nodes) if place not in inside]
     check_scope(others, [nodes[place] for place in inside], joints)
@@ -96,6 +98,14 @@ def _behind(names: Sequence[str], makers: Mapping[str, NodeProto]) -> set[str]:
     return seen
 
 
+def _check_joints(loop: Unrolled, reads: Mapping[str, str]) -> None:
+    """Refuse joints that read what no trip hands them."""
+    exits = {name for trip in loop.trips for name in trip.exits}
+    handed = {joint.output[0]: joint.input[0] for joint in loop.joints}
+    if any(reads[name] != source for name, source in handed.items() if source in exits):
+        raise AssertionError(f"{first_result(loop.node)}: other tensors pass from trip to trip")
+
+
 def _check_alike(loop: Unrolled, nodes: Sequence[NodeProto], constant: Constant) -> None:
     """Refuse trips that don't compute the same from what they are handed."""
     formulas: dict[object, int] = {}  # what is alike has one number
@@ -108,7 +118,7 @@ def _check_alike(loop: Unrolled, nodes: Sequence[NodeProto], constant: Constant)
     def number(name: str) -> int:
         if name not in numbers:
             values = constant(name)
-            key = name if values is None else (values.dtype, values.shape, values.tobytes())
+            key = name if values is None else _content(values)
             numbers[name] = formulas.setdefault(key, len(formulas))
         return numbers[name]
 
@@ -126,6 +136,11 @@ def _check_alike(loop: Unrolled, nodes: Sequence[NodeProto], constant: Constant)
             "its trips would differ",
             hint="exclude its layers",
         )
+
+
+def _content(values: np.ndarray) -> object:
+    """Return what arrays have in common that hold the same."""
+    return values.dtype, values.shape, hashlib.sha256(values.tobytes()).digest()
 
 
 def _renaming(names: Mapping[str, str]) -> Rename:

@@ -30,18 +30,20 @@ def put_back(*new: onnx.NodeProto, before: str = "", **renamed: str) -> onnx.Mod
         By the name of a node, what it reads then.
     """
     proto = model()
-    light, moved = with_bodies_in_front(
+    unfolded = with_bodies_in_front(
         LightModel.of(proto), {proto.graph.output[0].name: True}, lambda op: False
     )
-    known = {name for node in light.graph.node for name in node.output}
+    known = {name for node in unfolded.light.graph.node for name in node.output}
     nodes = []
-    for node in light.graph.node:
+    for node in unfolded.light.graph.node:
         nodes += [*new] if node.name == before else []
         if node.name.replace("/", "_") in renamed:
             node.input[0] = renamed[node.name.replace("/", "_")]
         nodes.append(node)
     del proto.graph.node[:]
-    proto.graph.node.extend(with_bodies_inside(nodes, moved, known, set(), lambda name: None))
+    proto.graph.node.extend(
+        with_bodies_inside(nodes, unfolded.followed, known, set(), lambda name: None)
+    )
     return proto
 
 

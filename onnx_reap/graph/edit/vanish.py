@@ -33,6 +33,7 @@ def vanish(
     """
     left, unread = _left_over(model, probe, flow, removed, gone), []
     nodes = {model.keys[id(node)]: node for node in model.nodes}
+    constants: dict[str, gs.Constant] = {}  # One for all trips of a loop
     for branch, vectors in zip(gone, left, strict=True):
         for join, vector in zip(branch.joins, vectors, strict=True):
             (key, place), tensor = join.edge, join.tensor
@@ -42,7 +43,10 @@ def vanish(
             assert dtype is not None  # branches where it is unknown are none
             values = vector[stays].reshape(shape).astype(dtype)
             unread += nodes[key].inputs[place].inputs
-            nodes[key].inputs[place] = gs.Constant(model.unused(f"{tensor}_gone"), values)
+            first = model.origin.twins.get(tensor, tensor)
+            if first not in constants:
+                constants[first] = gs.Constant(model.unused(f"{first}_gone"), values)
+            nodes[key].inputs[place] = constants[first]
     model.drop(unread)
 
 

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx_reap.graph.ir.calls import expand_calls
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.export import with_constants, without_content
-from onnx_reap.graph.ir.names import unique_keys
+from onnx_reap.graph.ir.names import first_output, unique_keys
 from onnx_reap.graph.ir.order import captured_tensors, in_order
 from onnx_reap.graph.ir.origin import Origin
 from onnx_reap.graph.ir.reading import constant_values, dense, read_graph
@@ -52,13 +52,13 @@ class Model:
         # Operators of ONNX's own that stand as their bodies though they have a rule
         self.expanded = frozenset(expanded)
         self.taken = taken  # What is known of nodes whose bodies stand in the graph
-        light, followed = with_bodies_in_front(self.light, taken, _draws)
-        proto = light.proto
+        unfolded = with_bodies_in_front(self.light, taken, _draws)
+        light, proto = unfolded.light, unfolded.light.proto
         self.types = other_types(proto)  # Those that become float32 where the model is run
         self.graph = read_graph(proto)
         functions = Functions(proto, self._is_expanded, light.inferred_types)
         self.graph.nodes, sources, calls = expand_calls(self.graph, proto.graph.node, functions)
-        self.origin = Origin.of(proto, sources, calls, followed)
+        self.origin = Origin.of(proto, sources, calls, unfolded)
         self._as_read: dict[str, gs.Constant] = {}  # Also those that only folded nodes read
         external = self.light.external()
         for name, constant in self.constants().items():
@@ -97,15 +97,13 @@ class Model:
         return list(self.graph.nodes)
 
     def with_bodies(self) -> dict[str, gs.Node]:
-        """Return the file's own If, Loop and Scan nodes, by their first result.
+        """Return the file's own If, Loop and Scan nodes, by their path, see `Taken`.
 
         Left out are Ifs behind one of their branches, and what stands in trips of a loop.
         """
-        own = (node for node in self.graph.nodes if node.domain in STANDARD_DOMAINS)
-        nodes = [node for node in own if Trait.RUNS_BODIES in traits_of(node.op)]
-        named = {next((t.name for t in n.outputs if t.name), ""): n for n in nodes}
-        names = self.origin.made - self.origin.in_trips - self.origin.settled
-        return {name: node for name, node in named.items() if name in names}
+        named = {first_output(node): node for node in self.graph.nodes}
+        paths = self.origin.paths
+        return {paths[name]: node for name, node in named.items() if name in paths}
 
     def node(self, key: str) -> gs.Node:
         """Return the node of that name in `keys`."""

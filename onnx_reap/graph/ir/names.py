@@ -18,3 +18,8 @@ def unique_keys(nodes: Iterable[gs.Node]) -> dict[int, str]:
         seen[name] += 1
         keys[id(node)] = name if seen[name] == 1 else f"{name}#{seen[name]}"
     return keys
+
+
+def first_output(node: gs.Node) -> str:
+    """Return the name of a node's first output that has one."""
+    return next((str(tensor.name) for tensor in node.outputs if tensor.name), "")

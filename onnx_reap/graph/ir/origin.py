@@ -13,7 +13,7 @@ from onnx_reap.graph.ir.export import Source, node_proto
 from onnx_reap.graph.ir.reading import constants_of
 from onnx_reap.graph.ir.requantise import Written, with_makers
 from onnx_reap.onnxio.conditionals import Moved
-from onnx_reap.onnxio.followed import Followed, with_bodies_inside
+from onnx_reap.onnxio.followed import Followed, Unfolded, with_bodies_inside
 from onnx_reap.onnxio.loops import Unrolled
 
 
@@ -24,6 +24,7 @@ class Origin:
     sources: Mapping[int, Source]  # By the id of the node, which these keep alive
     calls: Sequence[Call]  # Of functions, which stand as nodes
     followed: Sequence[Followed]  # Nodes whose bodies stand in the graph
+    paths: Mapping[str, str]  # Of other nodes with bodies, by their first result
     made: Set[str]  # Tensors that nodes made, but for those inside of calls
     constants: Set[str]
 
@@ -33,11 +34,12 @@ class Origin:
         proto: onnx.ModelProto,
         sources: Mapping[int, Source],
         calls: Sequence[Call],
-        followed: Sequence[Followed],
+        unfolded: Unfolded,
     ) -> "Origin":
         """Describe what was read from a model whose bodies stand in it already."""
         made = {name for node in proto.graph.node for name in node.output if name}
-        return cls(sources, calls, followed, made, constants_of(proto.graph))
+        constants = constants_of(proto.graph)
+        return cls(sources, calls, unfolded.followed, unfolded.paths, made, constants)
 
     @cached_property
     def joints(self) -> frozenset[str]:
@@ -67,13 +69,6 @@ class Origin:
     def is_copy(self, node: gs.Node) -> bool:
         """Whether a node is one of a later trip, of which the file has that of the first."""
         return any(tensor.name in self.twins for tensor in node.outputs)
-
-    @cached_property
-    def in_trips(self) -> frozenset[str]:
-        """What nodes in trips of Loops and Scans make."""
-        loops = [each for each in self.followed if isinstance(each, Unrolled)]
-        nodes = (node for each in loops for node in (*each.nodes, *each.later))
-        return frozenset(name for node in nodes for name in node.output)
 
     def node_proto(self, node: gs.Node, same: Mapping[str, str] | None = None) -> onnx.NodeProto:
         """Write a node; what nobody touched is as it was, byte for byte.
