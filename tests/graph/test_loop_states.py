@@ -15,6 +15,7 @@ from small_models import run
 import onnx_reap
 from onnx_reap.onnxio.followed import with_bodies_in_front, with_bodies_inside
 from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.onnxio.renaming import renamed
 
 STEPS, WIDTH, INNER, HIDDEN = 5, 8, 40, 32
 SETTINGS: dict[str, Any] = {"target_macs": 0.6, "round_to": 1}
@@ -168,15 +169,14 @@ def test_a_kept_state_that_only_the_branch_around_the_loop_reads():
 def test_loops_in_two_branches_with_names_of_each_other():
     """A tensor of one body has the name of the other loop's result."""
     weights = _weights(wi=(WIDTH, INNER), wj=(INNER, HIDDEN))
-    loops = [_loop([*IN, *SUM], weights) for _ in "ab"]
-    loops[1].output[:] = ["t"]
+    first = _loop([*IN, *SUM], weights)
+    names = {"t": "inner", "last": "t"}
+    second = renamed(first, lambda name: names.get(name, name))
     ends = [
-        node("MatMul", [loop.output[0], "wo"], [f"{k}/y"], f"{k}/out")
-        for loop, k in zip(loops, "ab", strict=True)
+        node("MatMul", ["last", "wo"], ["a/y"], "a/out"),
+        node("MatMul", ["t", "wo"], ["b/y"], "b/out"),
     ]
-    ifs = [
-        _choice(loop, [end], k) for loop, end, k in zip(loops, ends, ["y_a", "y_b"], strict=True)
-    ]
+    ifs = [_choice(first, ends[:1], "y_a"), _choice(second, ends[1:], "y_b")]
     res = _check(_model([*ifs, node("Add", ["y_a", "y_b"], ["y"], "both")]))
     assert res.report.after.macs <= 0.6 * res.report.before.macs
 
