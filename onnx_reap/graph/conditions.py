@@ -12,8 +12,7 @@ from onnx_reap.graph.batches import Probed
 from onnx_reap.graph.bodies import has_layers
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
-from onnx_reap.graph.probing import few_and_all
-from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.graph.probing import few_and_all, follows_from_sizes
 from onnx_reap.graph.trips import find_trips
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.extract import extract
@@ -54,7 +53,7 @@ def _conditions(
     nodes = {name: node for name, node in nodes.items() if _is_real(node, probe)}
     if not nodes:
         return {}
-    by_sizes = {name for name, node in nodes.items() if _follows_from_sizes(node.inputs[0])}
+    by_sizes = {name for name, node in nodes.items() if follows_from_sizes(node.inputs[0])}
     by_data = {name for name, node in nodes.items() if has_layers(node)} - by_sizes
     few, every = few_and_all(probed)
     found: dict[str, bool | str] = {}
@@ -67,21 +66,6 @@ def _conditions(
 def _is_real(node: gs.Node, probe: Probe) -> bool:
     names = [tensor.name for tensor in node.outputs if tensor.name]
     return all(name in probe.dtypes and is_float(probe.dtypes[name]) for name in names)
-
-
-def _follows_from_sizes(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is computed from constants and sizes of tensors alone."""
-    todo, seen = [tensor], set[int]()
-    while todo:
-        each = todo.pop()
-        if isinstance(each, gs.Constant) or id(each) in seen:
-            continue
-        seen.add(id(each))
-        if not each.inputs:
-            return False
-        if Trait.MEASURES not in traits_of(each.inputs[0].op):
-            todo += each.inputs[0].inputs
-    return True
 
 
 def _agreed(

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+import onnx_graphsurgeon as gs
+
 from onnx_reap.graph.batches import Probed
+from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.session import Feed
 
 BATCH = 32
@@ -19,3 +22,18 @@ def few_and_all(probed: Probed) -> tuple[Sequence[Feed], Iterator[Feed]]:
     few = [next(iter(samples.batches(size, pad=True))) for size in batches]
     every = samples.batches(fixed_batch or BATCH, pad=fixed_batch is not None)
     return samples.extremes() if samples.alone else few, every
+
+
+def follows_from_sizes(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is computed from constants and sizes of tensors alone."""
+    todo, seen = [tensor], set[int]()
+    while todo:
+        each = todo.pop()
+        if isinstance(each, gs.Constant) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if not each.inputs:
+            return False
+        if Trait.MEASURES not in traits_of(each.inputs[0].op):
+            todo += each.inputs[0].inputs
+    return True

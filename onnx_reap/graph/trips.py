@@ -1,6 +1,6 @@
 """How many trips the Loops and Scans of a model make, where all samples agree."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -13,14 +13,14 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.names import first_output
 from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
-from onnx_reap.graph.probing import few_and_all
+from onnx_reap.graph.probing import few_and_all, follows_from_sizes
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.bodies import first_result
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.extract import bodies_of, extract
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.loops import integers
-from onnx_reap.onnxio.session import run, session
+from onnx_reap.onnxio.session import Feed, run, session
 
 LARGEST = 4096
 """Nodes of all trips of a loop, past which its body stays as it is."""
@@ -65,8 +65,11 @@ def find_trips(
     }
     if not counted:
         return found
+    few, every = few_and_all(probed)
+    by_sizes = all(_follow_from_sizes(nodes[path], protos[path]) for path in counted)
+    feeds = few if by_sizes else chain(few, every)
     try:
-        seen = _trips(replace(light, proto=proto), counted, probed, providers)
+        seen = _trips(replace(light, proto=proto), counted, feeds, providers)
     except ReapError:
         return found | dict.fromkeys(counted, "whose trips could not be counted")
     for name, numbers in seen.items():
@@ -81,7 +84,7 @@ def find_trips(
 def _trips(
     model: LightModel,
     counted: Mapping[str, tuple[str, int]],
-    probed: Probed,
+    feeds: Iterable[Feed],
     providers: Sequence[str],
 ) -> dict[str, set[int]]:
     """Run a model, and measure tensors along an axis."""
@@ -90,13 +93,24 @@ def _trips(
     read = {value.name for value in part.graph.input}
     active = session(part, providers, optimize=False)
     seen: dict[str, set[int]] = {name: set() for name in counted}
-    for feed in chain(*few_and_all(probed)):
+    for feed in feeds:
         values = run(active, names, {name: x for name, x in feed.items() if name in read})
         for node, (name, axis) in counted.items():
             seen[node].add(int(values[name].shape[axis]))
         if all(len(each) > 1 for each in seen.values()):
             break
     return seen
+
+
+def _follow_from_sizes(node: gs.Node, proto: onnx.NodeProto) -> bool:
+    """Whether trips are as many for all samples of one size."""
+    if proto.op_type == "Scan":
+        (slices,) = integers(proto, "num_scan_inputs")
+        return not node.inputs[-slices].inputs  # an input of the model, or a constant
+    (body,) = bodies_of(proto)
+    handed_on = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
+    goes_on = handed_on.get(body.output[0].name, body.output[0].name) == body.input[1].name
+    return goes_on and all(follows_from_sizes(tensor) for tensor in node.inputs[:2] if tensor.name)
 
 
 def _obstacle(node: gs.Node, proto: onnx.NodeProto, model: Model, probe: Probe) -> str:
