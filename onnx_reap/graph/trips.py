@@ -74,10 +74,13 @@ def find_trips(
         return found | dict.fromkeys(counted, "whose trips could not be counted")
     for name, numbers in seen.items():
         size, trips = len(nodes[name].attrs["body"].nodes), max(numbers)
-        too_many = f"which makes {trips} trips, too many to follow"
-        found[name] = trips if 0 < trips * size <= LARGEST else too_many
+        found[name] = trips
         if len(numbers) > 1:
             found[name] = DIFFER
+        elif not trips:
+            found[name] = "which makes no trip"
+        elif trips * size > LARGEST:
+            found[name] = f"which makes {trips} trips, too many to follow"
     return found
 
 

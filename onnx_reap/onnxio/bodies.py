@@ -74,7 +74,10 @@ def is_as_it_was(nodes: Sequence[NodeProto], given: Sequence[NodeProto], changed
     had = {first_result(node): node for node in given}
     left = {first_result(node): node for node in nodes}
     constants = {name for name, node in had.items() if node.op_type == "Constant"}
-    return not constants & changed and had == left | {n: had[n] for n in constants - left.keys()}
+    # Made of constants, too: what a DequantizeLinear gives, of other integers
+    read = {name for node in nodes for name in (*node.input, *names_in_subgraphs(node))}
+    as_they_were = had == left | {name: had[name] for name in constants - left.keys()}
+    return as_they_were and not (constants | read & had.keys()) & changed
 
 
 def with_constants_inside(light: LightModel, given: Set[str]) -> LightModel:

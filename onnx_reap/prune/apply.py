@@ -162,7 +162,8 @@ def _verified(
         check_loads(pruned.to_file(), analysis.providers)
     elif pruned.runs_unlike_file and analysis.runs_as_given and not pruned.stored:
         # What ran has nodes where calls, and bodies of If, are written.
-        _, doubts = compare(cut, pruned.to_file(), feeds, analysis.providers, CUT)
+        written = pruned.to_file()
+        _, doubts = compare(pruned.to_run(), written, feeds, analysis.providers, CUT)
         notes += [note for note in doubts if note not in notes]
     return notes
 
