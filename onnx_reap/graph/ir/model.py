@@ -70,7 +70,8 @@ class Model:
                 constant.values = dense(sparse)
         self._remember(self.constants())
         self.graph.nodes = in_order(self.graph.nodes)  # Topological
-        self.keys = unique_keys(self.graph.nodes)  # By `id(node)`
+        # By `id(node)`
+        self.keys = unique_keys(self.graph.nodes, self.origin.inside, self.origin.ends)
         self._names: set[str] = set()
         self.stored: dict[str, Stored] = {}
         self._absorb_stored()

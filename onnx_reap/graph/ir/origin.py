@@ -48,6 +48,19 @@ class Origin:
         return frozenset(name for joint in nodes for name in joint.output)
 
     @cached_property
+    def inside(self) -> frozenset[str]:
+        """What nodes of bodies that are followed make, and joints."""
+        nodes = (n for e in self.followed for n in (*e.nodes, *e.joints))
+        later = (n for e in self.followed if isinstance(e, Unrolled) for n in e.later)
+        return frozenset(name for node in (*nodes, *later) for name in node.output if name)
+
+    @cached_property
+    def ends(self) -> frozenset[str]:
+        """The last joints of loops, which stand in their place."""
+        loops = (each for each in self.followed if isinstance(each, Unrolled))
+        return frozenset(each.joints[-1].output[0] for each in loops)
+
+    @cached_property
     def settled(self) -> frozenset[str]:
         """First results of Ifs behind one of their branches."""
         return frozenset(each.results for each in self.followed if isinstance(each, Moved))
