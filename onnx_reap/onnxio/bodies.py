@@ -1,9 +1,10 @@
 """Nodes that stand in the body of an If, Loop or Scan in the file, and elsewhere in a graph."""
 
-from collections.abc import Sequence, Set
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 
+import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper
 from onnx.external_data_helper import uses_external_data
@@ -11,6 +12,16 @@ from onnx.external_data_helper import uses_external_data
 from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.extract import bodies_of, names_captured, names_in_subgraphs
 from onnx_reap.onnxio.light_model import LightModel, fill
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What became of a graph since it was read."""
+
+    made: Set[str]  # What its nodes made then
+    changed: Set[str]  # Constants that have other values since
+    constant: Callable[[str], np.ndarray | None]  # Values of a constant; None for another tensor
+    sizes: Mapping[str, tuple[int, int]]  # By tensor, the axis that was cut and its size now
 
 
 def first_result(node: NodeProto) -> str:

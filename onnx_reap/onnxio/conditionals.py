@@ -6,12 +6,13 @@ So this is a model like any other, in which what the other branch reads has a re
 same where the branch is taken.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx import GraphProto, NodeProto, helper
 
 from onnx_reap.onnxio.bodies import (
+    Edits,
     check_scope,
     constants_as_nodes,
     first_result,
@@ -59,19 +60,17 @@ def take_apart(node: NodeProto, holds: bool, names: Names) -> tuple[Moved, NodeP
     return Moved(node, holds, inside, joints, stays.output[0]), stays
 
 
-def put_back(
-    nodes: Sequence[NodeProto], moved: Moved, known: Set[str], changed: Set[str]
-) -> list[NodeProto]:
+def put_back(nodes: Sequence[NodeProto], moved: Moved, edits: Edits) -> list[NodeProto]:
     """Put the nodes of a branch back, see `onnx_reap.onnxio.followed`."""
     joints = {name for joint in moved.joints for name in joint.output}
     place = next(n for n, node in enumerate(nodes) if first_result(node) == moved.results)
     own_names = {name for node in moved.nodes for name in node.output if name}
-    inside = serving(nodes, own_names, known)
+    inside = serving(nodes, own_names, edits.made)
     own = [node for n, node in enumerate(nodes) if n in inside]
     check_scope([node for n, node in enumerate(nodes) if n not in inside | {place}], own, joints)
     result = NodeProto()
     result.CopyFrom(moved.node)
-    if not is_as_it_was(own, moved.nodes, changed):
+    if not is_as_it_was(own, moved.nodes, edits.changed):
         branch, ends = _branch(result, moved.holds), _branch(nodes[place], moved.holds).node
         del branch.node[:], branch.initializer[:], branch.sparse_initializer[:]
         del branch.value_info[:]  # which describes the old sizes

@@ -1,15 +1,14 @@
 """Ifs, Loops and Scans that stand as the nodes that they run, see `conditionals` and `loops`."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 from onnx import NodeProto
 
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio.bodies import first_result, in_order
+from onnx_reap.onnxio.bodies import Edits, first_result, in_order
 from onnx_reap.onnxio.conditionals import Moved, take_apart
 from onnx_reap.onnxio.conditionals import put_back as branch_put_back
 from onnx_reap.onnxio.extract import bodies_of, names_in_subgraphs
@@ -88,28 +87,14 @@ def _read(nodes: Sequence[NodeProto]) -> set[str]:
 
 
 def with_bodies_inside(
-    nodes: Sequence[NodeProto],
-    followed: Sequence[Followed],
-    known: Set[str],
-    changed: Set[str],
-    constant: Callable[[str], np.ndarray | None],
+    nodes: Sequence[NodeProto], followed: Sequence[Followed], edits: Edits
 ) -> list[NodeProto]:
-    """Put nodes back into their bodies, with new ones that only serve these.
-
-    Parameters
-    ----------
-    known : set of str
-        What the nodes of the model made when it was read.
-    changed : set of str
-        Constants that have other values since.
-    constant : callable
-        Returns the values of a constant; None for another tensor.
-    """
+    """Put nodes back into their bodies, with new ones that only serve these."""
     back = list(nodes)
     for each in reversed(followed):  # those inside of others first
         if isinstance(each, Moved):
-            back = branch_put_back(back, each, known, changed)
+            back = branch_put_back(back, each, edits)
         else:
-            back = loop_put_back(back, each, known, changed, constant)
+            back = loop_put_back(back, each, edits)
         back = in_order(back)
     return back

@@ -39,8 +39,8 @@ class Unrolled:
     kept: Mapping[str, str]  # The body's name of a state that no trip changes, by what it begins as
     joints: tuple[NodeProto, ...]  # All that stands between the trips
     readers: Mapping[int, str]  # The result of the joint that reads an input of the node
-    # The first trip's tensor, by that of another trip; its state, by the last state as a result
-    twins: Mapping[str, str]
+    # The tensor of the first trip by that of another, and the state that it is handed by the result
+    in_first_trip: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,16 @@ class _Unrolling:
         readers, carried = self._start()
         every: list[Trip] = []
         copies: list[list[NodeProto]] = []
-        twins: dict[str, str] = {}
+        in_first_trip: dict[str, str] = {}
         for number in range(trips):
-            rename = self._of_trip(number, twins)
+            rename = self._of_trip(number, in_first_trip)
             every.append(self._trip(rename))
             self._enter(every[-1], carried, number, trips)
             ending = f"/trip_{number + 1}" if number else ""
             copies.append([self._copy(node, rename, ending) for node in self._repeated])
             self._nodes += copies[-1]
             carried = every[-1].exits
-        self._finish(every, twins)
+        self._finish(every, in_first_trip)
         first = enumerate(every[0].entries[1 if self._in else 0 :], 1 if self._in else 0)
         states = [value.name for value in self._body.input if value.name in self._kept]
         kept = {self._kept[name]: self._own(name) for name in states}
@@ -108,7 +108,7 @@ class _Unrolling:
             kept,
             tuple(self._joints),
             readers,
-            twins,
+            in_first_trip,
         )
         return unrolled, self._nodes
 
@@ -177,7 +177,7 @@ class _Unrolling:
             sequence = self._node.input[self._states + place]
             self._joint("Gather", [sequence, index], entry, axis=axes[place])
 
-    def _finish(self, trips: Sequence[Trip], twins: dict[str, str]) -> None:
+    def _finish(self, trips: Sequence[Trip], in_first_trip: dict[str, str]) -> None:
         """Write what makes the results."""
         carried = self._out + self._states
         count = len(self._body.output) - carried
@@ -189,7 +189,7 @@ class _Unrolling:
                 continue
             result = result or self._unused("unread")
             self._joint("Identity", [last], result)
-            twins[result] = trips[0].entries[self._in - self._out + place]
+            in_first_trip[result] = trips[0].entries[self._in - self._out + place]
         axes = integers(self._node, "scan_output_axes", count)
         turned = integers(self._node, "scan_output_directions", count)
         for place, result in enumerate(results[carried:]):
@@ -203,7 +203,7 @@ class _Unrolling:
             return self._joint("Unsqueeze", [made], part, axes=[axis])
         return self._joint("Unsqueeze", [made, self._constant("axis", np.array([axis]))], part)
 
-    def _of_trip(self, number: int, twins: dict[str, str]) -> Rename:
+    def _of_trip(self, number: int, in_first_trip: dict[str, str]) -> Rename:
         """Return the names of a trip's own tensors, the first's as they are in the body."""
         if not number:
             return self._first
@@ -213,7 +213,7 @@ class _Unrolling:
         for name in dict.fromkeys(own):
             first = self._first(name)
             new[name] = self._around.names.unused(f"{first}/trip_{number + 1}")
-            twins[new[name]] = first
+            in_first_trip[new[name]] = first
         return lambda name: new.get(name) or self._first(name)
 
     def _trip(self, rename: Rename) -> Trip:

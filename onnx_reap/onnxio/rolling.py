@@ -1,13 +1,13 @@
 """The trips of a Loop or Scan become its body again."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from onnx import GraphProto, NodeProto, helper
+from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio.bodies import check_scope, first_result, is_as_it_was, serving
+from onnx_reap.onnxio.bodies import Edits, check_scope, first_result, is_as_it_was, serving
 from onnx_reap.onnxio.extract import bodies_of, names_in_subgraphs
 from onnx_reap.onnxio.loops import Unrolled
 from onnx_reap.onnxio.renaming import Rename, free_name, renamed
@@ -15,13 +15,7 @@ from onnx_reap.onnxio.renaming import Rename, free_name, renamed
 Constant = Callable[[str], np.ndarray | None]
 
 
-def put_back(
-    nodes: Sequence[NodeProto],
-    loop: Unrolled,
-    known: Set[str],
-    changed: Set[str],
-    constant: Constant,
-) -> list[NodeProto]:
+def put_back(nodes: Sequence[NodeProto], loop: Unrolled, edits: Edits) -> list[NodeProto]:
     """Put the nodes of the first trip back, see `onnx_reap.onnxio.followed`.
 
     Raises
@@ -31,15 +25,15 @@ def put_back(
     """
     joints = {name for joint in loop.joints for name in joint.output}
     own = {name for node in (*loop.nodes, *loop.later) for name in node.output if name}
-    inside = serving(nodes, own, known)
-    _check_alike(loop, [nodes[place] for place in sorted(inside)], constant)
+    inside = serving(nodes, own, edits.made)
+    _check_alike(loop, [nodes[place] for place in sorted(inside)], edits.constant)
     makers = {name: nodes[place] for place in inside for name in nodes[place].output if name}
     first = {name for node in loop.nodes for name in node.output if name}
     wanted = _behind([*first & makers.keys(), *loop.trips[0].exits], makers)
     body = [nodes[place] for place in sorted(inside) if first_result(nodes[place]) in wanted]
     reads = {first_result(node): node.input[0] for node in nodes if first_result(node) in joints}
     _check_joints(loop, reads)
-    rolled = _rolled(loop, body, reads, changed)
+    rolled = _rolled(loop, body, reads, edits)
     others = [node for place, node in enumerate(nodes) if place not in inside]
     check_scope(others, [nodes[place] for place in inside], joints)
     rest = [
@@ -53,7 +47,7 @@ def put_back(
 
 
 def _rolled(
-    loop: Unrolled, nodes: Sequence[NodeProto], reads: Mapping[str, str], changed: Set[str]
+    loop: Unrolled, nodes: Sequence[NodeProto], reads: Mapping[str, str], edits: Edits
 ) -> NodeProto:
     """Write the node with the inputs that its joints read, and such a body."""
     out = NodeProto()
@@ -61,14 +55,32 @@ def _rolled(
     for place, reader in loop.readers.items():
         out.input[place] = reads[reader]
     (body,) = bodies_of(out)
-    if not is_as_it_was(nodes, loop.nodes, changed):
+    if not is_as_it_was(nodes, loop.nodes, edits.changed):
         _write(body, loop, nodes)
-    if changed:  # sizes may be others
-        del body.value_info[:]
-        for value in (*body.input, *body.output):
-            for size in value.type.tensor_type.shape.dim:
-                size.Clear()
+    _correct_sizes(body, loop, edits)
     return out
+
+
+def _correct_sizes(body: GraphProto, loop: Unrolled, edits: Edits) -> None:
+    """Declare the sizes that inputs and outputs of a body have now."""
+    if edits.changed:
+        del body.value_info[:]
+    first = loop.trips[0]
+    for value, name in zip(body.input, first.entries, strict=True):
+        _correct_size(value, name, edits)
+    for value, name in zip(body.output, first.exits, strict=True):
+        _correct_size(value, name, edits)
+
+
+def _correct_size(value: ValueInfoProto, name: str, edits: Edits) -> None:
+    declared = value.type.tensor_type.shape.dim
+    held = edits.constant(name)
+    sizes = dict([edits.sizes[name]] if name in edits.sizes else ())
+    if held is not None:
+        sizes = dict(enumerate(held.shape))
+    for axis, size in sizes.items():
+        if axis < len(declared) and declared[axis].HasField("dim_value"):
+            declared[axis].dim_value = size
 
 
 def _write(body: GraphProto, loop: Unrolled, nodes: Sequence[NodeProto]) -> None:

@@ -13,6 +13,7 @@ from looping import value
 from small_models import run
 
 import onnx_reap
+from onnx_reap.onnxio.bodies import Edits
 from onnx_reap.onnxio.followed import with_bodies_in_front, with_bodies_inside
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.renaming import renamed
@@ -217,7 +218,7 @@ def test_trips_that_differ_are_refused():
     unfolded = with_bodies_in_front(LightModel.of(model), {"last": 2}, lambda op: False)
     nodes = list(unfolded.light.graph.node)
     known = {name for each in nodes for name in each.output}
-    settings = unfolded.followed, known, set[str](), lambda name: None
+    settings = unfolded.followed, Edits(known, set(), lambda name: None, {})
     assert [n.op_type for n in with_bodies_inside(nodes, *settings)][-2:] == ["Loop", "MatMul"]
     second = next(n for n in nodes if n.name == "relu/trip_2")
     second.op_type = "Abs"

@@ -11,6 +11,7 @@ from net import Net
 from small_models import run
 
 from onnx_reap.errors import ReapError
+from onnx_reap.onnxio.bodies import Edits
 from onnx_reap.onnxio.followed import with_bodies_in_front, with_bodies_inside
 from onnx_reap.onnxio.light_model import LightModel
 
@@ -40,10 +41,9 @@ def put_back(*new: onnx.NodeProto, before: str = "", **renamed: str) -> onnx.Mod
         if node.name.replace("/", "_") in renamed:
             node.input[0] = renamed[node.name.replace("/", "_")]
         nodes.append(node)
+    edits = Edits(known, set(), lambda name: None, {})
     del proto.graph.node[:]
-    proto.graph.node.extend(
-        with_bodies_inside(nodes, unfolded.followed, known, set(), lambda name: None)
-    )
+    proto.graph.node.extend(with_bodies_inside(nodes, unfolded.followed, edits))
     return proto
 
 

@@ -42,6 +42,7 @@ def cut_graph(
         That may vanish.
     """
     kept = kept_positions(flow, removed)
+    model.sizes |= {name: (axis, len(stays)) for name, (axis, stays) in kept.items()}
     if gone := branches.vanished(removed):
         vanish(model, probe, flow, removed, gone, kept)
     values = sizes_after(model, probe, flow.of_sizes, kept)

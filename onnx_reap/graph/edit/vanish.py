@@ -43,7 +43,7 @@ def vanish(
             assert dtype is not None  # branches where it is unknown are none
             values = vector[stays].reshape(shape).astype(dtype)
             unread += nodes[key].inputs[place].inputs
-            first = model.origin.twins.get(tensor, tensor)
+            first = model.origin.in_first_trip.get(tensor, tensor)
             if first not in constants:
                 constants[first] = gs.Constant(model.unused(f"{first}_gone"), values)
             nodes[key].inputs[place] = constants[first]

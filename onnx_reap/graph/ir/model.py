@@ -20,7 +20,7 @@ from onnx_reap.graph.ir.requantise import requantised
 from onnx_reap.graph.ir.sharing import still_equal, unshare
 from onnx_reap.graph.ir.stored import Stored, find_stored, find_transposed
 from onnx_reap.graph.rules.traits import NO_TRAITS, Trait, has_rule, traits_of
-from onnx_reap.onnxio.bodies import with_constants_inside
+from onnx_reap.onnxio.bodies import Edits, with_constants_inside
 from onnx_reap.onnxio.dtypes import is_any_float
 from onnx_reap.onnxio.extract import extract, graphs, names_defined, names_in_subgraphs
 from onnx_reap.onnxio.float32 import in_float32, other_types
@@ -72,6 +72,7 @@ class Model:
         self.graph.nodes = in_order(self.graph.nodes)  # Topological
         # By `id(node)`
         self.keys = unique_keys(self.graph.nodes, self.origin.inside, self.origin.ends)
+        self.sizes: dict[str, tuple[int, int]] = {}  # Of tensors, along the axis that was cut
         self._names: set[str] = set()
         self.stored: dict[str, Stored] = {}
         self._absorb_stored()
@@ -201,7 +202,7 @@ class Model:
         """
         taken = captured_tensors(self.graph.nodes).keys() | {t.name for t in self.graph.outputs}
         origin = self.origin
-        new = unshare(self.graph.nodes, taken, self.unused, origin.joints, origin.twins)
+        new = unshare(self.graph.nodes, taken, self.unused, origin.joints, origin.in_first_trip)
         self.copied |= new
         for copy, name in new.items():
             if name in self.stored:
@@ -238,10 +239,12 @@ class Model:
         # What is written as it was reads constants as the file has them, integers for instance.
         held = self._as_read | constants
         held |= {t.name: t for w in written.values() for t in w.inputs}
-        nodes = self.origin.nodes_of_file(
-            self.nodes, changed, same, written, lambda n: held[n].values if n in held else None
-        )
-        out.graph.node.extend(nodes)
+
+        def values(name: str) -> np.ndarray | None:
+            return held[name].values if name in held else None
+
+        edits = Edits(self.origin.made, changed, values, self.sizes)
+        out.graph.node.extend(self.origin.nodes_of_file(self.nodes, same, written, edits))
         called = functions_called(out.graph.node, out.functions)
         for function in [f for f in out.functions if (f.domain, f.name) not in called]:
             out.functions.remove(function)

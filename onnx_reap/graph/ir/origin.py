@@ -1,10 +1,9 @@
 """What the nodes of a graph were in the file, and how they are written there again."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -12,6 +11,7 @@ from onnx_reap.graph.ir.calls import Call
 from onnx_reap.graph.ir.export import Source, node_proto
 from onnx_reap.graph.ir.reading import constants_of
 from onnx_reap.graph.ir.requantise import Written, with_makers
+from onnx_reap.onnxio.bodies import Edits
 from onnx_reap.onnxio.conditionals import Moved
 from onnx_reap.onnxio.followed import Followed, Unfolded, with_bodies_inside
 from onnx_reap.onnxio.loops import Unrolled
@@ -66,10 +66,10 @@ class Origin:
         return frozenset(each.results for each in self.followed if isinstance(each, Moved))
 
     @cached_property
-    def twins(self) -> Mapping[str, str]:
+    def in_first_trip(self) -> Mapping[str, str]:
         """The tensor of the first trip of a Loop or Scan, by the same one of another trip."""
         loops = [each for each in self.followed if isinstance(each, Unrolled)]
-        return {name: first for each in loops for name, first in each.twins.items()}
+        return {name: first for each in loops for name, first in each.in_first_trip.items()}
 
     def is_settled(self, node: gs.Node) -> bool:
         """Whether a node is an If with one of its branches in front of it."""
@@ -81,7 +81,7 @@ class Origin:
 
     def is_copy(self, node: gs.Node) -> bool:
         """Whether a node is one of a later trip, of which the file has that of the first."""
-        return any(tensor.name in self.twins for tensor in node.outputs)
+        return any(tensor.name in self.in_first_trip for tensor in node.outputs)
 
     def node_proto(self, node: gs.Node, same: Mapping[str, str] | None = None) -> onnx.NodeProto:
         """Write a node; what nobody touched is as it was, byte for byte.
@@ -97,26 +97,23 @@ class Origin:
     def nodes_of_file(
         self,
         nodes: Sequence[gs.Node],
-        changed: Set[str],
         same: Mapping[str, str],
         stored: Mapping[str, Written],
-        constant: Callable[[str], np.ndarray | None],
+        edits: Edits,
     ) -> list[onnx.NodeProto]:
         """Write the nodes of a graph, with calls and bodies where they were.
 
         Parameters
         ----------
-        changed : set of str
-            Constants, also of nodes that were folded, that have other values since they were read.
         same : mapping of str to str
             The names by which copies of constants are written.
         stored : mapping of str to Written
             Constants that are written as integers.
-        constant : callable
-            Returns the values of a constant; None for another tensor.
+        edits : Edits
+            Constants that changed are also those of nodes that were folded.
         """
-        protos = with_makers(self._with_calls(nodes, changed, same, stored), stored)
-        return with_bodies_inside(protos, self.followed, self.made, changed, constant)
+        protos = with_makers(self._with_calls(nodes, edits.changed, same, stored), stored)
+        return with_bodies_inside(protos, self.followed, edits)
 
     def _with_calls(
         self,

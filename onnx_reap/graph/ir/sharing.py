@@ -14,7 +14,7 @@ def unshare(
     taken: Iterable[str],
     unused: Callable[[str], str],
     joints: Set[str],
-    twins: Mapping[str, str],
+    in_first_trip: Mapping[str, str],
 ) -> dict[str, str]:
     """Give every use of a vector a copy of its own, in place.
 
@@ -26,7 +26,7 @@ def unshare(
         Constants that have another use.
     unused : callable
         Makes a new name of a name.
-    joints, twins : set and mapping of str
+    joints, in_first_trip : set and mapping of str
         See `Model`.
 
     Returns
@@ -40,7 +40,7 @@ def unshare(
         weighted = Trait.WEIGHTED in traits_of(node.op)
         made = node.outputs[0].name if node.outputs else str(key)
         known_by = [t.name for t in node.inputs[1:]] if weighted else [made]
-        layer = [twins.get(name, name) for name in known_by]
+        layer = [in_first_trip.get(name, name) for name in known_by]
         for index in _vectors(node, made in joints):
             shared = node.inputs[index]
             use = (shared.name, *layer)

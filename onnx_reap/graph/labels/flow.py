@@ -78,7 +78,7 @@ def _unite_trips(node: gs.Node, findings: Findings) -> None:
     """Unite what the trips of a Loop or Scan make with what the first makes: all are one body."""
     sets, key, data = findings.sets, findings.model.keys[id(node)], findings.data()
     for name in (tensor.name for tensor in node.outputs):
-        first = findings.model.origin.twins.get(name)
+        first = findings.model.origin.in_first_trip.get(name)
         if first is None or not {name, first} & data.keys():
             continue
         here, there = (data.get(each, ZERO) for each in (name, first))
