@@ -60,7 +60,7 @@ def take_apart(node: NodeProto, holds: bool, names: Names) -> tuple[Moved, NodeP
     return Moved(node, holds, inside, joints, stays.output[0]), stays
 
 
-def put_back(nodes: Sequence[NodeProto], moved: Moved, edits: Edits) -> list[NodeProto]:
+def put_branch_back(nodes: Sequence[NodeProto], moved: Moved, edits: Edits) -> list[NodeProto]:
     """Put the nodes of a branch back, see `onnx_reap.onnxio.followed`."""
     joints = {name for joint in moved.joints for name in joint.output}
     place = next(n for n, node in enumerate(nodes) if first_result(node) == moved.results)

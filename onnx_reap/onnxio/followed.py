@@ -9,13 +9,12 @@ from onnx import NodeProto
 
 from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.bodies import Edits, first_result, in_order
-from onnx_reap.onnxio.conditionals import Moved, take_apart
-from onnx_reap.onnxio.conditionals import put_back as branch_put_back
+from onnx_reap.onnxio.conditionals import Moved, put_branch_back, take_apart
 from onnx_reap.onnxio.extract import bodies_of, names_in_subgraphs
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.loops import Around, Unrolled, unroll
 from onnx_reap.onnxio.renaming import Names
-from onnx_reap.onnxio.rolling import put_back as loop_put_back
+from onnx_reap.onnxio.rolling import put_body_back
 
 Taken = Mapping[str, bool | int]
 """Whether the condition of an If holds, or how many trips a Loop or Scan makes, by its path.
@@ -93,8 +92,8 @@ def with_bodies_inside(
     back = list(nodes)
     for each in reversed(followed):  # those inside of others first
         if isinstance(each, Moved):
-            back = branch_put_back(back, each, edits)
+            back = put_branch_back(back, each, edits)
         else:
-            back = loop_put_back(back, each, edits)
+            back = put_body_back(back, each, edits)
         back = in_order(back)
     return back

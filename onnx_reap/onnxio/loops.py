@@ -169,10 +169,10 @@ class _Unrolling:
             if entry not in self._kept.values():
                 self._joint("Identity", [source], entry)
         axes = integers(self._node, "scan_input_axes", len(slices))
-        turned = integers(self._node, "scan_input_directions", len(slices))
+        backward = integers(self._node, "scan_input_directions", len(slices))
         for place, entry in enumerate(slices):
             # A joint, so that nobody takes the place along this axis for a channel
-            at = self._number(trips - 1 - number if turned[place] else number)
+            at = self._number(trips - 1 - number if backward[place] else number)
             index = self._joint("Identity", [at], self._unused("index"))
             sequence = self._node.input[self._states + place]
             self._joint("Gather", [sequence, index], entry, axis=axes[place])
@@ -191,10 +191,10 @@ class _Unrolling:
             self._joint("Identity", [last], result)
             in_first_trip[result] = trips[0].entries[self._in - self._out + place]
         axes = integers(self._node, "scan_output_axes", count)
-        turned = integers(self._node, "scan_output_directions", count)
+        backward = integers(self._node, "scan_output_directions", count)
         for place, result in enumerate(results[carried:]):
             parts = [self._part(trip.exits[carried + place], axes[place]) for trip in trips]
-            ordered = parts[::-1] if turned[place] else parts
+            ordered = parts[::-1] if backward[place] else parts
             self._joint("Concat", ordered, result or self._unused("unread"), axis=axes[place])
 
     def _part(self, made: str, axis: int) -> str:

@@ -15,7 +15,7 @@ from onnx_reap.onnxio.renaming import Rename, free_name, renamed
 Constant = Callable[[str], np.ndarray | None]
 
 
-def put_back(nodes: Sequence[NodeProto], loop: Unrolled, edits: Edits) -> list[NodeProto]:
+def put_body_back(nodes: Sequence[NodeProto], loop: Unrolled, edits: Edits) -> list[NodeProto]:
     """Put the nodes of the first trip back, see `onnx_reap.onnxio.followed`.
 
     Raises
@@ -120,7 +120,7 @@ def _check_joints(loop: Unrolled, reads: Mapping[str, str]) -> None:
 
 def _check_alike(loop: Unrolled, nodes: Sequence[NodeProto], constant: Constant) -> None:
     """Refuse trips that don't compute the same from what they are handed."""
-    formulas: dict[object, int] = {}  # what is alike has one number
+    formulas: dict[object, int] = {}  # Numbers, the same for what is computed in the same way
     numbers = {
         name: formulas.setdefault(("entry", place), len(formulas))
         for trip in loop.trips
@@ -136,10 +136,10 @@ def _check_alike(loop: Unrolled, nodes: Sequence[NodeProto], constant: Constant)
 
     for node in nodes:
         read = {name: f"{number(name)}" for name in (*node.input, *names_in_subgraphs(node))}
-        alike = renamed(node, _renaming(read))
-        alike.name = ""
-        del alike.output[:]
-        key = alike.SerializeToString(deterministic=True)
+        content = renamed(node, _renaming(read))
+        content.name = ""
+        del content.output[:]
+        key = content.SerializeToString(deterministic=True)
         for place, name in enumerate(node.output):
             numbers[name] = formulas.setdefault((key, place), len(formulas))
     if len({tuple(map(number, trip.exits)) for trip in loop.trips}) > 1:
@@ -151,7 +151,7 @@ def _check_alike(loop: Unrolled, nodes: Sequence[NodeProto], constant: Constant)
 
 
 def _content(values: np.ndarray) -> object:
-    """Return what arrays have in common that hold the same."""
+    """Return what arrays of equal content have in common."""
     return values.dtype, values.shape, hashlib.sha256(values.tobytes()).digest()
 
 

@@ -21,7 +21,7 @@ def _identity(site: Site, labels: LabelArray) -> LabelArray:
 _identity_moving = movement(_identity).flow
 
 
-def _hand_on(site: Site) -> None:
+def _identity_or_constant(site: Site) -> None:
     """Pass channels through; a constant, such as the state that a loop begins with, has its own."""
     if site.is_constant(0):
         site.set_labels(_of_constant(site))
@@ -215,7 +215,7 @@ def _cast_like(site: Site) -> None:
 _RESHAPING = Trait.SAME_ENTRIES | Trait.KEEPS_CONSTANTS
 
 MOVEMENT: dict[str, Rule] = {
-    "Identity": Rule(_hand_on, traits=Trait.MOVES | _RESHAPING | Trait.SAME_ORDER),
+    "Identity": Rule(_identity_or_constant, traits=Trait.MOVES | _RESHAPING | Trait.SAME_ORDER),
     "Cast": movement(_identity, traits=Trait.SAME_ORDER | Trait.KEEPS_CONSTANTS),
     "CastLike": Rule(_cast_like, traits=Trait.MOVES),
     "Reshape": movement(
