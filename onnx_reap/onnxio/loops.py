@@ -93,24 +93,30 @@ class _Unrolling:
             self._nodes += copies[-1]
             carried = every[-1].exits
         self._finish(every, in_first_trip)
-        first = enumerate(every[0].entries[1 if self._in else 0 :], 1 if self._in else 0)
         states = [value.name for value in self._body.input if value.name in self._kept]
-        kept = {self._kept[name]: self._own(name) for name in states}
-        named = {place for place, name in enumerate(self._node.input) if name}
-        body = self._trip(self._own)
-        readers |= {p: e for p, e in first if p in named and self._body.input[p].name not in states}
         unrolled = Unrolled(
             self._node,
             (*shared, *copies[0]),
             tuple(node for copy in copies[1:] for node in copy),
             tuple(every),
-            body,
-            kept,
+            self._trip(self._own),
+            {self._kept[name]: self._own(name) for name in states},
             tuple(self._joints),
-            readers,
+            readers | self._readers(every[0]),
             in_first_trip,
         )
         return unrolled, self._nodes
+
+    def _readers(self, first: Trip) -> dict[int, str]:
+        """Return what joints hand to the first trip, by the input of the node that they read."""
+        own = 1 if self._in else 0  # in whose place a trip is handed its number
+        return {
+            place: entry
+            for place, entry in enumerate(first.entries)
+            if place >= own
+            and any(self._node.input[place : place + 1])
+            and self._body.input[place].name not in self._kept
+        }
 
     def _find_kept(self) -> dict[str, str]:
         """Find what states begin as that no trip changes, by their names.
