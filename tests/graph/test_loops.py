@@ -350,3 +350,21 @@ def test_a_plan_fits_the_model_whatever_bodies_are_followed():
     cut = onnx_reap.cut(model, res.plan)
     x = {"x": _sequences(2, 4)}
     np.testing.assert_allclose(run(cut, x)[0], run(res.model, x)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Loop", "Scan"])
+def test_activations_that_a_body_quantises_are_compared_with_roundings(kind):
+    model = _recurrent(kind)
+    body = _body(model)
+    scale, zero = np.array(0.02, np.float32), np.array(128, np.uint8)
+    body.initializer.extend(
+        onnx.numpy_helper.from_array(x, name) for name, x in (("scale", scale), ("zero", zero))
+    )
+    place = next(n for n, node in enumerate(body.node) if node.name == "each")
+    body.node[place].input[0] = "t_dq"
+    for op, x, y in (("DequantizeLinear", "t_q", "t_dq"), ("QuantizeLinear", "t", "t_q")):
+        body.node.insert(place, oh.make_node(op, [x, "scale", "zero"], [y], y))
+    onnx.checker.check_model(model)
+    res = onnx_reap.reap(model, _sequences(), **SETTINGS)
+    onnx.checker.check_model(res.model, full_check=True)
+    assert res.report.after.macs <= 0.6 * res.report.before.macs
