@@ -186,7 +186,7 @@ def _first_run(
     model : Model
     probed : Probed
     left : dict of str to str
-        Why the bodies of other nodes are left as they are, by the node's first result.
+        Why the bodies of other nodes are left as they are, by the node's path, see `Taken`.
     """
     expanded: frozenset[str] = frozenset()
     known: dict[str, bool | int | str] = {}

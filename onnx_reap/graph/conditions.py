@@ -1,10 +1,8 @@
 """Which branch of an If is taken, and how many trips loops make, where all samples agree."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reap.errors import ReapError
@@ -12,12 +10,10 @@ from onnx_reap.graph.batches import Probed
 from onnx_reap.graph.bodies import has_layers
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
-from onnx_reap.graph.probing import few_and_all, follows_from_sizes
+from onnx_reap.graph.probing import computed, few_and_all, follows_from_sizes
 from onnx_reap.graph.trips import find_trips
 from onnx_reap.onnxio.dtypes import is_float
-from onnx_reap.onnxio.extract import extract
-from onnx_reap.onnxio.float32 import in_float32
-from onnx_reap.onnxio.session import Feed, run, session
+from onnx_reap.onnxio.session import Feed
 
 DIFFERS = "whose branch differs from sample to sample"
 
@@ -30,8 +26,8 @@ def find_known(
     Returns
     -------
     dict of str to bool, int or str
-        Conditions of Ifs and numbers of trips of Loops and Scans, by the node's first result; or
-        why a body can't be followed.
+        Conditions of Ifs and numbers of trips of Loops and Scans, by the node's path, see `Taken`;
+        or why a body can't be followed.
     """
     own = {name: node for name, node in model.with_bodies().items() if name not in known}
     ifs = {name: node for name, node in own.items() if "then_branch" in node.attrs}
@@ -79,26 +75,15 @@ def _agreed(
         name: {bool(each.values.item())} if isinstance(each, gs.Constant) else set[bool]()
         for name, each in conditions.items()
     }
-    computed = {name: each.name for name, each in conditions.items() if not seen[name]}
+    wanted = {name: each.name for name, each in conditions.items() if not seen[name]}
     try:
         for values in (
-            _computed(model, set(computed.values()), feeds, providers) if computed else ()
+            computed(model.to_run(), set(wanted.values()), feeds, providers) if wanted else ()
         ):
-            for name, condition in computed.items():
+            for name, condition in wanted.items():
                 seen[name].add(bool(values[condition].item()))
-            if all(len(seen[name]) > 1 for name in computed):
+            if all(len(seen[name]) > 1 for name in wanted):
                 break
     except ReapError:
         return {}
     return {name: each.pop() if len(each) == 1 else DIFFERS for name, each in seen.items()}
-
-
-def _computed(
-    model: Model, tensors: Collection[str], feeds: Iterable[Feed], providers: Sequence[str]
-) -> Iterator[dict[str, np.ndarray]]:
-    light, names = model.to_light(), sorted(tensors)
-    part = in_float32(replace(light, proto=extract(light.proto, {}, names)), model.types)
-    read = {value.name for value in part.graph.input}
-    active = session(part, providers, optimize=False)
-    for feed in feeds:
-        yield run(active, names, {name: x for name, x in feed.items() if name in read})

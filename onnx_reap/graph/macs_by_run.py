@@ -19,6 +19,7 @@ from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.mac_formulas import Counted, formula_of
 from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.onnxio.bodies import first_result
 from onnx_reap.onnxio.session import Feed, run, session
 
 Place = tuple[str, ...]
@@ -53,8 +54,10 @@ def count_by_run(
     counted: dict[str, Place] = {}
     for node in list(proto.graph.node):
         counted |= {name: place for place, name in writer.out_of(node, proto.graph)}
-        if _first(node) in own:
-            counted |= {n: (_first(node), *place) for place, n in writer.of(node, proto.graph)}
+        if first_result(node) in own:
+            counted |= {
+                n: (first_result(node), *place) for place, n in writer.of(node, proto.graph)
+            }
     if not counted:
         return Counter()
     counting = replace(light, proto=proto)
@@ -67,10 +70,6 @@ def count_by_run(
     for name, place in counted.items():
         total[place] += int(values[name])
     return total
-
-
-def _first(node: onnx.NodeProto) -> str:
-    return str(next((name for name in node.output if name), ""))
 
 
 Count = tuple[Place, str]
@@ -93,7 +92,7 @@ class _Writer:
         given = len(bodies[0].output) - (node.op_type == "Loop")  # whose first is its condition
         node.output.extend([""] * (given - len(node.output)))
         found: list[Count] = []
-        first = _first(node)
+        first = first_result(node)
         for attribute, body, inside in zip(held, bodies, counts, strict=True):
             for place, inner in inside:
                 for other in bodies:
@@ -122,7 +121,7 @@ class _Writer:
         """Count what a node itself multiplies, if anything."""
         formula = formula_of(node.domain, node.op_type)
         name = formula and formula(self._at(node, graph))
-        return [((node.name, _first(node)), name)] if name else []
+        return [((node.name, first_result(node)), name)] if name else []
 
     def _at(self, node: onnx.NodeProto, graph: onnx.GraphProto) -> Counted:
         return Counted(node, graph, self._names)

@@ -1,12 +1,16 @@
 """The feeds that tell what depends on data and sizes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.batches import Probed
 from onnx_reap.graph.rules.traits import Trait, traits_of
-from onnx_reap.onnxio.session import Feed
+from onnx_reap.onnxio.extract import extract
+from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.onnxio.session import Feed, run, session
 
 BATCH = 32
 """Samples that are run at once."""
@@ -22,6 +26,18 @@ def few_and_all(probed: Probed) -> tuple[Sequence[Feed], Iterator[Feed]]:
     few = [next(iter(samples.batches(size, pad=True))) for size in batches]
     every = samples.batches(fixed_batch or BATCH, pad=fixed_batch is not None)
     return samples.extremes() if samples.alone else few, every
+
+
+def computed(
+    model: LightModel, tensors: Collection[str], feeds: Iterable[Feed], providers: Sequence[str]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Run the part of a model that computes some tensors; yield these for every feed."""
+    names = sorted(tensors)
+    part = replace(model, proto=extract(model.proto, {}, names))
+    read = {value.name for value in part.graph.input}
+    active = session(part, providers, optimize=False)
+    for feed in feeds:
+        yield run(active, names, {name: x for name, x in feed.items() if name in read})
 
 
 def follows_from_sizes(tensor: gs.Tensor) -> bool:

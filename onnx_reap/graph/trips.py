@@ -13,20 +13,19 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.names import first_output
 from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
-from onnx_reap.graph.probing import few_and_all, follows_from_sizes
+from onnx_reap.graph.probing import computed, few_and_all, follows_from_sizes
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.bodies import first_result
 from onnx_reap.onnxio.dtypes import is_float
-from onnx_reap.onnxio.extract import bodies_of, extract
+from onnx_reap.onnxio.extract import bodies_of
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.loops import integers
-from onnx_reap.onnxio.session import Feed, run, session
+from onnx_reap.onnxio.session import Feed
 
 LARGEST = 4096
 """Nodes of all trips of a loop, past which its body stays as it is."""
 
 PREFIX = "onnx_reap.trips/"
-
 
 DIFFER = "whose trips differ in number from sample to sample"
 OTHER_STATES = "whose states or results are not all tensors of real numbers"
@@ -45,7 +44,7 @@ def find_trips(
     Returns
     -------
     dict of str to int or str
-        Trips by the first result of the node, or why they can't be followed.
+        Trips by the path of the node, see `Taken`, or why they can't be followed.
     """
     nodes = {name: node for name, node in nodes.items() if _has_layers(node)}
     light = model.to_run()
@@ -91,13 +90,8 @@ def _trips(
     providers: Sequence[str],
 ) -> dict[str, set[int]]:
     """Run a model, and measure tensors along an axis."""
-    names = sorted({name for name, _ in counted.values()})
-    part = replace(model, proto=extract(model.proto, {}, names))
-    read = {value.name for value in part.graph.input}
-    active = session(part, providers, optimize=False)
     seen: dict[str, set[int]] = {name: set() for name in counted}
-    for feed in feeds:
-        values = run(active, names, {name: x for name, x in feed.items() if name in read})
+    for values in computed(model, {name for name, _ in counted.values()}, feeds, providers):
         for node, (name, axis) in counted.items():
             seen[node].add(int(values[name].shape[axis]))
         if all(len(each) > 1 for each in seen.values()):
@@ -123,7 +117,7 @@ def _obstacle(node: gs.Node, proto: onnx.NodeProto, model: Model, probe: Probe) 
         return CALLS
     if model.opset < 9:
         return OLD_SCAN
-    return "" if _holds_tensors(proto) and _is_real(node, model, probe) else OTHER_STATES
+    return "" if _holds_tensors(proto) and _has_real_results(node, model, probe) else OTHER_STATES
 
 
 def _has_layers(node: gs.Node) -> bool:
@@ -131,7 +125,7 @@ def _has_layers(node: gs.Node) -> bool:
     return any(traits_of(inner.op) & layers for inner in node.attrs["body"].nodes)
 
 
-def _is_real(node: gs.Node, model: Model, probe: Probe) -> bool:
+def _has_real_results(node: gs.Node, model: Model, probe: Probe) -> bool:
     used = {t.name for t in model.graph.outputs} | captured_tensors(model.nodes).keys()
     read = [t.name for t in node.outputs if t.outputs or t.name in used]
     return all(name in probe.dtypes and is_float(probe.dtypes[name]) for name in read)

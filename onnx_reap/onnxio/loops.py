@@ -75,6 +75,7 @@ class _Unrolling:
         self._shared, self._repeated = self._split()
         self._joints: list[NodeProto] = []
         self._nodes: list[NodeProto] = []
+        self._in_first_trip: dict[str, str] = {}
 
     def run(self, trips: int) -> tuple[Unrolled, list[NodeProto]]:
         """Write all trips."""
@@ -83,16 +84,15 @@ class _Unrolling:
         readers, carried = self._start()
         every: list[Trip] = []
         copies: list[list[NodeProto]] = []
-        in_first_trip: dict[str, str] = {}
         for number in range(trips):
-            rename = self._of_trip(number, in_first_trip)
+            rename = self._of_trip(number)
             every.append(self._trip(rename))
             self._enter(every[-1], carried, number, trips)
             ending = f"/trip_{number + 1}" if number else ""
             copies.append([self._copy(node, rename, ending) for node in self._repeated])
             self._nodes += copies[-1]
             carried = every[-1].exits
-        self._finish(every, in_first_trip)
+        self._finish(every)
         states = [value.name for value in self._body.input if value.name in self._kept]
         unrolled = Unrolled(
             self._node,
@@ -103,7 +103,7 @@ class _Unrolling:
             {self._kept[name]: self._own(name) for name in states},
             tuple(self._joints),
             readers | self._readers(every[0]),
-            in_first_trip,
+            self._in_first_trip,
         )
         return unrolled, self._nodes
 
@@ -183,7 +183,7 @@ class _Unrolling:
             sequence = self._node.input[self._states + place]
             self._joint("Gather", [sequence, index], entry, axis=axes[place])
 
-    def _finish(self, trips: Sequence[Trip], in_first_trip: dict[str, str]) -> None:
+    def _finish(self, trips: Sequence[Trip]) -> None:
         """Write what makes the results."""
         carried = self._out + self._states
         count = len(self._body.output) - carried
@@ -195,7 +195,7 @@ class _Unrolling:
                 continue
             result = result or self._unused("unread")
             self._joint("Identity", [last], result)
-            in_first_trip[result] = trips[0].entries[self._in - self._out + place]
+            self._in_first_trip[result] = trips[0].entries[self._in - self._out + place]
         axes = integers(self._node, "scan_output_axes", count)
         backward = integers(self._node, "scan_output_directions", count)
         for place, result in enumerate(results[carried:]):
@@ -209,7 +209,7 @@ class _Unrolling:
             return self._joint("Unsqueeze", [made], part, axes=[axis])
         return self._joint("Unsqueeze", [made, self._constant("axis", np.array([axis]))], part)
 
-    def _of_trip(self, number: int, in_first_trip: dict[str, str]) -> Rename:
+    def _of_trip(self, number: int) -> Rename:
         """Return the names of a trip's own tensors, the first's as they are in the body."""
         if not number:
             return self._first
@@ -219,7 +219,7 @@ class _Unrolling:
         for name in dict.fromkeys(own):
             first = self._first(name)
             new[name] = self._around.names.unused(f"{first}/trip_{number + 1}")
-            in_first_trip[new[name]] = first
+            self._in_first_trip[new[name]] = first
         return lambda name: new.get(name) or self._first(name)
 
     def _trip(self, rename: Rename) -> Trip:

@@ -1,7 +1,7 @@
 """The trips of a Loop or Scan become its body again."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 from onnx import GraphProto, NodeProto, ValueInfoProto, helper
@@ -56,7 +56,7 @@ def _rolled(
         out.input[place] = reads[reader]
     (body,) = bodies_of(out)
     if not is_as_it_was(nodes, loop.nodes, edits.changed):
-        _write(body, loop, nodes)
+        _write(body, loop, nodes, edits.made)
     _correct_sizes(body, loop, edits)
     return out
 
@@ -83,8 +83,8 @@ def _correct_size(value: ValueInfoProto, name: str, edits: Edits) -> None:
             declared[axis].dim_value = size
 
 
-def _write(body: GraphProto, loop: Unrolled, nodes: Sequence[NodeProto]) -> None:
-    """Give a body other nodes."""
+def _write(body: GraphProto, loop: Unrolled, nodes: Sequence[NodeProto], taken: Set[str]) -> None:
+    """Give a body other nodes; names that are taken stay those of others."""
     del body.node[:], body.initializer[:], body.sparse_initializer[:]
     body.node.extend(renamed(node, _renaming(loop.kept)) for node in nodes)
     for value, name in zip(body.input, loop.body.entries, strict=True):
@@ -93,7 +93,7 @@ def _write(body: GraphProto, loop: Unrolled, nodes: Sequence[NodeProto]) -> None
     for value, name, inner in zip(body.output, loop.body.exits, loop.trips[0].exits, strict=True):
         value.name = name
         if name not in made:  # a constant of the graph around it, or a state that stays
-            value.name = free_name(f"{name}/result", made) if inner == name else name
+            value.name = free_name(f"{name}/result", made | taken) if inner == name else name
             source = loop.kept.get(inner, inner)
             body.node.append(helper.make_node("Identity", [source], [value.name]))
             made.add(value.name)

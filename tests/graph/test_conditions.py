@@ -14,7 +14,7 @@ from net import Net
 from small_models import chain, images, run
 
 import onnx_reap
-from onnx_reap.graph import conditions, probing
+from onnx_reap.graph import probing
 
 SETTINGS: dict[str, Any] = {"target_macs": 0.6, "round_to": 1}
 
@@ -114,8 +114,8 @@ def _with_counted_runs(monkeypatch) -> list[list[str]]:
         computed.append(names)
         return plain(active, names, feed)
 
-    plain = conditions.run
-    monkeypatch.setattr(conditions, "run", counted)
+    plain = probing.run
+    monkeypatch.setattr(probing, "run", counted)
     return computed
 
 

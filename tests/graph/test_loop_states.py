@@ -34,6 +34,8 @@ def _weights(**shapes: tuple[int, ...]) -> list[onnx.TensorProto]:
 
 
 IN = [node("MatMul", ["step", "wi"], ["a"], "in"), node("Relu", ["a"], ["r"], "relu")]
+BODY = {"wi": (WIDTH, INNER), "wj": (INNER, HIDDEN)}
+SHIFTED = [IN[0], node("Add", ["a", "k"], ["ak"], "shift"), node("Relu", ["ak"], ["r"])]
 SUM = [
     node("MatMul", ["r", "wj"], ["q"], "mid"),
     node("Add", ["q", "h"], ["s"], "sum"),
@@ -111,7 +113,7 @@ def test_weights_that_are_handed_through_as_states_are_weights():
     model = _model([loop, OUT], *_weights(wi0=(WIDTH, INNER), wj0=(INNER, HIDDEN)))
     res = _check(model)
     assert {group.name for group in res.report.groups} == {"start", "in"}
-    plain = _model([_loop([*IN, *SUM], _weights(wi=(WIDTH, INNER), wj=(INNER, HIDDEN))), OUT])
+    plain = _model([_loop([*IN, *SUM], _weights(**BODY)), OUT])
     assert res.report.before.macs == onnx_reap.inspect(plain, _sequences(8)).total.macs
     assert res.report.after.macs <= 0.6 * res.report.before.macs
     sliced = onnx_reap.reap(model, _sequences(), refit=False, **SETTINGS).model
@@ -120,10 +122,7 @@ def test_weights_that_are_handed_through_as_states_are_weights():
 
 def test_a_state_that_no_trip_changes_is_the_same_result():
     """Though what it begins as is the bias of a layer in front of the loop, too."""
-    shifted = [IN[0], node("Add", ["a", "k"], ["ak"], "shift"), node("Relu", ["ak"], ["r"])]
-    loop = _loop(
-        [*shifted, *SUM], _weights(wi=(WIDTH, INNER), wj=(INNER, HIDDEN)), [("bias", "k", "k", "z")]
-    )
+    loop = _loop([*SHIFTED, *SUM], _weights(**BODY), [("bias", "k", "k", "z")])
     front = [
         node("MatMul", ["x0", "wf"], ["f"], "front"),
         node("Relu", ["f"], ["fr"]),
@@ -152,10 +151,7 @@ def _choice(loop: onnx.NodeProto, ends: Sequence[onnx.NodeProto], name: str) -> 
 
 
 def test_a_kept_state_that_only_the_branch_around_the_loop_reads():
-    shifted = [IN[0], node("Add", ["a", "k"], ["ak"], "shift"), node("Relu", ["ak"], ["r"])]
-    loop = _loop(
-        [*shifted, *SUM], _weights(wi=(WIDTH, INNER), wj=(INNER, HIDDEN)), [("k0", "k", "k", "z")]
-    )
+    loop = _loop([*SHIFTED, *SUM], _weights(**BODY), [("k0", "k", "k", "z")])
     ends = [
         node("MatMul", ["z", "wz"], ["zz"], "of_kept"),
         node("MatMul", ["last", "wo"], ["yy"], "out"),
@@ -169,7 +165,7 @@ def test_a_kept_state_that_only_the_branch_around_the_loop_reads():
 
 def test_loops_in_two_branches_with_names_of_each_other():
     """A tensor of one body has the name of the other loop's result."""
-    weights = _weights(wi=(WIDTH, INNER), wj=(INNER, HIDDEN))
+    weights = _weights(**BODY)
     first = _loop([*IN, *SUM], weights)
     names = {"t": "inner", "last": "t"}
     second = renamed(first, lambda name: names.get(name, name))
@@ -214,7 +210,7 @@ def test_bodies_that_call_functions_of_the_model_are_left_with_the_reason():
 
 
 def test_trips_that_differ_are_refused():
-    model = _model([_loop([*IN, *SUM], _weights(wi=(WIDTH, INNER), wj=(INNER, HIDDEN))), OUT])
+    model = _model([_loop([*IN, *SUM], _weights(**BODY)), OUT])
     unfolded = with_bodies_in_front(LightModel.of(model), {"last": 2}, lambda op: False)
     nodes = list(unfolded.light.graph.node)
     known = {name for each in nodes for name in each.output}
