@@ -33,6 +33,9 @@ from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.refit.blockwise import refit_jointly
 from onnx_reap.prune.refit.layer import LayerRefit
 from onnx_reap.prune.refit.layerwise import repair
+from onnx_reap.prune.refit.networkwise import NetworkFit, tune
+
+_PASSES = {"--joint-refit": "joint_refit", "--tune": "tune"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Pruned:
     params: int
     refits: dict[str, LayerRefit]  # By node; empty without a refit
     blocks: tuple[BlockFit, ...]  # Blocks whose layers were then refitted together
+    network: NetworkFit | None  # What tuning all layers together brought
     notes: tuple[str, ...]  # Warnings
     loss: EstimatedLoss | None = None  # Where it was bounded
 
@@ -58,6 +62,7 @@ def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:
         pruned, notes = cut_model(analysis, own.removed, run.samples.every, own.merge)
     refits: dict[str, LayerRefit] = {}
     fits: list[BlockFit] = []
+    network: NetworkFit | None = None
     macs = macs_left(analysis, pruned, own.widths)
     if run.settings.refit and run.samples.fit is not None and own.removed:
         with run.clock("refit"):
@@ -67,12 +72,16 @@ def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:
             with run.clock("joint refit"):
                 fits, undone = _refit_blocks(run, pruned, own.removed, macs)
                 notes += undone
-    elif run.settings.joint_refit:
-        notes.append("--joint-refit changed nothing: no channel was removed")
+            with run.clock("tune"):
+                network, undone = _tune(run, pruned, own.removed)
+                notes += undone
+    else:
+        idle = [f for f, n in _PASSES.items() if getattr(run.settings, n)]
+        notes += [f"{flag} changed nothing: no channel was removed" for flag in idle]
     out = finish(pruned, run.settings)
     pruned.free_weights()
     params = count_parameters(out)
-    return Pruned(choice, out, macs, params, refits, tuple(fits), tuple(notes))
+    return Pruned(choice, out, macs, params, refits, tuple(fits), network, tuple(notes))
 
 
 def _refit_blocks(
@@ -96,6 +105,14 @@ def _refit_blocks(
     back = "blocks were not refitted together: on the validation split the outputs' error rose"
     far = f"by {new / old - 1:.0%}" if old and math.isfinite(new) else f"to {new:.2g}"
     return [], [*notes, f"{back} from {old:.2g} {far}"]
+
+
+def _tune(run: Run, pruned: Model, removed: Sequence[int]) -> tuple[NetworkFit | None, list[str]]:
+    """Tune all layers together, in the time that is left."""
+    if run.settings.tune == 0:
+        return None, []
+    seconds = min(run.clock.left, run.settings.tune_time or math.inf)
+    return tune(run, pruned, removed, seconds=seconds)
 
 
 def _distance(analysis: Analysis, pruned: Model, samples: Calibration) -> float:

@@ -43,6 +43,7 @@ def make_result(
         refits=tuple(pruned.refits.values()),
         factors=tuple(outcome.factors),
         blocks=pruned.blocks,
+        network=pruned.network,
         tiling=tiling,
         seconds=run.clock.seconds,
         notes=pruned.notes,

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import onnx
 
@@ -20,6 +21,9 @@ OLDEST = 11  # operator set in which all nodes that rules write exist
 SIZES = frozenset(op for op, traits in TRAITS.items() if Trait.MEASURES in traits)
 """What they give does not change with values."""
 
+WEIGHT = f"{PREFIX}weight"
+"""Input: how much distances of scores count."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -32,6 +36,19 @@ class Facts:
     varying: Collection[str] = frozenset()
 
 
+class Scores(Protocol):
+    """An output that holds scores of classes."""
+
+    @property
+    def output(self) -> str:
+        """Its name."""
+        ...
+
+    def distance(self, y: Value, wanted: Value) -> tuple[Value, Value]:
+        """Write how far distributions are from wanted ones, and the gradient at `y`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Trainer:
     """A model that returns an error and its gradients."""
@@ -40,6 +57,10 @@ class Trainer:
     targets: Mapping[str, str]  # Inputs to feed what tensors are wanted to be
     error: str  # Output: the squared error, each tensor's weighted
     gradients: Mapping[str, str]  # Outputs, by what the gradient is of
+    # Output: distances of scores, which are no part of `error`; a number to feed, with which their
+    # gradients count. None without scores
+    distance: str | None = None
+    weight: str | None = None
 
 
 def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]:
@@ -62,13 +83,31 @@ def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]
     return (set(wanted) & leading) - blocked
 
 
+def stopped(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]:
+    """Tell from which tensors of a part some gradient towards the wanted ones gets lost."""
+    constants, version = part.constants, opset(part)
+    depend, found = set(wanted), set[str]()
+    for node in part.graph.node:
+        if node.op_type in SIZES:
+            continue
+        read = _inputs(node, facts.layers)
+        known = [place for place, name in enumerate(read) if name in depend]
+        lost = not depend.isdisjoint(names_in_subgraphs(node)) or not found.isdisjoint(read)
+        if known or lost:
+            depend.update(filter(None, node.output))
+        if lost or not all(_passes(node, i, facts, constants, version) for i in known):
+            found.update(filter(None, node.output))
+    return found
+
+
 def with_gradients(
     part: LightModel,
     facts: Facts,
     goals: Mapping[str, float],
     wanted: Sequence[str],
+    scores: Sequence[Scores] = (),
 ) -> Trainer:
-    """Append a backward pass from a squared error.
+    """Append a backward pass from a squared error, and from distances of scores.
 
     Parameters
     ----------
@@ -82,22 +121,33 @@ def with_gradients(
     out = onnx.ModelProto()
     out.CopyFrom(part.proto)
     tape = Tape(replace(part, proto=out), facts.shapes, facts.layers)
-    starts, targets, errors = {}, {}, []
+    names = dict.fromkeys([*goals, *(each.output for each in scores)])
+    targets = {name: f"{PREFIX}target/{name}" for name in names}
+    starts, errors, distances = dict[str, list[Value]](), [], []
     for name, weight in goals.items():
-        targets[name] = f"{PREFIX}target/{name}"
         miss = tape.value(name) - tape.value(targets[name])
         errors.append(miss.op("ReduceSumSquare", keepdims=0) * weight)
-        starts[name] = miss * (2 * weight)
-    found = backpropagate(tape, part.graph.node, starts, wanted)
+        starts[name] = [miss * (2 * weight)]
+    for each in scores:
+        name = each.output
+        distance, start = each.distance(tape.value(name), tape.value(targets[name]))
+        distances.append(distance)
+        starts.setdefault(name, []).append(start * tape.value(WEIGHT))
+    summed = {name: tape.sum(each) for name, each in starts.items()}
+    found = backpropagate(tape, part.graph.node, summed, wanted)
     given = {name: gradient.name for name, gradient in found.items()}
     error = tape.sum(errors).name
-    floats = onnx.TensorProto.FLOAT
+    total = tape.sum(distances).name if distances else None
+    fed = dict.fromkeys(targets.values()) | ({WEIGHT: []} if scores else {})
     out.graph.input.extend(
-        onnx.helper.make_tensor_value_info(name, floats, None) for name in targets.values()
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in fed.items()
     )
     del out.graph.output[:]
-    out.graph.output.extend(onnx.ValueInfoProto(name=n) for n in (error, *given.values()))
-    return Trainer(replace(part, proto=out), targets, error, given)
+    returned = filter(None, (error, total, *given.values()))
+    out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in returned)
+    weight_fed = WEIGHT if scores else None
+    return Trainer(replace(part, proto=out), targets, error, given, total, weight_fed)
 
 
 def backpropagate(

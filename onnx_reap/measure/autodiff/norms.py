@@ -145,3 +145,8 @@ NORMS: Mapping[str, Gradient] = {
     "RMSNormalization": Gradient(rms_norm, frozenset({0, 1})),
     "Softmax": Gradient(softmax),
 }
+
+PARAMETERS: Mapping[str, frozenset[int]] = {
+    op: each.places - {0} for op, each in NORMS.items() if each.places is not None
+}
+"""Inputs that are scale and shift, as far as gradients towards them are known."""

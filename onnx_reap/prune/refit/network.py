@@ -1,0 +1,192 @@
+"""All layers of a cut model at once, towards the original's activations behind its blocks.
+
+A refit of single layers, and of blocks, leaves what it did before as it is. Here everything moves
+together, by the gradient of the squared errors behind all blocks in one forward pass of the pruned
+model, relative to their variances, and of the divergence of class scores where that helps. The
+original is run on the same inputs, so no label is involved, and inputs may be varied.
+
+References
+----------
+A. Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015.
+G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from onnx_reap.data import Calibration
+from onnx_reap.measure.autodiff.backward import WEIGHT, Facts, Scores, reached, with_gradients
+from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.onnxio.session import run, session
+from onnx_reap.prune.refit.folded import root_mean_square
+from onnx_reap.prune.refit.model_pair import ModelPair
+from onnx_reap.prune.refit.parameters import Arrays, Parameters
+
+Feed = Mapping[str, np.ndarray]
+
+VARIANCE_BATCHES = 8  # that tell how much the original's activations vary
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far the pruned model is from the original on some samples."""
+
+    error: float  # Squared, mean behind blocks, relative to the variance there
+    divergence: float | None  # Of class scores, where there are any
+
+    def change_from(self, other: "Distance") -> float:
+        """Return the mean logarithm of the ratios to another's: below 0 where this is nearer."""
+        pairs = [(self.error, other.error)]
+        if self.divergence is not None and other.divergence is not None:
+            pairs.append((self.divergence, other.divergence))
+        return sum(_log_ratio(*pair) for pair in pairs) / len(pairs)
+
+
+def _log_ratio(now: float, before: float) -> float:
+    tiny = float(np.finfo(np.float32).tiny)
+    return math.log(max(now, tiny) / max(before, tiny)) if math.isfinite(now) else math.inf
+
+
+class Network:
+    """Runs the original and the pruned model on the same inputs, forward and backward.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        Those that gradients don't reach stay as they are.
+    facts : Facts
+        About the pruned model.
+    goals : sequence of str
+        Tensors of both models whose errors count.
+    scores : sequence of Scores
+        Outputs that hold class scores.
+    batch : int
+        Samples in a run.
+    """
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        parameters: Parameters,
+        facts: Facts,
+        goals: Sequence[str],
+        scores: Sequence[Scores],
+        batch: int,
+    ) -> None:
+        parts = pair.run.samples.train_validation
+        assert parts is not None
+        self._training, self._validation = parts
+        self._pair, self.batch = pair, batch
+        first = next(self._batches(self._training))
+        inputs = {name: array.dtype for name, array in first.items()}
+        wanted = list(dict.fromkeys([*goals, *(each.output for each in scores)]))
+        self._run_original = self._runner(pair.original.part(inputs, wanted), wanted)
+        part, facts = parameters.part(inputs, wanted), parameters.facts(facts)
+        self.parameters = parameters.only(reached(part, facts, list(parameters.values)))
+        self.values = self.parameters.values
+        self._every, self._start = parameters, parameters.values
+        weights, moving = self._weights(goals), sorted(self.values)
+        backward = with_gradients(part, facts, weights, moving, scores)
+        forward = with_gradients(part, facts, weights, (), scores)
+        self._trainer = backward
+        self._run_backward = self._runner(backward.model, [*backward.gradients.values()])
+        self._distances = [forward.error, *filter(None, [forward.distance])]
+        self._run_forward = self._runner(forward.model, self._distances)
+
+    def steps(self, *, zeros_stay: bool) -> dict[str, np.ndarray]:
+        """Return what a step of 1 is, by parameter."""
+        results = list(dict.fromkeys(each.result for each in self.parameters.every))
+        feed = next(self._batches(self._training))
+        inputs = {name: array.dtype for name, array in feed.items()}
+        find = self._runner(self._every.part(inputs, results), results)
+        found = find({**feed, **self._start})
+        sizes = {name: float(root_mean_square(x, None).item()) for name, x in found.items()}
+        return self.parameters.steps(sizes, zeros_stay=zeros_stay)
+
+    @property
+    def batches(self) -> int:
+        """Batches of a pass over the training samples."""
+        return max(len(self._training) // self.batch, 1)
+
+    def one_pass(self, rng: np.random.Generator, together: int) -> Iterator[list[Feed]]:
+        """Yield the training samples in random order, some batches for every step.
+
+        What is left for no whole batch waits for another pass.
+        """
+        batch = min(self.batch, len(self._training))
+        order = rng.permutation(len(self._training))[: len(self._training) // batch * batch]
+        step: list[Feed] = []
+        for feed in self._training.at(order.tolist()).batches(batch):
+            step.append(feed)
+            if len(step) == together:
+                yield step
+                step = []
+        if step:
+            yield step
+
+    def gradients(self, values: Arrays, feeds: Sequence[Feed], weight: float) -> Arrays:
+        """Sum gradients over batches; divergences count with a weight."""
+        totals: dict[str, np.ndarray] = {}
+        for feed in feeds:
+            found = self._run_backward(self._fed(feed, values, weight))
+            for name, gradient in self._trainer.gradients.items():
+                add = found[gradient].reshape(values[name].shape)
+                totals[name] = totals[name] + add if name in totals else add
+        return totals
+
+    def distance(self, values: Arrays) -> Distance:
+        """Measure how far the pruned model is from the original on the validation split."""
+        totals, samples = np.zeros(len(self._distances)), 0.0
+        left = len(self._validation)
+        for feed in self._batches(self._validation):
+            share = min(left, self.batch) / self.batch
+            found = self._run_forward(self._fed(feed, values, 0.0))
+            error, *divergence = (float(found[name]) for name in self._distances)
+            # Errors are sums over the samples that were run, divergences means.
+            totals += [error * (share if self._pair.pads else 1), *(d * share for d in divergence)]
+            samples, left = samples + share, left - self.batch
+        error, *divergence = totals / samples
+        return Distance(float(error), float(divergence[0]) if divergence else None)
+
+    def _fed(self, feed: Feed, values: Arrays, weight: float) -> Feed:
+        """Put together what a backward pass is fed, with what the original gives."""
+        wanted = self._wanted(feed)
+        targets = {fed: wanted[name] for name, fed in self._trainer.targets.items()}
+        counts = {WEIGHT: np.array(weight, np.float32)}
+        return {**self._start, **values, **feed, **targets, **counts}
+
+    def _wanted(self, feed: Feed) -> dict[str, np.ndarray]:
+        """Run the original, and leave out channels that were cut."""
+        kept = self._pair.kept
+        return {
+            name: np.take(x, kept[name][1], kept[name][0]) if name in kept else x
+            for name, x in self._run_original(feed).items()
+        }
+
+    def _weights(self, goals: Sequence[str]) -> dict[str, float]:
+        """Weight squared errors: a batch's sum is the mean of errors relative to variances."""
+        variances: dict[str, list[float]] = {name: [] for name in goals}
+        sizes: dict[str, int] = {}
+        for feed in islice(self._batches(self._training), VARIANCE_BATCHES):
+            wanted = self._wanted(feed)
+            for name in goals:
+                sizes.setdefault(name, wanted[name].size)  # of a whole batch
+                variances[name].append(float(np.var(wanted[name], dtype=np.float64)))
+        means = {name: float(np.mean(each)) for name, each in variances.items()}
+        usable = {n: v for n, v in means.items() if np.finfo(np.float32).tiny < v < np.inf}
+        return {name: 1 / (v * sizes[name] * len(usable)) for name, v in usable.items()}
+
+    def _batches(self, samples: Calibration) -> Iterator[dict[str, np.ndarray]]:
+        return samples.batches(self.batch, pad=self._pair.pads)
+
+    def _runner(
+        self, model: LightModel, outputs: Sequence[str]
+    ) -> Callable[[Feed], dict[str, np.ndarray]]:
+        """Make a session; it is fed what it takes."""
+        active = session(model, self._pair.run.analysis.providers)
+        taken = [value.name for value in active.get_inputs()]
+        return lambda feed: run(active, outputs, {name: feed[name] for name in taken})
