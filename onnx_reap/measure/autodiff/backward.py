@@ -57,10 +57,6 @@ class Trainer:
     targets: Mapping[str, str]  # Inputs to feed what tensors are wanted to be
     error: str  # Output: the squared error, each tensor's weighted
     gradients: Mapping[str, str]  # Outputs, by what the gradient is of
-    # Output: distances of scores, which are no part of `error`; a number to feed, with which their
-    # gradients count. None without scores
-    distance: str | None = None
-    weight: str | None = None
 
 
 def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]:
@@ -117,37 +113,83 @@ def with_gradients(
         Tensors whose squared distance from a target counts, with a weight each.
     wanted : sequence of str
         Inputs to differentiate by, all `reached`.
+    scores : sequence of Scores
+        Outputs whose distance counts as the input `WEIGHT` says.
     """
-    out = onnx.ModelProto()
-    out.CopyFrom(part.proto)
-    tape = Tape(replace(part, proto=out), facts.shapes, facts.layers)
-    names = dict.fromkeys([*goals, *(each.output for each in scores)])
-    targets = {name: f"{PREFIX}target/{name}" for name in names}
-    starts, errors, distances = dict[str, list[Value]](), [], []
+    out, tape = _continued(part, facts)
+    targets = _targets([*goals, *(each.output for each in scores)])
+    starts, errors = dict[str, list[Value]](), []
     for name, weight in goals.items():
         miss = tape.value(name) - tape.value(targets[name])
         errors.append(miss.op("ReduceSumSquare", keepdims=0) * weight)
         starts[name] = [miss * (2 * weight)]
     for each in scores:
         name = each.output
-        distance, start = each.distance(tape.value(name), tape.value(targets[name]))
-        distances.append(distance)
+        _, start = each.distance(tape.value(name), tape.value(targets[name]))
         starts.setdefault(name, []).append(start * tape.value(WEIGHT))
     summed = {name: tape.sum(each) for name, each in starts.items()}
     found = backpropagate(tape, part.graph.node, summed, wanted)
     given = {name: gradient.name for name, gradient in found.items()}
     error = tape.sum(errors).name
-    total = tape.sum(distances).name if distances else None
     fed = dict.fromkeys(targets.values()) | ({WEIGHT: []} if scores else {})
+    model = _finished(out, part, fed, [error, *given.values()])
+    return Trainer(model, targets, error, given)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model that returns errors by tensor."""
+
+    model: LightModel
+    targets: Mapping[str, str]  # Inputs to feed what tensors are wanted to be
+    errors: Mapping[str, str]  # Outputs: squared errors, weighted, by tensor
+    distance: str | None  # Output: the distance of scores, if there are any
+
+
+def with_errors(
+    part: LightModel, facts: Facts, goals: Mapping[str, float], scores: Sequence[Scores] = ()
+) -> Comparison:
+    """Append what compares tensors with targets, see `with_gradients`."""
+    out, tape = _continued(part, facts)
+    targets = _targets([*goals, *(each.output for each in scores)])
+    errors, distances = {}, []
+    for name, weight in goals.items():
+        miss = tape.value(name) - tape.value(targets[name])
+        errors[name] = (miss.op("ReduceSumSquare", keepdims=0) * weight).name
+    for each in scores:
+        y, target = tape.value(each.output), tape.value(targets[each.output])
+        distances.append(each.distance(y, target)[0])
+    total = tape.sum(distances).name if distances else None
+    outputs = [*errors.values(), *filter(None, [total])]
+    model = _finished(out, part, dict.fromkeys(targets.values()), outputs)
+    return Comparison(model, targets, errors, total)
+
+
+def _continued(part: LightModel, facts: Facts) -> tuple[onnx.ModelProto, Tape]:
+    """Copy a part, to append nodes to it."""
+    out = onnx.ModelProto()
+    out.CopyFrom(part.proto)
+    return out, Tape(replace(part, proto=out), facts.shapes, facts.layers)
+
+
+def _targets(names: Sequence[str]) -> dict[str, str]:
+    return {name: f"{PREFIX}target/{name}" for name in dict.fromkeys(names)}
+
+
+def _finished(
+    out: onnx.ModelProto,
+    part: LightModel,
+    fed: Mapping[str, Sequence[int] | None],
+    outputs: Sequence[str],
+) -> LightModel:
+    """Declare further inputs, with their shapes where these are known, and the outputs."""
+    floats = onnx.TensorProto.FLOAT
     out.graph.input.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name, shape in fed.items()
+        onnx.helper.make_tensor_value_info(name, floats, shape) for name, shape in fed.items()
     )
     del out.graph.output[:]
-    returned = filter(None, (error, total, *given.values()))
-    out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in returned)
-    weight_fed = WEIGHT if scores else None
-    return Trainer(replace(part, proto=out), targets, error, given, total, weight_fed)
+    out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return replace(part, proto=out)
 
 
 def backpropagate(

@@ -13,13 +13,20 @@ G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import islice
 
 import numpy as np
 
 from onnx_reap.data import Calibration
-from onnx_reap.measure.autodiff.backward import WEIGHT, Facts, Scores, reached, with_gradients
+from onnx_reap.measure.autodiff.backward import (
+    WEIGHT,
+    Facts,
+    Scores,
+    reached,
+    with_errors,
+    with_gradients,
+)
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.prune.refit.folded import root_mean_square
@@ -35,15 +42,17 @@ VARIANCE_BATCHES = 8  # that tell how much the original's activations vary
 class Distance:
     """How far the pruned model is from the original on some samples."""
 
-    error: float  # Squared, mean behind blocks, relative to the variance there
-    divergence: float | None  # Of class scores, where there are any
+    # Squared errors relative to the original's variances: mean behind all blocks, and mean of the
+    # outputs that hold no class scores; divergence of those that do
+    blocks: float
+    outputs: float | None
+    divergence: float | None
 
     def change_from(self, other: "Distance") -> float:
         """Return the mean logarithm of the ratios to another's: below 0 where this is nearer."""
-        pairs = [(self.error, other.error)]
-        if self.divergence is not None and other.divergence is not None:
-            pairs.append((self.divergence, other.divergence))
-        return sum(_log_ratio(*pair) for pair in pairs) / len(pairs)
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        ratios = [_log_ratio(a, b) for a, b in pairs if a is not None and b is not None]
+        return sum(ratios) / len(ratios)
 
 
 def _log_ratio(now: float, before: float) -> float:
@@ -90,12 +99,16 @@ class Network:
         self.values = self.parameters.values
         self._every, self._start = parameters, parameters.values
         weights, moving = self._weights(goals), sorted(self.values)
-        backward = with_gradients(part, facts, weights, moving, scores)
-        forward = with_gradients(part, facts, weights, (), scores)
-        self._trainer = backward
-        self._run_backward = self._runner(backward.model, [*backward.gradients.values()])
-        self._distances = [forward.error, *filter(None, [forward.distance])]
-        self._run_forward = self._runner(forward.model, self._distances)
+        means = {name: weight / len(weights) for name, weight in weights.items()}
+        self._trainer = with_gradients(part, facts, means, moving, scores)
+        gradients = [*self._trainer.gradients.values()]
+        self._run_backward = self._runner(self._trainer.model, gradients)
+        self._comparison = with_errors(part, facts, weights, scores)
+        returned = [value.name for value in self._comparison.model.graph.output]
+        self._run_forward = self._runner(self._comparison.model, returned)
+        compared = {each.output for each in scores}
+        outputs = [tensor.name for tensor in pair.original.graph.outputs]
+        self._outputs = [name for name in outputs if name in weights and name not in compared]
 
     def steps(self, *, zeros_stay: bool) -> dict[str, np.ndarray]:
         """Return what a step of 1 is, by parameter."""
@@ -140,17 +153,24 @@ class Network:
 
     def distance(self, values: Arrays) -> Distance:
         """Measure how far the pruned model is from the original on the validation split."""
-        totals, samples = np.zeros(len(self._distances)), 0.0
-        left = len(self._validation)
+        comparison = self._comparison
+        totals = {value.name: 0.0 for value in comparison.model.graph.output}
+        left, samples = len(self._validation), 0.0
         for feed in self._batches(self._validation):
             share = min(left, self.batch) / self.batch
             found = self._run_forward(self._fed(feed, values, 0.0))
-            error, *divergence = (float(found[name]) for name in self._distances)
-            # Errors are sums over the samples that were run, divergences means.
-            totals += [error * (share if self._pair.pads else 1), *(d * share for d in divergence)]
+            for name in totals:
+                # Errors are sums over the samples that were run, divergences means.
+                whole = self._pair.pads or name == comparison.distance
+                totals[name] += float(found[name]) * (share if whole else 1.0)
             samples, left = samples + share, left - self.batch
-        error, *divergence = totals / samples
-        return Distance(float(error), float(divergence[0]) if divergence else None)
+        errors = {goal: totals[name] / samples for goal, name in comparison.errors.items()}
+        outputs = [errors[name] for name in self._outputs]
+        return Distance(
+            sum(errors.values()) / len(errors),
+            sum(outputs) / len(outputs) if outputs else None,
+            totals[comparison.distance] / samples if comparison.distance else None,
+        )
 
     def _fed(self, feed: Feed, values: Arrays, weight: float) -> Feed:
         """Put together what a backward pass is fed, with what the original gives."""
@@ -168,7 +188,7 @@ class Network:
         }
 
     def _weights(self, goals: Sequence[str]) -> dict[str, float]:
-        """Weight squared errors: a batch's sum is the mean of errors relative to variances."""
+        """Weight squared errors so that the sum over a batch is relative to the variance."""
         variances: dict[str, list[float]] = {name: [] for name in goals}
         sizes: dict[str, int] = {}
         for feed in islice(self._batches(self._training), VARIANCE_BATCHES):
@@ -178,7 +198,7 @@ class Network:
                 variances[name].append(float(np.var(wanted[name], dtype=np.float64)))
         means = {name: float(np.mean(each)) for name, each in variances.items()}
         usable = {n: v for n, v in means.items() if np.finfo(np.float32).tiny < v < np.inf}
-        return {name: 1 / (v * sizes[name] * len(usable)) for name, v in usable.items()}
+        return {name: 1 / (v * sizes[name]) for name, v in usable.items()}
 
     def _batches(self, samples: Calibration) -> Iterator[dict[str, np.ndarray]]:
         return samples.batches(self.batch, pad=self._pair.pads)

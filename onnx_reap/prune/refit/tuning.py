@@ -101,7 +101,7 @@ class Tuning:
         changes = {speed: after_trial(speed, 0.0) for speed in SPEEDS}
         speed, scores = min(SPEEDS, key=lambda each: changes[each]), 0.0
         if before.divergence:
-            counted = SCORES * before.error / before.divergence
+            counted = SCORES * before.blocks / before.divergence
             scores = counted if after_trial(speed, counted) < changes[speed] else 0.0
         values, after = self._descend(steps, CHECKS, speed, scores, on_step)
         if after.change_from(before) >= 0:
