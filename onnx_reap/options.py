@@ -60,6 +60,7 @@ class SweepKeywords(InspectKeywords, total=False):
     metric: str
     refit: bool
     joint_refit: int | str | None
+    augment: str
     positions: int
     seed: int
 
@@ -217,6 +218,11 @@ class Settings(Record):
         "passes over the samples in which the layers of each block are refitted together, once "
         "every layer was alone; auto: 10 where they are quick, else 0",
         shown="auto",
+    )
+    augment: str = _method(parsing.one_of("auto", "none", "image", "signal"))(
+        "copies of the samples to tune weights on, too: mirrored and shifted or zoomed (image), "
+        "shifted in time and with a little noise (signal), as the inputs look (auto), or none",
+        "auto",
     )
     positions: int = option(parsing.POSITIVE, group="data")(
         "output positions to sample per image and layer", 32
