@@ -125,6 +125,18 @@ def test_zooms_are_linear_between_pixels(layout: tuple[int, int]):
     assert 0.2 < mirrored < 0.8
 
 
+def test_integers_are_rounded():
+    batch = pixels(COUNT, 3, 70, 80, dtype="uint8")
+    exact = copied(images(), batch.astype(np.float32))
+    np.testing.assert_array_equal(copied(images(), batch), np.rint(exact))
+
+
+def test_even_images_stay_as_they_are():
+    batch = np.broadcast_to(random().normal(size=(COUNT, 3, 1, 1)), (COUNT, 3, 70, 80))
+    batch = batch.astype(np.float32)
+    np.testing.assert_array_equal(copied(images(), batch), batch)
+
+
 def test_inputs_of_the_same_size_move_together():
     image = np.broadcast_to(ramp(70, 80), (COUNT, 1, 70, 80)).copy()
     augment = Augment({"x": (2, 3), "depth": (1, 2)}, {}, frozenset())
@@ -160,6 +172,14 @@ def test_signals_move_along_time_and_get_little_noise():
         assert (noise[:, inner].std(1) / batch[0].std(1) < 0.05).all()
     assert copies.min((0, 2)).tolist() == batch.min((0, 2)).tolist()
     assert copies.max((0, 2)).tolist() == batch.max((0, 2)).tolist()
+
+
+def test_flags_over_time_get_no_noise():
+    sound = smooth(COUNT, 400, axes=(1,))
+    feed = {"x": sound, "on": (sound > 0.5).astype(np.float32)}
+    copy = found(**feed).augmented(feed, random())
+    assert set(np.unique(copy["on"])) == {0, 1}
+    assert ((copy["x"] > 0.5) == copy["on"]).mean() > 0.9 > (copy["on"] == feed["on"]).mean()
 
 
 def test_signals_that_do_not_vary_get_no_noise():
@@ -219,11 +239,22 @@ CENTRED = np.exp(-np.square(np.arange(100) - 50) / 99) * random().uniform(1, 2, 
         SET.astype(np.float32),
         CENTRED.astype(np.float32),
         random().normal(size=(COUNT, 3, 32, 32)).astype(np.float32),
+        100 * smooth(3, 32, 32) + random().normal(size=(COUNT, 3, 32, 32)).astype(np.float32),
         random().integers(0, 30000, (COUNT, 128)),
         smooth(COUNT, 8, 24, axes=(2,)),
         smooth(4, 3, 32, 32),
     ],
-    ids=["features", "groups", "a set", "centred", "no image", "ids", "short", "few samples"],
+    ids=[
+        "features",
+        "groups",
+        "a set",
+        "centred",
+        "no image",
+        "pattern",
+        "ids",
+        "short",
+        "few samples",
+    ],
 )
 def test_other_inputs_are_recognised_as_neither(batch: np.ndarray):
     assert found(x=batch) is None
