@@ -19,6 +19,7 @@ from itertools import islice
 import numpy as np
 
 from onnx_reap.data import Calibration
+from onnx_reap.data.augment import find_augment
 from onnx_reap.measure.autodiff.backward import (
     WEIGHT,
     Facts,
@@ -90,6 +91,8 @@ class Network:
         assert parts is not None
         self._training, self._validation = parts
         self._pair, self.batch = pair, batch
+        settings = pair.run.settings
+        self._augment = find_augment(self._training, settings.augment, settings.seed)
         first = next(self._batches(self._training))
         inputs = {name: array.dtype for name, array in first.items()}
         wanted = list(dict.fromkeys([*goals, *(each.output for each in scores)]))
@@ -126,7 +129,7 @@ class Network:
         return max(len(self._training) // self.batch, 1)
 
     def one_pass(self, rng: np.random.Generator, together: int) -> Iterator[list[Feed]]:
-        """Yield the training samples in random order, some batches for every step.
+        """Yield the training samples in random order, or copies, some batches for every step.
 
         What is left for no whole batch waits for another pass.
         """
@@ -134,7 +137,7 @@ class Network:
         order = rng.permutation(len(self._training))[: len(self._training) // batch * batch]
         step: list[Feed] = []
         for feed in self._training.at(order.tolist()).batches(batch):
-            step.append(feed)
+            step.append(self._augment.augmented(feed, rng) if self._augment else feed)
             if len(step) == together:
                 yield step
                 step = []

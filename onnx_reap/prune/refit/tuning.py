@@ -11,7 +11,7 @@ from onnx_reap.prune.refit.network import Distance, Feed, Network
 from onnx_reap.prune.refit.parameters import Arrays
 from onnx_reap.solve.adam import Descent
 
-SPEEDS = (0.01, 0.004, 0.0015)  # largest steps to try, relative to the size of what moves
+SPEEDS = (0.015, 0.005, 0.0015)  # largest steps to try, relative to the size of what moves
 TRIAL = 0.1  # of all steps, for each trial
 TRIALS = len(SPEEDS) + 1
 CHECKS = (0.5, 0.75, 1.0)  # of the way, where the validation split is looked at
