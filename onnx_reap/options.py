@@ -61,13 +61,10 @@ class SweepKeywords(InspectKeywords, total=False):
     metric: str
     refit: bool
     joint_refit: int | str | None
-<<<<<<< HEAD
     tune: int | str | None
     tune_time: float | str | None
     time_limit: float | str | None
-=======
     augment: str
->>>>>>> augment
     positions: int
     seed: int
 
@@ -226,7 +223,6 @@ class Settings(Record):
         "every layer was alone; auto: 10 where they are quick, else 0",
         shown="auto",
     )
-<<<<<<< HEAD
     tune: int | None = _method(parsing.PASSES)(
         "passes over the samples in which all layers are tuned together, last of all; auto: as "
         "many as bring something and the time allows",
@@ -239,12 +235,10 @@ class Settings(Record):
         "time that the run may take in all with --joint-refit auto and --tune auto, such as 90s, "
         "5m or 1h: they make as many passes as it allows",
         DEFAULT_TIME_LIMIT,
-=======
     augment: str = _method(parsing.one_of("auto", "none", "image", "signal"))(
         "copies of the samples to tune weights on, too: mirrored and shifted or zoomed (image), "
         "shifted in time and with a little noise (signal), as the inputs look (auto), or none",
         "auto",
->>>>>>> augment
     )
     positions: int = option(parsing.POSITIVE, group="data")(
         "output positions to sample per image and layer", 32
