@@ -235,6 +235,7 @@ class Settings(Record):
         "time that the run may take in all with --joint-refit auto and --tune auto, such as 90s, "
         "5m or 1h: they make as many passes as it allows",
         DEFAULT_TIME_LIMIT,
+    )
     augment: str = _method(parsing.one_of("auto", "none", "image", "signal"))(
         "copies of the samples to tune weights on, too: mirrored and shifted or zoomed (image), "
         "shifted in time and with a little noise (signal), as the inputs look (auto), or none",
