@@ -128,7 +128,14 @@ class Network:
         """Batches of a pass over the training samples."""
         return max(len(self._training) // self.batch, 1)
 
-    def one_pass(self, rng: np.random.Generator, together: int) -> Iterator[list[Feed]]:
+    @property
+    def has_copies(self) -> bool:
+        """Whether there are random copies of the samples."""
+        return self._augment is not None
+
+    def one_pass(
+        self, rng: np.random.Generator, together: int, *, copies: bool
+    ) -> Iterator[list[Feed]]:
         """Yield the training samples in random order, or copies, some batches for every step.
 
         What is left for no whole batch waits for another pass.
@@ -137,7 +144,8 @@ class Network:
         order = rng.permutation(len(self._training))[: len(self._training) // batch * batch]
         step: list[Feed] = []
         for feed in self._training.at(order.tolist()).batches(batch):
-            step.append(self._augment.augmented(feed, rng) if self._augment else feed)
+            copied = copies and self._augment is not None
+            step.append(self._augment.augmented(feed, rng) if copied else feed)
             if len(step) == together:
                 yield step
                 step = []

@@ -17,7 +17,7 @@ from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.network import Distance, Network
 from onnx_reap.prune.refit.order import affected_tensors
 from onnx_reap.prune.refit.parameters import find_parameters
-from onnx_reap.prune.refit.tuning import STEP, Tuning
+from onnx_reap.prune.refit.tuning import STEP, Course, Tuning
 
 ACTIVATION_BYTES = 512 << 20
 """Bytes of activations of one batch, of which a backward pass needs most."""
@@ -28,7 +28,7 @@ class NetworkFit:
     """What became of a network whose layers moved together."""
 
     passes: int  # Over the training samples
-    speed: float  # Of the largest step, relative to the size of what moves
+    course: Course  # Its scores count relative to errors behind blocks
     before: Distance
     after: Distance
     nodes: tuple[str, ...]  # That moved
@@ -71,7 +71,7 @@ def tune(
     layers = [each.node for each in run.analysis.flow.linears]
     present = {pruned.keys[id(node)] for node in pruned.nodes}
     left = tuple(key for key in layers if key in present and key not in moved)
-    return NetworkFit(passes, found.speed, found.before, found.after, moved, left), notes
+    return NetworkFit(passes, found.course, found.before, found.after, moved, left), notes
 
 
 def _of_time(passes: int, enough: int, needed: float) -> list[str]:
