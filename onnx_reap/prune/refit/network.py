@@ -144,8 +144,7 @@ class Network:
         order = rng.permutation(len(self._training))[: len(self._training) // batch * batch]
         step: list[Feed] = []
         for feed in self._training.at(order.tolist()).batches(batch):
-            copied = copies and self._augment is not None
-            step.append(self._augment.augmented(feed, rng) if copied else feed)
+            step.append(self._augment.augmented(feed, rng) if copies and self._augment else feed)
             if len(step) == together:
                 yield step
                 step = []

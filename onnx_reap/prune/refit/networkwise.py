@@ -33,10 +33,11 @@ class NetworkFit:
     after: Distance
     nodes: tuple[str, ...]  # That moved
     left: tuple[str, ...]  # Layers that no gradient reaches: they are as they were refitted
+    moved: float = 0.0  # Mean error of the outputs as they are now, towards those from before
 
 
-def tune(
-    run: Run, pruned: Model, removed: Sequence[int], *, seconds: float, zeros_stay: bool = False
+def tune_network(
+    run: Run, pruned: Model, removed: Sequence[int], *, seconds: float, zeros_stay: bool
 ) -> tuple[NetworkFit | None, list[str]]:
     """Tune a cut model in place; return what came of it, and notes.
 

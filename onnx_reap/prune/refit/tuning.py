@@ -19,9 +19,9 @@ CHECKS = (0.5, 0.75, 1.0)  # of the way, where the validation split is looked at
 STEP = 32  # samples a step
 SCORES = 0.3  # what a divergence counts at first, relative to the error behind blocks
 LOST = 0.02  # of the logarithm of errors: halfway this much worse, there is nothing to wait for
-STEPS = 480  # that bring nearly all there is to gain
+STEPS = 1000  # that bring nearly all there is to gain
 FEWEST = 30  # that are worth a start
-PASSES = (100, 80, 60, 40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 1)
+PASSES = (200, 150, 100, 80, 60, 40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 1)
 """Over the training samples: few numbers, so that runs of one speed mostly agree."""
 
 
