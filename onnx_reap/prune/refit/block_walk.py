@@ -32,7 +32,7 @@ from onnx_reap.prune.refit.order import affected_tensors
 
 Batch = Mapping[str, np.ndarray]
 
-STEP = 32  # samples a step
+STEP = 16  # samples a run at most; a step takes as many twice
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _fit(
     if not free:
         return None
     trainer = with_gradients(part, facts, goals, free)
-    fitting, together = pair.fit_samples // pair.batch, max(STEP // pair.batch, 1)
+    fitting, together = pair.fit_samples // pair.batch, max(2 * STEP // pair.batch, 1)
     problem = BlockProblem(given, wanted, fitting, passes, together)
     fixed = {name: array for name, array in values.items() if name not in free}
     training = Training(trainer, fixed, problem, pair.run.analysis.providers)
