@@ -1,6 +1,7 @@
 """onnxruntime: sessions that run models."""
 
 import importlib
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ def session(
     config: Mapping[str, str] = WORKING,
     profile: Path | None = None,
     shares: bool | None = None,
+    at_once: int = 1,
 ) -> Any:
     """Make an inference session of a model.
 
@@ -80,6 +82,8 @@ def session(
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if at_once > 1:
+        options.intra_op_num_threads = max((os.cpu_count() or 1) // at_once, 1)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

@@ -19,7 +19,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.onnxio.dtypes import is_text
 from onnx_reap.onnxio.session import run, session
 
-MEMORY = 256 << 20  # bytes of activations kept in memory, by stream
+MEMORY = 512 << 20  # bytes of activations kept in memory, by stream
 
 
 @dataclass(frozen=True)
@@ -31,42 +31,48 @@ class Move:
 
 
 class Store:
-    """Activations by batch, in memory or on disk."""
+    """Activations by batch, in memory or in files that are mapped when they are used."""
 
-    def __init__(self, on_disk: bool) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnx-reap-") if on_disk else None
-        self._batches: list[dict[str, np.ndarray] | Path] = []
+    def __init__(self, *, on_disk: bool) -> None:
+        # Not every system removes files that are still mapped.
+        self._folder = (
+            tempfile.TemporaryDirectory(prefix="onnx-reap-", ignore_cleanup_errors=True)
+            if on_disk
+            else None
+        )
+        self._batches: list[dict[str, np.ndarray | Path]] = []
 
-    def append(self, batch: dict[str, np.ndarray]) -> None:
+    @property
+    def on_disk(self) -> bool:
+        """Whether arrays lie in files."""
+        return self._folder is not None
+
+    def append(self, batch: Mapping[str, np.ndarray]) -> None:
         """Keep one more batch."""
         if self._folder is None:
-            self._batches.append(batch)
+            self._batches.append({**batch})
             return
-        path = Path(self._folder.name) / f"{len(self._batches)}.npz"
+        folder = Path(self._folder.name) / str(len(self._batches))
         try:
-            # Names of tensors may hold slashes, so arrays are stored by number.
-            # Texts are objects, which NumPy only writes as pickles.
-            arrays = [x.astype(str) if is_text(x.dtype) else x for x in batch.values()]
-            np.savez(path, np.array(list(batch)), *arrays)
+            folder.mkdir()
+            # Names of tensors may hold slashes, so files have numbers.
+            written = [_written(folder / f"{i}.npy", x) for i, x in enumerate(batch.values())]
         except OSError as error:
             raise ReapError(
                 "activations can't be kept on disk",
-                got=f"{path}: {error.strerror or error}",
+                got=f"{folder}: {error.strerror or error}",
                 hint="set TMPDIR to a folder with more space, or use fewer --samples",
             ) from error
-        self._batches.append(path)
+        self._batches.append(dict(zip(batch, written, strict=True)))
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        batch = self._batches[index]
-        if isinstance(batch, dict):
-            return batch
-        with np.load(batch) as arrays:
-            names = arrays["arr_0"].tolist()
-            stored = {name: arrays[f"arr_{i + 1}"] for i, name in enumerate(names)}
-        return {name: x.astype(object) if is_text(x.dtype) else x for name, x in stored.items()}
+        return {
+            name: np.asarray(np.load(each, mmap_mode="r")) if isinstance(each, Path) else each
+            for name, each in self._batches[index].items()
+        }
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return map(self.__getitem__, range(len(self)))
@@ -76,6 +82,14 @@ class Store:
         self._batches.clear()
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _written(path: Path, array: np.ndarray) -> np.ndarray | Path:
+    """Write an array to a file, unless none can be mapped from there: of text, or empty."""
+    if is_text(array.dtype) or not array.size:
+        return array
+    np.save(path, array)
+    return path
 
 
 class ActivationStream:

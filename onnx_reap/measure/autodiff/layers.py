@@ -2,13 +2,12 @@
 
 The gradient of a convolution towards its input is a convolution with the mirrored kernel, or a
 transposed one where there are strides. The gradient towards a weight is, tap by tap, the product of
-what the tap saw with the gradient at the output; with groups it is a convolution in which samples
-and channels change places.
+what the tap saw with the gradient at the output.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ def conv(at: Step) -> Value:
     if at.place == 2:
         return at.dy.sum([0, *_spatial(layer)], keep=False)
     if at.place == 1:
-        return _conv_weight(at, layer) if layer.group == 1 else _grouped_weight(at, layer)
+        return _conv_weight(at, layer)
     reach = np.multiply(layer.dilations, np.subtract(layer.kernel, 1))
     padding = np.tile(reach, 2) - layer.pads
     if set(layer.strides) != {1} or padding.min() < 0:
@@ -142,57 +141,71 @@ def _mirrored(at: Step, layer: Linear) -> Value:
 
 
 def _conv_weight(at: Step, layer: Linear) -> Value:
-    swap = [1, 0, *_spatial(layer)]
-    rows = at.dy.transpose(swap).reshape([0, -1])
-    seen = _padded(at.x, layer).transpose(swap)
-    taps = []
-    for index in range(math.prod(layer.kernel)):
-        tap = _tap(at, layer, seen, index).reshape([0, -1])
-        taps.append(rows.op("Gemm", tap, transB=1).reshape([0, 0, 1]))
-    together = taps[0] if len(taps) == 1 else at.tape.op("Concat", *taps, axis=2)
-    return together.reshape([0, 0, *layer.kernel])
-
-
-def _padded(x: Value, layer: Linear) -> Value:
-    if not any(layer.pads):
-        return x
-    rank = len(layer.kernel)
-    return x.op("Pad", [0, 0, *layer.pads[:rank], 0, 0, *layer.pads[rank:]])
-
-
-def _tap(at: Step, layer: Linear, padded: Value, index: int) -> Value:
-    """Take what one tap of the kernel saw at every output position."""
-    if math.prod(layer.kernel) == 1 and set(layer.strides) == {1}:
-        return padded
-    tap = np.unravel_index(index, layer.kernel)
-    starts = [int(t) * dilation for t, dilation in zip(tap, layer.dilations, strict=True)]
-    ends = [
-        start + stride * (size - 1) + 1
-        for start, stride, size in zip(starts, layer.strides, at.y.shape[2:], strict=True)
-    ]
-    return padded.op("Slice", starts, ends, _spatial(layer), layer.strides)
-
-
-def _grouped_weight(at: Step, layer: Linear) -> Value:
-    spatial, sizes = _spatial(layer), at.x.shape[2:]
-    swap = [1, 0, *spatial]
-    # (N, C, ...) -> (N, g, C / g, ...) -> (C / g, g, N, ...) -> (C / g, g * N, ...)
-    if layer.depthwise:
-        blocks = at.x.transpose(swap).reshape([1, -1, *sizes])
+    """Sum the products of what each tap saw with the gradient, over positions and samples."""
+    if set(layer.strides) != {1} and math.prod(layer.kernel) > 1:
+        found = [_by_sample(at, layer, _columns(at, layer))]
+    elif layer.depthwise and at.x.shape[1] == at.y.shape[1]:
+        axes = [0, *_spatial(layer)]
+        found = [(seen * at.dy).sum(axes, keep=False).reshape([0, 1]) for seen in _taps(at, layer)]
+    elif layer.group == 1 and _has_many_weights(at, layer):
+        swap = [1, 0, *_spatial(layer)]
+        rows = at.dy.transpose(swap).reshape([0, -1])
+        turned = [seen.reshape([0, -1]) for seen in _taps(at, layer, swap)]
+        found = [rows.op("Gemm", seen, transB=1).reshape([0, 0, 1]) for seen in turned]
     else:
-        apart = at.x.reshape([0, layer.group, -1, *sizes])
-        swapped = apart.transpose([2, 1, 0, *(axis + 1 for axis in spatial)])
-        blocks = swapped.reshape([0, -1, *sizes])
-    found = blocks.op(
-        "Conv",
-        at.dy.transpose(swap),
-        strides=layer.dilations,
-        dilations=layer.strides,
-        pads=layer.pads,
-        group=layer.group,
-    )
-    # Strides leave room for taps that the kernel does not have.
-    return found.op("Slice", [0] * len(spatial), layer.kernel, spatial).transpose(swap)
+        found = [
+            _by_sample(at, layer, seen.reshape([0, layer.group, -1, _positions(at)])).reshape(
+                [0, 0, 0, 1]
+            )
+            for seen in _taps(at, layer)
+        ]
+    together = found[0] if len(found) == 1 else at.tape.op("Concat", *found, axis=-1)
+    return together.like(at.input(1))
+
+
+def _has_many_weights(at: Step, layer: Linear) -> bool:
+    """Whether gradients of all samples are more than their activations, by far."""
+    inputs, outputs = at.x.shape[1], at.y.shape[1]
+    return math.prod(layer.kernel) * inputs * outputs > 4 * (inputs + outputs) * _positions(at)
+
+
+def _positions(at: Step) -> int:
+    return math.prod(at.y.shape[2:])
+
+
+def _by_sample(at: Step, layer: Linear, seen: Value) -> Value:
+    """Multiply by the gradient, sample by sample: onnxruntime does so in parallel."""
+    gradient = at.dy.reshape([0, layer.group, -1, _positions(at)])
+    return gradient.op("MatMul", seen.transpose([0, 1, 3, 2])).sum([0], keep=False)
+
+
+def _columns(at: Step, layer: Linear) -> Value:
+    """Take what all taps saw, (samples, groups, inputs of a group * taps, positions).
+
+    A convolution of single channels does so, each of whose kernels is one tap.
+    """
+    taps = math.prod(layer.kernel)
+    single = np.eye(taps).reshape(taps, 1, *layer.kernel)
+    maps = at.x.reshape([-1, 1, *at.x.shape[2:]])
+    seen = maps.op("Conv", at.tape.floats(single), **_geometry(layer) | {"group": 1})
+    sizes = at.tape.op("Concat", at.x.size(0), [layer.group, -1, _positions(at)], axis=0)
+    return seen.op("Reshape", sizes)
+
+
+def _taps(at: Step, layer: Linear, order: Sequence[int] = ()) -> list[Value]:
+    """Take what each tap of the kernel saw at every output position, axes in some order."""
+    rank, x = len(layer.kernel), at.x
+    if any(layer.pads):
+        x = x.op("Pad", [0, 0, *layer.pads[:rank], 0, 0, *layer.pads[rank:]])
+    x = x.transpose(order) if order else x
+    if math.prod(layer.kernel) == 1 and set(layer.strides) == {1}:
+        return [x]
+    seen = []
+    for tap in np.ndindex(*layer.kernel):
+        starts = np.multiply(tap, layer.dilations)
+        ends = starts + np.multiply(layer.strides, np.subtract(at.y.shape[2:], 1)) + 1
+        seen.append(x.op("Slice", starts.tolist(), ends.tolist(), _spatial(layer), layer.strides))
+    return seen
 
 
 LAYERS: Mapping[str, Gradient] = {

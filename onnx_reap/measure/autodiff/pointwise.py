@@ -14,17 +14,17 @@ from onnx_reap.onnxio.quantiser import quantiser_of
 def clip(at: Step) -> Value:
     """Gradient of a Clip with any bounds."""
     low, high = [*at.node.input[1:], "", ""][:2]
-    inside = [at.x > at.tape.value(low)] if low else []
-    inside += [at.x < at.tape.value(high)] if high else []
+    # The result tells as much as the input, which nothing else may need.
+    inside = [at.y > at.tape.value(low)] if low else []
+    inside += [at.y < at.tape.value(high)] if high else []
     # One mask: comparisons are cheap next to casts and products.
     return at.dy * reduce(lambda a, b: a.op("And", b), inside).floats() if inside else at.dy
 
 
 def hard_swish(at: Step) -> Value:
     """Gradient of a HardSwish."""
-    inner = at.x / 3 + 0.5
-    slope = (at.x > 3).choose(at.tape.floats(1), inner)
-    return at.dy * slope * (at.x > -3).floats()
+    bent = at.x * (at.x.op("Abs") < 3).floats()
+    return at.dy * (at.x.op("HardSigmoid", alpha=1 / 6, beta=0.5) + bent / 6)
 
 
 def gelu(at: Step) -> Value:
@@ -50,7 +50,33 @@ def mish(at: Step) -> Value:
 def selu(at: Step) -> Value:
     """Gradient of a Selu: below zero, the result is gamma times alpha less than its slope."""
     alpha, gamma = at.get("alpha", 1.67326319217681884765625), at.get("gamma", 1.0507010221481323)
-    return (at.x > 0).choose(at.dy * gamma, at.dy * (at.y + alpha * gamma))
+    return at.dy * (_exponential(at.x, alpha) * gamma)
+
+
+def leaky_relu(at: Step) -> Value:
+    """Gradient of a LeakyRelu."""
+    alpha = at.get("alpha", 0.01)
+    # A Where of numbers, not of tensors, which onnxruntime does slowly.
+    positive = (at.y if alpha >= 0 else at.x) > 0
+    return at.dy * positive.choose(at.tape.floats(1), at.tape.floats(alpha))
+
+
+def prelu(at: Step) -> Value:
+    """Gradient of a PRelu."""
+    slope = at.input(1)
+    return at.dy * ((at.x > 0).floats() * (1 - slope) + slope)
+
+
+def hard_sigmoid(at: Step) -> Value:
+    """Gradient of a HardSigmoid."""
+    bent = (at.y > 0).op("And", at.y < 1).floats()
+    return at.dy * (bent * at.get("alpha", 0.2))
+
+
+def _exponential(x: Value, alpha: float) -> Value:
+    """Write a slope that is alpha times the exponential below zero, and 1 above."""
+    below = x.op("Min", x.tape.floats(0)).exp()
+    return below if alpha == 1 else below * alpha + (x > 0).floats() * (1 - alpha)
 
 
 def _erf_gate(x: Value) -> tuple[Value, Value]:
@@ -89,26 +115,21 @@ def _is_known(node: onnx.NodeProto, constants: Constants, shapes: Shapes) -> boo
 
 POINTWISE: Mapping[str, Gradient] = {
     "Abs": Gradient(lambda at: at.dy * at.x.op("Sign")),
-    "Celu": Gradient(
-        lambda at: (at.x > 0).choose(at.dy, at.dy * (at.x / at.get("alpha", 1.0)).exp())
-    ),
+    "Celu": Gradient(lambda at: at.dy * _exponential(at.x / at.get("alpha", 1.0), 1)),
     "Clip": Gradient(clip),
     "Cos": Gradient(lambda at: -(at.dy * at.x.op("Sin"))),
     "DequantizeLinear": Gradient(dequantised, fits=_is_known),
-    # Below zero, the result is alpha less than its slope.
-    "Elu": Gradient(lambda at: (at.x > 0).choose(at.dy, at.dy * (at.y + at.get("alpha", 1.0)))),
+    "Elu": Gradient(lambda at: at.dy * _exponential(at.x, at.get("alpha", 1.0))),
     "Erf": Gradient(lambda at: at.dy * ((-(at.x * at.x)).exp() * (2 / math.sqrt(math.pi)))),
     "Exp": Gradient(lambda at: at.dy * at.y),
     "Gelu": Gradient(gelu),
-    "HardSigmoid": Gradient(
-        lambda at: at.dy * at.get("alpha", 0.2) * (at.y > 0).floats() * (at.y < 1).floats()
-    ),
+    "HardSigmoid": Gradient(hard_sigmoid),
     "HardSwish": Gradient(hard_swish),
-    "LeakyRelu": Gradient(lambda at: (at.x > 0).choose(at.dy, at.dy * at.get("alpha", 0.01))),
+    "LeakyRelu": Gradient(leaky_relu),
     "Log": Gradient(lambda at: at.dy / at.x),
     "Mish": Gradient(mish),
     "Neg": Gradient(lambda at: -at.dy),
-    "PRelu": Gradient(lambda at: (at.x > 0).choose(at.dy, at.dy * at.input(1))),
+    "PRelu": Gradient(prelu),
     "QuantizeLinear": Gradient(quantised, fits=_is_known),
     "Reciprocal": Gradient(lambda at: -(at.dy * (at.y * at.y))),
     "Relu": Gradient(lambda at: at.dy * (at.y > 0).floats()),

@@ -1,6 +1,7 @@
 """Training one block by gradient descent; the validation split decides how far to go."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from onnx_reap.solve.adam import Descent
 Arrays = Mapping[str, np.ndarray]
 
 SPEED = 0.05  # largest step, relative to a tensor's scale
+AT_ONCE = 2  # runs of batches whose gradients are added: most of a run keeps one core busy
 EXACT = 1e-9  # errors below this, relative to the variance, are rounding
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the validation split chooses
 
@@ -45,7 +47,10 @@ class Training:
         self, trainer: Trainer, fixed: Arrays, problem: BlockProblem, providers: Sequence[str]
     ) -> None:
         self._trainer, self._fixed, self._problem = trainer, fixed, problem
-        self._session = session(trainer.model, providers)
+        on_cpu = providers[0] == "CPUExecutionProvider"
+        self._at_once = min(AT_ONCE, problem.together) if on_cpu else 1
+        self._session = session(trainer.model, providers, at_once=self._at_once)
+        self._pool = ThreadPoolExecutor(self._at_once)
         self._inputs = {value.name for value in self._session.get_inputs()}
 
     def improve(
@@ -87,8 +92,7 @@ class Training:
         for _ in range(problem.passes):
             for batches in np.array_split(rng.permutation(problem.fitting), steps):
                 totals: dict[str, np.ndarray] = {}  # of which only the direction counts
-                for index in batches.tolist():
-                    found = self._run(descent.values, index)
+                for found in self._run(descent.values, batches.tolist()):
                     for name, gradient in self._trainer.gradients.items():
                         add = found[gradient]
                         totals[name] = totals[name] + add if name in totals else add
@@ -98,15 +102,22 @@ class Training:
     def _error(self, values: Arrays) -> float:
         """Return the error on the validation batches, of which the last may be a short one."""
         problem, name = self._problem, next(iter(self._trainer.targets))
-        total = samples = 0.0
-        for index in range(problem.fitting, len(problem.given)):
-            total += float(self._run(values, index, gradients=False)[self._trainer.error])
-            samples += len(problem.wanted[index][name]) / len(problem.wanted[0][name])
-        return total / samples
+        judging = range(problem.fitting, len(problem.given))
+        found = self._run(values, judging, gradients=False)
+        total = sum(float(outputs[self._trainer.error]) for outputs in found)
+        sizes = [len(problem.wanted[index][name]) for index in judging]
+        return total / (sum(sizes) / len(problem.wanted[0][name]))
 
-    def _run(self, values: Arrays, index: int, *, gradients: bool = True) -> dict[str, np.ndarray]:
-        wanted = self._problem.wanted[index]
-        targets = {fed: wanted[name] for name, fed in self._trainer.targets.items()}
-        fed = {**self._problem.given[index], **targets, **self._fixed, **values}
+    def _run(
+        self, values: Arrays, batches: Sequence[int], *, gradients: bool = True
+    ) -> Iterator[Arrays]:
+        """Compute errors of batches, some at a time, and their gradients."""
         outputs = [self._trainer.error, *(self._trainer.gradients.values() if gradients else ())]
-        return run(self._session, outputs, {n: x for n, x in fed.items() if n in self._inputs})
+
+        def compute(index: int) -> Arrays:
+            wanted = self._problem.wanted[index]
+            targets = {fed: wanted[name] for name, fed in self._trainer.targets.items()}
+            fed = {**self._problem.given[index], **targets, **self._fixed, **values}
+            return run(self._session, outputs, {n: x for n, x in fed.items() if n in self._inputs})
+
+        return map(compute, batches) if self._at_once == 1 else self._pool.map(compute, batches)

@@ -11,6 +11,7 @@ Y. Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block R
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ from onnx_reap.prune.refit.order import affected_tensors
 
 Batch = Mapping[str, np.ndarray]
 
-STEP = 32  # samples a step
+STEP = 16  # samples a run at most; a step takes as many twice
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def refit_blocks(
             nodes = range(block.first, block.end)
             inside = [layer for layer in layers if place[layer.node] in nodes]
             before.advance(original, _with_branches(pair, block))
-            wanted = _AsCut(before.store, block.after.tensors, pair.kept)
-            found = _fit(pair, inside, after.store, wanted, facts, passes)
+            with closing(_AsCut(before.store, block.after.tensors, pair.kept)) as wanted:
+                found = _fit(pair, inside, after.store, wanted, facts, passes)
             done += [] if found is None else [found]
             after.advance(pruned, block.after)
             on_node(len(nodes))
@@ -98,19 +99,23 @@ class _AsCut:
     """Batches of the original's activations, without the channels that went."""
 
     def __init__(self, store: Store, names: Sequence[str], kept: Kept) -> None:
-        self._store, self._names, self._kept = store, names, kept
+        self._store, self._names = store, names
+        self._cut = Store(on_disk=store.on_disk)
+        cut = [name for name in names if name in kept]
+        for batch in store:
+            taken = {name: np.take(batch[name], kept[name][1], kept[name][0]) for name in cut}
+            self._cut.append(taken)
 
     def __len__(self) -> int:
         return len(self._store)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        kept, batch = self._kept, self._store[index]
-        return {
-            name: np.take(batch[name], kept[name][1], kept[name][0])
-            if name in kept
-            else batch[name]
-            for name in self._names
-        }
+        found = self._store[index] | self._cut[index]
+        return {name: found[name] for name in self._names}
+
+    def close(self) -> None:
+        """Free what was cut."""
+        self._cut.close()
 
 
 def _with_branches(pair: ModelPair, block: Block) -> Move:
@@ -186,7 +191,7 @@ def _fit(
     if not free:
         return None
     trainer = with_gradients(part, facts, goals, free)
-    fitting, together = pair.fit_samples // pair.batch, max(STEP // pair.batch, 1)
+    fitting, together = pair.fit_samples // pair.batch, max(2 * STEP // pair.batch, 1)
     problem = BlockProblem(given, wanted, fitting, passes, together)
     fixed = {name: array for name, array in values.items() if name not in free}
     training = Training(trainer, fixed, problem, pair.run.analysis.providers)

@@ -81,6 +81,7 @@ CONVOLUTIONS = {
         conv, [11], 3, 2, [3], strides=[2], dilations=[2], pads=[1, 2]
     ),
     "2-D": partial(conv, [5, 6], 2, 3, [3, 3], pads=[1, 1, 1, 1]),
+    "few positions": partial(conv, [2, 3], 8, 8, [3, 3], pads=[1, 1, 1, 1]),
     "pointwise": partial(conv, [3, 4], 3, 4, [1, 1]),
     "pointwise, strides": partial(conv, [5, 4], 3, 4, [1, 1], strides=[2, 2]),
     "oblong": partial(conv, [5, 6], 2, 3, [1, 3], pads=[0, 2, 0, 0]),

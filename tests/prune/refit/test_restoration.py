@@ -227,10 +227,8 @@ def test_a_frontier_on_disk_gives_the_identical_result(name, monkeypatch, tmp_pa
     removed = [unit for group in analysis.groups for unit in group.units[:2]]
     *_, kept, _, _ = cut_and_refit(analysis, removed, DATA)
     spilled = []
-    save = np.savez
-    monkeypatch.setattr(
-        np, "savez", lambda path, *arrays: (spilled.append(path), save(path, *arrays))
-    )
+    save = np.save
+    monkeypatch.setattr(np, "save", lambda path, array: (spilled.append(path), save(path, array)))
     monkeypatch.setattr(stream, "MEMORY", 0)
     *_, stored, _, _ = cut_and_refit(analysis, removed, DATA)
     assert spilled  # the oracle: the disk was used
