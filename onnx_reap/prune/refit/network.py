@@ -13,6 +13,7 @@ G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from itertools import islice
 
@@ -30,6 +31,7 @@ from onnx_reap.measure.autodiff.backward import (
 )
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.session import run, session
+from onnx_reap.prune.refit.block_training import AT_ONCE
 from onnx_reap.prune.refit.folded import root_mean_square
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.parameters import Arrays, Parameters
@@ -91,6 +93,9 @@ class Network:
         assert parts is not None
         self._training, self._validation = parts
         self._pair, self.batch = pair, batch
+        on_cpu = pair.run.analysis.providers[0] == "CPUExecutionProvider"
+        self._at_once = AT_ONCE if on_cpu else 1
+        self._pool = ThreadPoolExecutor(self._at_once)
         settings = pair.run.settings
         self._augment = find_augment(self._training, settings.augment, settings.seed)
         first = next(self._batches(self._training))
@@ -154,8 +159,10 @@ class Network:
     def gradients(self, values: Arrays, feeds: Sequence[Feed], weight: float) -> Arrays:
         """Sum gradients over batches; divergences count with a weight."""
         totals: dict[str, np.ndarray] = {}
-        for feed in feeds:
-            found = self._run_backward(self._fed(feed, values, weight))
+        found_by_batch = self._pool.map(
+            lambda feed: self._run_backward(self._fed(feed, values, weight)), feeds
+        )
+        for found in found_by_batch:
             for name, gradient in self._trainer.gradients.items():
                 add = found[gradient].reshape(values[name].shape)
                 totals[name] = totals[name] + add if name in totals else add
@@ -165,10 +172,12 @@ class Network:
         """Measure how far the pruned model is from the original on the validation split."""
         comparison = self._comparison
         totals = {value.name: 0.0 for value in comparison.model.graph.output}
+        feeds = self._batches(self._validation)
         left, samples = len(self._validation), 0.0
-        for feed in self._batches(self._validation):
+        for found in self._pool.map(
+            lambda feed: self._run_forward(self._fed(feed, values, 0.0)), feeds
+        ):
             share = min(left, self.batch) / self.batch
-            found = self._run_forward(self._fed(feed, values, 0.0))
             for name in totals:
                 # Errors are sums over the samples that were run, divergences means.
                 whole = self._pair.pads or name == comparison.distance
@@ -217,6 +226,6 @@ class Network:
         self, model: LightModel, outputs: Sequence[str]
     ) -> Callable[[Feed], dict[str, np.ndarray]]:
         """Make a session; it is fed what it takes."""
-        active = session(model, self._pair.run.analysis.providers)
+        active = session(model, self._pair.run.analysis.providers, at_once=self._at_once)
         taken = [value.name for value in active.get_inputs()]
         return lambda feed: run(active, outputs, {name: feed[name] for name in taken})

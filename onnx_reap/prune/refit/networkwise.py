@@ -11,6 +11,7 @@ from onnx_reap.measure.runner import batch_size
 from onnx_reap.measure.sensitivity.divergence import Metric, metrics
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.prune.context import Run
+from onnx_reap.prune.refit.block_training import AT_ONCE
 from onnx_reap.prune.refit.blocks import blocks
 from onnx_reap.prune.refit.blockwise import linears_left, obstacle
 from onnx_reap.prune.refit.model_pair import ModelPair
@@ -20,7 +21,7 @@ from onnx_reap.prune.refit.parameters import find_parameters
 from onnx_reap.prune.refit.tuning import STEP, Course, Tuning
 
 ACTIVATION_BYTES = 512 << 20
-"""Bytes of activations of one batch, of which a backward pass needs most."""
+"""Bytes of activations of the batches that run at once, of which a backward pass needs most."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def _network(run: Run, pruned: Model, removed: Sequence[int]) -> Network | None:
     kept = kept_positions(analysis.flow, removed)
     linears = linears_left(run, pruned, kept)
     made = [tensor.name for node in pruned.nodes for tensor in node.outputs]
-    fitting = batch_size(analysis.probe, made, analysis.fixed_batch, ACTIVATION_BYTES)
-    batch = analysis.fixed_batch or min(fitting, STEP, len(parts[0]))
+    fitting = batch_size(analysis.probe, made, None, ACTIVATION_BYTES // AT_ONCE)
+    batch = analysis.fixed_batch or min(fitting, STEP // AT_ONCE, len(parts[0]))
     pair = ModelPair(run, pruned, kept, batch)
     candidates = _behind_blocks(pair, {linear.node for linear in linears})
     affected = affected_tensors(pruned, kept.keys())  # budgets count the biases behind these
