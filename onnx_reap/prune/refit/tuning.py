@@ -1,6 +1,6 @@
 """How a cut model is tuned as a whole: what step to take, how far to go, and whether it helped."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from time import perf_counter
@@ -15,10 +15,10 @@ SPEEDS = (0.015, 0.005, 0.0015)  # largest steps to try, relative to the size of
 TRIAL = 0.08  # of all steps, for each trial
 TRIALS = len(SPEEDS) + 2
 HARM = 0.02  # of the logarithm of errors: copies that are this much worse in a trial do harm
-CHECKS = (0.5, 0.75, 1.0)  # of the way, where the validation split is looked at
+SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the validation split chooses
 STEP = 32  # samples a step
 SCORES = 0.3  # what a divergence counts at first, relative to the error behind blocks
-LOST = 0.02  # of the logarithm of errors: halfway this much worse, there is nothing to wait for
+LOST = 0.5  # of the logarithm of errors: halfway this much worse, there is nothing to wait for
 STEPS = 1000  # that bring nearly all there is to gain
 FEWEST = 30  # that are worth a start
 PASSES = (200, 150, 100, 80, 60, 40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 1)
@@ -86,7 +86,7 @@ class Tuning:
         """
         begin = perf_counter()
         self._network.distance(self._start)
-        looks = (TRIALS + len(CHECKS)) * (perf_counter() - begin)
+        looks = (TRIALS + len(SHARES)) * (perf_counter() - begin)
         feeds = next(self._batches(Course(0.0, copies=True), np.random.default_rng(0)))
         times = []
         for _ in range(3):  # the first one warms up
@@ -104,17 +104,30 @@ class Tuning:
         """Look for better values; None if none are nearer on the validation split."""
         steps = passes * self.steps
         course = self._best_course(max(round(TRIAL * steps), 1), on_step)
-        values, after = self._descend(course, steps, CHECKS, on_step)
+        end = self._descend(course, steps, on_step)
+        values, after = self._nearest(end, SHARES)
         if after.change_from(self._before) >= 0:
             return None
         return Tuned(values, passes, course, self._before, after)
+
+    def _nearest(self, end: Arrays, shares: Sequence[float]) -> tuple[Arrays, Distance]:
+        """Return what is nearest on the way to the end of a descent."""
+        looks = (self._looked_at(end, share) for share in shares)
+        return min(looks, key=lambda found: found[1].change_from(self._before))
+
+    def _looked_at(self, end: Arrays, share: float) -> tuple[Arrays, Distance]:
+        """Go a share of the way to the end of a descent; tell how near that is."""
+        part = np.float32(share)
+        between = {name: x + part * (end[name] - x) for name, x in self._start.items()}
+        values = self._network.parameters.as_stored(between)
+        return values, self._network.distance(values)
 
     def _best_course(self, steps: int, on_step: Callable[[int], object]) -> Course:
         """Choose by short descents: whether copies do harm, the speed, and whether scores count."""
         before = self._before
 
         def after(course: Course) -> float:
-            _, found = self._descend(course, steps, (1.0,), on_step)
+            _, found = self._nearest(self._descend(course, steps, on_step), SHARES[1::2])
             return found.change_from(before)
 
         first = Course(SPEEDS[len(SPEEDS) // 2], copies=self._network.has_copies)
@@ -132,33 +145,19 @@ class Tuning:
             best = counting if after(counting) < changes[best] else best
         return best
 
-    def _descend(
-        self,
-        course: Course,
-        steps: int,
-        checks: Sequence[float],
-        on_step: Callable[[int], object],
-    ) -> tuple[Arrays, Distance]:
-        """Follow the gradient; return the nearest values that were looked at, and how near."""
+    @np.errstate(over="ignore", invalid="ignore")  # what is not finite is never taken
+    def _descend(self, course: Course, steps: int, on_step: Callable[[int], object]) -> Arrays:
+        """Follow the gradient, unless halfway it has gone astray."""
         network, rng = self._network, np.random.default_rng(self._seed)
         descent = Descent(self._start, self._scales, steps, course.speed)
-        looks = {max(round(share * steps), 1) for share in checks}
-        best: tuple[Arrays, Distance] | None = None
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is never taken
-            for done, feeds in enumerate(islice(self._batches(course, rng), steps), 1):
-                descent.step(network.gradients(descent.values, feeds, course.scores))
-                on_step(1)
-                if done not in looks:
-                    continue
-                values = network.parameters.as_stored(descent.values)
-                found = network.distance(values)
-                change = found.change_from(self._before)
-                if best is None or found.change_from(best[1]) < 0:
-                    best = values, found
-                if change > LOST:
+        for done, feeds in enumerate(islice(self._batches(course, rng), steps), 1):
+            descent.step(network.gradients(descent.values, feeds, course.scores))
+            on_step(1)
+            if done == steps // 2 >= FEWEST:
+                halfway = network.distance(descent.values).change_from(self._before)
+                if halfway > LOST:
                     break
-        assert best is not None
-        return best
+        return descent.values
 
     def _batches(self, course: Course, rng: np.random.Generator) -> Iterator[list[Feed]]:
         while True:

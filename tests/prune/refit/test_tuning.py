@@ -1,0 +1,256 @@
+"""Whole runs that tune the network: it helps where it can, and harms nowhere."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from net import Net
+from nets import mobile, residual_chain
+from precision import converted
+from small_models import chain, images, run
+
+import onnx_reap
+from onnx_reap.errors import UsageError
+from onnx_reap.prune.refit import tuning
+from onnx_reap.prune.refit.network import Distance
+
+DATA = images(200)
+OTHERS = images(400, seed=9)
+
+
+def reap(model: onnx.ModelProto, data=DATA, **settings) -> onnx_reap.Result:
+    chosen = {"target_macs": 0.5, "round_to": 1, "allocation": "local", "joint_refit": 0}
+    return onnx_reap.reap(model, data, **chosen | settings)
+
+
+def bare(model: onnx.ModelProto) -> bytes:
+    """The model without metadata, which names the settings."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    del out.metadata_props[:]
+    return out.SerializeToString(deterministic=True)
+
+
+def error(model: onnx.ModelProto, pruned: onnx.ModelProto, feed: dict) -> float:
+    want, got = (run(each, feed)[0] for each in (model, pruned))
+    return float(np.square(got - want).sum() / np.square(want - want.mean(0)).sum())
+
+
+# It helps
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_error_on_other_samples_falls(seed):
+    model = residual_chain(3, 16, seed=seed)
+    alone, tuned = (reap(model, tune=passes, seed=seed, augment="none") for passes in (0, 30))
+    before, after = (error(model, each.model, {"x": OTHERS}) for each in (alone, tuned))
+    assert after < 0.97 * before
+    fit = tuned.report.network
+    assert alone.report.network is None
+    assert fit.passes == 30
+    assert fit.after.blocks < fit.before.blocks
+    assert fit.moved > 0
+    assert not fit.left
+
+
+def test_it_comes_behind_the_joint_refit():
+    model = residual_chain(3, 16)
+    joint, both = (reap(model, joint_refit=10, tune=passes) for passes in (0, 30))
+    assert both.report.blocks == joint.report.blocks
+    assert error(model, both.model, {"x": OTHERS}) < error(model, joint.model, {"x": OTHERS})
+
+
+def test_outputs_that_are_no_scores_come_nearer():
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.block(n.block("x", 3, 16), 16, 16)
+    model = n.model(n.conv(h, 16, 2))
+    alone, tuned = (reap(model, tune=passes) for passes in (0, 20))
+    assert tuned.report.network.after.divergence is None
+    assert tuned.report.network.after.outputs < tuned.report.network.before.outputs
+    before, after = (error(model, each.model, {"x": OTHERS}) for each in (alone, tuned))
+    assert after < before
+
+
+def test_probabilities_are_compared_as_such():
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.head(n.block(n.block("x", 3, 16), 16, 16), 16, 5)
+    model = n.model(n.node("Softmax", n.node("Mul", h, np.array(8.0))))
+    fit = reap(model, tune=20).report.network
+    assert fit.after.divergence < fit.before.divergence
+
+
+def test_layers_with_depth_and_gates_move():
+    fit = reap(mobile(), tune=10).report.network
+    assert not fit.left
+    assert fit.after.change_from(fit.before) < 0
+
+
+# It changes weights, and nothing else
+
+
+def test_nodes_widths_and_interface_stay():
+    model = residual_chain(2, 12)
+    alone, tuned = (reap(model, tune=passes) for passes in (0, 5))
+    assert [node.name for node in tuned.model.graph.node] == [
+        node.name for node in alone.model.graph.node
+    ]
+    assert tuned.report.after.params == alone.report.after.params
+    assert tuned.report.after.macs == alone.report.after.macs
+    assert tuned.plan.to_dict()["groups"] == alone.plan.to_dict()["groups"]
+
+
+def test_the_same_run_gives_the_same_file():
+    first, second = (reap(chain(12), tune=4) for _ in range(2))
+    assert bare(first.model) == bare(second.model)
+
+
+def test_statistics_of_normalisations_stay():
+    model = residual_chain(2, 12)
+    alone, tuned = (reap(model, tune=5) for _ in (0, 1))
+    names = {
+        name
+        for node in alone.model.graph.node
+        if node.op_type == "BatchNormalization"
+        for name in node.input[3:]
+    }
+    for result in (alone, tuned):
+        found = {t.name: t for t in result.model.graph.initializer}
+        assert names <= found.keys()
+    given = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    for name in names & given.keys():
+        kept = onnx.numpy_helper.to_array(found[name])
+        assert set(kept.tolist()) <= set(given[name].tolist())
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64])
+def test_other_types(kind):
+    model = converted(residual_chain(2, 12), np.dtype(kind))
+    result = reap(model, DATA.astype(kind), tune=10)
+    assert result.report.network is not None
+    onnx.checker.check_model(result.model)
+    before = reap(model, DATA.astype(kind), tune=0).report.held_out.output_error
+    after = result.report.held_out.output_error
+    assert next(iter(after.values())) < next(iter(before.values()))
+
+
+def test_a_fixed_batch():
+    result = reap(chain(12, batch=8), tune=10)
+    assert result.report.network is not None
+
+
+def test_zeros_stay_zero():
+    model = residual_chain(2, 16)
+    settings = {"target_macs": None, "pattern": "2:4"}
+    alone, tuned = (reap(model, tune=passes, **settings) for passes in (0, 20))
+    assert tuned.report.network.after.change_from(tuned.report.network.before) < 0
+    zeros = [
+        {t.name: onnx.numpy_helper.to_array(t) == 0 for t in each.model.graph.initializer}
+        for each in (alone, tuned)
+    ]
+    assert zeros[0].keys() == zeros[1].keys()
+    weights = [name for name, mask in zeros[0].items() if mask.ndim > 1 and mask.mean() > 0.4]
+    assert len(weights) > 3
+    for name in weights:
+        np.testing.assert_array_equal(zeros[0][name], zeros[1][name])
+
+
+def test_a_low_rank_model_is_tuned():
+    fit = reap(residual_chain(2, 16), tune=5, low_rank=True).report.network
+    assert fit is None or fit.after.change_from(fit.before) < 0
+
+
+# Where no gradient passes
+
+
+def test_layers_in_front_of_what_lets_no_gradient_through_stay_and_are_named():
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.block(n.block("x", 3, 12), 12, 12)
+    h = n.node("Sinh", n.conv(h, 12, 12))  # No gradient is known
+    h = n.block(h, 12, 12)
+    model = n.model(n.head(h, 12, 5))
+    result = reap(model, tune=10)
+    fit = result.report.network
+    assert fit is not None
+    assert fit.left
+    layers = {node.name for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
+    moved = layers & {*fit.nodes}
+    assert moved
+    assert moved | {*fit.left} == layers
+    alone = reap(model, tune=0).model
+    found = [{t.name: t for t in each.graph.initializer} for each in (alone, result.model)]
+    for node in alone.graph.node:
+        if node.name in fit.left:
+            assert found[0][node.input[1]] == found[1][node.input[1]]
+
+
+def test_where_nothing_can_move_a_wish_is_answered():
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.node("Sinh", n.conv(n.block("x", 3, 12), 12, 12))
+    model = n.model(n.node("Sinh", n.conv(h, 12, 5)))
+    for tune, notes in ((3, 1), (None, 0)):
+        found = [n for n in reap(model, tune=tune).report.notes if n.startswith("--tune changed")]
+        assert len(found) == notes
+
+
+def test_too_few_samples():
+    result = reap(chain(12), images(4), tune=3)
+    assert result.report.network is None
+    assert any("--tune changed nothing: 4 samples are too few" in n for n in result.report.notes)
+
+
+# When it ends
+
+
+def test_what_brings_nothing_is_taken_back(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tuning, "SPEEDS", (30.0, 20.0, 10.0))
+    model = residual_chain(2, 12)
+    alone, tuned = (reap(model, tune=passes) for passes in (0, 3))
+    assert bare(tuned.model) == bare(alone.model)
+    assert tuned.report.network is None
+    assert "the network was not tuned: on the validation split nothing came nearer" in (
+        tuned.report.notes
+    )
+
+
+def test_no_time_left():
+    result = reap(chain(12), tune=None, time_limit=0.01)
+    assert result.report.network is None
+    (note,) = (n for n in result.report.notes if n.startswith("tuning the whole network takes"))
+    assert "it was left out: a longer --time-limit" in note
+
+
+def test_time_for_tuning_alone():
+    result = reap(chain(12), tune=None, tune_time="0.01s")
+    assert result.report.network is None
+
+
+def test_a_run_may_leave_it_out():
+    result = reap(chain(12), tune=0)
+    assert result.report.network is None
+    assert "tuning" not in " ".join(result.report.notes)
+
+
+def test_tuning_without_a_refit_is_refused():
+    with pytest.raises(UsageError, match="--tune: contradicts --no-refit"):
+        reap(chain(12), tune=2, refit=False)
+
+
+@pytest.mark.parametrize("limit", ["5", "0s", "-1m", "later", 0])
+def test_times_have_units(limit):
+    with pytest.raises(UsageError, match="--time-limit"):
+        reap(chain(12), time_limit=limit)
+
+
+# How it is judged
+
+
+def test_distances_compare_by_ratios():
+    start = Distance(0.2, None, 0.4)
+    assert Distance(0.1, None, 0.4).change_from(start) == pytest.approx(math.log(0.5) / 2)
+    assert Distance(0.1, None, 0.8).change_from(start) == pytest.approx(0)
+    assert Distance(math.nan, None, 0.1).change_from(start) == math.inf
+    assert Distance(0.1, 0.3, None).change_from(Distance(0.1, 0.6, None)) < 0
+    assert Distance(0.0, None, 0.0).change_from(Distance(0.0, None, 0.0)) == 0
