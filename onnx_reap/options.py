@@ -15,6 +15,7 @@ from onnx_reap.fields import CRITERIA, Record, option, options_of
 
 DEFAULT_MAX_DROP = 0.01  # largest loss if there is data, and the user sets no budget
 DEFAULT_TARGET_MACS = 0.6  # largest fraction of the MACs if there is neither data nor a budget
+DEFAULT_TIME_LIMIT = 300.0  # seconds
 DEFAULT_TARGETS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of the MACs, where a sweep is given none
 
 Paths = str | Path | Sequence[str | Path]
@@ -60,6 +61,10 @@ class SweepKeywords(InspectKeywords, total=False):
     metric: str
     refit: bool
     joint_refit: int | str | None
+    tune: int | str | None
+    tune_time: float | str | None
+    time_limit: float | str | None
+    augment: str
     positions: int
     seed: int
 
@@ -217,6 +222,24 @@ class Settings(Record):
         "passes over the samples in which the layers of each block are refitted together, once "
         "every layer was alone; auto: 10 where they are quick, else 0",
         shown="auto",
+    )
+    tune: int | None = _method(parsing.PASSES)(
+        "passes over the samples in which all layers are tuned together, last of all; auto: as "
+        "many as bring something and the time allows",
+        shown="auto",
+    )
+    tune_time: float | None = _method(parsing.DURATION)(
+        "maximum time of --tune auto, such as 2m", shown="what --time-limit leaves"
+    )
+    time_limit: float | None = _method(parsing.DURATION)(
+        "time that the run may take in all with --joint-refit auto and --tune auto, such as 90s, "
+        "5m or 1h: they make as many passes as it allows",
+        DEFAULT_TIME_LIMIT,
+    )
+    augment: str = _method(parsing.one_of("auto", "none", "image", "signal"))(
+        "copies of the samples to tune weights on, too: mirrored and shifted or zoomed (image), "
+        "shifted in time and with a little noise (signal), as the inputs look (auto), or none",
+        "auto",
     )
     positions: int = option(parsing.POSITIVE, group="data")(
         "output positions to sample per image and layer", 32

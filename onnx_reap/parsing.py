@@ -12,6 +12,7 @@ from typing import Any
 from onnx_reap.errors import UsageError
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _LATENCIES = {
     "ms": (1, "ms"),
     "us": (1e-3, "ms"),
@@ -102,6 +103,10 @@ def _latency(text: str) -> tuple[float, str]:
         if text.endswith(suffix):
             return float(text.removesuffix(suffix)) * factor, unit
     raise ValueError(text)
+
+
+def _duration(text: str) -> float:
+    return float(text[:-1]) * _UNITS[text[-1:]] if text[-1:] in _UNITS else float("nan")
 
 
 def _parts(text: str) -> list[str]:
@@ -218,6 +223,13 @@ LATENCY = Kind(
     "T",
     _is_latency,
     _latency,
+    as_text=True,
+)
+DURATION = Kind(
+    "a time, such as 90s, 5m or 1h; a number in Python means seconds",
+    "T",
+    _is_positive,
+    _duration,
     as_text=True,
 )
 PIXELS = Kind(

@@ -21,13 +21,15 @@ LARGEST_BATCH = 64
 Outputs = dict[str, Any]
 
 
-def batch_size(probe: Probe, tensors: Sequence[str], fixed: int | None) -> int:
-    """Choose the number of samples per run, so that the named tensors of a batch fit in memory."""
+def batch_size(
+    probe: Probe, tensors: Sequence[str], fixed: int | None, limit: int = BATCH_BYTES
+) -> int:
+    """Choose the number of samples per run: the named tensors take `limit` bytes at most."""
     if fixed is not None:
         return fixed
     shapes = [probe.shapes[name] for name in tensors if name in probe.shapes]
     each = sum(np.prod(shape) * 4 / probe.batch for shape in shapes)
-    return int(np.clip(BATCH_BYTES // max(each, 1), 1, LARGEST_BATCH))
+    return int(np.clip(limit // max(each, 1), 1, LARGEST_BATCH))
 
 
 def run_batches(

@@ -19,7 +19,6 @@ from onnx_reap.prune.decide import decide
 from onnx_reap.prune.form import Choice
 from onnx_reap.prune.goal import Goal
 from onnx_reap.prune.pruning_curves import PruningCurves
-from onnx_reap.prune.refit.blockwise import passes_over
 from onnx_reap.solve.allocation import Budget, cheapest, fits
 from onnx_reap.solve.cost import Cost
 
@@ -36,7 +35,7 @@ def search_accuracy(run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEs
     """Find the smallest model whose loss stays within `goal.max_drop`, as far as it is known.
 
     Every try is cut and refitted; moments, removal paths and sensitivities are those of the first.
-    Blocks are refitted together in the last model only: that takes long, and what it gains is a
+    Layers are refitted together in the last model only: that takes long, and what it gains is a
     margin for other samples.
 
     Raises
@@ -50,8 +49,8 @@ def search_accuracy(run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEs
     asked = _removed_by(goal, run.analysis)
     reachable = most_removable([c.widths for c in curves.choices], run.analysis.macs)
 
-    def attempt(choice: Choice, *, blocks: bool) -> Pruned | None:
-        pruned = apply_choice(run, choice, blocks=blocks)
+    def attempt(choice: Choice, *, by_gradient: bool) -> Pruned | None:
+        pruned = apply_choice(run, choice, by_gradient=by_gradient)
         with run.clock("search"):
             loss = loss_of(pruned.model)
         if loss.decisive <= bound:
@@ -61,7 +60,7 @@ def search_accuracy(run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEs
 
     def remove(share: float) -> Pruned | None:
         smaller = with_share(goal, run.analysis, share)
-        return attempt(decide(run, smaller, curves), blocks=False)
+        return attempt(decide(run, smaller, curves), by_gradient=False)
 
     found = _furthest(remove, max(asked, LEAST), reachable, given=asked > 0)
     if found is None:
@@ -71,11 +70,12 @@ def search_accuracy(run: Run, goal: Goal, curves: PruningCurves, loss_of: LossEs
             expected=f"at most {bound:.2%}",
             hint="allow more, bring more data, or name a budget such as --target-macs alone",
         )
-    if not run.settings.refit or not run.samples.fit or not passes_over(run, found.macs):
+    settings = run.settings
+    if not settings.refit or not run.samples.fit or settings.joint_refit == settings.tune == 0:
         return found
-    note = "blocks were not refitted together: more would be lost than --max-drop allows"
+    note = "layers were not refitted together: more would be lost than --max-drop allows"
     alone = replace(found, notes=(*found.notes, note))
-    return attempt(found.choice, blocks=True) or alone
+    return attempt(found.choice, by_gradient=True) or alone
 
 
 def with_provable_budget(run: Run) -> Run:

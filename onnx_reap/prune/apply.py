@@ -1,27 +1,22 @@
 """From a choice of channels to a pruned model: cut, verify against the mask, refit."""
 
 import json
-import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 
 from onnx_reap import __version__
 from onnx_reap.data import Calibration
-from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis, count_parameters, macs_left
 from onnx_reap.graph.edit.cut import cut_graph
 from onnx_reap.graph.edit.mask import mask_graph
 from onnx_reap.graph.edit.merge import NOTHING, Merge, merge_units
-from onnx_reap.graph.edit.weights import remember
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.measure.accuracy_loss import EstimatedLoss
 from onnx_reap.measure.compare import CUT, check_loads, compare
-from onnx_reap.measure.quality import measure_quality
 from onnx_reap.measure.unrounded import unrounded
 from onnx_reap.onnxio.check import check_file
 from onnx_reap.onnxio.light_model import LightModel
@@ -29,10 +24,7 @@ from onnx_reap.onnxio.weights import with_weights
 from onnx_reap.options import Settings
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.form import Choice
-from onnx_reap.prune.refit.block_walk import BlockFit
-from onnx_reap.prune.refit.blockwise import refit_jointly
-from onnx_reap.prune.refit.layer import LayerRefit
-from onnx_reap.prune.refit.layerwise import repair
+from onnx_reap.prune.refit.repairs import Repairs, repair_all
 
 
 @dataclass(frozen=True)
@@ -44,69 +36,23 @@ class Pruned:
     # Counted on it
     macs: int
     params: int
-    refits: dict[str, LayerRefit]  # By node; empty without a refit
-    blocks: tuple[BlockFit, ...]  # Blocks whose layers were then refitted together
+    repairs: Repairs
     notes: tuple[str, ...]  # Warnings
     loss: EstimatedLoss | None = None  # Where it was bounded
 
 
-def apply_choice(run: Run, choice: Choice, *, blocks: bool = True) -> Pruned:
-    """Cut a model, and refit what stays if the settings want it, then its blocks if `blocks`."""
+def apply_choice(run: Run, choice: Choice, *, by_gradient: bool = True) -> Pruned:
+    """Cut a model, and repair what stays as the settings want it, see `repair_all`."""
     analysis, own = run.form.settled(choice)
     run = run.on(analysis)
     with run.clock("cut"):
         pruned, notes = cut_model(analysis, own.removed, run.samples.every, own.merge)
-    refits: dict[str, LayerRefit] = {}
-    fits: list[BlockFit] = []
     macs = macs_left(analysis, pruned, own.widths)
-    if run.settings.refit and run.samples.fit is not None and own.removed:
-        with run.clock("refit"):
-            refits, unfitted = repair(run, pruned, own.removed)
-            notes += unfitted
-        if blocks:
-            with run.clock("joint refit"):
-                fits, undone = _refit_blocks(run, pruned, own.removed, macs)
-                notes += undone
-    elif run.settings.joint_refit:
-        notes.append("--joint-refit changed nothing: no channel was removed")
+    repairs = repair_all(run, pruned, own.removed, macs, by_gradient=by_gradient)
     out = finish(pruned, run.settings)
     pruned.free_weights()
-    params = count_parameters(out)
-    return Pruned(choice, out, macs, params, refits, tuple(fits), tuple(notes))
-
-
-def _refit_blocks(
-    run: Run, pruned: Model, removed: Sequence[int], macs: int
-) -> tuple[list[BlockFit], list[str]]:
-    """Refit blocks together; undo it if on validation samples the outputs come out further away.
-
-    A block may come nearer in directions that don't matter to the outputs.
-    """
-    analysis, undo = run.analysis, remember(pruned)
-    blocks, notes = refit_jointly(run, pruned, removed, macs=macs)
-    parts = run.samples.train_validation
-    if parts is None or not any(block.error_after < block.error_before for block in blocks):
-        return blocks, notes
-    new, redo = _distance(analysis, pruned, parts[1]), remember(pruned)
-    undo()
-    old = _distance(analysis, pruned, parts[1])
-    if new <= old:
-        redo()
-        return blocks, notes
-    back = "blocks were not refitted together: on the validation split the outputs' error rose"
-    far = f"by {new / old - 1:.0%}" if old and math.isfinite(new) else f"to {new:.2g}"
-    return [], [*notes, f"{back} from {old:.2g} {far}"]
-
-
-def _distance(analysis: Analysis, pruned: Model, samples: Calibration) -> float:
-    """Mean error of the outputs in float32, which tells more; infinite where they aren't finite."""
-    try:
-        errors = measure_quality(
-            analysis, analysis.model.to_run(), pruned.to_run(), samples
-        ).output_error
-    except CheckError:
-        return math.inf
-    return float(np.mean(list(errors.values()))) if errors else 0.0
+    params, notes = count_parameters(out), [*notes, *repairs.notes]
+    return Pruned(choice, out, macs, params, repairs, tuple(notes))
 
 
 def cut_model(

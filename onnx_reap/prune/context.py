@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,9 +26,19 @@ from onnx_reap.solve.backend import Backend
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds by stage."""
+    """Seconds by stage, and when repairs that could go on are to end."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    deadline: float = math.inf  # By `time.perf_counter`
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline, below 0 past it."""
+        return self.deadline - time.perf_counter()
+
+    def share(self, models: int) -> Clock:
+        """Return a clock on which a model ends when its part of the time is over."""
+        return replace(self, deadline=time.perf_counter() + self.left / models)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -86,7 +97,7 @@ class Run:
 
         The time spent so far is on that clock.
         """
-        clock = Clock(dict(self.clock.seconds))
+        clock = replace(self.clock, seconds=dict(self.clock.seconds))
         changed = replace(self.settings, **settings)
         return replace(self, settings=changed, progress=NoProgress(), clock=clock)
 
@@ -108,7 +119,7 @@ def open_run(
     values : mapping of str to number or str, optional
         By input, what it is fed where there are no data.
     """
-    clock = Clock()
+    clock = Clock(deadline=time.perf_counter() + (settings.time_limit or math.inf))
     with clock("load"):
         light = load(model)
         inputs = with_sizes(model_inputs(light.proto, settings.input_shapes), sizes or {})

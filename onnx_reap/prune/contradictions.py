@@ -73,6 +73,8 @@ def _rules(settings: Settings) -> list[tuple[bool, str, str]]:
     measures, pools = settings.max_drop is not None, CRITERIA[settings.criterion].pools
     evaluates, zeroes = settings.evaluate is not None, settings.zeroes
     repaired = settings.refit or not settings.joint_refit
+    tuned = settings.refit or not settings.tune
+    augments = settings.augment not in ("auto", "none")
     two = "leave one of them out"
     pattern = "--tile 8x1 --tile-sparsity 0.5, or --pattern 2:4"
     loss = "--max-drop: bounds the loss from removed channels only, and zeros add to it"
@@ -83,6 +85,8 @@ def _rules(settings: Settings) -> list[tuple[bool, str, str]]:
         (evaluates and not measures, "--evaluate requires --max-drop", "--max-drop 1%"),
         (evaluates and labels is not None, "--labels and --evaluate: both measure the loss", two),
         (not repaired, "--joint-refit: contradicts --no-refit", two),
+        (not tuned, "--tune: contradicts --no-refit", two),
+        (augments and not settings.refit, "--augment: contradicts --no-refit", two),
         (bool(tile and settings.pattern), "--tile and --pattern: both place the zeros", two),
         (bool(tile) and share is None, "--tile requires --tile-sparsity", "--tile-sparsity 0.5"),
         (share is not None and not tile, "--tile-sparsity requires --tile", "--tile 8x1"),

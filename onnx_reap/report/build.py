@@ -40,9 +40,10 @@ def make_result(
             for g, w, e in zip(analysis.groups, choice.widths, choice.errors, strict=True)
         ),
         frozen=analysis.frozen,
-        refits=tuple(pruned.refits.values()),
+        refits=tuple(pruned.repairs.layers.values()),
         factors=tuple(outcome.factors),
-        blocks=pruned.blocks,
+        blocks=pruned.repairs.blocks,
+        network=pruned.repairs.network,
         tiling=tiling,
         seconds=run.clock.seconds,
         notes=pruned.notes,

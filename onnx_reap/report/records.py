@@ -13,6 +13,7 @@ from onnx_reap.prune.form import Factorised
 from onnx_reap.prune.lossless.trim import Lossless
 from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.refit.layer import LayerRefit
+from onnx_reap.prune.refit.networkwise import NetworkFit
 from onnx_reap.prune.sparsity.records import Tiling
 
 SCHEMA = 1
@@ -71,6 +72,7 @@ class Report:
     frozen: tuple[FrozenChannels, ...]
     refits: tuple[LayerRefit, ...]
     blocks: tuple[BlockFit, ...]
+    network: NetworkFit | None  # All layers, where they were tuned together
     tiling: Tiling | None  # Weights that were zeroed in a pattern
     seconds: Mapping[str, float]  # Time by stage
     notes: tuple[str, ...]  # Warnings, each a sentence

@@ -22,8 +22,8 @@ class Descent:
 
     Parameters
     ----------
-    scales : mapping of str to float
-        What a step of 1 would be.
+    scales : mapping of str to float or array
+        What a step of 1 would be: of a tensor, or of each of its entries, to broadcast.
     steps : int
         In all.
     speed : float
@@ -33,7 +33,7 @@ class Descent:
     def __init__(
         self,
         values: Mapping[str, np.ndarray],
-        scales: Mapping[str, float],
+        scales: Mapping[str, float | np.ndarray],
         steps: int,
         speed: float,
     ) -> None:
@@ -55,7 +55,7 @@ class Descent:
             # Squares of gradients below 1e-23 vanish: what hardly matters stays.
             move = np.divide(mean, size, out=np.zeros_like(mean), where=size > 0)
             move /= 1 - FIRST**self._done
-            self.values[name] -= np.float32(speed * self._scales[name]) * move
+            self.values[name] -= np.asarray(speed * self._scales[name], np.float32) * move
 
 
 def _schedule(share: float) -> float:

@@ -58,6 +58,7 @@ def test_every_criterion_has_a_module(name: str):
         ({"target_latency": "5"}, "--target-latency: invalid value | got: '5'"),
         ({"allocation": "fair"}, "expected: pro, local or uniform"),
         ({"criterion": None}, "--criterion: invalid value"),
+        ({"augment": "flip"}, "expected: auto, none, image or signal"),
         ({"round_to": "no"}, "--round-to: invalid value"),
         ({"refit": 1}, "--refit: invalid value | got: 1 | expected: True or False"),
         ({"latency_table": 3}, "--latency-table: invalid value"),

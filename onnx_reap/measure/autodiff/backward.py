@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import onnx
 
@@ -20,6 +21,9 @@ OLDEST = 11  # operator set in which all nodes that rules write exist
 SIZES = frozenset(op for op, traits in TRAITS.items() if Trait.MEASURES in traits)
 """What they give does not change with values."""
 
+WEIGHT = f"{PREFIX}weight"
+"""Input: how much distances of scores count."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -30,6 +34,19 @@ class Facts:
     layers: Mapping[str, Linear]
     # Tensors of other spatial sizes in some runs, which let no gradient through
     varying: Collection[str] = frozenset()
+
+
+class Scores(Protocol):
+    """An output that holds scores of classes."""
+
+    @property
+    def output(self) -> str:
+        """Its name."""
+        ...
+
+    def distance(self, y: Value, wanted: Value) -> tuple[Value, Value]:
+        """Write how far distributions are from wanted ones, and the gradient at `y`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,13 +79,31 @@ def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]
     return (set(wanted) & leading) - blocked
 
 
+def stopped(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]:
+    """Tell from which tensors of a part some gradient towards the wanted ones gets lost."""
+    constants, version = part.constants, opset(part)
+    depend, found = set(wanted), set[str]()
+    for node in part.graph.node:
+        if node.op_type in SIZES:
+            continue
+        read = _inputs(node, facts.layers)
+        known = [place for place, name in enumerate(read) if name in depend]
+        lost = not depend.isdisjoint(names_in_subgraphs(node)) or not found.isdisjoint(read)
+        if known or lost:
+            depend.update(filter(None, node.output))
+        if lost or not all(_passes(node, i, facts, constants, version) for i in known):
+            found.update(filter(None, node.output))
+    return found
+
+
 def with_gradients(
     part: LightModel,
     facts: Facts,
     goals: Mapping[str, float],
     wanted: Sequence[str],
+    scores: Sequence[Scores] = (),
 ) -> Trainer:
-    """Append a backward pass from a squared error.
+    """Append a backward pass from a squared error, and from distances of scores.
 
     Parameters
     ----------
@@ -78,26 +113,83 @@ def with_gradients(
         Tensors whose squared distance from a target counts, with a weight each.
     wanted : sequence of str
         Inputs to differentiate by, all `reached`.
+    scores : sequence of Scores
+        Outputs whose distance counts as the input `WEIGHT` says.
     """
-    out = onnx.ModelProto()
-    out.CopyFrom(part.proto)
-    tape = Tape(replace(part, proto=out), facts.shapes, facts.layers)
-    starts, targets, errors = {}, {}, []
+    out, tape = _continued(part, facts)
+    targets = _targets([*goals, *(each.output for each in scores)])
+    starts, errors = dict[str, list[Value]](), []
     for name, weight in goals.items():
-        targets[name] = f"{PREFIX}target/{name}"
         miss = tape.value(name) - tape.value(targets[name])
         errors.append(miss.op("ReduceSumSquare", keepdims=0) * weight)
-        starts[name] = miss * (2 * weight)
-    found = backpropagate(tape, part.graph.node, starts, wanted)
+        starts[name] = [miss * (2 * weight)]
+    for each in scores:
+        name = each.output
+        _, start = each.distance(tape.value(name), tape.value(targets[name]))
+        starts.setdefault(name, []).append(start * tape.value(WEIGHT))
+    summed = {name: tape.sum(each) for name, each in starts.items()}
+    found = backpropagate(tape, part.graph.node, summed, wanted)
     given = {name: gradient.name for name, gradient in found.items()}
     error = tape.sum(errors).name
+    fed = dict.fromkeys(targets.values()) | ({WEIGHT: []} if scores else {})
+    model = _finished(out, part, fed, [error, *given.values()])
+    return Trainer(model, targets, error, given)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model that returns errors by tensor."""
+
+    model: LightModel
+    targets: Mapping[str, str]  # Inputs to feed what tensors are wanted to be
+    errors: Mapping[str, str]  # Outputs: squared errors, weighted, by tensor
+    distance: str | None  # Output: the distance of scores, if there are any
+
+
+def with_errors(
+    part: LightModel, facts: Facts, goals: Mapping[str, float], scores: Sequence[Scores] = ()
+) -> Comparison:
+    """Append what compares tensors with targets, see `with_gradients`."""
+    out, tape = _continued(part, facts)
+    targets = _targets([*goals, *(each.output for each in scores)])
+    errors, distances = {}, []
+    for name, weight in goals.items():
+        miss = tape.value(name) - tape.value(targets[name])
+        errors[name] = (miss.op("ReduceSumSquare", keepdims=0) * weight).name
+    for each in scores:
+        y, target = tape.value(each.output), tape.value(targets[each.output])
+        distances.append(each.distance(y, target)[0])
+    total = tape.sum(distances).name if distances else None
+    outputs = [*errors.values(), *filter(None, [total])]
+    model = _finished(out, part, dict.fromkeys(targets.values()), outputs)
+    return Comparison(model, targets, errors, total)
+
+
+def _continued(part: LightModel, facts: Facts) -> tuple[onnx.ModelProto, Tape]:
+    """Copy a part, to append nodes to it."""
+    out = onnx.ModelProto()
+    out.CopyFrom(part.proto)
+    return out, Tape(replace(part, proto=out), facts.shapes, facts.layers)
+
+
+def _targets(names: Sequence[str]) -> dict[str, str]:
+    return {name: f"{PREFIX}target/{name}" for name in dict.fromkeys(names)}
+
+
+def _finished(
+    out: onnx.ModelProto,
+    part: LightModel,
+    fed: Mapping[str, Sequence[int] | None],
+    outputs: Sequence[str],
+) -> LightModel:
+    """Declare further inputs, with their shapes where these are known, and the outputs."""
     floats = onnx.TensorProto.FLOAT
     out.graph.input.extend(
-        onnx.helper.make_tensor_value_info(name, floats, None) for name in targets.values()
+        onnx.helper.make_tensor_value_info(name, floats, shape) for name, shape in fed.items()
     )
     del out.graph.output[:]
-    out.graph.output.extend(onnx.ValueInfoProto(name=n) for n in (error, *given.values()))
-    return Trainer(replace(part, proto=out), targets, error, given)
+    out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return replace(part, proto=out)
 
 
 def backpropagate(

@@ -27,7 +27,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.rules.traits import Trait, traits_of
-from onnx_reap.measure.autodiff.tape import Tape
+from onnx_reap.measure.autodiff.tape import Tape, Value
 from onnx_reap.onnxio.dtypes import is_float
 
 TEMPERATURE = 4.0  # of the distributions, see docs/experiments.md
@@ -72,6 +72,39 @@ class Metric:
         if self.kind == "probabilities":
             found = found / chances
         return (found * math.sqrt(0.5)).transpose(swap).name
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the output holds scores of classes."""
+        return self.kind != "values"
+
+    def distance(self, y: Value, wanted: Value) -> tuple[Value, Value]:
+        """Write the Kullback-Leibler divergence from wanted distributions, if there are classes.
+
+        Returns
+        -------
+        distance : Value
+            A number: mean over distributions.
+        gradient : Value
+            At `y`.
+        """
+        axes = len(y.shape)
+        last, axis = axes - 1, self.axis % axes
+        swap = list(range(axes))
+        swap[axis], swap[last] = last, axis
+        x, w = y.transpose(swap), wanted.transpose(swap)
+        if self.kind == "probabilities":
+            tiny = y.tape.floats(TINY)
+            p, target = x.op("Max", tiny), w.op("Max", tiny)
+            logs, wished, slope = p.op("Log"), target.op("Log"), -(target / p)
+        else:
+            logs, wished = (each.op("LogSoftmax", axis=-1) for each in (x, w))
+            target = wished.exp()
+            slope = logs.exp() - target
+        each = (target * (wished - logs)).sum([last], keep=False)
+        count = each.op("Size").floats()
+        distance = each.op("ReduceSum", keepdims=0) / count
+        return distance, (slope / count).transpose(swap)
 
     def divergence(self, y: np.ndarray, change: np.ndarray) -> float:
         """Return the divergence of a change: what the squares of directions average to.

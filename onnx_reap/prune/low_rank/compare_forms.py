@@ -55,7 +55,7 @@ def _lost(found: Candidate, train: Calibration, validation: Calibration) -> floa
     trained = replace(run, samples=replace(run.samples, fit=train))
     with run.clock("choose"):
         try:
-            pruned = apply_choice(trained, decide(run, goal, curves), blocks=False)
+            pruned = apply_choice(trained, decide(run, goal, curves), by_gradient=False)
             errors = quality(run.form.original, pruned.model, validation).output_error
         except CheckError:
             return float("inf")

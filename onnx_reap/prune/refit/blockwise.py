@@ -9,7 +9,7 @@ import numpy as np
 from onnx_reap.graph.edit.weights import has_plain_bias
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.order import captured_tensors
-from onnx_reap.graph.labels.kept import kept_positions
+from onnx_reap.graph.labels.kept import Kept, kept_positions
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.autodiff.backward import OLDEST
 from onnx_reap.measure.runner import batch_size
@@ -43,14 +43,11 @@ def refit_jointly(
     if not passes:
         return [], []
     kept = kept_positions(run.analysis.flow, removed)
-    left = {pruned.keys[id(node)] for node in pruned.nodes}
-    linears = [
-        as_cut(linear, kept)
-        for linear in run.analysis.flow.linears
-        if linear.node in left and not linear.recurrent
-    ]
+    linears = linears_left(run, pruned, kept)
     layers = _movable(pruned, linears)
-    why = _obstacle(run, pruned, layers)
+    why = obstacle(run, pruned)
+    if why is None and not layers:
+        why = "it takes layers with weights of their own only"
     if why is None:
         pair = ModelPair(run, pruned, kept, _batch(run, layers))
         with run.progress.stage("Refitting blocks", len(pruned.nodes)) as step:
@@ -61,14 +58,24 @@ def refit_jointly(
     return [], [f"--joint-refit changed nothing: {why}"] if run.settings.joint_refit else []
 
 
-def _obstacle(run: Run, pruned: Model, layers: Sequence[Linear]) -> str | None:
-    """Tell why no block can be refitted, if that is so."""
+def linears_left(run: Run, pruned: Model, kept: Kept) -> list[Linear]:
+    """List the layers of a cut model that are not recurrent, as they are after the cut."""
+    left = {pruned.keys[id(node)] for node in pruned.nodes}
+    return [
+        as_cut(linear, kept)
+        for linear in run.analysis.flow.linears
+        if linear.node in left and not linear.recurrent
+    ]
+
+
+def obstacle(run: Run, pruned: Model) -> str | None:
+    """Tell why layers of this model can't be refitted by gradient, if that is so."""
     parts = run.samples.train_validation
     if parts is None or len(parts[0]) < (run.analysis.fixed_batch or 1):
         return f"{len(run.samples.fit or ())} samples are too few to leave a validation split"
     if pruned.opset < OLDEST:
         return f"it takes operator set {OLDEST} or newer, and the model's is {pruned.opset}"
-    return None if layers else "it takes layers with weights of their own only"
+    return None
 
 
 def _batch(run: Run, layers: Sequence[Linear]) -> int:

@@ -1,5 +1,6 @@
 """A cut model beside its original, as a refit works on them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -7,8 +8,10 @@ from onnx_reap.data import Calibration
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.kept import Kept
+from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.frontier import Frontier
 from onnx_reap.measure.activations.stream import ActivationStream
+from onnx_reap.measure.autodiff.backward import Facts
 from onnx_reap.prune.context import Run
 
 
@@ -55,6 +58,17 @@ class ModelPair:
         return ActivationStream(
             self.calibration, self.batch, self.pads, self.run.analysis.providers
         )
+
+    def facts(self, linears: Sequence[Linear]) -> Facts:
+        """Tell what is known of the cut model's tensors, also of those that a refit added."""
+        shapes, layers = dict(self.probe.shapes), {}
+        varying = set(self.run.analysis.varying)
+        for layer in linears:
+            result = self.pruned.node(layer.node).outputs[0].name
+            shapes[result] = shapes[layer.y]
+            varying |= {result} if layer.y in varying else set()
+            layers[result] = layer
+        return Facts(shapes, layers, varying)
 
     def frontier(self, model: Model) -> Frontier:
         """Find out where runs of one of the models can start."""

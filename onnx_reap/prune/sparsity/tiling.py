@@ -24,6 +24,7 @@ from onnx_reap.prune.goal import check_globs
 from onnx_reap.prune.refit.layer import LayerRefit
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.order import Zeros
+from onnx_reap.prune.refit.repairs import Repairs, tune
 from onnx_reap.prune.sparsity.choose import choose, takes_long
 from onnx_reap.prune.sparsity.layers import (
     EXCLUDED,
@@ -75,16 +76,22 @@ def with_zeros(run: Run, pruned: Pruned, pattern: Pattern) -> tuple[Pruned, Tili
             raise _no_layer(pattern, left)
         scores = _scores(dense, layers)
         arranged = put_in_order(dense, layers, scores, pattern)
-        fitted, sparse, notes = _masked(dense, layers, arranged, pattern)
+        sparse, repairs = _masked(dense, layers, arranged, pattern)
         out = finish(sparse, run.settings)
     now = in_new_order(layers, scores, arranged.permutation)
-    tiling = _described(pattern, left, now, arranged, fitted, sparse)
-    notes = [*pruned.notes, *arranged.notes, *notes, *_fewer(pattern, tiling.zeros)]
+    tiling = _described(pattern, left, now, arranged, repairs.layers, sparse)
+    notes = [*pruned.notes, *arranged.notes, *repairs.notes, *_fewer(pattern, tiling.zeros)]
+    before = pruned.repairs
+    repairs = replace(
+        before,
+        layers={**before.layers, **repairs.layers},
+        network=repairs.network or before.network,
+    )
     pruned = replace(
         pruned,
         model=out,
         params=count_parameters(out),
-        refits={**pruned.refits, **fitted},
+        repairs=repairs,
         notes=tuple(notes),
     )
     return pruned, tiling
@@ -131,7 +138,7 @@ def _scores(run: Run, layers: Mapping[str, Layer]) -> dict[str, Scores]:
 
 def _masked(
     run: Run, layers: Mapping[str, Layer], arranged: Arranged, pattern: Pattern
-) -> tuple[dict[str, LayerRefit], Model, list[str]]:
+) -> tuple[Model, Repairs]:
     """Set weights to zero, and repair the others unless the settings forbid it."""
     analysis = replace(run.analysis, model=arranged.model)
     sparse = permuted(run.analysis, arranged.permutation)
@@ -143,13 +150,15 @@ def _masked(
         matrix = weight_matrix(sparse, layer.linear) * mask
         set_weight(sparse, layer.linear, matrix_to_weight(layer.linear, matrix, stored))
     if not run.settings.refit or run.samples.fit is None:
-        return {}, sparse, []
+        return sparse, Repairs({})
     large = [node for node, each in zeros.items() if takes_long(pattern, each.mask)]
-    fitted, notes = repair(run.on(analysis), sparse, (), zeros=zeros)
+    own = run.on(analysis)
+    fitted, notes = repair(own, sparse, (), zeros=zeros)
+    network, left_out = tune(own, sparse, (), zeros_stay=True)
     notes += [
         f"{node} keeps the tiles of the best scores: it is too large for more" for node in large
     ]
-    return fitted, sparse, notes
+    return sparse, Repairs(fitted, network=network, notes=(*notes, *left_out))
 
 
 def _described(

@@ -89,18 +89,18 @@ def test_places_that_a_rule_does_not_cover_are_refused(op):
         y = net.node("Clip", "x", "", net.node("Squeeze", first))
     else:
         pooled = net.node("Flatten", net.node("GlobalAveragePool", h))
-        scale = net.node("Gather", pooled, net.constant(np.array(0)), axis=0)
+        mean = net.node("Gather", pooled, net.constant(np.array(0)), axis=0)
         ones = [net.constant(np.ones(4)) for _ in range(3)]
-        y = net.node("BatchNormalization", "x", scale, *ones)
+        y = net.node("BatchNormalization", "x", *ones[:2], mean, ones[2])
     part, facts, _ = prepared(net, y, wanted=[weight])
     assert reached(LightModel(part), facts, [weight]) == set()
 
 
-def test_a_normalization_whose_scale_is_computed_lets_nothing_through():
-    net = Net({"x": (2, 4, 6, 6), "scale": (4,)})
+def test_a_normalization_whose_mean_is_computed_lets_nothing_through():
+    net = Net({"x": (2, 4, 6, 6), "mean": (4,)})
     weight = net.random(4, 4, 1, 1)
     ones = [net.constant(np.ones(4)) for _ in range(3)]
-    y = net.node("BatchNormalization", net.node("Conv", "x", weight), "scale", *ones)
+    y = net.node("BatchNormalization", net.node("Conv", "x", weight), *ones[:2], "mean", ones[2])
     part, facts, _ = prepared(net, y, wanted=[weight])
     assert reached(LightModel(part), facts, [weight]) == set()
 

@@ -449,14 +449,15 @@ def test_layer_normalization(axis, epsilon, opset):
     parameters = [net.random(*(3, 4)[first - 1 :]) for _ in range(2)]
     attributes = epsilon if axis is None else epsilon | {"axis": axis}
     y = net.node("LayerNormalization", "x", *parameters, **attributes)
-    check(net, y, ["x"], opset=opset, tolerance=CURVED)
+    check(net, y, ["x", *parameters], opset=opset, tolerance=CURVED)
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
 def test_rms_normalization(axis):
     net = Net({"x": (2, 3, 4)})
-    y = net.node("RMSNormalization", "x", net.random(*(3, 4)[axis % 3 - 1 :]), axis=axis)
-    check(net, y, ["x"], opset=23, tolerance=CURVED)
+    scale = net.random(*(3, 4)[axis % 3 - 1 :])
+    y = net.node("RMSNormalization", "x", scale, axis=axis)
+    check(net, y, ["x", scale], opset=23, tolerance=CURVED)
 
 
 @pytest.mark.parametrize("axes", [{}, {"axes": [2, 3]}])
@@ -542,8 +543,9 @@ def test_layer_normalization_without_a_bias():
 @pytest.mark.parametrize("sizes", [(5,), (3, 4), (2, 2, 3)])
 def test_instance_normalization(sizes, epsilon, opset):
     net = Net({"x": (2, 3, *sizes)})
-    y = net.node("InstanceNormalization", "x", net.random(3), net.random(3), **epsilon)
-    check(net, y, ["x"], opset=opset, tolerance=CURVED)
+    parameters = [net.random(3), net.random(3)]
+    y = net.node("InstanceNormalization", "x", *parameters, **epsilon)
+    check(net, y, ["x", *parameters], opset=opset, tolerance=CURVED)
 
 
 @pytest.mark.parametrize("opset", [18, 21])
@@ -553,14 +555,15 @@ def test_group_normalization(sizes, groups, opset):
     net = Net({"x": (2, 4, *sizes)})
     parameters = [net.random(groups if opset < 21 else 4) for _ in range(2)]
     y = net.node("GroupNormalization", "x", *parameters, num_groups=groups, epsilon=0.1)
-    check(net, y, ["x"], opset=opset, tolerance=CURVED)
+    check(net, y, ["x", *parameters], opset=opset, tolerance=CURVED)
 
 
 @pytest.mark.parametrize("opset", [11, 13, 17])
 @pytest.mark.parametrize("sizes", [(), (5,), (3, 4), (2, 2, 3)])
 def test_batch_normalization(sizes, opset):
     net = Net({"x": (4, 3, *sizes)})
-    check(net, net.norm("x", 3, epsilon=1e-2), ["x"], opset=opset)
+    y = net.norm("x", 3, epsilon=1e-2)
+    check(net, y, ["x", *net.nodes[-1].input[1:3]], opset=opset)
 
 
 @pytest.mark.parametrize("sizes", [(5,), (3, 4), (2, 2, 3)])

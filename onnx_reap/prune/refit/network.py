@@ -1,0 +1,231 @@
+"""All layers of a cut model at once, towards the original's activations behind its blocks.
+
+A refit of single layers, and of blocks, leaves what it did before as it is. Here everything moves
+together, by the gradient of the squared errors behind all blocks in one forward pass of the pruned
+model, relative to their variances, and of the divergence of class scores where that helps. The
+original is run on the same inputs, so no label is involved, and inputs may be varied.
+
+References
+----------
+A. Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015.
+G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from itertools import islice
+
+import numpy as np
+
+from onnx_reap.data import Calibration
+from onnx_reap.data.augment import find_augment
+from onnx_reap.measure.autodiff.backward import (
+    WEIGHT,
+    Facts,
+    Scores,
+    reached,
+    with_errors,
+    with_gradients,
+)
+from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.onnxio.session import run, session
+from onnx_reap.prune.refit.block_training import AT_ONCE
+from onnx_reap.prune.refit.folded import root_mean_square
+from onnx_reap.prune.refit.model_pair import ModelPair
+from onnx_reap.prune.refit.parameters import Arrays, Parameters
+
+Feed = Mapping[str, np.ndarray]
+
+VARIANCE_BATCHES = 8  # that tell how much the original's activations vary
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far the pruned model is from the original on some samples."""
+
+    # Squared errors relative to the original's variances: mean behind all blocks, and mean of the
+    # outputs that hold no class scores; divergence of those that do
+    blocks: float
+    outputs: float | None
+    divergence: float | None
+
+    def change_from(self, other: "Distance") -> float:
+        """Return the mean logarithm of the ratios to another's: below 0 where this is nearer."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        ratios = [_log_ratio(a, b) for a, b in pairs if a is not None and b is not None]
+        return sum(ratios) / len(ratios)
+
+
+def _log_ratio(now: float, before: float) -> float:
+    tiny = float(np.finfo(np.float32).tiny)
+    return math.log(max(now, tiny) / max(before, tiny)) if math.isfinite(now) else math.inf
+
+
+class Network:
+    """Runs the original and the pruned model on the same inputs, forward and backward.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        Those that gradients don't reach stay as they are.
+    facts : Facts
+        About the pruned model.
+    goals : sequence of str
+        Tensors of both models whose errors count.
+    scores : sequence of Scores
+        Outputs that hold class scores.
+    batch : int
+        Samples in a run.
+    """
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        parameters: Parameters,
+        facts: Facts,
+        goals: Sequence[str],
+        scores: Sequence[Scores],
+        batch: int,
+    ) -> None:
+        parts = pair.run.samples.train_validation
+        assert parts is not None
+        self._training, self._validation = parts
+        self._pair, self.batch = pair, batch
+        on_cpu = pair.run.analysis.providers[0] == "CPUExecutionProvider"
+        self._at_once = AT_ONCE if on_cpu else 1
+        self._pool = ThreadPoolExecutor(self._at_once)
+        settings = pair.run.settings
+        self._augment = find_augment(self._training, settings.augment, settings.seed)
+        first = next(self._batches(self._training))
+        inputs = {name: array.dtype for name, array in first.items()}
+        wanted = list(dict.fromkeys([*goals, *(each.output for each in scores)]))
+        self._run_original = self._runner(pair.original.part(inputs, wanted), wanted)
+        part, facts = parameters.part(inputs, wanted), parameters.facts(facts)
+        self.parameters = parameters.only(reached(part, facts, list(parameters.values)))
+        self.values = self.parameters.values
+        self._every, self._start = parameters, parameters.values
+        weights, moving = self._weights(goals), sorted(self.values)
+        means = {name: weight / len(weights) for name, weight in weights.items()}
+        self._trainer = with_gradients(part, facts, means, moving, scores)
+        gradients = [*self._trainer.gradients.values()]
+        self._run_backward = self._runner(self._trainer.model, gradients)
+        self._comparison = with_errors(part, facts, weights, scores)
+        returned = [value.name for value in self._comparison.model.graph.output]
+        self._run_forward = self._runner(self._comparison.model, returned)
+        compared = {each.output for each in scores}
+        outputs = [tensor.name for tensor in pair.original.graph.outputs]
+        self._outputs = [name for name in outputs if name in weights and name not in compared]
+
+    def steps(self, *, zeros_stay: bool) -> dict[str, np.ndarray]:
+        """Return what a step of 1 is, by parameter."""
+        results = list(dict.fromkeys(each.result for each in self.parameters.every))
+        feed = next(self._batches(self._training))
+        inputs = {name: array.dtype for name, array in feed.items()}
+        find = self._runner(self._every.part(inputs, results), results)
+        found = find({**feed, **self._start})
+        sizes = {name: float(root_mean_square(x, None).item()) for name, x in found.items()}
+        return self.parameters.steps(sizes, zeros_stay=zeros_stay)
+
+    @property
+    def batches(self) -> int:
+        """Batches of a pass over the training samples."""
+        return max(len(self._training) // self.batch, 1)
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether there are random copies of the samples."""
+        return self._augment is not None
+
+    def one_pass(
+        self, rng: np.random.Generator, together: int, *, copies: bool
+    ) -> Iterator[list[Feed]]:
+        """Yield the training samples in random order, or copies, some batches for every step.
+
+        What is left for no whole batch waits for another pass.
+        """
+        batch = min(self.batch, len(self._training))
+        order = rng.permutation(len(self._training))[: len(self._training) // batch * batch]
+        step: list[Feed] = []
+        for feed in self._training.at(order.tolist()).batches(batch):
+            step.append(self._augment.augmented(feed, rng) if copies and self._augment else feed)
+            if len(step) == together:
+                yield step
+                step = []
+        if step:
+            yield step
+
+    def gradients(self, values: Arrays, feeds: Sequence[Feed], weight: float) -> Arrays:
+        """Sum gradients over batches; divergences count with a weight."""
+        totals: dict[str, np.ndarray] = {}
+        found_by_batch = self._pool.map(
+            lambda feed: self._run_backward(self._fed(feed, values, weight)), feeds
+        )
+        for found in found_by_batch:
+            for name, gradient in self._trainer.gradients.items():
+                add = found[gradient].reshape(values[name].shape)
+                totals[name] = totals[name] + add if name in totals else add
+        return totals
+
+    def distance(self, values: Arrays) -> Distance:
+        """Measure how far the pruned model is from the original on the validation split."""
+        comparison = self._comparison
+        totals = {value.name: 0.0 for value in comparison.model.graph.output}
+        feeds = self._batches(self._validation)
+        left, samples = len(self._validation), 0.0
+        for found in self._pool.map(
+            lambda feed: self._run_forward(self._fed(feed, values, 0.0)), feeds
+        ):
+            share = min(left, self.batch) / self.batch
+            for name in totals:
+                # Errors are sums over the samples that were run, divergences means.
+                whole = self._pair.pads or name == comparison.distance
+                totals[name] += float(found[name]) * (share if whole else 1.0)
+            samples, left = samples + share, left - self.batch
+        errors = {goal: totals[name] / samples for goal, name in comparison.errors.items()}
+        outputs = [errors[name] for name in self._outputs]
+        return Distance(
+            sum(errors.values()) / len(errors),
+            sum(outputs) / len(outputs) if outputs else None,
+            totals[comparison.distance] / samples if comparison.distance else None,
+        )
+
+    def _fed(self, feed: Feed, values: Arrays, weight: float) -> Feed:
+        """Put together what a backward pass is fed, with what the original gives."""
+        wanted = self._wanted(feed)
+        targets = {fed: wanted[name] for name, fed in self._trainer.targets.items()}
+        counts = {WEIGHT: np.array(weight, np.float32)}
+        return {**self._start, **values, **feed, **targets, **counts}
+
+    def _wanted(self, feed: Feed) -> dict[str, np.ndarray]:
+        """Run the original, and leave out channels that were cut."""
+        kept = self._pair.kept
+        return {
+            name: np.take(x, kept[name][1], kept[name][0]) if name in kept else x
+            for name, x in self._run_original(feed).items()
+        }
+
+    def _weights(self, goals: Sequence[str]) -> dict[str, float]:
+        """Weight squared errors so that the sum over a batch is relative to the variance."""
+        variances: dict[str, list[float]] = {name: [] for name in goals}
+        sizes: dict[str, int] = {}
+        for feed in islice(self._batches(self._training), VARIANCE_BATCHES):
+            wanted = self._wanted(feed)
+            for name in goals:
+                sizes.setdefault(name, wanted[name].size)  # of a whole batch
+                variances[name].append(float(np.var(wanted[name], dtype=np.float64)))
+        means = {name: float(np.mean(each)) for name, each in variances.items()}
+        usable = {n: v for n, v in means.items() if np.finfo(np.float32).tiny < v < np.inf}
+        return {name: 1 / (v * sizes[name]) for name, v in usable.items()}
+
+    def _batches(self, samples: Calibration) -> Iterator[dict[str, np.ndarray]]:
+        return samples.batches(self.batch, pad=self._pair.pads)
+
+    def _runner(
+        self, model: LightModel, outputs: Sequence[str]
+    ) -> Callable[[Feed], dict[str, np.ndarray]]:
+        """Make a session; it is fed what it takes."""
+        active = session(model, self._pair.run.analysis.providers, at_once=self._at_once)
+        taken = [value.name for value in active.get_inputs()]
+        return lambda feed: run(active, outputs, {name: feed[name] for name in taken})

@@ -1,0 +1,124 @@
+"""All repairs of a cut model, in their order: layer by layer, block by block, all at once."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_reap.errors import CheckError
+from onnx_reap.graph.edit.weights import remember
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.measure.quality import measure_quality
+from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.prune.context import Run
+from onnx_reap.prune.refit.block_walk import BlockFit
+from onnx_reap.prune.refit.blockwise import refit_jointly
+from onnx_reap.prune.refit.layer import LayerRefit
+from onnx_reap.prune.refit.layerwise import repair
+from onnx_reap.prune.refit.networkwise import NetworkFit, tune_network
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What repairs came to; nothing by default."""
+
+    layers: dict[str, LayerRefit]  # By node
+    blocks: tuple[BlockFit, ...] = ()  # Blocks whose layers were refitted together
+    network: NetworkFit | None = None  # All layers, where they were tuned together
+    notes: tuple[str, ...] = ()  # Warnings
+
+
+def repair_all(
+    run: Run, pruned: Model, removed: Sequence[int], macs: int, *, by_gradient: bool
+) -> Repairs:
+    """Repair a cut model in place, as the settings want it.
+
+    Parameters
+    ----------
+    removed : sequence of int
+        Units.
+    macs : int
+        Multiply-accumulates of the cut model.
+    by_gradient : bool
+        Whether to go on behind the refit of single layers.
+    """
+    if not run.settings.refit or run.samples.fit is None or not removed:
+        return Repairs({}, notes=tuple(_idle(run)))
+    with run.clock("refit"):
+        layers, notes = repair(run, pruned, removed)
+    if not by_gradient:
+        return Repairs(layers, notes=tuple(notes))
+    with run.clock("joint refit"):
+        blocks, undone = refit_blocks(run, pruned, removed, macs)
+    with run.clock("tuning"):
+        network, left_out = tune(run, pruned, removed)
+    return Repairs(layers, tuple(blocks), network, (*notes, *undone, *left_out))
+
+
+def _idle(run: Run) -> Iterator[str]:
+    """Name what was asked for and had nothing to do; zeros are repaired later."""
+    settings = run.settings
+    if settings.joint_refit:
+        yield "--joint-refit changed nothing: no channel was removed"
+    if settings.tune and not settings.zeroes:
+        yield "--tune changed nothing: no channel was removed"
+
+
+def refit_blocks(
+    run: Run, pruned: Model, removed: Sequence[int], macs: int
+) -> tuple[list[BlockFit], list[str]]:
+    """Refit blocks together; undo it if on validation samples the outputs come out further away.
+
+    A block may come nearer in directions that don't matter to the outputs.
+    """
+    undo, original = remember(pruned), run.analysis.model
+    blocks, notes = refit_jointly(run, pruned, removed, macs=macs)
+    if not any(block.error_after < block.error_before for block in blocks):
+        return blocks, notes
+    new, redo = _distance(run, original.to_run(), pruned.to_run()), remember(pruned)
+    undo()
+    old = _distance(run, original.to_run(), pruned.to_run())
+    if new <= old:
+        redo()
+        return blocks, notes
+    back = "blocks were not refitted together: on the validation split the outputs' error rose"
+    far = f"by {new / old - 1:.0%}" if old and math.isfinite(new) else f"to {new:.2g}"
+    return [], [*notes, f"{back} from {old:.2g} {far}"]
+
+
+def tune(
+    run: Run, pruned: Model, removed: Sequence[int], *, zeros_stay: bool = False
+) -> tuple[NetworkFit | None, list[str]]:
+    """Tune all layers together, in the time that is left.
+
+    Parameters
+    ----------
+    zeros_stay : bool
+        Whether weights that are zero remain so.
+    """
+    settings = run.settings
+    if settings.tune == 0:
+        return None, []
+    seconds = min(run.clock.left, settings.tune_time or math.inf)
+    if settings.zeroes and not zeros_stay:
+        seconds /= 2  # it comes once more, behind the zeros
+    before = pruned.to_run()
+    found, notes = tune_network(run, pruned, removed, seconds=seconds, zeros_stay=zeros_stay)
+    if found is not None:
+        found = replace(found, moved=_distance(run, before, pruned.to_run()))
+    return found, notes
+
+
+def _distance(run: Run, wanted: LightModel, found: LightModel) -> float:
+    """Mean error of the outputs on validation samples; infinite where they aren't finite.
+
+    Both models run in float32, which tells more.
+    """
+    parts = run.samples.train_validation
+    assert parts is not None
+    try:
+        errors = measure_quality(run.analysis, wanted, found, parts[1]).output_error
+    except CheckError:
+        return math.inf
+    return float(np.mean(list(errors.values()))) if errors else 0.0

@@ -1,0 +1,165 @@
+"""How a cut model is tuned as a whole: what step to take, how far to go, and whether it helped."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from time import perf_counter
+
+import numpy as np
+
+from onnx_reap.prune.refit.network import Distance, Feed, Network
+from onnx_reap.prune.refit.parameters import Arrays
+from onnx_reap.solve.adam import Descent
+
+SPEEDS = (0.015, 0.005, 0.0015)  # largest steps to try, relative to the size of what moves
+TRIAL = 0.08  # of all steps, for each trial
+TRIALS = len(SPEEDS) + 2
+HARM = 0.02  # of the logarithm of errors: copies that are this much worse in a trial do harm
+CHECKS = (0.5, 0.75, 1.0)  # of the way, where the validation split is looked at
+STEP = 32  # samples a step
+SCORES = 0.3  # what a divergence counts at first, relative to the error behind blocks
+LOST = 0.02  # of the logarithm of errors: halfway this much worse, there is nothing to wait for
+STEPS = 1000  # that bring nearly all there is to gain
+FEWEST = 30  # that are worth a start
+PASSES = (200, 150, 100, 80, 60, 40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 1)
+"""Over the training samples: few numbers, so that runs of one speed mostly agree."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How parameters descend."""
+
+    speed: float  # Of the largest step, relative to the size of what moves
+    copies: bool  # Whether copies of the samples stand in for them
+    scores: float = 0.0  # What divergences of class scores count, next to errors behind blocks
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning came to."""
+
+    values: Arrays  # Those that came nearest to the original
+    passes: int  # Over the training samples
+    course: Course
+    # On the validation split
+    before: Distance
+    after: Distance
+
+
+class Tuning:
+    """Tunes a network.
+
+    Parameters
+    ----------
+    together : int
+        Batches whose gradients make a step.
+    seed : int
+        Of the order of samples.
+    zeros_stay : bool
+        Whether weights that are zero remain so.
+    """
+
+    def __init__(self, network: Network, together: int, seed: int, *, zeros_stay: bool) -> None:
+        self._network, self._together, self._seed = network, together, seed
+        self._scales = network.steps(zeros_stay=zeros_stay)
+        self._start = network.values
+        self._before = network.distance(self._start)
+
+    @property
+    def steps(self) -> int:
+        """Steps of a pass."""
+        return -(-self._network.batches // self._together)
+
+    @property
+    def enough(self) -> int:
+        """Passes that bring nearly all there is to gain."""
+        return max(STEPS // self.steps, 1)
+
+    def work(self, passes: int) -> int:
+        """Count the steps of so many passes, with those of trials."""
+        return round(passes * self.steps * (1 + TRIALS * TRIAL))
+
+    def affordable(self, seconds: float) -> tuple[int, float]:
+        """Return how many passes fit in a time, trials included, and the time that all take.
+
+        There are no more than bring something.
+        """
+        begin = perf_counter()
+        self._network.distance(self._start)
+        looks = (TRIALS + len(CHECKS)) * (perf_counter() - begin)
+        feeds = next(self._batches(Course(0.0, copies=True), np.random.default_rng(0)))
+        times = []
+        for _ in range(3):  # the first one warms up
+            begin = perf_counter()
+            self._network.gradients(self._start, feeds, 0.0)
+            times.append(perf_counter() - begin)
+        each = min(times) * self.steps * (1 + TRIALS * TRIAL)
+        fitting, needed = (seconds - looks) / each, looks + self.enough * each
+        if fitting >= self.enough:
+            return self.enough, needed
+        passes = next((passes for passes in PASSES if passes <= fitting), 0)
+        return passes if passes * self.steps >= FEWEST else 0, needed
+
+    def improve(self, passes: int, on_step: Callable[[int], object]) -> Tuned | None:
+        """Look for better values; None if none are nearer on the validation split."""
+        steps = passes * self.steps
+        course = self._best_course(max(round(TRIAL * steps), 1), on_step)
+        values, after = self._descend(course, steps, CHECKS, on_step)
+        if after.change_from(self._before) >= 0:
+            return None
+        return Tuned(values, passes, course, self._before, after)
+
+    def _best_course(self, steps: int, on_step: Callable[[int], object]) -> Course:
+        """Choose by short descents: whether copies do harm, the speed, and whether scores count."""
+        before = self._before
+
+        def after(course: Course) -> float:
+            _, found = self._descend(course, steps, (1.0,), on_step)
+            return found.change_from(before)
+
+        first = Course(SPEEDS[len(SPEEDS) // 2], copies=self._network.has_copies)
+        changes = {first: after(first)}
+        if first.copies:
+            plain = replace(first, copies=False)
+            changes[plain] = after(plain)
+            # What copies are good for shows later.
+            first = plain if changes[plain] < changes[first] - HARM else first
+        rivals = [replace(first, speed=speed) for speed in SPEEDS]
+        changes |= {each: after(each) for each in rivals if each not in changes}
+        best = min(rivals, key=lambda each: changes[each])
+        if before.divergence:
+            counting = replace(best, scores=SCORES * before.blocks / before.divergence)
+            best = counting if after(counting) < changes[best] else best
+        return best
+
+    def _descend(
+        self,
+        course: Course,
+        steps: int,
+        checks: Sequence[float],
+        on_step: Callable[[int], object],
+    ) -> tuple[Arrays, Distance]:
+        """Follow the gradient; return the nearest values that were looked at, and how near."""
+        network, rng = self._network, np.random.default_rng(self._seed)
+        descent = Descent(self._start, self._scales, steps, course.speed)
+        looks = {max(round(share * steps), 1) for share in checks}
+        best: tuple[Arrays, Distance] | None = None
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is never taken
+            for done, feeds in enumerate(islice(self._batches(course, rng), steps), 1):
+                descent.step(network.gradients(descent.values, feeds, course.scores))
+                on_step(1)
+                if done not in looks:
+                    continue
+                values = network.parameters.as_stored(descent.values)
+                found = network.distance(values)
+                change = found.change_from(self._before)
+                if best is None or found.change_from(best[1]) < 0:
+                    best = values, found
+                if change > LOST:
+                    break
+        assert best is not None
+        return best
+
+    def _batches(self, course: Course, rng: np.random.Generator) -> Iterator[list[Feed]]:
+        while True:
+            yield from self._network.one_pass(rng, self._together, copies=course.copies)
