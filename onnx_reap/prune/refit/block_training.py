@@ -1,6 +1,6 @@
 """Training one block by gradient descent; the validation split decides how far to go."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +18,11 @@ SPEED = 0.05  # largest step, relative to a tensor's scale
 AT_ONCE = 2  # runs of batches whose gradients are added: most of a run keeps one core busy
 EXACT = 1e-9  # errors below this, relative to the variance, are rounding
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the validation split chooses
+# Steps, of all, whose mean foretells the end: where no share of the way there gains so much, a
+# block is left. The steps themselves are too large by then to tell.
+LOOK = (0.3, 0.4)
+GAIN = 0.01  # of the error
+FEWEST = 10  # steps whose mean is taken
 
 
 class Batches(Protocol):
@@ -69,35 +74,62 @@ class Training:
         stored : mapping of str to numpy.dtype
             Types that parameters will be rounded to, where others than float32.
         """
-        best, before = start, self._error(start)
+        before = self._error(start)
         if before < EXACT:
-            return best, before, before
-        after = before
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is never taken
-            end = self._descend(start, scales, rng)
+            return start, before, before
+
+        def best(end: Arrays) -> tuple[Arrays, float]:
+            found, least = start, before
             for share in map(np.float32, SHARES):
                 between = {name: x + share * (end[name] - x) for name, x in start.items()}
                 between |= {name: rounded(between[name], dtype) for name, dtype in stored.items()}
                 fits = all(np.isfinite(x).all() for x in between.values())
-                if fits and (error := self._error(between)) < after:
-                    best, after = between, error
-        return best, before, after
+                if fits and (error := self._error(between)) < least:
+                    found, least = between, error
+            return found, least
+
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is never taken
+            end = self._descend(
+                Descent(start, scales, self._problem.passes * self._steps, SPEED),
+                rng,
+                lambda mean: best(mean)[1] < (1 - GAIN) * before,
+            )
+            found, after = best(end)
+        return found, before, after
+
+    @property
+    def _steps(self) -> int:
+        """How many steps a pass takes."""
+        return -(-self._problem.fitting // self._problem.together)
 
     def _descend(
-        self, start: Arrays, scales: Mapping[str, float], rng: np.random.Generator
+        self, descent: Descent, rng: np.random.Generator, promises: Callable[[Arrays], bool]
     ) -> Arrays:
-        problem = self._problem
-        steps = -(-problem.fitting // problem.together)
-        descent = Descent(start, scales, problem.passes * steps, SPEED)
-        for _ in range(problem.passes):
-            for batches in np.array_split(rng.permutation(problem.fitting), steps):
-                totals: dict[str, np.ndarray] = {}  # of which only the direction counts
-                for found in self._run(descent.values, batches.tolist()):
-                    for name, gradient in self._trainer.gradients.items():
-                        add = found[gradient]
-                        totals[name] = totals[name] + add if name in totals else add
-                descent.step(totals)
+        """Take all steps, unless the mean of what the first ones led to promises nothing."""
+        total = self._problem.passes * self._steps
+        first, last = (round(share * total) for share in LOOK)
+        taken = 0
+        sums = {name: np.zeros_like(x) for name, x in descent.values.items()}
+        for _ in range(self._problem.passes):
+            for batches in np.array_split(rng.permutation(self._problem.fitting), self._steps):
+                descent.step(self._gradients(descent.values, batches.tolist()))
+                taken += 1
+                if first < taken <= last:
+                    sums = {name: sums[name] + x for name, x in descent.values.items()}
+                if taken == last >= first + FEWEST:
+                    mean = {name: x / np.float32(last - first) for name, x in sums.items()}
+                    if not promises(mean):
+                        return mean
         return descent.values
+
+    def _gradients(self, values: Arrays, batches: Sequence[int]) -> Arrays:
+        """Add up the gradients of batches, of which only the direction counts."""
+        totals: dict[str, np.ndarray] = {}
+        for found in self._run(values, batches):
+            for name, gradient in self._trainer.gradients.items():
+                add = found[gradient]
+                totals[name] = totals[name] + add if name in totals else add
+        return totals
 
     def _error(self, values: Arrays) -> float:
         """Return the error on the validation batches, of which the last may be a short one."""

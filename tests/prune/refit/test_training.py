@@ -13,6 +13,7 @@ from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.autodiff.backward import Facts, with_gradients
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.refit.block_training import BlockProblem, Training
+from onnx_reap.solve.adam import Descent
 
 CPU = ["CPUExecutionProvider"]
 
@@ -122,6 +123,19 @@ def test_where_nothing_helps_the_start_is_returned():
     found, before, after = block.improve([*fitted, *judged])
     assert before == after > 0
     assert unchanged(block, found)
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_descent_is_given_up_where_it_does_not_help(helps, monkeypatch):
+    taken = []
+    step = Descent.step
+    monkeypatch.setattr(Descent, "step", lambda *args: (taken.append(1), step(*args))[1])
+    block = Block()
+    rng = np.random.default_rng(1)
+    wanted = [y + 0.1 * rng.standard_normal(y.shape) for y in block.outputs()]
+    fitted, judged = [y * (1.5 if helps else -2) for y in wanted[:4]], wanted[4:]
+    block.improve([*fitted, *(y * (1.5 if helps else 1) for y in judged)], passes=30)
+    assert len(taken) == (120 if helps else 48)
 
 
 def test_the_judges_are_never_worse_off():
