@@ -43,6 +43,14 @@ def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "measure_layers", times_by_macs)
 
 
+@pytest.fixture(autouse=True)
+def quick_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take few steps where a test doesn't ask for more."""
+    from onnx_reap.prune.refit import tuning
+
+    monkeypatch.setattr(tuning, "STEPS", 30)
+
+
 @pytest.fixture
 def quick_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Visit each layer and the whole model once, for as short as can be."""

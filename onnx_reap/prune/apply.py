@@ -48,7 +48,7 @@ def apply_choice(run: Run, choice: Choice, *, by_gradient: bool = True) -> Prune
     with run.clock("cut"):
         pruned, notes = cut_model(analysis, own.removed, run.samples.every, own.merge)
     macs = macs_left(analysis, pruned, own.widths)
-    repairs = repair_all(run, pruned, own.removed, macs, by_gradient=by_gradient)
+    repairs = repair_all(run, pruned, own.removed, by_gradient=by_gradient)
     out = finish(pruned, run.settings)
     pruned.free_weights()
     params, notes = count_parameters(out), [*notes, *repairs.notes]

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Protocol
 
 import numpy as np
 
 from onnx_reap.measure.autodiff.backward import Trainer
-from onnx_reap.onnxio.dtypes import rounded
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.solve.adam import Descent
 
@@ -41,7 +41,6 @@ class BlockProblem:
     wanted: Batches
     # So many batches come first and are fitted; the others, one at least, are the validation split
     fitting: int
-    passes: int  # Over the batches that are fitted
     together: int = 1  # Batches whose mean gradient makes a step
 
 
@@ -61,18 +60,21 @@ class Training:
     def improve(
         self,
         start: Arrays,
-        scales: Mapping[str, float],
+        scales: Mapping[str, float | np.ndarray],
+        passes: int,
         rng: np.random.Generator,
-        stored: Mapping[str, np.dtype] = {},
+        as_stored: Callable[[Arrays], Arrays] = lambda values: values,
     ) -> tuple[Arrays, float, float]:
         """Look for better parameters.
 
         Parameters
         ----------
-        scales : mapping of str to float
+        scales : mapping of str to float or array
             What a step of 1 is.
-        stored : mapping of str to numpy.dtype
-            Types that parameters will be rounded to, where others than float32.
+        passes : int
+            Over the batches that are fitted.
+        as_stored : callable
+            Rounds parameters as they will be.
         """
         before = self._error(start)
         if before < EXACT:
@@ -82,7 +84,7 @@ class Training:
             found, least = start, before
             for share in map(np.float32, SHARES):
                 between = {name: x + share * (end[name] - x) for name, x in start.items()}
-                between |= {name: rounded(between[name], dtype) for name, dtype in stored.items()}
+                between = dict(as_stored(between))
                 fits = all(np.isfinite(x).all() for x in between.values())
                 if fits and (error := self._error(between)) < least:
                     found, least = between, error
@@ -90,12 +92,20 @@ class Training:
 
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is never taken
             end = self._descend(
-                Descent(start, scales, self._problem.passes * self._steps, SPEED),
+                Descent(start, scales, passes * self._steps, SPEED),
+                passes,
                 rng,
                 lambda mean: best(mean)[1] < (1 - GAIN) * before,
             )
             found, after = best(end)
         return found, before, after
+
+    def seconds(self, start: Arrays) -> float:
+        """Time a pass, by its first step."""
+        batches = range(min(self._problem.together, self._problem.fitting))
+        begin = perf_counter()
+        self._gradients(start, batches)
+        return (perf_counter() - begin) * self._steps
 
     @property
     def _steps(self) -> int:
@@ -103,14 +113,18 @@ class Training:
         return -(-self._problem.fitting // self._problem.together)
 
     def _descend(
-        self, descent: Descent, rng: np.random.Generator, promises: Callable[[Arrays], bool]
+        self,
+        descent: Descent,
+        passes: int,
+        rng: np.random.Generator,
+        promises: Callable[[Arrays], bool],
     ) -> Arrays:
         """Take all steps, unless the mean of what the first ones led to promises nothing."""
-        total = self._problem.passes * self._steps
+        total = passes * self._steps
         first, last = (round(share * total) for share in LOOK)
         taken = 0
         sums = {name: np.zeros_like(x) for name, x in descent.values.items()}
-        for _ in range(self._problem.passes):
+        for _ in range(passes):
             for batches in np.array_split(rng.permutation(self._problem.fitting), self._steps):
                 descent.step(self._gradients(descent.values, batches.tolist()))
                 taken += 1

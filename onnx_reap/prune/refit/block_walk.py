@@ -13,22 +13,22 @@ Y. Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block R
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.stream import Move, Store
 from onnx_reap.measure.autodiff.backward import SIZES, Facts, reached, with_gradients
 from onnx_reap.measure.autodiff.table import GRADIENTS
-from onnx_reap.onnxio.float32 import to_float32
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.prune.refit.block_training import Batches, BlockProblem, Training
 from onnx_reap.prune.refit.blocks import Block, blocks
+from onnx_reap.prune.refit.folded import root_mean_square
 from onnx_reap.prune.refit.model_pair import ModelPair
-from onnx_reap.prune.refit.order import affected_tensors
+from onnx_reap.prune.refit.pace import Pace
+from onnx_reap.prune.refit.parameters import Parameters
 
 Batch = Mapping[str, np.ndarray]
 
@@ -44,54 +44,49 @@ class BlockFit:
     # where moving would not have helped, and nothing was changed
     error_before: float
     error_after: float
+    passes: int  # Over the samples that fit
 
 
 def refit_blocks(
-    pair: ModelPair,
-    linears: Sequence[Linear],
-    layers: Sequence[Linear],
-    passes: int,
-    on_node: Callable[[int], None],
+    pair: ModelPair, linears: Sequence[Linear], pace: Pace, on_node: Callable[[int], None]
 ) -> list[BlockFit]:
     """Refit a cut model in place.
 
     Parameters
     ----------
     linears : sequence of Linear
-        All layers, as they are after the cut: gradients pass through them.
-    layers : sequence of Linear
-        Those that may change; their constants are their own.
-    passes : int
-        Over the samples that fit.
+        Layers that are not recurrent, as they are after the cut.
+    pace : Pace
+        How many passes blocks make over the samples that fit.
     """
     original, pruned = pair.original, pair.pruned
     frontier = pair.frontier(pruned)
     start = frontier.at(0)
     if start is None:
         return []
-    affected = affected_tensors(pruned, pair.kept.keys())  # budgets count the biases behind these
-    bare = [layer for layer in layers if layer.bias is None and layer.x in affected]
-    given_biases = [_give_bias(pruned, layer) for layer in bare if layer.op != "MatMul"]
-    place = {pruned.keys[id(node)]: i for i, node in enumerate(pruned.nodes)}
-    places = sorted(place[layer.node] for layer in layers)
-    facts = _facts(pair, linears)
-    done = []
+    keys = [pruned.keys[id(node)] for node in pruned.nodes]
+    place = {key: i for i, key in enumerate(keys)}
+    places = sorted(place[layer.node] for layer in linears)
+    known = GRADIENTS.keys() | SIZES
+    opaque = {i for i, node in enumerate(pruned.nodes) if node.op not in known}
+    found = list(blocks(frontier, places, len(place), opaque))
+    parameters = pair.parameters(linears, [name for each in found for name in each.after.tensors])
+    facts, done = pair.facts(linears), []
+    costs = pair.macs(linears)
     with pair.stream() as before, pair.stream() as after:
         before.advance(original, _with_branches(pair, Block(0, 0, start)))
         after.advance(pruned, start)
-        known = GRADIENTS.keys() | SIZES
-        opaque = {i for i, node in enumerate(pruned.nodes) if node.op not in known}
-        for block in list(blocks(frontier, places, len(place), opaque)):
-            nodes = range(block.first, block.end)
-            inside = [layer for layer in layers if place[layer.node] in nodes]
+        for block in found:
+            inside = {*keys[block.first : block.end]}
+            ahead = sum(costs[key] for key in keys[block.first :] if key in costs)
+            share = sum(costs[key] for key in inside if key in costs) / max(ahead, 1)
             before.advance(original, _with_branches(pair, block))
             with closing(_AsCut(before.store, block.after.tensors, pair.kept)) as wanted:
-                found = _fit(pair, inside, after.store, wanted, facts, passes)
-            done += [] if found is None else [found]
+                own = parameters.of(inside)
+                fit = _fit(pair, own, after.store, wanted, facts, partial(pace.passes, share))
+            done += [] if fit is None else [fit]
             after.advance(pruned, block.after)
-            on_node(len(nodes))
-    for bias in given_biases:
-        bias.take_back_unless_used()
+            on_node(block.end - block.first)
     return done
 
 
@@ -129,82 +124,47 @@ def _with_branches(pair: ModelPair, block: Block) -> Move:
     return Move(list(tensors), max(block.after.size, whole.size if whole else 0))
 
 
-@dataclass(frozen=True)
-class _Bias:
-    """A bias that a layer was given, and the inputs that it had."""
-
-    node: gs.Node
-    before: list[gs.Tensor]
-
-    def take_back_unless_used(self) -> None:
-        """Give the layer its old inputs where the bias did not move."""
-        if not self.node.inputs[2].values.any():
-            self.node.inputs = self.before
-
-
-def _give_bias(pruned: Model, layer: Linear) -> _Bias:
-    node = pruned.node(layer.node)
-    before, weight = list(node.inputs), node.inputs[1].values
-    zeros = np.zeros(weight.shape[layer.weight_out], weight.dtype)
-    node.inputs = [*before[:2], gs.Constant(pruned.unused(f"{layer.y}_bias"), zeros)]
-    return _Bias(node, before)
-
-
-def _parameters(pruned: Model, layer: Linear) -> list[gs.Constant]:
-    """List a layer's weight, and its bias if it has one number per output."""
-    weight, *bias = pruned.node(layer.node).inputs[1:3]
-    outputs = weight.shape[layer.weight_out]
-    return [weight, *(b for b in bias if b.name and tuple(b.shape[-1:]) == (outputs,))]
-
-
-def _facts(pair: ModelPair, linears: Sequence[Linear]) -> Facts:
-    """Tell shapes, also those in front of biases that a refit added behind MatMuls, and layers."""
-    shapes, layers = dict(pair.probe.shapes), {}
-    varying = set(pair.run.analysis.varying)
-    for layer in linears:
-        result = pair.pruned.node(layer.node).outputs[0].name
-        shapes[result] = shapes[layer.y]
-        varying |= {result} if layer.y in varying else set()
-        layers[result] = layer
-    return Facts(shapes, layers, varying)
-
-
 def _fit(
     pair: ModelPair,
-    layers: Sequence[Linear],
+    parameters: Parameters,
     given: Batches,
     wanted: Batches,
     facts: Facts,
-    passes: int,
+    passes: Callable[[float], int],
 ) -> BlockFit | None:
-    """Refit the layers of one block; None if nothing there can move or has to."""
-    pruned, first = pair.pruned, given[0]
+    """Refit the layers of one block; None if nothing there can move or has to.
+
+    Parameters
+    ----------
+    passes : callable
+        Tells how many to make, from the seconds that one takes.
+    """
+    first = given[0]
     floats = [name for name, x in wanted[0].items() if x.dtype == np.float32]
     goals = _weights(wanted, [name for name in floats if name not in first])
-    constants = {t.name: t for layer in layers for t in _parameters(pruned, layer)}
-    values = {name: to_float32(constant.values) for name, constant in constants.items()}
+    values = parameters.values
     if not goals or not values:
         return None
-    fed = {name: array.dtype for name, array in {**first, **values}.items()}
-    part = pruned.part(fed, list(goals))
-    free = sorted(reached(part, facts, list(values)))
-    if not free:
+    inputs = {name: array.dtype for name, array in first.items()}
+    part, facts = parameters.part(inputs, list(goals)), parameters.facts(facts)
+    moving = parameters.only(reached(part, facts, list(values)))
+    if not moving.every:
         return None
-    trainer = with_gradients(part, facts, goals, free)
+    start = moving.values
+    trainer = with_gradients(part, facts, goals, sorted(start))
     fitting, together = pair.fit_samples // pair.batch, max(2 * STEP // pair.batch, 1)
-    problem = BlockProblem(given, wanted, fitting, passes, together)
-    fixed = {name: array for name, array in values.items() if name not in free}
+    problem = BlockProblem(given, wanted, fitting, together)
+    fixed = {name: array for name, array in values.items() if name not in start}
     training = Training(trainer, fixed, problem, pair.run.analysis.providers)
-    start = {name: values[name] for name in free}
-    nodes = tuple(layer.node for layer in layers if pruned.node(layer.node).inputs[1].name in free)
-    scales = _scales(pair, layers, first)
-    stored = {name: constants[name].values.dtype for name in free}
+    count = passes(training.seconds(start))
+    if not count:
+        return None
+    scales = _scales(pair, moving, {**first, **values})
     rng = np.random.default_rng(pair.run.settings.seed)
-    found, before, after = training.improve(start, scales, rng, stored)
+    found, before, after = training.improve(start, scales, count, rng, moving.as_stored)
     if after < before:  # else they keep all their digits
-        for name in free:
-            constants[name].values = found[name].astype(stored[name])
-    return BlockFit(nodes, before, after)
+        moving.write(found)
+    return BlockFit(moving.nodes, before, after, count)
 
 
 def _weights(wanted: Batches, names: Sequence[str]) -> dict[str, float]:
@@ -224,21 +184,12 @@ def _weights(wanted: Batches, names: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _scales(pair: ModelPair, layers: Sequence[Linear], given: Batch) -> dict[str, float]:
+def _scales(pair: ModelPair, parameters: Parameters, fed: Batch) -> dict[str, np.ndarray]:
     """Return what a unit step is: the size of a weight, and for biases that of the results."""
-    pruned = pair.pruned
-    outputs = [pruned.node(layer.node).outputs[0].name for layer in layers]
-    part = pruned.part({name: x.dtype for name, x in given.items()}, outputs)
+    results = list(dict.fromkeys(each.result for each in parameters.every))
+    part = parameters.part({name: fed[name].dtype for name in fed}, results)
     active = session(part, pair.run.analysis.providers)
-    fed = [value.name for value in active.get_inputs()]
-    results = run(active, outputs, {name: given[name] for name in fed})
-    scales = {}
-    for layer, output in zip(layers, outputs, strict=True):
-        weight, *bias = _parameters(pruned, layer)
-        scales[weight.name] = _size(weight.values)
-        scales |= {constant.name: _size(results[output]) for constant in bias}
-    return scales
-
-
-def _size(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+    taken = [value.name for value in active.get_inputs()]
+    found = run(active, results, {name: fed[name] for name in taken})
+    sizes = {name: float(root_mean_square(x, None).item()) for name, x in found.items()}
+    return parameters.steps(sizes, zeros_stay=False)

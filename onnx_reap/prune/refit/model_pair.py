@@ -1,8 +1,10 @@
 """A cut model beside its original, as a refit works on them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
 
 from onnx_reap.data import Calibration
 from onnx_reap.graph.ir.model import Model
@@ -13,6 +15,8 @@ from onnx_reap.measure.activations.frontier import Frontier
 from onnx_reap.measure.activations.stream import ActivationStream
 from onnx_reap.measure.autodiff.backward import Facts
 from onnx_reap.prune.context import Run
+from onnx_reap.prune.refit.order import affected_tensors
+from onnx_reap.prune.refit.parameters import Parameters, find_parameters
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,22 @@ class ModelPair:
             varying |= {result} if layer.y in varying else set()
             layers[result] = layer
         return Facts(shapes, layers, varying)
+
+    def parameters(self, linears: Sequence[Linear], needed: Collection[str]) -> Parameters:
+        """List what may move in the cut model, see `find_parameters`."""
+        affected = affected_tensors(self.pruned, self.kept.keys())
+        # Budgets count the biases behind these.
+        may_grow = [linear.node for linear in linears if linear.x in affected]
+        return find_parameters(self.pruned, linears, needed, may_grow)
+
+    def macs(self, linears: Sequence[Linear]) -> dict[str, float]:
+        """Estimate multiply-accumulates of the cut model's layers, by node."""
+        shapes = self.probe.shapes
+        return {
+            each.node: float(np.prod(shapes[each.y]) / shapes[each.y][each.y_axis])
+            * self.pruned.node(each.node).inputs[1].values.size
+            for each in linears
+        }
 
     def frontier(self, model: Model) -> Frontier:
         """Find out where runs of one of the models can start."""

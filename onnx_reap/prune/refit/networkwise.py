@@ -16,8 +16,6 @@ from onnx_reap.prune.refit.blocks import blocks
 from onnx_reap.prune.refit.blockwise import linears_left, obstacle
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.network import Distance, Network
-from onnx_reap.prune.refit.order import affected_tensors
-from onnx_reap.prune.refit.parameters import find_parameters
 from onnx_reap.prune.refit.tuning import STEP, Course, Tuning
 
 ACTIVATION_BYTES = 512 << 20
@@ -69,7 +67,7 @@ def tune_network(
         return None, [*notes, back] if run.settings.tune else notes
     parameters = network.parameters
     parameters.write(found.values)
-    moved = tuple(dict.fromkeys(each.node for each in parameters.every))
+    moved = parameters.nodes
     layers = [each.node for each in run.analysis.flow.linears]
     present = {pruned.keys[id(node)] for node in pruned.nodes}
     left = tuple(key for key in layers if key in present and key not in moved)
@@ -98,9 +96,7 @@ def _network(run: Run, pruned: Model, removed: Sequence[int]) -> Network | None:
     batch = analysis.fixed_batch or min(fitting, STEP // AT_ONCE, len(parts[0]))
     pair = ModelPair(run, pruned, kept, batch)
     candidates = _behind_blocks(pair, {linear.node for linear in linears})
-    affected = affected_tensors(pruned, kept.keys())  # budgets count the biases behind these
-    may_grow = [linear.node for linear in linears if linear.x in affected]
-    parameters = find_parameters(pruned, linears, candidates, may_grow)
+    parameters = pair.parameters(linears, candidates)
     facts, dtypes = pair.facts(linears), analysis.probe.dtypes
     inputs = {tensor.name: dtypes[tensor.name] for tensor in pruned.graph.inputs}
     lost = stopped(parameters.part(inputs, candidates), parameters.facts(facts), parameters.values)

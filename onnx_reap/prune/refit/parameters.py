@@ -119,9 +119,18 @@ class Parameters:
         """What they are now, by name."""
         return {name: x for each in self.every for name, x in each.values.items()}
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Keys of the nodes that they belong to, each once."""
+        return tuple(dict.fromkeys(each.node for each in self.every))
+
     def only(self, names: Set[str]) -> "Parameters":
         """Leave out those of which not all numbers are named."""
         return Parameters(self.model, [p for p in self.every if p.values.keys() <= names])
+
+    def of(self, nodes: Set[str]) -> "Parameters":
+        """Leave out those of other nodes."""
+        return Parameters(self.model, [p for p in self.every if p.node in nodes])
 
     def as_stored(self, values: Arrays) -> dict[str, np.ndarray]:
         """Round values as writing them will."""

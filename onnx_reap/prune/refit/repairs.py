@@ -29,17 +29,13 @@ class Repairs:
     notes: tuple[str, ...] = ()  # Warnings
 
 
-def repair_all(
-    run: Run, pruned: Model, removed: Sequence[int], macs: int, *, by_gradient: bool
-) -> Repairs:
+def repair_all(run: Run, pruned: Model, removed: Sequence[int], *, by_gradient: bool) -> Repairs:
     """Repair a cut model in place, as the settings want it.
 
     Parameters
     ----------
     removed : sequence of int
         Units.
-    macs : int
-        Multiply-accumulates of the cut model.
     by_gradient : bool
         Whether to go on behind the refit of single layers.
     """
@@ -50,7 +46,7 @@ def repair_all(
     if not by_gradient:
         return Repairs(layers, notes=tuple(notes))
     with run.clock("joint refit"):
-        blocks, undone = refit_blocks(run, pruned, removed, macs)
+        blocks, undone = refit_blocks(run, pruned, removed)
     with run.clock("tuning"):
         network, left_out = tune(run, pruned, removed)
     return Repairs(layers, tuple(blocks), network, (*notes, *undone, *left_out))
@@ -66,14 +62,14 @@ def _idle(run: Run) -> Iterator[str]:
 
 
 def refit_blocks(
-    run: Run, pruned: Model, removed: Sequence[int], macs: int
+    run: Run, pruned: Model, removed: Sequence[int]
 ) -> tuple[list[BlockFit], list[str]]:
     """Refit blocks together; undo it if on validation samples the outputs come out further away.
 
     A block may come nearer in directions that don't matter to the outputs.
     """
     undo, original = remember(pruned), run.analysis.model
-    blocks, notes = refit_jointly(run, pruned, removed, macs=macs)
+    blocks, notes = refit_jointly(run, pruned, removed)
     if not any(block.error_after < block.error_before for block in blocks):
         return blocks, notes
     new, redo = _distance(run, original.to_run(), pruned.to_run()), remember(pruned)

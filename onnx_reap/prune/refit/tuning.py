@@ -1,6 +1,6 @@
 """How a cut model is tuned as a whole: what step to take, how far to go, and whether it helped."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from time import perf_counter

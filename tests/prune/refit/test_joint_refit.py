@@ -20,8 +20,7 @@ import onnx_reap
 from onnx_reap.errors import UsageError
 from onnx_reap.measure.activations import stream
 from onnx_reap.measure.quality import measure_quality
-from onnx_reap.prune import apply as making
-from onnx_reap.prune.refit import blockwise as joining
+from onnx_reap.prune.refit import blockwise, pace, repairs
 from onnx_reap.prune.refit.block_training import Training
 
 DATA = images(80)
@@ -33,11 +32,11 @@ CHANGED_NOTHING = "--joint-refit changed nothing: "
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     # With so few passes the outputs of such nets may be worse off: that check has its own test.
     same = SimpleNamespace(output_error={})
-    monkeypatch.setattr(making, "measure_quality", lambda *arguments: same)
+    monkeypatch.setattr(repairs, "measure_quality", lambda *arguments: same)
 
 
 def reap(model: onnx.ModelProto, data=DATA, **settings) -> onnx_reap.Result:
-    chosen = {"target_macs": 0.6, "round_to": 1, "allocation": "local", "joint_refit": 3}
+    chosen = {"target_macs": 0.6, "round_to": 1, "allocation": "local", "joint_refit": 3, "tune": 0}
     return onnx_reap.reap(model, data, **chosen | settings)
 
 
@@ -132,7 +131,7 @@ def test_blocks_are_told_with_their_layers():
     named = [node for block in result.report.blocks for node in block.nodes]
     assert len(named) == len(set(named)) and set(named) == {node.name for node in layers}
     for block in result.report.to_dict()["blocks"]:
-        assert set(block) == {"nodes", "error_before", "error_after"}
+        assert set(block) == {"nodes", "error_before", "error_after", "passes"}
         assert 0 <= block["error_after"] <= block["error_before"]
 
 
@@ -159,8 +158,14 @@ def test_nodes_widths_and_interface_stay(build: Callable):
     assert joint.report.after.params == alone.report.after.params
     one, other = (weights_of(r.model) for r in (alone, joint))
     differ = [name for name in one if not np.array_equal(one[name], other[name])]
-    kinds = {node.op_type for node in joint.model.graph.node if {*differ} & {*node.input}}
-    assert differ and kinds <= {"Conv", "Gemm"}
+    read = {
+        (node.op_type, place)
+        for node in joint.model.graph.node
+        for place, name in enumerate(node.input)
+        if name in differ
+    }
+    layers = {(op, place) for op in ("Conv", "Gemm") for place in (1, 2)}
+    assert read and read <= layers | {("BatchNormalization", 2)}
 
 
 def test_no_bias_beyond_those_that_a_target_counts():
@@ -178,7 +183,7 @@ def test_no_bias_beyond_those_that_a_target_counts():
 
 def test_no_passes_give_what_there_was_before(monkeypatch: pytest.MonkeyPatch):
     none = reap(residual_chain(3, 12), joint_refit=0)
-    monkeypatch.setattr(making, "refit_jointly", lambda *_, **__: ([], []))
+    monkeypatch.setattr(repairs, "refit_jointly", lambda *_, **__: ([], []))
     before = reap(residual_chain(3, 12), joint_refit=0)
     assert none.model.SerializeToString() == before.model.SerializeToString()
     assert not none.report.blocks and not said(none)
@@ -287,13 +292,13 @@ def test_it_is_taken_back_where_the_outputs_are_worse_off(monkeypatch: pytest.Mo
     alone = reap(residual_chain(3, 12), joint_refit=0)
 
     def spoil(run, pruned, *arguments, **named):
-        blocks, notes = joining.refit_jointly(run, pruned, *arguments, **named)
+        blocks, notes = blockwise.refit_jointly(run, pruned, *arguments, **named)
         node = next(node for node in pruned.nodes if node.op == "Gemm")
         node.inputs[1].values = -node.inputs[1].values
         return blocks, notes
 
-    monkeypatch.setattr(making, "refit_jointly", spoil)
-    monkeypatch.setattr(making, "measure_quality", measure_quality)
+    monkeypatch.setattr(repairs, "refit_jointly", spoil)
+    monkeypatch.setattr(repairs, "measure_quality", measure_quality)
     joint = reap(residual_chain(3, 12), joint_refit=ENOUGH)
     assert bare(alone.model) == bare(joint.model)
     assert not joint.report.blocks
@@ -325,18 +330,29 @@ def test_passes_are_whole_numbers(passes):
         reap(chain(), joint_refit=passes)
 
 
-def test_automatic_passes_obey_the_limit(monkeypatch: pytest.MonkeyPatch):
+def test_automatic_passes_are_as_many_as_asked_for_where_there_is_time():
     result = reap(chain(), joint_refit=None)
-    teachers = 80 * 0.9 * 0.8  # less those that are held out, and those that judge
-    work = joining.PASSES * result.report.after.macs * teachers
-    assert work < joining.ARITHMETIC and result.report.blocks
-    monkeypatch.setattr(joining, "ARITHMETIC", 0.9 * work)
-    assert not reap(chain(), joint_refit=None).report.blocks
-    assert reap(chain(), joint_refit=1).report.blocks
-    monkeypatch.setattr(joining, "ARITHMETIC", 1.1 * work)
-    again = reap(chain(), joint_refit=None)
-    assert again.model == result.model
-    assert bare(again.model) == bare(reap(chain(), joint_refit=joining.PASSES).model)
+    assert result.report.blocks
+    assert bare(result.model) == bare(reap(chain(), joint_refit=pace.PASSES[0]).model)
+
+
+def test_no_time_left():
+    result = reap(chain(), joint_refit=None, time_limit=0.01)
+    assert not result.report.blocks
+    (note,) = result.report.notes
+    assert note.startswith("time was short for the layers of 2 of 2 blocks, refitted in 0 passes")
+    assert bare(result.model) == bare(reap(chain(), joint_refit=0).model)
+    assert reap(chain(), joint_refit=1, time_limit=0.01).report.blocks
+
+
+def test_blocks_share_a_time_by_their_arithmetic():
+    paced = pace.Pace(None, 100.0)
+    assert paced.passes(0.5, 4.9) == 10
+    assert not paced.notes()
+    assert [paced.passes(0.5, seconds) for seconds in (5.1, 12.0, 49.0, 51.0)] == [7, 3, 1, 0]
+    (note,) = paced.notes()
+    assert note.startswith("time was short for the layers of 4 of 5 blocks, refitted in 0 passes")
+    assert pace.Pace(4, 0.0).passes(0.1, 1e6) == 4
 
 
 # Odd models

@@ -47,9 +47,11 @@ class Block:
             LightModel(self.part), self.facts, {self.y: 1 / size}, list(self.start)
         )
         targets = [{self.y: y.astype(np.float32), "nobody's": y} for y in wanted]
-        problem = BlockProblem(self.given, targets, fitting, passes, together)
+        problem = BlockProblem(self.given, targets, fitting, together)
         training = Training(trainer, {}, problem, CPU)
-        found, before, after = training.improve(self.start, self.scales, np.random.default_rng(0))
+        found, before, after = training.improve(
+            self.start, self.scales, passes, np.random.default_rng(0)
+        )
         validates = slice(fitting, None)
         errors = [
             np.mean([np.square(a - b).mean() for a, b in zip(ys, wanted[validates], strict=True)])
@@ -69,8 +71,8 @@ def test_a_short_last_batch_weighs_as_much_as_its_samples():
     wanted[-1] = wanted[-1][:3]
     trainer = with_gradients(LightModel(block.part), block.facts, {block.y: 1 / wanted[0].size}, [])
     targets = [{block.y: y.astype(np.float32)} for y in wanted]
-    training = Training(trainer, block.start, BlockProblem(block.given, targets, 4, 0), CPU)
-    _, before, _ = training.improve({}, {}, rng)
+    training = Training(trainer, block.start, BlockProblem(block.given, targets, 4), CPU)
+    _, before, _ = training.improve({}, {}, 0, rng)
     pairs = zip(block.outputs()[4:], wanted[4:], strict=True)
     squares = np.concatenate([np.square(a - b).ravel() for a, b in pairs])
     assert before == pytest.approx(squares.mean(), rel=1e-4)  # means of float32 squares
@@ -163,6 +165,6 @@ def test_no_infinite_result_is_taken():
 
 def improved_quietly(block: Block, wanted):
     trainer = with_gradients(LightModel(block.part), block.facts, {block.y: 1.0}, list(block.start))
-    problem = BlockProblem(block.given, [{block.y: y} for y in wanted], 4, 2)
+    problem = BlockProblem(block.given, [{block.y: y} for y in wanted], 4)
     training = Training(trainer, {}, problem, CPU)
-    return training.improve(block.start, block.scales, np.random.default_rng(0))
+    return training.improve(block.start, block.scales, 4, np.random.default_rng(0))

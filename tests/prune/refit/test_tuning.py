@@ -78,7 +78,7 @@ def test_probabilities_are_compared_as_such():
     n = Net({"x": ("N", 3, 8, 8)})
     h = n.head(n.block(n.block("x", 3, 16), 16, 16), 16, 5)
     model = n.model(n.node("Softmax", n.node("Mul", h, np.array(8.0))))
-    fit = reap(model, tune=20).report.network
+    fit = reap(model, tune=60, augment="none").report.network
     assert fit.after.divergence < fit.before.divergence
 
 
@@ -99,7 +99,7 @@ def test_nodes_widths_and_interface_stay():
     ]
     assert tuned.report.after.params == alone.report.after.params
     assert tuned.report.after.macs == alone.report.after.macs
-    assert tuned.plan.to_dict()["groups"] == alone.plan.to_dict()["groups"]
+    assert tuned.plan.groups == alone.plan.groups
 
 
 def test_the_same_run_gives_the_same_file():
@@ -128,12 +128,15 @@ def test_statistics_of_normalisations_stay():
 @pytest.mark.parametrize("kind", [np.float16, np.float64])
 def test_other_types(kind):
     model = converted(residual_chain(2, 12), np.dtype(kind))
-    result = reap(model, DATA.astype(kind), tune=10)
-    assert result.report.network is not None
+    result = reap(model, DATA.astype(kind), tune=30)
     onnx.checker.check_model(result.model)
-    before = reap(model, DATA.astype(kind), tune=0).report.held_out.output_error
-    after = result.report.held_out.output_error
-    assert next(iter(after.values())) < next(iter(before.values()))
+    fit = result.report.network
+    assert fit.after.change_from(fit.before) < 0
+    kinds = {
+        onnx.helper.tensor_dtype_to_np_dtype(t.data_type) for t in result.model.graph.initializer
+    }
+    assert np.dtype(kind) in kinds
+    assert np.dtype(np.float32) not in kinds
 
 
 def test_a_fixed_batch():
