@@ -76,8 +76,10 @@ def test_outputs_that_are_no_scores_come_nearer():
 
 def test_probabilities_are_compared_as_such():
     n = Net({"x": ("N", 3, 8, 8)})
-    h = n.head(n.block(n.block("x", 3, 16), 16, 16), 16, 5)
-    model = n.model(n.node("Softmax", n.node("Mul", h, np.array(8.0))))
+    h = "x"
+    for cin in (3, 16, 16, 16):
+        h = n.block(h, cin, 16)
+    model = n.model(n.node("Softmax", n.node("Mul", n.head(h, 16, 5), np.array(8.0))))
     fit = reap(model, tune=60, augment="none").report.network
     assert fit.after.divergence < fit.before.divergence
 
