@@ -20,8 +20,8 @@ import onnx_reap
 from onnx_reap.errors import UsageError
 from onnx_reap.measure.activations import stream
 from onnx_reap.measure.quality import measure_quality
-from onnx_reap.prune import apply as making
 from onnx_reap.prune.refit import blockwise as joining
+from onnx_reap.prune.refit import repairs as making
 from onnx_reap.prune.refit.block_training import Training
 
 DATA = images(80)
