@@ -245,8 +245,7 @@ def sweep(
     points = []
     with run.progress.stage("Making models", len(goals)) as step:
         for number, (target, goal) in enumerate(goals.items()):
-            own = run.with_settings(target_macs=target)
-            own = replace(own, clock=own.clock.share(len(goals) - number))
+            own = run.with_settings(target_macs=target).in_share(len(goals) - number)
             pruned = apply_choice(own, decide(own, goal, narrowed(curves, goal)))
             result = make_result(conclude(own, pruned, goal.budgets, notes=notes))
             after = accuracy(result.light)

@@ -3,6 +3,9 @@
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.refit.layer import LayerRefit
+from onnx_reap.prune.refit.network import Distance
+from onnx_reap.prune.refit.networkwise import NetworkFit
+from onnx_reap.prune.refit.tuning import Course
 from onnx_reap.report.records import (
     Figures,
     GroupResult,
@@ -34,7 +37,16 @@ def sample_report(**changes) -> Report:
             FrozenChannels("/attention/MatMul_1", 32, "Foo is not in the rule table", "/foo_2"),
         ),
         "refits": (LayerRefit("c2", 0.01, 0.3, 0.1),),
-        "blocks": (BlockFit(("c1", "c2"), 0.2, 0.1), BlockFit(("c3",), 0.05, 0.05)),
+        "blocks": (BlockFit(("c1", "c2"), 0.2, 0.1, 10), BlockFit(("c3",), 0.05, 0.05, 10)),
+        "network": NetworkFit(
+            20,
+            Course(0.005, copies=True),
+            Distance(0.2, None, 0.4),
+            Distance(0.1, None, 0.3),
+            ("c1", "c2"),
+            ("c3",),
+            0.05,
+        ),
         "tiling": None,
         "seconds": {"capture": 1.5},
         "notes": ("5 samples are few",),

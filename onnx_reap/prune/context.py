@@ -36,10 +36,6 @@ class Clock:
         """Seconds until the deadline, below 0 past it."""
         return self.deadline - time.perf_counter()
 
-    def share(self, models: int) -> Clock:
-        """Return a clock on which a model ends when its part of the time is over."""
-        return replace(self, deadline=time.perf_counter() + self.left / models)
-
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Time one stage; times of the same stage add up."""
@@ -100,6 +96,11 @@ class Run:
         clock = replace(self.clock, seconds=dict(self.clock.seconds))
         changed = replace(self.settings, **settings)
         return replace(self, settings=changed, progress=NoProgress(), clock=clock)
+
+    def in_share(self, models: int) -> Run:
+        """Return a run that leaves as much time to each of the other models that are to come."""
+        deadline = time.perf_counter() + self.clock.left / models
+        return replace(self, clock=replace(self.clock, deadline=deadline))
 
 
 def open_run(

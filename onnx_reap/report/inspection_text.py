@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from onnx_reap.report.inspection import Inspection, Sizes
+from onnx_reap.report.remarks import collapsed
 from onnx_reap.report.text import (
-    collapsed,
     frozen_nodes,
     new_table,
     percent,
