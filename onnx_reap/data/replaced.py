@@ -1,0 +1,52 @@
+"""Samples of which one input's values were replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_reap.data.calibration import Calibration
+
+
+def with_values(
+    given: Calibration, name: str, values: np.ndarray, *, origin: str, notes: Sequence[str]
+) -> Calibration:
+    """Return the first samples, as many as there are values, with these for one input.
+
+    Parameters
+    ----------
+    given : Calibration
+        Not `alone`.
+    values : array of shape (samples, ...)
+        Of the model's dtype.
+    origin : str
+        What a report calls the samples.
+    notes : sequence of str
+        In place of those of the given samples.
+    """
+    return Calibration(_Replaced(given, name, values, origin, tuple(notes)))
+
+
+class _Replaced:
+    """A source that reads from others, but for one input."""
+
+    alone, refusal = False, None
+
+    def __init__(
+        self, given: Calibration, name: str, values: np.ndarray, origin: str, notes: tuple[str, ...]
+    ) -> None:
+        self._given, self._name, self._values = given, name, values
+        self.origin, self.notes = origin, notes
+        self.shapes, self.by_feed = given.shapes, given.by_feed
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def feeds(self) -> None:
+        """Return nothing: as whole feeds, samples would be others."""
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Read the samples at these indices, shape (n,)."""
+        feed = next(self._given.at(indices.tolist()).batches(len(indices)))
+        return {**feed, self._name: self._values[indices]}
