@@ -26,7 +26,6 @@ from onnx_reap.prune.goal import allowed, check_globs, read_goal
 from onnx_reap.prune.lossless.trim import without_redundant
 from onnx_reap.prune.low_rank.compare_forms import best_form
 from onnx_reap.prune.low_rank.form import in_low_rank
-from onnx_reap.prune.matched import open_matched
 from onnx_reap.prune.plan import Plan
 from onnx_reap.prune.replay import open_planned
 from onnx_reap.prune.search import curves_for, loss_estimator_for, reach
@@ -83,7 +82,7 @@ def reap(
     >>> half.report.after.macs / half.report.before.macs <= 0.5
     True
     """
-    run = open_matched(model, data, run_settings(settings, data), progress or NoProgress())
+    run = open_run(model, data, run_settings(settings, data), progress or NoProgress())
     if run.settings.max_drop is not None and settings.get("max_drop") is None:
         run = with_provable_budget(run)
     pattern = read_pattern(run.settings)
@@ -237,7 +236,7 @@ def sweep(
     wanted = DEFAULT_TARGETS if targets is None else checked_targets(targets)
     chosen = Settings.make(settings, options.SweepKeywords)
     check_contradictions(chosen)
-    run = open_matched(model, data, chosen, progress or NoProgress())
+    run = open_run(model, data, chosen, progress or NoProgress())
     goals, notes = reachable_goals(run, wanted, named=targets is not None)
     accuracy = (lambda _: None) if labels is None else accuracy_of(run, labels)
     before = accuracy(run.analysis.light)

@@ -10,11 +10,12 @@ in this way; here they start from images with the statistics of natural ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
-from onnx_reap.data import Calibration, InputSpec
+from onnx_reap.data import InputSpec
+from onnx_reap.data.replaced import with_values
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.measure.runner import batch_size
 from onnx_reap.measure.synthesis.statistics import (
@@ -38,59 +39,57 @@ WORK = 6e12
 PER_ENTRY = 200
 """Multiply-accumulates in the time that a forward and a backward pass take for an activation."""
 
+ORIGIN = "synthetic, matched to BatchNormalization"
+
 Feed = Mapping[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Matched:
-    """Images that were moved, and how well they fit."""
+def with_matched_samples(
+    analysis: Analysis, inputs: Sequence[InputSpec], progress: Progress
+) -> Analysis:
+    """Move synthetic images towards what the model was trained on, by gradient descent.
 
-    values: np.ndarray  # (samples, ...), of the input's dtype
-    # Distance from the stored statistics, a mean over BatchNormalizations, see `Stored.distance`
-    before: float
-    after: float
-    statistics: int  # BatchNormalizations
-
-
-def matched_images(
-    analysis: Analysis, inputs: Sequence[InputSpec], samples: Calibration, progress: Progress
-) -> Matched | None:
-    """Move images towards what the model was trained on, by gradient descent.
-
-    Values stay in the range that the given images have.
+    Values stay in the range that the given images have. Of a model that takes long, the first
+    images alone are moved, and the others left out. Samples stay as they are where the model's only
+    input is no image, where nothing is stored or no gradient reaches the input, where it would take
+    too long, and where it doesn't bring images nearer.
 
     Parameters
     ----------
     inputs : sequence of InputSpec
         Of the model.
-    samples : Calibration
-        The images to start from; of a model that takes long, only the first ones are moved.
-
-    Returns
-    -------
-    Matched or None
-        None where the model's only input is no image, where nothing is stored or no gradient
-        reaches the input, where it would take too long, or where it doesn't bring images nearer.
     """
-    if len(inputs) != 1 or samples.alone:
-        return None
+    given = analysis.samples
+    if len(inputs) != 1 or given.alone:
+        return analysis
     (spec,) = inputs
     if spec.channel_axis is None or not is_float(spec.dtype):
-        return None
-    count = affordable(analysis, len(samples))
+        return analysis
+    count = affordable(analysis, len(given))
     statistics = stored_statistics(analysis)
     if count < FEWEST or not statistics:
-        return None
+        return analysis
     written = instrumented(analysis, spec.name, statistics)
     if written is None:
-        return None
-    images = next(samples.at(range(count)).batches(count))[spec.name]
+        return analysis
+    images = next(given.at(range(count)).batches(count))[spec.name]
     descent = _Passes(analysis, written, statistics, spec.name, count)
     with progress.stage("Matching statistics", (STEPS + 2) * count) as step:
         moved, before, after = descent.descend(images.astype(np.float32), step)
     if not after < before:
-        return None
-    return Matched(moved.astype(spec.dtype), before, after, len(statistics))
+        return analysis
+    values, note = moved.astype(spec.dtype), _note(len(statistics), before, after)
+    return replace(
+        analysis, samples=with_values(given, spec.name, values, origin=ORIGIN, notes=[note])
+    )
+
+
+def _note(count: int, before: float, after: float) -> str:
+    return (
+        "no --data: errors are those on synthetic samples, which were moved until activations have "
+        f"the means and variances that {count} BatchNormalizations store (distance "
+        f"{before:.2g} before, {after:.2g} after)"
+    )
 
 
 def affordable(analysis: Analysis, samples: int) -> int:
@@ -158,7 +157,7 @@ class _Passes:
 
     def _starts(self, found: Mapping[str, np.ndarray]) -> Feed:
         """Return what to feed for the gradient of the mean distance, by default for none."""
-        feed = {}
+        feed: dict[str, np.ndarray] = {}
         for name, inputs in self._written.starts.items():
             zeros = np.zeros((2, len(self._statistics[name].mean)))
             rows = found.get(name, zeros) / self._entries[name]
