@@ -12,14 +12,14 @@ from onnx_reap.data.calibration import Calibration
 def with_values(
     given: Calibration, name: str, values: np.ndarray, *, origin: str, notes: Sequence[str]
 ) -> Calibration:
-    """Return the first samples, as many as there are values, with these for one input.
+    """Return the same samples, the first of them with other values for one input.
 
     Parameters
     ----------
     given : Calibration
         Not `alone`.
-    values : array of shape (samples, ...)
-        Of the model's dtype.
+    values : array of shape (n, ...)
+        For the first n samples, of the model's dtype.
     origin : str
         What a report calls the samples.
     notes : sequence of str
@@ -41,7 +41,7 @@ class _Replaced:
         self.shapes, self.by_feed = given.shapes, given.by_feed
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._given)
 
     def feeds(self) -> None:
         """Return nothing: as whole feeds, samples would be others."""
@@ -49,4 +49,6 @@ class _Replaced:
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Read the samples at these indices, shape (n,)."""
         feed = next(self._given.at(indices.tolist()).batches(len(indices)))
-        return {**feed, self._name: self._values[indices]}
+        values, own = feed[self._name].copy(), indices < len(self._values)
+        values[own] = self._values[indices[own]]
+        return {**feed, self._name: values}

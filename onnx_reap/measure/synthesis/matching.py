@@ -50,7 +50,7 @@ def with_matched_samples(
     """Move synthetic images towards what the model was trained on, by gradient descent.
 
     Values stay in the range that the given images have. Of a model that takes long, the first
-    images alone are moved, and the others left out. Samples stay as they are where the model's only
+    images alone are moved. Samples stay as they are where the model's only
     input is no image, where nothing is stored or no gradient reaches the input, where it would take
     too long, and where it doesn't bring images nearer.
 
@@ -78,10 +78,9 @@ def with_matched_samples(
         moved, before, after = descent.descend(images.astype(np.float32), step)
     if not after < before:
         return analysis
-    values, note = moved.astype(spec.dtype), _note(len(statistics), before, after)
-    return replace(
-        analysis, samples=with_values(given, spec.name, values, origin=ORIGIN, notes=[note])
-    )
+    values, notes = moved.astype(spec.dtype), [_note(len(statistics), before, after)]
+    samples = with_values(given, spec.name, values, origin=ORIGIN, notes=notes)
+    return replace(analysis, samples=samples)
 
 
 def _note(count: int, before: float, after: float) -> str:
@@ -160,6 +159,6 @@ class _Passes:
         feed: dict[str, np.ndarray] = {}
         for name, inputs in self._written.starts.items():
             zeros = np.zeros((2, len(self._statistics[name].mean)))
-            rows = found.get(name, zeros) / self._entries[name]
+            rows = found.get(name, zeros) / (self._entries[name] * len(self._statistics))
             feed |= zip(inputs, rows.astype(np.float32), strict=True)
         return feed
