@@ -122,6 +122,7 @@ def open_run(
         analysis = analyse(light, inputs, every, providers, reason_to_keep)
     if data is None and settings.estimates:
         with clock("match"):
-            analysis = with_matched_samples(analysis, inputs, progress)
+            scaled = any(x is not None for x in (settings.scale, settings.mean, settings.std))
+            analysis = with_matched_samples(analysis, inputs, progress, scaled=scaled)
     samples = divide(analysis.samples, settings, made_up=data is None)
     return Run(Form(analysis), samples, settings, progress, clock)

@@ -16,6 +16,7 @@ import numpy as np
 
 from onnx_reap.data import InputSpec
 from onnx_reap.data.replaced import with_values
+from onnx_reap.data.synthetic import as_pixels
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.measure.runner import batch_size
 from onnx_reap.measure.synthesis.statistics import (
@@ -33,31 +34,39 @@ STEPS = 20
 SPEED = 0.1  # largest step, relative to the standard deviation of the images
 FEWEST = 16  # images whose statistics say anything
 
-WORK = 6e12
-"""Multiply-accumulates of all passes: a minute on two cores."""
+WORK = 1.1e13
+"""Multiply-accumulates of all passes: less than a minute on two cores."""
 
 PER_ENTRY = 200
 """Multiply-accumulates in the time that a forward and a backward pass take for an activation."""
 
+PIXELS = {"0 to 255": (1.0, 0.0), "0 to 1": (1 / 255, 0.0), "-1 to 1": (2 / 255, -1.0)}
+"""Ranges that models take pixels in, as a factor and a shift of stored ones."""
+
+FAR_NEARER = 0.5  # of the distance that images have as they are, for another range to be taken
+
 ORIGIN = "synthetic, matched to BatchNormalization"
 
 Feed = Mapping[str, np.ndarray]
+OnImages = Callable[[int], object]
 
 
 def with_matched_samples(
-    analysis: Analysis, inputs: Sequence[InputSpec], progress: Progress
+    analysis: Analysis, inputs: Sequence[InputSpec], progress: Progress, *, scaled: bool = False
 ) -> Analysis:
     """Move synthetic images towards what the model was trained on, by gradient descent.
 
-    Values stay in the range that the given images have. Of a model that takes long, the first
-    images alone are moved. Samples stay as they are where the model's only
-    input is no image, where nothing is stored or no gradient reaches the input, where it would take
-    too long, and where it doesn't bring images nearer.
+    Images first become pixels of another range if that fits far better. Then they move, within the
+    range that they have; of a model that takes long, the first ones alone. Samples stay as they are
+    where the model's only input is no image, where nothing is stored or no gradient reaches the
+    input, where it would take too long, and where it doesn't bring images nearer.
 
     Parameters
     ----------
     inputs : sequence of InputSpec
         Of the model.
+    scaled : bool
+        Whether the range of pixels is known, and images have it.
     """
     given = analysis.samples
     if len(inputs) != 1 or given.alone:
@@ -72,23 +81,24 @@ def with_matched_samples(
     written = instrumented(analysis, spec.name, statistics)
     if written is None:
         return analysis
-    images = next(given.at(range(count)).batches(count))[spec.name]
-    descent = _Passes(analysis, written, statistics, spec.name, count)
+    passes = _Passes(analysis, written, statistics, spec.name)
+    images = next(given.at(range(count)).batches(count))[spec.name].astype(np.float32)
+    before = passes.distance(images)
+    whole = analysis.fixed_batch or 1
+    pixels = None if scaled else _fitting_range(passes, images[: -(-FEWEST // whole) * whole])
     with progress.stage("Matching statistics", (STEPS + 2) * count) as step:
-        moved, before, after = descent.descend(images.astype(np.float32), step)
+        moved, after = passes.descend(_in_range(images, pixels), step)
     if not after < before:
         return analysis
-    values, notes = moved.astype(spec.dtype), [_note(len(statistics), before, after)]
-    samples = with_values(given, spec.name, values, origin=ORIGIN, notes=notes)
-    return replace(analysis, samples=samples)
-
-
-def _note(count: int, before: float, after: float) -> str:
-    return (
-        "no --data: errors are those on synthetic samples, which were moved until activations have "
-        f"the means and variances that {count} BatchNormalizations store (distance "
-        f"{before:.2g} before, {after:.2g} after)"
+    samples = with_values(
+        given,
+        spec.name,
+        moved.astype(spec.dtype),
+        lambda others: _in_range(others, pixels),
+        origin=ORIGIN,
+        notes=[_note(len(statistics), before, after, pixels)],
     )
+    return replace(analysis, samples=samples)
 
 
 def affordable(analysis: Analysis, samples: int) -> int:
@@ -101,64 +111,91 @@ def affordable(analysis: Analysis, samples: int) -> int:
     return count - count % (analysis.fixed_batch or 1)
 
 
+def _fitting_range(passes: _Passes, images: np.ndarray) -> str | None:
+    """Name the range of pixels that fits far better than images as they are, if any does."""
+    found = {each: passes.distance(_in_range(images, each)) for each in (None, *PIXELS)}
+    best = min(PIXELS, key=lambda each: found[each])
+    return best if found[best] < FAR_NEARER * found[None] else None
+
+
+def _in_range(images: np.ndarray, pixels: str | None) -> np.ndarray:
+    """Turn images of zero mean and unit variance into pixels of a range."""
+    if pixels is None:
+        return images
+    factor, shift = PIXELS[pixels]
+    return (as_pixels(images) * factor + shift).astype(images.dtype)
+
+
+def _note(count: int, before: float, after: float, pixels: str | None) -> str:
+    scaled = "" if pixels is None else f"; pixels of {pixels} fit best"
+    return (
+        "no --data: errors are those on synthetic samples, which were moved until activations have "
+        f"the means and variances that {count} BatchNormalizations store (distance "
+        f"{before:.2g} before, {after:.2g} after{scaled})"
+    )
+
+
 class _Passes:
-    """Runs a model forward and backward over all images."""
+    """Runs a model forward and backward over images."""
 
     def __init__(
-        self,
-        analysis: Analysis,
-        written: Instrumented,
-        statistics: Mapping[str, Stored],
-        fed: str,
-        count: int,
+        self, analysis: Analysis, written: Instrumented, statistics: Mapping[str, Stored], fed: str
     ) -> None:
         self._written, self._statistics, self._fed = written, statistics, fed
         self._session = session(written.model, analysis.providers)
         made = [name for node in written.model.graph.node for name in node.output]
         self._batch = analysis.fixed_batch or batch_size(analysis.probe, made, None)
-        shapes, share = analysis.probe.shapes, count / analysis.probe.batch
-        self._entries = {n: np.prod(shapes[n]) / shapes[n][1] * share for n in statistics}
+        shapes = {name: analysis.probe.shapes[name] for name in statistics}
+        # By tensor, entries a channel of one sample
+        self._entries = {
+            name: np.prod(shape) / shape[1] / analysis.probe.batch for name, shape in shapes.items()
+        }
 
-    def descend(
-        self, images: np.ndarray, on_images: Callable[[int], object]
-    ) -> tuple[np.ndarray, float, float]:
-        """Return moved images, and the distances before and after.
+    def distance(self, images: np.ndarray) -> float:
+        """Return how far images are from the statistics, see `Stored.distance`."""
+        return self._pass(images, self._starts({}, 1))[1]
 
-        The gradient of a step starts from the moments of the step before, which lets one pass do.
+    def descend(self, images: np.ndarray, on_images: OnImages) -> tuple[np.ndarray, float]:
+        """Return moved images, and their distance.
+
+        The gradient of a step starts from the moments of the step before, so that one pass does.
         """
         low, high, size = images.min(), images.max(), float(images.std())
         descent = Descent({self._fed: images}, {self._fed: size}, STEPS, SPEED)
         x = descent.values[self._fed]
-        _, before, starts = self._pass(x, self._starts({}), on_images)
+        _, _, starts = self._pass(x, self._starts({}, 1), on_images)
         for _ in range(STEPS):
             gradient, _, starts = self._pass(x, starts, on_images)
             descent.step({self._fed: gradient})
             np.clip(x, low, high, out=x)
-        _, after, _ = self._pass(x, starts, on_images)
-        return x, before, after
+        return x, self._pass(x, starts, on_images)[1]
 
     def _pass(
-        self, images: np.ndarray, starts: Feed, on_images: Callable[[int], object]
+        self, images: np.ndarray, starts: Feed, on_images: OnImages = lambda count: None
     ) -> tuple[np.ndarray, float, Feed]:
         """Return the gradient at the images, their distance, and what the next one starts from."""
         gradient, count = np.empty_like(images), len(images)
         moments = {n: np.zeros((2, len(s.mean))) for n, s in self._statistics.items()}
         for begin in range(0, count, self._batch):
             some = images[begin : begin + self._batch]
-            found = run(self._session, None, {self._fed: some, **starts})
-            gradient[begin : begin + len(some)] = found[self._written.gradient]
+            result = run(self._session, None, {self._fed: some, **starts})
+            gradient[begin : begin + len(some)] = result[self._written.gradient]
             for name, outputs in self._written.moments.items():
-                moments[name] += len(some) / count * np.stack([found[each] for each in outputs])
+                moments[name] += len(some) / count * np.stack([result[each] for each in outputs])
             on_images(len(some))
         distances = {n: s.distance(moments[n]) for n, s in self._statistics.items()}
         mean = float(np.mean([distance for distance, _ in distances.values()]))
-        return gradient, mean, self._starts({n: start for n, (_, start) in distances.items()})
+        return (
+            gradient,
+            mean,
+            self._starts({n: start for n, (_, start) in distances.items()}, count),
+        )
 
-    def _starts(self, found: Mapping[str, np.ndarray]) -> Feed:
+    def _starts(self, found: Mapping[str, np.ndarray], count: int) -> Feed:
         """Return what to feed for the gradient of the mean distance, by default for none."""
         feed: dict[str, np.ndarray] = {}
         for name, inputs in self._written.starts.items():
             zeros = np.zeros((2, len(self._statistics[name].mean)))
-            rows = found.get(name, zeros) / (self._entries[name] * len(self._statistics))
+            rows = found.get(name, zeros) / (self._entries[name] * count * len(self._statistics))
             feed |= zip(inputs, rows.astype(np.float32), strict=True)
         return feed

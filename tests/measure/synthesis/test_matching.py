@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import numpy as np
 import onnx
@@ -52,6 +53,22 @@ def distance(model: onnx.ModelProto, images: np.ndarray) -> float:
     return float(np.mean(distances))
 
 
+def trained(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
+    """Store the statistics that a model has on images, from the first layer on."""
+    model = deepcopy(model)
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization":
+            more = deepcopy(model)
+            more.graph.output[0].CopyFrom(onnx.ValueInfoProto(name=node.input[0]))
+            (x,) = run(more, {"x": images})
+            tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+            for name, values in zip(
+                node.input[3:5], (x.mean((0, 2, 3)), x.var((0, 2, 3))), strict=True
+            ):
+                tensors[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
+    return model
+
+
 @pytest.mark.parametrize("batch", ["N", 1, 8])
 def test_statistics_come_nearer(batch):
     model = chain(batch=batch)
@@ -81,11 +98,10 @@ def test_the_gradient_is_that_of_the_distance(batch, monkeypatch):
     analysis = opened(model)
     statistics = stored_statistics(analysis)
     written = instrumented(analysis, "x", statistics)
-    passes = matching._Passes(analysis, written, statistics, "x", COUNT)
+    passes = matching._Passes(analysis, written, statistics, "x")
     images = collect(analysis.samples)
-    start = passes._starts({})
-    none, found, start = passes._pass(images, start, lambda count: None)
-    gradient, *_ = passes._pass(images, start, lambda count: None)
+    none, found, start = passes._pass(images, passes._starts({}, 1))
+    gradient, *_ = passes._pass(images, start)
     assert not none.any()
     assert found == pytest.approx(distance(model, images), rel=1e-4)  # sums in float32
     # Along the gradient, in steps that few Relus notice.
@@ -135,6 +151,27 @@ def of_two_inputs() -> onnx.ModelProto:
 def test_samples_stay_where_nothing_can_be_matched(make: Callable[[], onnx.ModelProto]):
     analysis = opened(make())
     assert matched(analysis) is analysis
+
+
+@pytest.mark.parametrize("pixels", matching.PIXELS)
+@pytest.mark.parametrize("batch", ["N", 10])
+def test_pixels_get_the_range_that_fits(pixels, batch):
+    """Statistics are those of normalised images, whatever the model does with its input first."""
+    factor, shift = matching.PIXELS[pixels]
+    net = Net({"x": (batch, 3, 8, 8)})
+    stored = net("Div", net("Sub", "x", net.constant(shift)), net.constant(factor))
+    normalised = net("Div", net("Sub", stored, net.constant(115.0)), net.constant(66.0))
+    model = net.model(net.head(net.block(net.block(normalised, 3, 8), 8, 8), 8, 5))
+    real = collect(opened(model, 10, seed=1).samples)
+    seen = trained(model, (np.clip(115 + 66 * real, 0, 255) * factor + shift).astype(np.float32))
+    result = matched(opened(seen))
+    assert f"pixels of {pixels} fit best" in result.samples.notes[0]
+    images = collect(result.samples)
+    low, high = shift, 255 * factor + shift
+    assert (images.min(), images.max()) == pytest.approx((low, high), abs=1e-6 * high)
+    inputs = model_inputs(seen)
+    known = with_matched_samples(opened(seen), inputs, NoProgress(), scaled=True)
+    assert "fit best" not in "".join(known.samples.notes)
 
 
 def test_what_takes_long_is_done_to_the_first_samples(monkeypatch):
