@@ -9,7 +9,7 @@ in this way; here they start from images with the statistics of natural ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,15 +30,15 @@ from onnx_reap.onnxio.session import run, session
 from onnx_reap.progress import Progress
 from onnx_reap.solve.adam import Descent
 
-STEPS = 20
-SPEED = 0.1  # largest step, relative to the standard deviation of the images
+STEPS = 10
+SPEED = 0.05  # largest step, relative to the standard deviation of the images
 FEWEST = 16  # images whose statistics say anything
 
 WORK = 1.1e13
 """Multiply-accumulates of all passes: less than a minute on two cores."""
 
 PER_ENTRY = 200
-"""Multiply-accumulates in the time that a forward and a backward pass take for an activation."""
+"""Multiply-accumulates in the time that the passes of a step take for an activation."""
 
 PIXELS = {"0 to 255": (1.0, 0.0), "0 to 1": (1 / 255, 0.0), "-1 to 1": (2 / 255, -1.0)}
 """Ranges that models take pixels in, as a factor and a shift of stored ones."""
@@ -86,7 +86,7 @@ def with_matched_samples(
     before = passes.distance(images)
     whole = analysis.fixed_batch or 1
     pixels = None if scaled else _fitting_range(passes, images[: -(-FEWEST // whole) * whole])
-    with progress.stage("Matching statistics", (STEPS + 2) * count) as step:
+    with progress.stage("Matching statistics", STEPS * count) as step:
         moved, after = passes.descend(_in_range(images, pixels), step)
     if not after < before:
         return analysis
@@ -106,7 +106,7 @@ def affordable(analysis: Analysis, samples: int) -> int:
     shapes = analysis.probe.shapes
     made = (t.name for node in analysis.model.nodes for t in node.outputs)
     entries = sum(np.prod(shapes[name]) for name in made if name in shapes) / analysis.probe.batch
-    each = 3 * analysis.macs.at(analysis.full_widths) + PER_ENTRY * entries
+    each = 4 * analysis.macs.at(analysis.full_widths) + PER_ENTRY * entries
     count = int(min(samples, WORK / (STEPS * max(each, 1))))
     return count - count % (analysis.fixed_batch or 1)
 
@@ -142,8 +142,9 @@ class _Passes:
         self, analysis: Analysis, written: Instrumented, statistics: Mapping[str, Stored], fed: str
     ) -> None:
         self._written, self._statistics, self._fed = written, statistics, fed
-        self._session = session(written.model, analysis.providers)
-        made = [name for node in written.model.graph.node for name in node.output]
+        self._forward = session(written.forward, analysis.providers)
+        self._backward = session(written.backward, analysis.providers)
+        made = [name for node in written.backward.graph.node for name in node.output]
         self._batch = analysis.fixed_batch or batch_size(analysis.probe, made, None)
         shapes = {name: analysis.probe.shapes[name] for name in statistics}
         # By tensor, entries a channel of one sample
@@ -153,49 +154,43 @@ class _Passes:
 
     def distance(self, images: np.ndarray) -> float:
         """Return how far images are from the statistics, see `Stored.distance`."""
-        return self._pass(images, self._starts({}, 1))[1]
+        return self._compared(images)[0]
 
     def descend(self, images: np.ndarray, on_images: OnImages) -> tuple[np.ndarray, float]:
-        """Return moved images, and their distance.
-
-        The gradient of a step starts from the moments of the step before, so that one pass does.
-        """
+        """Return moved images, and their distance."""
         low, high, size = images.min(), images.max(), float(images.std())
         descent = Descent({self._fed: images}, {self._fed: size}, STEPS, SPEED)
         x = descent.values[self._fed]
-        _, _, starts = self._pass(x, self._starts({}, 1), on_images)
         for _ in range(STEPS):
-            gradient, _, starts = self._pass(x, starts, on_images)
-            descent.step({self._fed: gradient})
+            descent.step({self._fed: self.gradient(x, on_images)})
             np.clip(x, low, high, out=x)
-        return x, self._pass(x, starts, on_images)[1]
+        return x, self.distance(x)
 
-    def _pass(
-        self, images: np.ndarray, starts: Feed, on_images: OnImages = lambda count: None
-    ) -> tuple[np.ndarray, float, Feed]:
-        """Return the gradient at the images, their distance, and what the next one starts from."""
-        gradient, count = np.empty_like(images), len(images)
-        moments = {n: np.zeros((2, len(s.mean))) for n, s in self._statistics.items()}
-        for begin in range(0, count, self._batch):
-            some = images[begin : begin + self._batch]
-            result = run(self._session, None, {self._fed: some, **starts})
-            gradient[begin : begin + len(some)] = result[self._written.gradient]
-            for name, outputs in self._written.moments.items():
-                moments[name] += len(some) / count * np.stack([result[each] for each in outputs])
+    def gradient(self, images: np.ndarray, on_images: OnImages = lambda count: None) -> np.ndarray:
+        """Return the gradient of the distance at images."""
+        _, starts = self._compared(images)
+        found: list[np.ndarray] = []
+        for some in self._runs(images):
+            found += run(self._backward, None, {self._fed: some, **starts}).values()
             on_images(len(some))
-        distances = {n: s.distance(moments[n]) for n, s in self._statistics.items()}
-        mean = float(np.mean([distance for distance, _ in distances.values()]))
-        return (
-            gradient,
-            mean,
-            self._starts({n: start for n, (_, start) in distances.items()}, count),
-        )
+        return np.concatenate(found)
 
-    def _starts(self, found: Mapping[str, np.ndarray], count: int) -> Feed:
-        """Return what to feed for the gradient of the mean distance, by default for none."""
-        feed: dict[str, np.ndarray] = {}
-        for name, inputs in self._written.starts.items():
-            zeros = np.zeros((2, len(self._statistics[name].mean)))
-            rows = found.get(name, zeros) / (self._entries[name] * count * len(self._statistics))
-            feed |= zip(inputs, rows.astype(np.float32), strict=True)
-        return feed
+    def _compared(self, images: np.ndarray) -> tuple[float, Feed]:
+        """Return the distance, and what its gradient starts from."""
+        moments = {n: np.zeros((2, len(s.mean))) for n, s in self._statistics.items()}
+        for some in self._runs(images):
+            result = run(self._forward, None, {self._fed: some})
+            for name, outputs in self._written.moments.items():
+                pair = np.stack([result[each] for each in outputs])
+                moments[name] += len(some) / len(images) * pair
+        found, starts = [], dict[str, np.ndarray]()
+        for name, stored in self._statistics.items():
+            distance, rows = stored.distance(moments[name])
+            rows = rows / (self._entries[name] * len(images) * len(self._statistics))
+            starts |= dict(zip(self._written.starts[name], rows.astype(np.float32), strict=True))
+            found.append(distance)
+        return float(np.mean(found)), starts
+
+    def _runs(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        for begin in range(0, len(images), self._batch):
+            yield images[begin : begin + self._batch]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.measure.autodiff.backward import Facts, backpropagate, reached
-from onnx_reap.measure.autodiff.tape import PREFIX, Tape
+from onnx_reap.measure.autodiff.tape import PREFIX, Tape, Value
 from onnx_reap.onnxio.light_model import LightModel
 
 EPSILON = 1e-5  # BatchNormalization's own default
@@ -80,59 +80,81 @@ def stored_statistics(analysis: Analysis) -> dict[str, Stored]:
 
 @dataclass(frozen=True)
 class Instrumented:
-    """A model that tells moments of tensors, and the gradient at its input.
+    """Models that tell moments of tensors, and the gradient of their distance at the input.
 
-    Moments are averages over a run. So that statistics can be those of more samples than fit into a
-    run, what the gradient starts from is fed: see `Stored.distance`.
+    Statistics may be those of more samples than fit into a run: moments are averages over a run,
+    and what the gradient starts from is fed, see `Stored.distance`.
     """
 
-    model: LightModel
-    moments: Mapping[str, tuple[str, str]]  # Outputs of shape (channels,), by the tensor
-    starts: Mapping[str, tuple[str, str]]  # Inputs `scale` and `shift`, by the tensor
-    gradient: str  # Output: of the shape of the model's input
+    forward: LightModel
+    moments: Mapping[str, tuple[str, str]]  # Its outputs of shape (channels,), by the tensor
+    backward: LightModel  # Its output is the gradient
+    starts: Mapping[str, tuple[str, str]]  # Its inputs of shape (channels,), by the tensor
 
 
 def instrumented(
     analysis: Analysis, fed: str, statistics: Mapping[str, Stored]
 ) -> Instrumented | None:
-    """Append moments and a backward pass to a model; None where no gradient reaches its input."""
-    model, facts = analysis.model, Facts.of(analysis)
-    inner = [name for name in statistics if name != fed]
+    """Write moments and a backward pass behind a model; None if no gradient reaches its input."""
+    facts, inner = Facts.of(analysis), [name for name in statistics if name != fed]
     if not inner:
         return None
-    part = model.part({fed: analysis.probe.dtypes[fed]}, inner)
+    part = analysis.model.part({fed: analysis.probe.dtypes[fed]}, inner)
     if not reached(part, facts, [fed]):
         return None
-    out = onnx.ModelProto()
-    out.CopyFrom(part.proto)
-    tape = Tape(replace(part, proto=out), facts.shapes, facts.layers)
-    moments, starts, gradients = {}, {}, {}
+    forward, moments = _with_moments(part, facts, statistics)
+    backward, starts = _with_gradient(part, facts, statistics, fed)
+    return Instrumented(forward, moments, backward, starts)
+
+
+def _with_moments(
+    part: LightModel, facts: Facts, statistics: Mapping[str, Stored]
+) -> tuple[LightModel, dict[str, tuple[str, str]]]:
+    out, tape = _copied(part, facts)
+    moments = {}
     for name, stored in statistics.items():
-        x = tape.value(name)
-        rank = len(x.shape)
-        by_channel, others = [-1, *[1] * (rank - 2)], [0, *range(2, rank)]
-        away = x - tape.floats(stored.mean.reshape(by_channel))
-        means = (each.reduced("ReduceMean", others, keep=False) for each in (away, away * away))
-        first, second = (each.name for each in means)
-        moments[name] = first, second
-        scale, shift = (f"{PREFIX}{kind}/{name}" for kind in ("scale", "shift"))
-        starts[name] = scale, shift
-        start = away * tape.value(scale).reshape(by_channel)
-        gradients[name] = start + tape.value(shift).reshape(by_channel)
-    gradient = backpropagate(tape, part.graph.node, gradients, [fed])[fed].name
-    _set_ends(out.graph, starts, [*_flat(moments), gradient])
-    return Instrumented(replace(part, proto=out), moments, starts, gradient)
+        away = _away(tape, name, stored)
+        others = [0, *range(2, len(facts.shapes[name]))]
+        first, second = (x.reduced("ReduceMean", others, keep=False) for x in (away, away * away))
+        moments[name] = first.name, second.name
+    out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in _flat(moments))
+    return replace(part, proto=out), moments
 
 
-def _set_ends(
-    graph: onnx.GraphProto, starts: Mapping[str, tuple[str, str]], outputs: Sequence[str]
-) -> None:
+def _with_gradient(
+    part: LightModel, facts: Facts, statistics: Mapping[str, Stored], fed: str
+) -> tuple[LightModel, dict[str, tuple[str, str]]]:
+    out, tape = _copied(part, facts)
+    starts, gradients = {}, {}
+    for name, stored in statistics.items():
+        starts[name] = f"{PREFIX}scale/{name}", f"{PREFIX}shift/{name}"
+        by_channel = _by_channel(facts, name)
+        scale, shift = (tape.value(each).reshape(by_channel) for each in starts[name])
+        gradients[name] = _away(tape, name, stored) * scale + shift
+    found = backpropagate(tape, part.graph.node, gradients, [fed])[fed]
     floats = onnx.TensorProto.FLOAT
-    graph.input.extend(
+    out.graph.input.extend(
         onnx.helper.make_tensor_value_info(name, floats, [None]) for name in _flat(starts)
     )
-    del graph.output[:]
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    out.graph.output.append(onnx.ValueInfoProto(name=found.name))
+    return replace(part, proto=out), starts
+
+
+def _copied(part: LightModel, facts: Facts) -> tuple[onnx.ModelProto, Tape]:
+    """Return a copy without outputs, to append to."""
+    out = onnx.ModelProto()
+    out.CopyFrom(part.proto)
+    del out.graph.output[:]
+    return out, Tape(replace(part, proto=out), facts.shapes, facts.layers)
+
+
+def _away(tape: Tape, name: str, stored: Stored) -> Value:
+    return tape.value(name) - tape.floats(stored.mean.reshape(_by_channel(tape, name)))
+
+
+def _by_channel(known: Facts | Tape, name: str) -> list[int]:
+    """Return the shape of one number a channel."""
+    return [-1, *[1] * (len(known.shapes[name]) - 2)]
 
 
 def _flat(pairs: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -77,11 +77,27 @@ def test_statistics_come_nearer(batch):
     before, after = (collect(each.samples) for each in (analysis, result))
     assert after.shape == before.shape
     assert after.dtype == np.float32
-    assert distance(model, after) < 0.5 * distance(model, before)
+    assert distance(model, after) < 0.75 * distance(model, before)
     (note,) = result.samples.notes
     assert f"{distance(model, before):.2g} before, {distance(model, after):.2g} after" in note
     assert after.min() >= before.min()
     assert after.max() <= before.max()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_types(dtype):
+    result = matched(opened(chain(dtype=dtype)))
+    images = collect(result.samples)
+    assert images.dtype == dtype
+    assert "matched" in result.samples.origin
+
+
+def test_channels_last():
+    net = Net({"x": ("N", 8, 8, 3)})
+    h = net.block(net("Transpose", "x", perm=[0, 3, 1, 2]), 3, 8)
+    model = net.model(net.head(h, 8, 5))
+    before, after = (collect(each.samples) for each in (opened(model), matched(opened(model))))
+    assert distance(model, after) < 0.75 * distance(model, before)
 
 
 def test_the_same_seed_gives_the_same_samples():
@@ -100,10 +116,10 @@ def test_the_gradient_is_that_of_the_distance(batch, monkeypatch):
     written = instrumented(analysis, "x", statistics)
     passes = matching._Passes(analysis, written, statistics, "x")
     images = collect(analysis.samples)
-    none, found, start = passes._pass(images, passes._starts({}, 1))
-    gradient, *_ = passes._pass(images, start)
-    assert not none.any()
-    assert found == pytest.approx(distance(model, images), rel=1e-4)  # sums in float32
+    gradient = passes.gradient(images)
+    assert passes.distance(images) == pytest.approx(
+        distance(model, images), rel=1e-4
+    )  # sums in float32
     # Along the gradient, in steps that few Relus notice.
     way = 1e-2 * gradient / np.abs(gradient).max()
     slope = distance(model, images + way) - distance(model, images - way)
