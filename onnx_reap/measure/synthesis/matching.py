@@ -33,6 +33,7 @@ from onnx_reap.solve.adam import Descent
 STEPS = 10
 SPEED = 0.05  # largest step, relative to the standard deviation of the images
 FEWEST = 16  # images whose statistics say anything
+TOGETHER = 64  # images that have the stored statistics together
 
 WORK = 1.1e13
 """Multiply-accumulates of all passes: less than a minute on two cores."""
@@ -68,32 +69,34 @@ def with_matched_samples(
     scaled : bool
         Whether the range of pixels is known, and images have it.
     """
-    given = analysis.samples
+    given, whole = analysis.samples, analysis.fixed_batch or 1
     if len(inputs) != 1 or given.alone:
         return analysis
     (spec,) = inputs
     if spec.channel_axis is None or not is_float(spec.dtype):
         return analysis
-    count = affordable(analysis, len(given))
+    together = max(TOGETHER // whole, 1) * whole
+    count = _whole_groups(affordable(analysis, len(given)) // whole * whole, together)
     statistics = stored_statistics(analysis)
-    if count < FEWEST or not statistics:
-        return analysis
-    written = instrumented(analysis, spec.name, statistics)
+    written = instrumented(analysis, spec.name, statistics) if count and statistics else None
     if written is None:
         return analysis
     passes = _Passes(analysis, written, statistics, spec.name)
     images = next(given.at(range(count)).batches(count))[spec.name].astype(np.float32)
     before = passes.distance(images)
-    whole = analysis.fixed_batch or 1
-    pixels = None if scaled else _fitting_range(passes, images[: -(-FEWEST // whole) * whole])
+    pixels = None if scaled else _fitting_range(passes, images[:together])
+    images = _in_range(images, pixels)
     with progress.stage("Matching statistics", STEPS * count) as step:
-        moved, after = passes.descend(_in_range(images, pixels), step)
+        for begin in range(0, count, together):
+            group = images[begin : begin + together]
+            group[:] = passes.descend(group, step)
+    after = passes.distance(images)
     if not after < before:
         return analysis
     samples = with_values(
         given,
         spec.name,
-        moved.astype(spec.dtype),
+        images.astype(spec.dtype),
         lambda others: _in_range(others, pixels),
         origin=ORIGIN,
         notes=[_note(len(statistics), before, after, pixels)],
@@ -102,13 +105,18 @@ def with_matched_samples(
 
 
 def affordable(analysis: Analysis, samples: int) -> int:
-    """Return how many images may be moved; whole batches, where a model insists on their size."""
+    """Return how many images may be moved in a minute."""
     shapes = analysis.probe.shapes
     made = (t.name for node in analysis.model.nodes for t in node.outputs)
     entries = sum(np.prod(shapes[name]) for name in made if name in shapes) / analysis.probe.batch
     each = 4 * analysis.macs.at(analysis.full_widths) + PER_ENTRY * entries
-    count = int(min(samples, WORK / (STEPS * max(each, 1))))
-    return count - count % (analysis.fixed_batch or 1)
+    return int(min(samples, WORK / (STEPS * max(each, 1))))
+
+
+def _whole_groups(count: int, together: int) -> int:
+    """Leave out images behind the last whole group that are too few for one."""
+    rest = count % together
+    return count - rest if rest < min(FEWEST, together) else count
 
 
 def _fitting_range(passes: _Passes, images: np.ndarray) -> str | None:
@@ -156,15 +164,15 @@ class _Passes:
         """Return how far images are from the statistics, see `Stored.distance`."""
         return self._compared(images)[0]
 
-    def descend(self, images: np.ndarray, on_images: OnImages) -> tuple[np.ndarray, float]:
-        """Return moved images, and their distance."""
+    def descend(self, images: np.ndarray, on_images: OnImages) -> np.ndarray:
+        """Return moved images."""
         low, high, size = images.min(), images.max(), float(images.std())
         descent = Descent({self._fed: images}, {self._fed: size}, STEPS, SPEED)
         x = descent.values[self._fed]
         for _ in range(STEPS):
             descent.step({self._fed: self.gradient(x, on_images)})
             np.clip(x, low, high, out=x)
-        return x, self.distance(x)
+        return x
 
     def gradient(self, images: np.ndarray, on_images: OnImages = lambda count: None) -> np.ndarray:
         """Return the gradient of the distance at images."""
