@@ -30,7 +30,7 @@ from onnx_reap.onnxio.session import run, session
 from onnx_reap.progress import Progress
 from onnx_reap.solve.adam import Descent
 
-STEPS = 10
+STEPS = 10, 20  # at least and at most, as the work allows
 SPEED = 0.05  # largest step, relative to the standard deviation of the images
 FEWEST = 16  # images whose statistics say anything
 TOGETHER = 64  # images that have the stored statistics together
@@ -76,7 +76,8 @@ def with_matched_samples(
     if spec.channel_axis is None or not is_float(spec.dtype):
         return analysis
     together = max(TOGETHER // whole, 1) * whole
-    count = _whole_groups(affordable(analysis, len(given)) // whole * whole, together)
+    count, steps = affordable(analysis, len(given))
+    count = _whole_groups(count // whole * whole, together)
     statistics = stored_statistics(analysis)
     written = instrumented(analysis, spec.name, statistics) if count and statistics else None
     if written is None:
@@ -86,10 +87,10 @@ def with_matched_samples(
     before = passes.distance(images)
     pixels = None if scaled else _fitting_range(passes, images[:together])
     images = _in_range(images, pixels)
-    with progress.stage("Matching statistics", STEPS * count) as step:
+    with progress.stage("Matching statistics", steps * count) as step:
         for begin in range(0, count, together):
             group = images[begin : begin + together]
-            group[:] = passes.descend(group, step)
+            group[:] = passes.descend(group, steps, step)
     after = passes.distance(images)
     if not after < before:
         return analysis
@@ -104,13 +105,15 @@ def with_matched_samples(
     return replace(analysis, samples=samples)
 
 
-def affordable(analysis: Analysis, samples: int) -> int:
-    """Return how many images may be moved in a minute."""
+def affordable(analysis: Analysis, samples: int) -> tuple[int, int]:
+    """Return how many images may be moved, and in how many steps: rather more images."""
     shapes = analysis.probe.shapes
     made = (t.name for node in analysis.model.nodes for t in node.outputs)
     entries = sum(np.prod(shapes[name]) for name in made if name in shapes) / analysis.probe.batch
     each = 4 * analysis.macs.at(analysis.full_widths) + PER_ENTRY * entries
-    return int(min(samples, WORK / (STEPS * max(each, 1))))
+    in_all = WORK / max(each, 1)
+    steps = int(np.clip(in_all / samples, *STEPS))
+    return int(min(samples, in_all / steps)), steps
 
 
 def _whole_groups(count: int, together: int) -> int:
@@ -164,12 +167,12 @@ class _Passes:
         """Return how far images are from the statistics, see `Stored.distance`."""
         return self._compared(images)[0]
 
-    def descend(self, images: np.ndarray, on_images: OnImages) -> np.ndarray:
+    def descend(self, images: np.ndarray, steps: int, on_images: OnImages) -> np.ndarray:
         """Return moved images."""
         low, high, size = images.min(), images.max(), float(images.std())
-        descent = Descent({self._fed: images}, {self._fed: size}, STEPS, SPEED)
+        descent = Descent({self._fed: images}, {self._fed: size}, steps, SPEED)
         x = descent.values[self._fed]
-        for _ in range(STEPS):
+        for _ in range(steps):
             descent.step({self._fed: self.gradient(x, on_images)})
             np.clip(x, low, high, out=x)
         return x

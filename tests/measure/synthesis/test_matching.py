@@ -192,13 +192,16 @@ def test_pixels_get_the_range_that_fits(pixels, batch):
 
 def test_what_takes_long_is_done_to_the_first_samples(monkeypatch):
     analysis = opened(chain())
-    each = matching.WORK / matching.affordable(analysis, 10**12)
-    monkeypatch.setattr(matching, "WORK", 20.5 * each)
+    least, most = matching.STEPS
+    each = matching.WORK / (matching.affordable(analysis, 10**12)[0] * least)
+    for images, steps in ((COUNT, most), (COUNT, 15), (20, least)):
+        monkeypatch.setattr(matching, "WORK", (images * steps + 5) * each)
+        assert matching.affordable(analysis, COUNT) == (images, steps)
     before, after = collect(analysis.samples), collect(matched(analysis).samples)
     assert len(after) == COUNT
     np.testing.assert_array_equal(after[20:], before[20:])
     assert (after[:20] != before[:20]).any((1, 2, 3)).all()
-    monkeypatch.setattr(matching, "WORK", (matching.FEWEST - 0.5) * each)
+    monkeypatch.setattr(matching, "WORK", (matching.FEWEST * least - 5) * each)
     assert matched(analysis) is analysis
 
 
