@@ -100,7 +100,7 @@ def with_matched_samples(
         images.astype(spec.dtype),
         lambda others: _in_range(others, pixels),
         origin=ORIGIN,
-        notes=[_note(len(statistics), before, after, pixels)],
+        notes=[_note(f"{count} of {len(given)}", len(statistics), before, after, pixels)],
     )
     return replace(analysis, samples=samples)
 
@@ -137,11 +137,11 @@ def _in_range(images: np.ndarray, pixels: str | None) -> np.ndarray:
     return (as_pixels(images) * factor + shift).astype(images.dtype)
 
 
-def _note(count: int, before: float, after: float, pixels: str | None) -> str:
+def _note(moved: str, norms: int, before: float, after: float, pixels: str | None) -> str:
     scaled = "" if pixels is None else f"; pixels of {pixels} fit best"
     return (
-        "no --data: errors are those on synthetic samples, which were moved until activations have "
-        f"the means and variances that {count} BatchNormalizations store (distance "
+        f"no --data: errors are those on synthetic samples; {moved} were moved until activations "
+        f"have the means and variances that {norms} BatchNormalizations store (distance "
         f"{before:.2g} before, {after:.2g} after{scaled})"
     )
 
