@@ -171,3 +171,52 @@ def _noisy(batch: np.ndarray, axis: int, rng: np.random.Generator) -> np.ndarray
     noisy = signal + NOISE * signal.std(axis, keepdims=True) * noise
     least, most = signal.min(axis, keepdims=True), signal.max(axis, keepdims=True)
     return np.asarray(noisy.clip(least, most), batch.dtype)
+
+
+def with_copies(samples: Calibration, augment: Augment, copies: int, seed: int) -> Calibration:
+    """Put copies behind samples: all of them once, then once more, and so on.
+
+    Parameters
+    ----------
+    copies : int
+        Of every sample.
+    seed : int
+        Number i of the copies is the same whichever others are read with it.
+    """
+    return Calibration(_WithCopies(samples, augment, copies, seed))
+
+
+class _WithCopies:
+    """Samples, and copies of each that are drawn anew whenever they are read."""
+
+    refusal = None
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, samples: Calibration, augment: Augment, copies: int, seed: int) -> None:
+        self._samples, self._augment = samples, augment
+        self._copies, self._seed = copies, seed
+        self.origin, self.shapes = samples.origin, samples.shapes
+        self.alone, self.by_feed = samples.alone, samples.by_feed
+
+    def __len__(self) -> int:
+        return len(self._samples) * (1 + self._copies)
+
+    def feeds(self) -> None:
+        """Return nothing: samples are what they are."""
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Read samples, and make copies of those whose indices are past the last one."""
+        own = len(self._samples)
+        feed = next(self._samples.at((indices % own).tolist()).batches(len(indices)))
+        copied = [place for place, index in enumerate(indices.tolist()) if index >= own]
+        result = {name: array.copy() if copied else array for name, array in feed.items()}
+        for place in copied:
+            rng = np.random.default_rng((self._seed, int(indices[place])))
+            sample = {name: feed[name][place : place + 1] for name in self._augmented}
+            for name, array in self._augment.augmented(sample, rng).items():
+                result[name][place] = array[0]
+        return result
+
+    @property
+    def _augmented(self) -> list[str]:
+        return [*self._augment.images, *self._augment.signals]

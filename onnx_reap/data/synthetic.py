@@ -191,8 +191,14 @@ def _sample(rng: np.random.Generator, recipe: Recipe, shape: tuple[int, ...]) ->
     height, width = shape[:axis] + shape[axis + 1 :]
     image = dead_leaves(rng, height, width, shape[axis])
     if pixels:
-        image = np.clip(_PIXEL_MEAN + _PIXEL_STD * image, 0, 255).astype(np.uint8)
+        image = as_pixels(image).astype(np.uint8)
     return np.moveaxis(image, -1, axis)
+
+
+def as_pixels(images: np.ndarray) -> np.ndarray:
+    """Scale images of zero mean and unit variance as a file stores them, from 0 to 255."""
+    result: np.ndarray = np.clip(_PIXEL_MEAN + _PIXEL_STD * images, 0, 255)
+    return result
 
 
 def _looked_up(

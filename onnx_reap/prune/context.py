@@ -15,6 +15,7 @@ from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.exclusion import exclusion
 from onnx_reap.graph.inputs import model_inputs, with_sizes, with_values
 from onnx_reap.graph.lookups import with_lookups
+from onnx_reap.measure.synthesis.matching import with_matched_samples
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.load import Source, load
 from onnx_reap.onnxio.providers import execution_providers
@@ -131,5 +132,9 @@ def open_run(
         providers = execution_providers(settings.provider, settings.custom_op_library)
         reason_to_keep = exclusion(settings.include, settings.exclude)
         analysis = analyse(light, inputs, every, providers, reason_to_keep)
-        samples = divide(analysis.samples, settings, made_up=data is None)
+    if data is None and settings.estimates:
+        with clock("match"):
+            scaled = any(x is not None for x in (settings.scale, settings.mean, settings.std))
+            analysis = with_matched_samples(analysis, inputs, progress, scaled=scaled)
+    samples = divide(analysis.samples, settings, made_up=data is None)
     return Run(Form(analysis), samples, settings, progress, clock)

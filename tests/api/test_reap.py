@@ -383,7 +383,7 @@ def test_nothing_to_estimate_needs_no_data_and_runs_none(monkeypatch: pytest.Mon
 
 def test_without_data_samples_are_made_up_and_that_is_said():
     report = reap(chain(), samples=32).report
-    assert "synthetic (32 samples)" in report.calibration
+    assert "synthetic, matched to BatchNormalization (32 samples)" in report.calibration
     assert any("no --data" in note for note in report.notes)
     assert report.refits and report.held_out.samples == 3
 

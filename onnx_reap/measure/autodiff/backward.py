@@ -1,12 +1,16 @@
 """From a forward pass to one that also gives the gradient of a squared error."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import onnx
 
+from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
+from onnx_reap.graph.ir.names import first_output
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.rules.table import TRAITS
 from onnx_reap.graph.rules.traits import Trait
@@ -34,6 +38,14 @@ class Facts:
     layers: Mapping[str, Linear]
     # Tensors of other spatial sizes in some runs, which let no gradient through
     varying: Collection[str] = frozenset()
+
+    @classmethod
+    def of(cls, analysis: Analysis) -> Facts:
+        """Return what is known of a model that was not cut."""
+        model = analysis.model
+        results = {model.keys[id(node)]: first_output(node) for node in model.nodes}
+        layers = {results[layer.node]: layer for layer in analysis.flow.linears}
+        return cls(analysis.probe.shapes, layers, analysis.varying)
 
 
 class Scores(Protocol):

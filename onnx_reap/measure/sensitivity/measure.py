@@ -61,13 +61,7 @@ class Evaluation:
     @cached_property
     def facts(self) -> Facts:
         """What is known of the model's tensors."""
-        model = self.analysis.model
-        results = {
-            model.keys[id(node)]: next(t.name for t in node.outputs if t.name)
-            for node in model.nodes
-        }
-        layers = {results[layer.node]: layer for layer in self.analysis.flow.linears}
-        return Facts(self.analysis.probe.shapes, layers, self.analysis.varying)
+        return Facts.of(self.analysis)
 
     @cached_property
     def in_front_of_samples(self) -> dict[str, int]:
