@@ -23,9 +23,11 @@ def residual() -> onnx.ModelProto:
     return n.model(n.head(h, 24, 5))
 
 
-def residual_chain(blocks: int, channels: int, seed: int = 0, **net) -> onnx.ModelProto:
+def residual_chain(
+    blocks: int, channels: int, seed: int = 0, size: int = 8, **net
+) -> onnx.ModelProto:
     """A stem and blocks of two convolutions, all on one stream."""
-    n = Net({"x": ("N", 3, 8, 8)}, seed, **net)
+    n = Net({"x": ("N", 3, size, size)}, seed, **net)
     h = n.block("x", 3, channels)
     for _ in range(blocks):
         inner = n.block(h, channels, channels)

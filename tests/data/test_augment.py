@@ -6,7 +6,7 @@ import pytest
 from data_helpers import spec
 
 from onnx_reap.data import open_calibration
-from onnx_reap.data.augment import SHIFT, WINDOW, Augment, find_augment
+from onnx_reap.data.augment import SHIFT, WINDOW, Augment, find_augment, with_copies
 from onnx_reap.errors import UsageError
 from onnx_reap.options import Settings
 from onnx_reap.prune.contradictions import run_settings
@@ -320,3 +320,18 @@ def test_the_option():
         run_settings({"augment": "image", "refit": False}, None)
     with pytest.raises(UsageError, match=r"--lossless.*leave out --augment"):
         run_settings({"augment": "none", "lossless": True}, None)
+
+
+def test_copies_stand_behind_samples_and_are_the_same_in_any_company():
+    data = pixels(6, 3, 16, 16)
+    samples = open_calibration({"x": data}, [spec(None, 3, 16, 16, name="x", dtype=data.dtype)])
+    augment = images()
+    stretched = with_copies(samples, augment, 2, seed=3)
+    assert len(stretched) == 18
+    (every,) = stretched.batches(18)
+    np.testing.assert_array_equal(every["x"][:6], data)
+    assert not np.array_equal(every["x"][6:12], data)
+    assert not np.array_equal(every["x"][6:12], every["x"][12:])
+    for place in (3, 7, 17):
+        (alone,) = stretched.at([place]).batches(1)
+        np.testing.assert_array_equal(alone["x"][0], every["x"][place])

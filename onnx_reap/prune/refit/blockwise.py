@@ -15,13 +15,19 @@ from onnx_reap.prune.refit.layerwise import as_cut
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.pace import Pace
 
-SHARE = 0.4  # of the time that is left, for all blocks
+SHARE = 0.6  # of the time that is left, for all blocks
 
 
 def refit_jointly(
-    run: Run, pruned: Model, removed: Sequence[int]
+    run: Run, pruned: Model, removed: Sequence[int], *, copies: int = 0
 ) -> tuple[list[BlockFit], list[str]]:
-    """Refit the blocks of a cut model in place; return what was fitted, and notes."""
+    """Refit the blocks of a cut model in place; return what was fitted, and notes.
+
+    Parameters
+    ----------
+    copies : int
+        Of every sample, to fit as well.
+    """
     asked, why = run.settings.joint_refit, obstacle(run, pruned)
     kept = kept_positions(run.analysis.flow, removed)
     linears = linears_left(run, pruned, kept)
@@ -29,7 +35,7 @@ def refit_jointly(
         return [], []
     if why is None and linears:
         pace = Pace(asked, SHARE * run.clock.left)
-        pair = ModelPair(run, pruned, kept, _batch(run, linears))
+        pair = ModelPair(run, pruned, kept, _batch(run, linears), copies)
         with run.progress.stage("Refitting blocks", len(pruned.nodes)) as step:
             blocks = refit_blocks(pair, linears, pace, step)
         if blocks or pace.notes():

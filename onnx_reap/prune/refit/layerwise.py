@@ -33,6 +33,7 @@ def repair(
     removed: Collection[int],
     *,
     zeros: Mapping[str, Zeros] | None = None,
+    copies: int = 0,
 ) -> tuple[dict[str, LayerRefit], list[str]]:
     """Refit a cut model in place; return what was fitted, and notes on layers that were not.
 
@@ -40,6 +41,8 @@ def repair(
     ----------
     zeros : mapping of str to Zeros, optional
         By node, for layers that have zeros to keep.
+    copies : int
+        Of every sample, to fit as well.
     """
     analysis = run.analysis
     kept = kept_positions(analysis.flow, removed)
@@ -48,7 +51,7 @@ def repair(
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
     batch = batch_size(analysis.probe, [widest] * 3 if widest else [], analysis.fixed_batch)
     with run.progress.stage("Refitting layers", len(jobs)) as step:
-        fitted, large = refit_model(ModelPair(run, pruned, kept, batch), jobs, step)
+        fitted, large = refit_model(ModelPair(run, pruned, kept, batch, copies), jobs, step)
     return fitted, notes + [f"{node} was not refitted: {TOO_LARGE}" for node in large]
 
 

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from onnx_reap.data import Calibration
+from onnx_reap.data.augment import find_augment, with_copies
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.kept import Kept
@@ -27,6 +28,7 @@ class ModelPair:
     pruned: Model  # Cut; its weights are replaced
     kept: Kept  # Axis and positions that stay, for tensors that were cut
     batch: int  # Samples per run
+    copies: int = 0  # Of every sample that is fitted, to fit as well
 
     @property
     def original(self) -> Model:
@@ -45,17 +47,26 @@ class ModelPair:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """The samples that are fitted first, then those of the validation split."""
-        samples = self.run.samples
+        """The samples that are fitted first, with their copies, then the validation split."""
+        samples, settings = self.run.samples, self.run.settings
         assert samples.fit is not None
         parts = samples.train_validation
-        return samples.fit if parts is None else parts[0].followed_by(parts[1])
+        if parts is None:
+            return samples.fit
+        both, own = parts[0].followed_by(parts[1]), len(parts[0])
+        augment = find_augment(parts[0], settings.augment, settings.seed) if self.copies else None
+        if augment is None:
+            return both
+        copies = range(1, self.copies + 1)
+        places = [len(both) * number + place for number in copies for place in range(own)]
+        stretched = with_copies(both, augment, self.copies, settings.seed)
+        return stretched.at([*range(own), *places, *range(own, len(both))])
 
     @property
     def fit_samples(self) -> int:
-        """How many samples are fitted."""
+        """How many samples are fitted, copies included."""
         parts = self.run.samples.train_validation
-        return len(self.calibration if parts is None else parts[0])
+        return len(self.calibration) - (0 if parts is None else len(parts[1]))
 
     def stream(self) -> ActivationStream:
         """Run one of the models over all samples."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from onnx_reap.data.augment import find_augment
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.edit.weights import remember
 from onnx_reap.graph.ir.model import Model
@@ -17,6 +18,9 @@ from onnx_reap.prune.refit.blockwise import refit_jointly
 from onnx_reap.prune.refit.layer import LayerRefit
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.networkwise import NetworkFit, tune_network
+
+ENOUGH = 600  # samples that are fitted: with so many, copies bring little to least squares
+MOST = 3  # copies of a sample
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,11 @@ def repair_all(run: Run, pruned: Model, removed: Sequence[int], *, by_gradient: 
     if not run.settings.refit or run.samples.fit is None or not removed:
         return Repairs({}, notes=tuple(_idle(run)))
     with run.clock("refit"):
-        layers, notes = repair(run, pruned, removed)
+        layers, notes, copies = refit_layers(run, pruned, removed)
     if not by_gradient:
         return Repairs(layers, notes=tuple(notes))
     with run.clock("joint refit"):
-        blocks, undone = refit_blocks(run, pruned, removed)
+        blocks, undone = refit_blocks(run, pruned, removed, copies)
     with run.clock("tuning"):
         network, left_out = tune(run, pruned, removed)
     return Repairs(layers, tuple(blocks), network, (*notes, *undone, *left_out))
@@ -61,15 +65,48 @@ def _idle(run: Run) -> Iterator[str]:
         yield "--tune changed nothing: no channel was removed"
 
 
-def refit_blocks(
+def refit_layers(
     run: Run, pruned: Model, removed: Sequence[int]
+) -> tuple[dict[str, LayerRefit], list[str], int]:
+    """Refit layers one by one, on copies of the samples as well where these are few and it helps.
+
+    Returns
+    -------
+    layers : dict of str to LayerRefit
+    notes : list of str
+    copies : int
+        Of every sample that were fitted as well.
+    """
+    undo, copies = remember(pruned), _copies(run)
+    layers, notes = repair(run, pruned, removed)
+    if not copies:
+        return layers, notes, 0
+    original, plain, redo = run.analysis.model.to_run(), pruned.to_run(), remember(pruned)
+    undo()
+    with_copies = repair(run, pruned, removed, copies=copies)
+    if _distance(run, original, pruned.to_run()) < _distance(run, original, plain):
+        return *with_copies, copies
+    redo()
+    return layers, notes, 0
+
+
+def _copies(run: Run) -> int:
+    """Return how many copies of every sample are worth a try."""
+    parts, settings = run.samples.train_validation, run.settings
+    if parts is None or find_augment(parts[0], settings.augment, settings.seed) is None:
+        return 0
+    return min(ENOUGH // len(parts[0]), MOST)
+
+
+def refit_blocks(
+    run: Run, pruned: Model, removed: Sequence[int], copies: int
 ) -> tuple[list[BlockFit], list[str]]:
     """Refit blocks together; undo it if on validation samples the outputs come out further away.
 
     A block may come nearer in directions that don't matter to the outputs.
     """
     undo, original = remember(pruned), run.analysis.model
-    blocks, notes = refit_jointly(run, pruned, removed)
+    blocks, notes = refit_jointly(run, pruned, removed, copies=copies)
     if not any(block.error_after < block.error_before for block in blocks):
         return blocks, notes
     new, redo = _distance(run, original.to_run(), pruned.to_run()), remember(pruned)

@@ -11,13 +11,18 @@ from onnx_reap.prune.refit.network import Distance, Feed, Network
 from onnx_reap.prune.refit.parameters import Arrays
 from onnx_reap.solve.adam import Descent
 
-SPEEDS = (0.015, 0.005, 0.0015)  # largest steps to try, relative to the size of what moves
+SPEEDS = (0.015, 0.005, 0.0015, 0.0005)
+"""Largest steps to try, relative to the size of what moves; the second one first."""
+
 TRIAL = 0.08  # of all steps, for each trial
-TRIALS = len(SPEEDS) + 2
+SHORTEST = 15  # steps of a trial
+TRIALS = 5  # at most
+HOPELESS = 0.1  # of the logarithm of errors: so much worse after trials, no descent is worth it
+TIE = 0.01  # of the logarithm of errors: speeds that are as good in a trial
 HARM = 0.02  # of the logarithm of errors: copies that are this much worse in a trial do harm
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the validation split chooses
 STEP = 32  # samples a step
-SCORES = 0.3  # what a divergence counts at first, relative to the error behind blocks
+SCORES = 0.1  # what a divergence counts at first, relative to the error behind blocks
 LOST = 0.5  # of the logarithm of errors: halfway this much worse, there is nothing to wait for
 STEPS = 1000  # that bring nearly all there is to gain
 FEWEST = 30  # that are worth a start
@@ -103,7 +108,9 @@ class Tuning:
     def improve(self, passes: int, on_step: Callable[[int], object]) -> Tuned | None:
         """Look for better values; None if none are nearer on the validation split."""
         steps = passes * self.steps
-        course = self._best_course(max(round(TRIAL * steps), 1), on_step)
+        course = self._best_course(min(max(round(TRIAL * steps), SHORTEST), steps), on_step)
+        if course is None:
+            return None
         end = self._descend(course, steps, on_step)
         values, after = self._nearest(end, SHARES)
         if after.change_from(self._before) >= 0:
@@ -122,28 +129,34 @@ class Tuning:
         values = self._network.parameters.as_stored(between)
         return values, self._network.distance(values)
 
-    def _best_course(self, steps: int, on_step: Callable[[int], object]) -> Course:
-        """Choose by short descents: whether copies do harm, the speed, and whether scores count."""
-        before = self._before
+    def _best_course(self, steps: int, on_step: Callable[[int], object]) -> Course | None:
+        """Choose by short descents: the speed, whether copies do harm, and whether scores count.
 
-        def after(course: Course) -> float:
-            _, found = self._nearest(self._descend(course, steps, on_step), SHARES[1::2])
-            return found.change_from(before)
+        None if all of them lead away.
+        """
+        before, changes = self._before, dict[Course, float]()
 
-        first = Course(SPEEDS[len(SPEEDS) // 2], copies=self._network.has_copies)
-        changes = {first: after(first)}
-        if first.copies:
-            plain = replace(first, copies=False)
-            changes[plain] = after(plain)
+        def change(course: Course) -> float:
+            if course not in changes:
+                _, found = self._nearest(self._descend(course, steps, on_step), SHARES[1::2])
+                changes[course] = found.change_from(before)
+            return changes[course]
+
+        best, *slower = (Course(speed, self._network.has_copies) for speed in SPEEDS[1:])
+        while change(best) >= 0 and slower:
+            best = min(best, slower.pop(0), key=change)
+        if best.speed == SPEEDS[1]:
+            fastest = replace(best, speed=SPEEDS[0])
+            # The further a descent goes, the more large steps are worth.
+            best = fastest if change(fastest) <= change(best) + TIE else best
+        if best.copies:
+            plain = replace(best, copies=False)
             # What copies are good for shows later.
-            first = plain if changes[plain] < changes[first] - HARM else first
-        rivals = [replace(first, speed=speed) for speed in SPEEDS]
-        changes |= {each: after(each) for each in rivals if each not in changes}
-        best = min(rivals, key=lambda each: changes[each])
+            best = plain if change(plain) < change(best) - HARM else best
         if before.divergence:
             counting = replace(best, scores=SCORES * before.blocks / before.divergence)
-            best = counting if after(counting) < changes[best] else best
-        return best
+            best = counting if change(counting) < change(best) else best
+        return best if change(best) < HOPELESS else None
 
     @np.errstate(over="ignore", invalid="ignore")  # what is not finite is never taken
     def _descend(self, course: Course, steps: int, on_step: Callable[[int], object]) -> Arrays:

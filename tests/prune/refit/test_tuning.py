@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from precision import converted
 from small_models import chain, images, run
 
 import onnx_reap
+from onnx_reap.data.augment import Augment
 from onnx_reap.errors import UsageError
 from onnx_reap.prune.refit import tuning
 from onnx_reap.prune.refit.network import Distance
@@ -259,3 +261,36 @@ def test_distances_compare_by_ratios():
     assert Distance(math.nan, None, 0.1).change_from(start) == math.inf
     assert Distance(0.1, 0.3, None).change_from(Distance(0.1, 0.6, None)) < 0
     assert Distance(0.0, None, 0.0).change_from(Distance(0.0, None, 0.0)) == 0
+
+
+# Copies of the samples
+
+
+def smooth(count: int, seed: int = 1) -> np.ndarray:
+    """Images of 12 x 12 whose neighbours are alike, so that they are taken for images."""
+    x = np.random.default_rng(seed).standard_normal((count, 3, 12, 12))
+    for axis in (2, 3):
+        x = sum(np.roll(x, step, axis) for step in range(5))
+    return x.astype(np.float32)
+
+
+def copied_as(monkeypatch: pytest.MonkeyPatch, make: Callable) -> None:
+    monkeypatch.setattr(Augment, "augmented", lambda self, feed, rng: {"x": make(rng)})
+
+
+def test_where_samples_are_few_copies_are_fitted_as_well(monkeypatch: pytest.MonkeyPatch):
+    copied_as(monkeypatch, lambda rng: smooth(1, seed=int(rng.integers(10**6))))
+    model = residual_chain(3, 16, size=12)
+    errors = [
+        error(model, reap(model, smooth(80), tune=0, augment=kind).model, {"x": smooth(400, 9)})
+        for kind in ("none", "image")
+    ]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_copies_that_do_harm_are_not_taken(monkeypatch: pytest.MonkeyPatch):
+    copied_as(monkeypatch, lambda rng: 9 * rng.standard_normal((1, 3, 12, 12)).astype(np.float32))
+    model = residual_chain(2, 12, size=12)
+    plain, tried = (reap(model, smooth(80), tune=0, augment=kind) for kind in ("none", "image"))
+    assert bare(plain.model) == bare(tried.model)
+    assert plain.report.refits == tried.report.refits
