@@ -169,18 +169,32 @@ def bias_behind(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
 
 
 def remember(model: Model) -> Callable[[], None]:
-    """Return a function that gives all nodes the inputs and constants that they have now."""
-    inputs = [(node, list(node.inputs)) for node in model.nodes]
+    """Return a function that gives a model the nodes and constants that it has now."""
+    nodes, names = model.nodes, model.names()
+    tensors = [(node, list(node.inputs), list(node.outputs)) for node in nodes]
     values = [(constant, constant.values) for constant in model.constants().values()]
+    present = set(map(id, nodes))
 
     def undo() -> None:
-        for node, tensors in inputs:
-            if list(map(id, node.inputs)) != list(map(id, tensors)):
-                node.inputs = tensors
+        for node in model.nodes:
+            if id(node) not in present:
+                node.inputs.clear()
+                node.outputs.clear()
+        model.graph.nodes = list(nodes)
+        for node, inputs, outputs in tensors:
+            if not _same(node.inputs, inputs):
+                node.inputs = list(inputs)
+            if not _same(node.outputs, outputs):
+                node.outputs = list(outputs)
         for constant, array in values:
             constant.values = array
+        names()
 
     return undo
+
+
+def _same(a: Sequence[gs.Tensor], b: Sequence[gs.Tensor]) -> bool:
+    return list(map(id, a)) == list(map(id, b))
 
 
 def _constant(model: Model, old: gs.Constant, values: np.ndarray, uses: int = 1) -> gs.Constant:

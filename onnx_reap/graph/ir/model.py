@@ -1,6 +1,6 @@
 """A loaded model: the file's proto, kept as it is, and a graph to work on."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -143,6 +143,15 @@ class Model:
             self._names |= set(self.graph.tensors()) | set(captured_tensors(self.graph.nodes))
         free = free_name(name, self._names)
         self._names.add(free)
+        return free
+
+    def names(self) -> Callable[[], None]:
+        """Return a function that frees the names which were given to tensors and nodes since."""
+        given, keys = set(self._names), dict(self.keys)
+
+        def free() -> None:
+            self._names, self.keys = set(given), dict(keys)
+
         return free
 
     def insert(self, node: gs.Node, place: gs.Node, *, behind: bool = False) -> None:

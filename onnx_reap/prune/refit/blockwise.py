@@ -28,12 +28,13 @@ def refit_jointly(
     copies : int
         Of every sample, to fit as well.
     """
-    asked, why = run.settings.joint_refit, obstacle(run, pruned)
-    kept = kept_positions(run.analysis.flow, removed)
-    linears = linears_left(run, pruned, kept)
+    asked = run.settings.joint_refit
     if asked == 0:
         return [], []
-    if why is None and linears:
+    kept = kept_positions(run.analysis.flow, removed)
+    linears = linears_left(run, pruned, kept)
+    why = "it takes layers with weights of their own"
+    if linears:
         pace = Pace(asked, SHARE * run.clock.left)
         pair = ModelPair(run, pruned, kept, _batch(run, linears), copies)
         with run.progress.stage("Refitting blocks", len(pruned.nodes)) as step:
@@ -41,7 +42,6 @@ def refit_jointly(
         if blocks or pace.notes():
             return blocks, pace.notes()
         why = "no gradient gets from behind a block to its layers"
-    why = why or "it takes layers with weights of their own"
     return [], [f"--joint-refit changed nothing: {why}"] if asked else []
 
 

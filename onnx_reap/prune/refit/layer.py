@@ -92,6 +92,8 @@ def fit_layer(
     backend: Backend,
     stored: npt.DTypeLike = np.float32,
     mask: npt.NDArray[np.bool_] | None = None,
+    *,
+    on_all: bool = True,
 ) -> Fitted:
     """Refit a layer, or all layers that share a weight.
 
@@ -103,6 +105,8 @@ def fit_layer(
         Type that weights and biases will be rounded to; the error allows for that.
     mask : (g, D, O) bool array, optional
         True where weights stay. The others are zero in `weight`, and remain so.
+    on_all : bool
+        Whether rows that validate are fitted as well, once they have chosen the damping.
 
     Returns
     -------
@@ -116,7 +120,7 @@ def fit_layer(
     clips = [view.clip for view in views]
     old = [b for _, b in sorted({use.number: use.bias for use in uses}.items())]
     start, offsets = weight * scale, [b[:, None] * scale + shift for b in old]
-    problem = LeastSquares(views, start, offsets, backend, mask)
+    problem = LeastSquares(views, start, offsets, backend, mask, on_all=on_all)
 
     before = _error(clips, problem.predict(start, offsets))
     damping = problem.choose()

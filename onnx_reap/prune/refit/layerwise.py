@@ -34,6 +34,7 @@ def repair(
     *,
     zeros: Mapping[str, Zeros] | None = None,
     copies: int = 0,
+    on_all: bool = True,
 ) -> tuple[dict[str, LayerRefit], list[str]]:
     """Refit a cut model in place; return what was fitted, and notes on layers that were not.
 
@@ -43,6 +44,9 @@ def repair(
         By node, for layers that have zeros to keep.
     copies : int
         Of every sample, to fit as well.
+    on_all : bool
+        Whether the validation split is fitted as well, once it has chosen dampings. Then it has
+        nothing more to say of the model.
     """
     analysis = run.analysis
     kept = kept_positions(analysis.flow, removed)
@@ -51,7 +55,7 @@ def repair(
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]), default=None)
     batch = batch_size(analysis.probe, [widest] * 3 if widest else [], analysis.fixed_batch)
     with run.progress.stage("Refitting layers", len(jobs)) as step:
-        fitted, large = refit_model(ModelPair(run, pruned, kept, batch, copies), jobs, step)
+        fitted, large = refit_model(ModelPair(run, pruned, kept, batch, copies, on_all), jobs, step)
     return fitted, notes + [f"{node} was not refitted: {TOO_LARGE}" for node in large]
 
 

@@ -67,6 +67,8 @@ class LeastSquares:
         Those that the weight has at the start.
     mask : (g, D, O) bool array, optional
         True where weights stay.
+    on_all : bool
+        Whether validation rows are fitted as well, once they have chosen a damping.
     """
 
     def __init__(
@@ -76,7 +78,10 @@ class LeastSquares:
         biases: Sequence[np.ndarray],
         backend: Backend,
         mask: npt.NDArray[np.bool_] | None,
+        *,
+        on_all: bool,
     ) -> None:
+        self._on_all = on_all or not all(0 < view.fit < view.x.shape[1] for view in views)
         self._views, self._backend, self._mask = views, backend, mask
         self._start = backend.to_device(start)
         self._moments: list[Moments] | None = None
@@ -90,7 +95,7 @@ class LeastSquares:
 
         Within a mask every output has columns of its own: there, moments serve all.
         """
-        rows = sum(view.x.shape[1] for view in self._views)
+        rows = sum(view.x[:, self._fitted(view)].shape[1] for view in self._views)
         return rows < self._start.shape[1] and self._mask is None
 
     @property
@@ -119,7 +124,10 @@ class LeastSquares:
         start = self._start[..., some]
         test = [moments_of(*rows) for rows in held_out] if not self._is_wide else []
         train = [moments_of(*rows) for rows in fit] if test else []
-        self._moments = [a.merge(b) for a, b in zip(train, test, strict=True)] or None
+        if self._on_all:
+            self._moments = [a.merge(b) for a, b in zip(train, test, strict=True)] or None
+        else:
+            self._moments = train or None
 
         def error(damping: float) -> float:
             if test:
@@ -135,9 +143,12 @@ class LeastSquares:
         return weakest_that_helps(DAMPINGS, error)
 
     def solve(self, wanted: Sequence[Rows], damping: float) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Fit to all rows of what is wanted behind; return the weight, and (g, 1, O) biases."""
+        """Fit to what is wanted behind; return the weight, and (g, 1, O) biases."""
         ys = [self._backend.to_device(y) for y in self._targets(wanted)]
-        rows = [(view.x, y) for view, y in zip(self._views, ys, strict=True)]
+        rows = [
+            (view.x[:, self._fitted(view)], y[:, self._fitted(view)])
+            for view, y in zip(self._views, ys, strict=True)
+        ]
         if self._is_wide:
             w, biases = self._dual(rows, self._start, damping)
         else:
@@ -150,6 +161,9 @@ class LeastSquares:
             w, biases = self._primal(self._moments, self._start, damping, slice(None))
         to_host = self._backend.to_host
         return to_host(w), [to_host(b)[:, None, :] for b in biases]
+
+    def _fitted(self, view: View) -> slice:
+        return slice(None) if self._on_all else slice(0, view.fit)
 
     def _primal(
         self, moments: Sequence[Moments], start: Any, damping: float, outputs: slice

@@ -29,6 +29,8 @@ class ModelPair:
     kept: Kept  # Axis and positions that stay, for tensors that were cut
     batch: int  # Samples per run
     copies: int = 0  # Of every sample that is fitted, to fit as well
+    # Whether layers are fitted to the validation split as well, once it has chosen their dampings
+    on_all: bool = True
 
     @property
     def original(self) -> Model:

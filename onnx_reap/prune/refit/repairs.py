@@ -14,7 +14,7 @@ from onnx_reap.measure.quality import measure_quality
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.refit.block_walk import BlockFit
-from onnx_reap.prune.refit.blockwise import refit_jointly
+from onnx_reap.prune.refit.blockwise import obstacle, refit_jointly
 from onnx_reap.prune.refit.layer import LayerRefit
 from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.networkwise import NetworkFit, tune_network
@@ -45,15 +45,36 @@ def repair_all(run: Run, pruned: Model, removed: Sequence[int], *, by_gradient: 
     """
     if not run.settings.refit or run.samples.fit is None or not removed:
         return Repairs({}, notes=tuple(_idle(run)))
+    if not by_gradient or not _goes_on(run, pruned):
+        with run.clock("refit"):
+            layers, notes = repair(run, pruned, removed)
+        return Repairs(layers, notes=(*notes, *_unheard(run, pruned)))
+    undo = remember(pruned)
     with run.clock("refit"):
         layers, notes, copies = refit_layers(run, pruned, removed)
-    if not by_gradient:
-        return Repairs(layers, notes=tuple(notes))
     with run.clock("joint refit"):
         blocks, undone = refit_blocks(run, pruned, removed, copies)
     with run.clock("tuning"):
         network, left_out = tune(run, pruned, removed)
+    if not any(block.error_after < block.error_before for block in blocks) and network is None:
+        with run.clock("refit"):  # now the validation split has nothing more to say
+            undo()
+            layers, notes = repair(run, pruned, removed, copies=copies)
     return Repairs(layers, tuple(blocks), network, (*notes, *undone, *left_out))
+
+
+def _goes_on(run: Run, pruned: Model) -> bool:
+    """Whether layers will be refitted together, by gradient."""
+    settings = run.settings
+    return not settings.joint_refit == settings.tune == 0 and obstacle(run, pruned) is None
+
+
+def _unheard(run: Run, pruned: Model) -> Iterator[str]:
+    """Say why what was asked for is not done."""
+    settings, why = run.settings, obstacle(run, pruned)
+    for flag, asked in (("--joint-refit", settings.joint_refit), ("--tune", settings.tune)):
+        if asked and why is not None:
+            yield f"{flag} changed nothing: {why}"
 
 
 def _idle(run: Run) -> Iterator[str]:
@@ -70,6 +91,8 @@ def refit_layers(
 ) -> tuple[dict[str, LayerRefit], list[str], int]:
     """Refit layers one by one, on copies of the samples as well where these are few and it helps.
 
+    The validation split tells, and is not fitted.
+
     Returns
     -------
     layers : dict of str to LayerRefit
@@ -78,12 +101,12 @@ def refit_layers(
         Of every sample that were fitted as well.
     """
     undo, copies = remember(pruned), _copies(run)
-    layers, notes = repair(run, pruned, removed)
+    layers, notes = repair(run, pruned, removed, on_all=False)
     if not copies:
         return layers, notes, 0
     original, plain, redo = run.analysis.model.to_run(), pruned.to_run(), remember(pruned)
     undo()
-    with_copies = repair(run, pruned, removed, copies=copies)
+    with_copies = repair(run, pruned, removed, copies=copies, on_all=False)
     if _distance(run, original, pruned.to_run()) < _distance(run, original, plain):
         return *with_copies, copies
     redo()

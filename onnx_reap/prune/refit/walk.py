@@ -136,7 +136,9 @@ def _fit(team: Team, rows: Sequence[Rows], pair: ModelPair) -> tuple[Fitted, boo
         Use(own, _bias(pruned, each.linear, weight), each.epilogue, number)
         for each, own, number in zip(team, rows, numbers, strict=True)
     ]
-    fitted = fit_layer(uses, weight, pair.run.backend, stored=stored.dtype, mask=mask)
+    fitted = fit_layer(
+        uses, weight, pair.run.backend, stored=stored.dtype, mask=mask, on_all=pair.on_all
+    )
     if fitted.weight is weight:
         return fitted, True
     new = matrix_to_weight(job.linear, fitted.weight, stored)

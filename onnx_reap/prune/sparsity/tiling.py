@@ -153,7 +153,7 @@ def _masked(
         return sparse, Repairs({})
     large = [node for node, each in zeros.items() if takes_long(pattern, each.mask)]
     own = run.on(analysis)
-    fitted, notes = repair(own, sparse, (), zeros=zeros)
+    fitted, notes = repair(own, sparse, (), zeros=zeros, on_all=run.settings.tune == 0)
     network, left_out = tune(own, sparse, (), zeros_stay=True)
     notes += [
         f"{node} keeps the tiles of the best scores: it is too large for more" for node in large
