@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 from oracle import CPU, study
 
 from onnx_reap.errors import ReapError
+from onnx_reap.graph.edit.weights import remember, set_layer
 from onnx_reap.graph.ir.export import tensor_proto
 from onnx_reap.graph.ir.model import Model, is_floating
 from onnx_reap.graph.ir.probe import fold_constants
@@ -177,3 +178,27 @@ def test_sequences_are_not_folded():
     inserted = net("SequenceInsert", net("SequenceEmpty"), "x")
     model = _folded(net, net("ConcatFromSequence", inserted, axis=0))
     assert [node.op for node in model.nodes][:2] == ["SequenceEmpty", "SequenceInsert"]
+
+
+def test_a_model_goes_back_to_what_is_remembered_and_forth_again():
+    """A refit changes constants, gives layers a bias, and puts additions behind products."""
+    net = Net({"x": ("N", 6)})
+    h = net.node("Relu", net.node("MatMul", "x", net.random(6, 8)))
+    case = study(net.model(net.node("Gemm", h, net.random(8, 4))))
+    model, (product, dense) = case.model, case.flow.linears
+
+    def refit() -> bytes:
+        for layer, shape in ((product, (6, 8)), (dense, (8, 4))):
+            weight = np.full(shape, 0.5, np.float32)
+            assert set_layer(model, layer, weight, np.arange(shape[1], dtype=np.float64))
+        return model.to_proto().SerializeToString()
+
+    before, undo = model.to_proto().SerializeToString(), remember(model)
+    after = refit()
+    redo = remember(model)
+    undo()
+    assert model.to_proto().SerializeToString() == before
+    redo()
+    assert model.to_proto().SerializeToString() == after
+    undo()
+    assert refit() == after

@@ -15,7 +15,7 @@ SPEEDS = (0.015, 0.005, 0.0015, 0.0005)
 """Largest steps to try, relative to the size of what moves; the second one first."""
 
 TRIAL = 0.08  # of all steps, for each trial
-SHORTEST = 15  # steps of a trial
+SHORTEST, LONGEST = 15, 80  # steps of a trial
 TRIALS = 5  # at most
 HOPELESS = 0.1  # of the logarithm of errors: so much worse after trials, no descent is worth it
 TIE = 0.01  # of the logarithm of errors: speeds that are as good in a trial
@@ -24,7 +24,7 @@ SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the validation 
 STEP = 32  # samples a step
 SCORES = 0.1  # what a divergence counts at first, relative to the error behind blocks
 LOST = 0.5  # of the logarithm of errors: halfway this much worse, there is nothing to wait for
-STEPS = 1000  # that bring nearly all there is to gain
+STEPS = 2000  # that bring nearly all there is to gain
 FEWEST = 30  # that are worth a start
 PASSES = (200, 150, 100, 80, 60, 40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 1)
 """Over the training samples: few numbers, so that runs of one speed mostly agree."""
@@ -81,8 +81,8 @@ class Tuning:
         return max(STEPS // self.steps, 1)
 
     def work(self, passes: int) -> int:
-        """Count the steps of so many passes, with those of trials."""
-        return round(passes * self.steps * (1 + TRIALS * TRIAL))
+        """Count the steps of so many passes, with those of all trials."""
+        return passes * self.steps + TRIALS * _trial(passes * self.steps)
 
     def affordable(self, seconds: float) -> tuple[int, float]:
         """Return how many passes fit in a time, trials included, and the time that all take.
@@ -91,24 +91,25 @@ class Tuning:
         """
         begin = perf_counter()
         self._network.distance(self._start)
-        looks = (TRIALS + len(SHARES)) * (perf_counter() - begin)
+        looks = (2 * TRIALS + len(SHARES)) * (perf_counter() - begin)
         feeds = next(self._batches(Course(0.0, copies=True), np.random.default_rng(0)))
         times = []
         for _ in range(3):  # the first one warms up
             begin = perf_counter()
             self._network.gradients(self._start, feeds, 0.0)
             times.append(perf_counter() - begin)
-        each = min(times) * self.steps * (1 + TRIALS * TRIAL)
-        fitting, needed = (seconds - looks) / each, looks + self.enough * each
-        if fitting >= self.enough:
-            return self.enough, needed
-        passes = next((passes for passes in PASSES if passes <= fitting), 0)
-        return passes if passes * self.steps >= FEWEST else 0, needed
+
+        def needed(passes: int) -> float:
+            return looks + self.work(passes) * min(times)
+
+        worthwhile = [p for p in PASSES if p < self.enough and p * self.steps >= FEWEST]
+        fitting = (p for p in (self.enough, *worthwhile) if needed(p) <= seconds)
+        return next(fitting, 0), needed(self.enough)
 
     def improve(self, passes: int, on_step: Callable[[int], object]) -> Tuned | None:
         """Look for better values; None if none are nearer on the validation split."""
         steps = passes * self.steps
-        course = self._best_course(min(max(round(TRIAL * steps), SHORTEST), steps), on_step)
+        course = self._best_course(_trial(steps), on_step)
         if course is None:
             return None
         end = self._descend(course, steps, on_step)
@@ -175,3 +176,8 @@ class Tuning:
     def _batches(self, course: Course, rng: np.random.Generator) -> Iterator[list[Feed]]:
         while True:
             yield from self._network.one_pass(rng, self._together, copies=course.copies)
+
+
+def _trial(steps: int) -> int:
+    """Return how many steps a trial takes, of so many that follow."""
+    return min(int(np.clip(TRIAL * steps, SHORTEST, LONGEST)), steps)
