@@ -555,7 +555,7 @@ def test_a_signal_stops_the_command(workplace, tmp_path):
     code = """
 import signal, sys, time
 from onnx_reap.cli.main import main as cli
-from onnx_reap.prune import apply
+from onnx_reap.prune.refit import repairs
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
 
@@ -563,7 +563,7 @@ def repair(*arguments):
     print("in the midst of the work", file=sys.stderr, flush=True)
     time.sleep(60)
 
-apply.repair = repair
+repairs.repair = repair
 sys.exit(cli(sys.argv[1:]))
 """
     line = "in.onnx out.onnx --data many.npy --report r.json"

@@ -189,7 +189,7 @@ def test_quality_is_told_for_fitted_and_for_other_samples():
     assert 0 <= report.fitted.output_error["gemm11_y"] < 1
     assert 0 <= report.held_out.top1_agreement <= 1
     assert all(r.error_after <= r.error_before for r in report.refits)
-    assert {"load", "analyse", "choose", "cut", "refit", "joint refit", "verify"} == set(
+    assert {"load", "analyse", "choose", "cut", "refit", "joint refit", "tuning", "verify"} == set(
         report.seconds
     )
 

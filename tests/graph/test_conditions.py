@@ -16,7 +16,7 @@ from small_models import chain, images, run
 import onnx_reap
 from onnx_reap.graph import probing
 
-SETTINGS: dict[str, Any] = {"target_macs": 0.6, "round_to": 1}
+SETTINGS: dict[str, Any] = {"target_macs": 0.6, "round_to": 1, "joint_refit": 0, "tune": 0}
 
 
 def _feeds(count: int = 24, value: int = 1, seed: int = 1) -> list[dict[str, np.ndarray]]:

@@ -95,7 +95,7 @@ class LeastSquares:
 
         Within a mask every output has columns of its own: there, moments serve all.
         """
-        rows = sum(view.x[:, self._fitted(view)].shape[1] for view in self._views)
+        rows = sum(view.x[:, self._fitted(view), :].shape[1] for view in self._views)
         return rows < self._start.shape[1] and self._mask is None
 
     @property
@@ -146,7 +146,7 @@ class LeastSquares:
         """Fit to what is wanted behind; return the weight, and (g, 1, O) biases."""
         ys = [self._backend.to_device(y) for y in self._targets(wanted)]
         rows = [
-            (view.x[:, self._fitted(view)], y[:, self._fitted(view)])
+            (view.x[:, self._fitted(view), :], y[:, self._fitted(view), :])
             for view, y in zip(self._views, ys, strict=True)
         ]
         if self._is_wide:
