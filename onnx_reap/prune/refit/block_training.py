@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,17 +45,32 @@ class BlockProblem:
 
 
 class Training:
-    """Runs a trainer on the batches of a problem."""
+    """Runs a trainer on the batches of a problem.
+
+    Parameters
+    ----------
+    forward : Trainer
+        The same without gradients: onnxruntime computes all of them, whatever is asked for.
+    fixed : mapping of str to array
+        What else both are fed.
+    """
 
     def __init__(
-        self, trainer: Trainer, fixed: Arrays, problem: BlockProblem, providers: Sequence[str]
+        self,
+        trainer: Trainer,
+        forward: Trainer,
+        fixed: Arrays,
+        problem: BlockProblem,
+        providers: Sequence[str],
     ) -> None:
-        self._trainer, self._fixed, self._problem = trainer, fixed, problem
+        self._trainer, self._forward = trainer, forward
+        self._fixed, self._problem = fixed, problem
         on_cpu = providers[0] == "CPUExecutionProvider"
         self._at_once = min(AT_ONCE, problem.together) if on_cpu else 1
-        self._session = session(trainer.model, providers, at_once=self._at_once)
         self._pool = ThreadPoolExecutor(self._at_once)
-        self._inputs = {value.name for value in self._session.get_inputs()}
+        self._backward_session, self._forward_session = (
+            session(each.model, providers, at_once=self._at_once) for each in (trainer, forward)
+        )
 
     def improve(
         self,
@@ -139,7 +154,8 @@ class Training:
     def _gradients(self, values: Arrays, batches: Sequence[int]) -> Arrays:
         """Add up the gradients of batches, of which only the direction counts."""
         totals: dict[str, np.ndarray] = {}
-        for found in self._run(values, batches):
+        outputs = [*self._trainer.gradients.values()]
+        for found in self._run(self._backward_session, outputs, values, batches):
             for name, gradient in self._trainer.gradients.items():
                 add = found[gradient]
                 totals[name] = totals[name] + add if name in totals else add
@@ -149,21 +165,22 @@ class Training:
         """Return the error on the validation batches, of which the last may be a short one."""
         problem, name = self._problem, next(iter(self._trainer.targets))
         judging = range(problem.fitting, len(problem.given))
-        found = self._run(values, judging, gradients=False)
-        total = sum(float(outputs[self._trainer.error]) for outputs in found)
+        error = self._forward.error
+        found = self._run(self._forward_session, [error], values, judging)
+        total = sum(float(outputs[error]) for outputs in found)
         sizes = [len(problem.wanted[index][name]) for index in judging]
         return total / (sum(sizes) / len(problem.wanted[0][name]))
 
     def _run(
-        self, values: Arrays, batches: Sequence[int], *, gradients: bool = True
+        self, active: Any, outputs: Sequence[str], values: Arrays, batches: Sequence[int]
     ) -> Iterator[Arrays]:
-        """Compute errors of batches, some at a time, and their gradients."""
-        outputs = [self._trainer.error, *(self._trainer.gradients.values() if gradients else ())]
+        """Compute outputs for batches, some at a time."""
+        taken = {value.name for value in active.get_inputs()}
 
         def compute(index: int) -> Arrays:
             wanted = self._problem.wanted[index]
             targets = {fed: wanted[name] for name, fed in self._trainer.targets.items()}
             fed = {**self._problem.given[index], **targets, **self._fixed, **values}
-            return run(self._session, outputs, {n: x for n, x in fed.items() if n in self._inputs})
+            return run(active, outputs, {n: x for n, x in fed.items() if n in taken})
 
         return map(compute, batches) if self._at_once == 1 else self._pool.map(compute, batches)

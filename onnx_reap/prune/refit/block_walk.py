@@ -151,11 +151,11 @@ def _fit(
     if not moving.every:
         return None
     start = moving.values
-    trainer = with_gradients(part, facts, goals, sorted(start))
+    backward, forward = (with_gradients(part, facts, goals, free) for free in (sorted(start), ()))
     fitting, together = pair.fit_samples // pair.batch, max(2 * STEP // pair.batch, 1)
     problem = BlockProblem(given, wanted, fitting, together)
     fixed = {name: array for name, array in values.items() if name not in start}
-    training = Training(trainer, fixed, problem, pair.run.analysis.providers)
+    training = Training(backward, forward, fixed, problem, pair.run.analysis.providers)
     count = passes(training.seconds(start))
     if not count:
         return None

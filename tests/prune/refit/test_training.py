@@ -43,12 +43,13 @@ class Block:
 
     def improve(self, wanted, *, fitting=4, passes=15, together=1):
         size = wanted[0].size
-        trainer = with_gradients(
-            LightModel(self.part), self.facts, {self.y: 1 / size}, list(self.start)
+        trainer, forward = (
+            with_gradients(LightModel(self.part), self.facts, {self.y: 1 / size}, free)
+            for free in (list(self.start), ())
         )
         targets = [{self.y: y.astype(np.float32), "nobody's": y} for y in wanted]
         problem = BlockProblem(self.given, targets, fitting, together)
-        training = Training(trainer, {}, problem, CPU)
+        training = Training(trainer, forward, {}, problem, CPU)
         found, before, after = training.improve(
             self.start, self.scales, passes, np.random.default_rng(0)
         )
@@ -71,7 +72,7 @@ def test_a_short_last_batch_weighs_as_much_as_its_samples():
     wanted[-1] = wanted[-1][:3]
     trainer = with_gradients(LightModel(block.part), block.facts, {block.y: 1 / wanted[0].size}, [])
     targets = [{block.y: y.astype(np.float32)} for y in wanted]
-    training = Training(trainer, block.start, BlockProblem(block.given, targets, 4), CPU)
+    training = Training(trainer, trainer, block.start, BlockProblem(block.given, targets, 4), CPU)
     _, before, _ = training.improve({}, {}, 0, rng)
     pairs = zip(block.outputs()[4:], wanted[4:], strict=True)
     squares = np.concatenate([np.square(a - b).ravel() for a, b in pairs])
@@ -166,5 +167,5 @@ def test_no_infinite_result_is_taken():
 def improved_quietly(block: Block, wanted):
     trainer = with_gradients(LightModel(block.part), block.facts, {block.y: 1.0}, list(block.start))
     problem = BlockProblem(block.given, [{block.y: y} for y in wanted], 4)
-    training = Training(trainer, {}, problem, CPU)
+    training = Training(trainer, trainer, {}, problem, CPU)
     return training.improve(block.start, block.scales, 4, np.random.default_rng(0))
