@@ -72,7 +72,7 @@ def refit_blocks(
     found = list(blocks(frontier, places, len(place), opaque))
     parameters = pair.parameters(linears, [name for each in found for name in each.after.tensors])
     facts, done = pair.facts(linears), []
-    costs = pair.macs(linears)
+    costs = pair.costs(linears)
     with pair.stream() as before, pair.stream() as after:
         before.advance(original, _with_branches(pair, Block(0, 0, start)))
         after.advance(pruned, start)

@@ -19,6 +19,9 @@ from onnx_reap.prune.context import Run
 from onnx_reap.prune.refit.order import affected_tensors
 from onnx_reap.prune.refit.parameters import Parameters, find_parameters
 
+PER_ENTRY = 200
+"""Multiply-accumulates in the time that a backward pass takes for an activation."""
+
 
 @dataclass(frozen=True)
 class ModelPair:
@@ -94,14 +97,15 @@ class ModelPair:
         may_grow = [linear.node for linear in linears if linear.x in affected]
         return find_parameters(self.pruned, linears, needed, may_grow)
 
-    def macs(self, linears: Sequence[Linear]) -> dict[str, float]:
-        """Estimate multiply-accumulates of the cut model's layers, by node."""
-        shapes = self.probe.shapes
-        return {
-            each.node: float(np.prod(shapes[each.y]) / shapes[each.y][each.y_axis])
-            * self.pruned.node(each.node).inputs[1].values.size
-            for each in linears
-        }
+    def costs(self, linears: Sequence[Linear]) -> dict[str, float]:
+        """Estimate how long layers of the cut model take next to each other, by node."""
+        shapes, found = self.probe.shapes, {}
+        for each in linears:
+            weight, shape = self.pruned.node(each.node).inputs[1].values, shapes[each.y]
+            outputs = weight.shape[each.weight_out] * (each.group if each.transposed else 1)
+            places = float(np.prod(shape) / shape[each.y_axis])
+            found[each.node] = places * (weight.size + PER_ENTRY * outputs)
+        return found
 
     def frontier(self, model: Model) -> Frontier:
         """Find out where runs of one of the models can start."""

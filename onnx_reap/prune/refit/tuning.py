@@ -26,8 +26,8 @@ SCORES = 0.1  # what a divergence counts at first, relative to the error behind 
 LOST = 0.5  # of the logarithm of errors: halfway this much worse, there is nothing to wait for
 STEPS = 2000  # that bring nearly all there is to gain
 FEWEST = 30  # that are worth a start
-PASSES = (200, 150, 100, 80, 60, 40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 1)
-"""Over the training samples: few numbers, so that runs of one speed mostly agree."""
+PASSES = (100, 80, 60, 40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 1)
+"""Over the training samples. Few numbers, so that runs of one speed mostly agree."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Tuning:
     @property
     def enough(self) -> int:
         """Passes that bring nearly all there is to gain."""
-        return max(STEPS // self.steps, 1)
+        return int(np.clip(STEPS // self.steps, 1, PASSES[0]))
 
     def work(self, passes: int) -> int:
         """Count the steps of so many passes, with those of all trials."""
