@@ -61,6 +61,7 @@ def measured(task: Task, what: str, seeds: int) -> Row:
             "target_macs": LEFT,
             "low_rank": WAYS[what],
             "joint_refit": 0,
+            "tune": 0,
             "seed": seed,
         }
         result = onnx_reap.reap(task.model, task.calibration, **settings, **task.preprocess)

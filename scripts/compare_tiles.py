@@ -71,7 +71,7 @@ def outputs(task: Task, model: onnx.ModelProto | Path) -> np.ndarray:
 
 def measured(task: Task, before: np.ndarray, pattern: str, *, permuted: bool) -> Row:
     start = time.perf_counter()
-    given = {**PATTERNS[pattern], **task.preprocess, "permutation": permuted}
+    given = {**PATTERNS[pattern], **task.preprocess, "permutation": permuted, "tune": 0}
     result = onnx_reap.reap(task.model, task.calibration, **given)
     seconds = time.perf_counter() - start
     after = outputs(task, result.model)

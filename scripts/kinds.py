@@ -118,7 +118,7 @@ def measure(given: Example, *, refit: bool = True) -> Row:
     """Prune one model, and compare it with its mask."""
     key = given.kind.name, given.kind.operators, str(given.opset)
     data = given.samples(SAMPLES, 1)
-    settings: dict[str, Any] = {"ratio": RATIO, "criterion": "l1"}
+    settings: dict[str, Any] = {"ratio": RATIO, "criterion": "l1", "tune": 0}
     try:
         found = onnx_reap.inspect(given.model, data)
         if found.nothing:

@@ -67,8 +67,8 @@ def prune(
     rng = np.random.default_rng(0)
     other = [wild.draw(rng) for _ in range(HELD_OUT)]
     every = stacked(wild.draw(rng) for _ in range(SAMPLES)) | wild.whole
-    # What a joint refit adds takes long, and other pages tell.
-    work = open_run(model, every, Settings.make({"joint_refit": 0}), NoProgress())
+    # What repairs by gradient add takes long, and other pages tell.
+    work = open_run(model, every, Settings.make({"joint_refit": 0, "tune": 0}), NoProgress())
     works = [work.with_settings(**budget) for budget in budgets]
     goals = [_goal(each) for each in works]
     reachable = [goal for goal in goals if isinstance(goal, Goal)]
