@@ -74,7 +74,9 @@ def cases(model: str, criterion: str) -> Iterator[Case]:
 
 def outcomes(task: Task, criterion: str, wanted: Sequence[Case]) -> Iterator[tuple[Case, Outcome]]:
     """Make models, all from the same observations."""
-    settings = Settings.make({"criterion": criterion, "joint_refit": 0, "tune": 0, **task.preprocess})
+    settings = Settings.make(
+        {"criterion": criterion, "joint_refit": 0, "tune": 0, **task.preprocess}
+    )
     work = open_run(task.model, task.calibration, settings, NoProgress())
     ways = {
         case: replace(
