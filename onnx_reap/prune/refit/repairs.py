@@ -159,6 +159,9 @@ def tune(
     seconds = min(run.clock.left, settings.tune_time or math.inf)
     if settings.zeroes and not zeros_stay:
         seconds /= 2  # it comes once more, behind the zeros
+    if settings.tune is None and seconds <= 0:
+        more = "a longer --time-limit, or --tune 20, may bring more"
+        return None, [f"no time was left to tune the whole network: {more}"]
     before = pruned.to_run()
     found, notes = tune_network(run, pruned, removed, seconds=seconds, zeros_stay=zeros_stay)
     if found is not None:
