@@ -97,7 +97,7 @@ def test_slice_is_mask(name: str):
 @every_type
 def test_weights_in_front_of_all_cuts_stay_to_the_bit(name: str):
     model = built(name)
-    result = onnx_reap.reap(model, DATA, include=["conv3"], ratio=0.5, joint_refit=0)
+    result = onnx_reap.reap(model, DATA, include=["conv3"], ratio=0.5, joint_refit=0, tune=0)
     old, new = weights_of(model), weights_of(result.model)
     (first,) = (node.input[1] for node in model.graph.node if node.name == "conv0")
     (cut,) = (node.input[1] for node in model.graph.node if node.name == "conv3")
@@ -242,7 +242,7 @@ def doubled(op: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("op", ["Conv", "MatMul", "Gemm"])
 def test_what_float16_cannot_hold_is_not_written(op: str):
     model = doubled(op)
-    result = onnx_reap.reap(model, DATA, ratio=0.5, round_to=1, joint_refit=0)
+    result = onnx_reap.reap(model, DATA, ratio=0.5, round_to=1, joint_refit=0, tune=0)
     assert all(np.isfinite(values).all() for values in weights_of(result.model).values())
     notes = result.report.notes
     assert any("was not refitted: its new weights would be too large" in n for n in notes), notes

@@ -52,7 +52,7 @@ class Model:
         # Operators of ONNX's own that stand as their bodies though they have a rule
         self.expanded = frozenset(expanded)
         self.taken = taken  # What is known of nodes whose bodies stand in the graph
-        unfolded = with_bodies_in_front(self.light, taken, _draws)
+        unfolded = with_bodies_in_front(self.light, taken, lambda op: Trait.RANDOM in traits_of(op))
         light, proto = unfolded.light, unfolded.light.proto
         self.types = other_types(proto)  # Those that become float32 where the model is run
         self.graph = read_graph(proto)
@@ -148,11 +148,7 @@ class Model:
     def names(self) -> Callable[[], None]:
         """Return a function that frees the names which were given to tensors and nodes since."""
         given, keys = set(self._names), dict(self.keys)
-
-        def free() -> None:
-            self._names, self.keys = set(given), dict(keys)
-
-        return free
+        return lambda: vars(self).update(_names=set(given), keys=dict(keys))
 
     def insert(self, node: gs.Node, place: gs.Node, *, behind: bool = False) -> None:
         """Put a node in front of another one, or behind it."""
@@ -296,10 +292,6 @@ class Model:
     def node_proto(self, node: gs.Node) -> onnx.NodeProto:
         """Write a node; what nobody touched is as it was, byte for byte."""
         return self.origin.node_proto(node)
-
-
-def _draws(op: str) -> bool:
-    return Trait.RANDOM in traits_of(op)
 
 
 def is_floating(constant: gs.Constant) -> bool:

@@ -25,7 +25,7 @@ from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.prune.refit.block_training import Batches, BlockProblem, Training
 from onnx_reap.prune.refit.blocks import Block, blocks
-from onnx_reap.prune.refit.folded import root_mean_square
+from onnx_reap.prune.refit.folded import spread
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.pace import Pace
 from onnx_reap.prune.refit.parameters import Parameters
@@ -191,5 +191,5 @@ def _scales(pair: ModelPair, parameters: Parameters, fed: Batch) -> dict[str, np
     active = session(part, pair.run.analysis.providers)
     taken = [value.name for value in active.get_inputs()]
     found = run(active, results, {name: fed[name] for name in taken})
-    sizes = {name: float(root_mean_square(x, None).item()) for name, x in found.items()}
+    sizes = {name: spread(x) for name, x in found.items()}
     return parameters.steps(sizes, zeros_stay=False)

@@ -203,6 +203,13 @@ def _counts(scale: Vector) -> np.ndarray:
     return result
 
 
+def spread(x: np.ndarray) -> float:
+    """Return how far results are from their means over the samples of a batch, mostly."""
+    away = x - x.mean(axis=0, dtype=np.float64)
+    found = float(np.sqrt(np.mean(np.square(away))))
+    return found or float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+
+
 def root_mean_square(weight: np.ndarray, axis: int | None) -> np.ndarray:
     """Return the size of all numbers, or of each slice along an axis, to broadcast."""
     others = tuple(i for i in range(weight.ndim) if i != axis)

@@ -29,10 +29,11 @@ from onnx_reap.measure.autodiff.backward import (
     with_errors,
     with_gradients,
 )
+from onnx_reap.measure.variation import Variation, by_sample
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.prune.refit.block_training import AT_ONCE
-from onnx_reap.prune.refit.folded import root_mean_square
+from onnx_reap.prune.refit.folded import spread
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.parameters import Arrays, Parameters
 
@@ -125,7 +126,7 @@ class Network:
         inputs = {name: array.dtype for name, array in feed.items()}
         find = self._runner(self._every.part(inputs, results), results)
         found = find({**feed, **self._start})
-        sizes = {name: float(root_mean_square(x, None).item()) for name, x in found.items()}
+        sizes = {name: spread(x) for name, x in found.items()}
         return self.parameters.steps(sizes, zeros_stay=zeros_stay)
 
     @property
@@ -208,16 +209,17 @@ class Network:
 
     def _weights(self, goals: Sequence[str]) -> dict[str, float]:
         """Weight squared errors so that the sum over a batch is relative to the variance."""
-        variances: dict[str, list[float]] = {name: [] for name in goals}
-        sizes: dict[str, int] = {}
+        analysis, samples = self._pair.run.analysis, 0
+        found = {name: Variation() for name in goals}
         for feed in islice(self._batches(self._training), VARIANCE_BATCHES):
-            wanted = self._wanted(feed)
-            for name in goals:
-                sizes.setdefault(name, wanted[name].size)  # of a whole batch
-                variances[name].append(float(np.var(wanted[name], dtype=np.float64)))
-        means = {name: float(np.mean(each)) for name, each in variances.items()}
-        usable = {n: v for n, v in means.items() if np.finfo(np.float32).tiny < v < np.inf}
-        return {name: 1 / (v * sizes[name]) for name, v in usable.items()}
+            own = min(self.batch, len(self._training) - samples)
+            count = self.batch if self._pair.pads else own
+            samples, wanted = samples + count, self._wanted(feed)
+            for name, variation in found.items():
+                variation.add(by_sample(analysis, name, wanted[name], count))
+        by_batch = {name: each.total * self.batch / samples for name, each in found.items()}
+        tiny = np.finfo(np.float32).tiny
+        return {name: 1 / total for name, total in by_batch.items() if tiny < total < np.inf}
 
     def _batches(self, samples: Calibration) -> Iterator[dict[str, np.ndarray]]:
         return samples.batches(self.batch, pad=self._pair.pads)
