@@ -54,3 +54,11 @@ def run(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> list[np.ndarr
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return session.run(None, dict(feed))
+
+
+def bare(model: onnx.ModelProto) -> bytes:
+    """The model without metadata, which names the settings."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    del out.metadata_props[:]
+    return out.SerializeToString(deterministic=True)

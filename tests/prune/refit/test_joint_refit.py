@@ -14,7 +14,7 @@ import pytest
 from net import Net
 from nets import residual_chain
 from precision import converted
-from small_models import chain, images, weights_of
+from small_models import bare, chain, images, weights_of
 
 import onnx_reap
 from onnx_reap.errors import UsageError
@@ -38,14 +38,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def reap(model: onnx.ModelProto, data=DATA, **settings) -> onnx_reap.Result:
     chosen = {"target_macs": 0.6, "round_to": 1, "allocation": "local", "joint_refit": 3, "tune": 0}
     return onnx_reap.reap(model, data, **chosen | settings)
-
-
-def bare(model: onnx.ModelProto) -> bytes:
-    """The model without metadata, which names the settings."""
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    del out.metadata_props[:]
-    return out.SerializeToString(deterministic=True)
 
 
 def said(result: onnx_reap.Result) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from net import Net
 from nets import mobile, residual_chain
 from precision import converted
-from small_models import chain, images, run
+from small_models import bare, chain, images, run
 
 import onnx_reap
 from onnx_reap.data.augment import Augment
@@ -26,14 +26,6 @@ OTHERS = images(400, seed=9)
 def reap(model: onnx.ModelProto, data=DATA, **settings) -> onnx_reap.Result:
     chosen = {"target_macs": 0.5, "round_to": 1, "allocation": "local", "joint_refit": 0}
     return onnx_reap.reap(model, data, **chosen | settings)
-
-
-def bare(model: onnx.ModelProto) -> bytes:
-    """The model without metadata, which names the settings."""
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    del out.metadata_props[:]
-    return out.SerializeToString(deterministic=True)
 
 
 def error(model: onnx.ModelProto, pruned: onnx.ModelProto, feed: dict) -> float:
