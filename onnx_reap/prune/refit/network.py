@@ -12,7 +12,7 @@ G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from itertools import islice
@@ -79,6 +79,13 @@ class Network:
         Outputs that hold class scores.
     batch : int
         Samples in a run.
+
+    Attributes
+    ----------
+    parameters : Parameters
+        Those that gradients reach.
+    values : dict of str to array
+        What they are; where there are none, nothing else can be asked.
     """
 
     def __init__(
@@ -103,13 +110,16 @@ class Network:
         inputs = {name: array.dtype for name, array in first.items()}
         wanted = list(dict.fromkeys([*goals, *(each.output for each in scores)]))
         self._run_original = self._runner(pair.original.part(inputs, wanted), wanted)
+        weights = self._weights(goals)
         part, facts = parameters.part(inputs, wanted), parameters.facts(facts)
-        self.parameters = parameters.only(reached(part, facts, list(parameters.values)))
+        free = reached(part, facts, list(parameters.values)) if weights else set()
+        self.parameters = parameters.only(free)
         self.values = self.parameters.values
         self._every, self._start = parameters, parameters.values
-        weights, moving = self._weights(goals), sorted(self.values)
+        if not self.values:
+            return
         means = {name: weight / len(weights) for name, weight in weights.items()}
-        self._trainer = with_gradients(part, facts, means, moving, scores)
+        self._trainer = with_gradients(part, facts, means, sorted(self.values), scores)
         gradients = [*self._trainer.gradients.values()]
         self._run_backward = self._runner(self._trainer.model, gradients)
         self._comparison = with_errors(part, facts, weights, scores)
@@ -160,10 +170,7 @@ class Network:
     def gradients(self, values: Arrays, feeds: Sequence[Feed], weight: float) -> Arrays:
         """Sum gradients over batches; divergences count with a weight."""
         totals: dict[str, np.ndarray] = {}
-        found_by_batch = self._pool.map(
-            lambda feed: self._run_backward(self._fed(feed, values, weight)), feeds
-        )
-        for found in found_by_batch:
+        for found in self._results(self._run_backward, feeds, values, weight):
             for name, gradient in self._trainer.gradients.items():
                 add = found[gradient].reshape(values[name].shape)
                 totals[name] = totals[name] + add if name in totals else add
@@ -175,9 +182,7 @@ class Network:
         totals = {value.name: 0.0 for value in comparison.model.graph.output}
         feeds = self._batches(self._validation)
         left, samples = len(self._validation), 0.0
-        for found in self._pool.map(
-            lambda feed: self._run_forward(self._fed(feed, values, 0.0)), feeds
-        ):
+        for found in self._results(self._run_forward, feeds, values, 0.0):
             share = min(left, self.batch) / self.batch
             for name in totals:
                 # Errors are sums over the samples that were run, divergences means.
@@ -191,6 +196,14 @@ class Network:
             sum(outputs) / len(outputs) if outputs else None,
             totals[comparison.distance] / samples if comparison.distance else None,
         )
+
+    def _results(
+        self, model: Callable[[Feed], Arrays], feeds: Iterable[Feed], values: Arrays, weight: float
+    ) -> Iterator[Arrays]:
+        """Run a model on feeds, some at a time; no others are held."""
+        left = iter(feeds)
+        while now := list(islice(left, self._at_once)):
+            yield from self._pool.map(lambda feed: model(self._fed(feed, values, weight)), now)
 
     def _fed(self, feed: Feed, values: Arrays, weight: float) -> Feed:
         """Put together what a backward pass is fed, with what the original gives."""

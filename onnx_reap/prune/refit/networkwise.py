@@ -105,7 +105,11 @@ def _network(run: Run, pruned: Model, removed: Sequence[int]) -> Network | None:
         return None
     scores = [each for each in _scores(run) if each.output in goals]
     network = Network(pair, parameters, facts, goals, scores, batch)
-    if scores and not isfinite(network.distance(network.values).divergence or 0.0):
+    if (
+        network.values
+        and scores
+        and not isfinite(network.distance(network.values).divergence or 0.0)
+    ):
         network = Network(pair, parameters, facts, goals, (), batch)
     return network
 

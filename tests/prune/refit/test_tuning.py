@@ -290,3 +290,16 @@ def test_copies_that_do_harm_are_not_taken(monkeypatch: pytest.MonkeyPatch):
     plain, tried = (reap(model, smooth(80), **one, augment=kind) for kind in ("none", "image"))
     assert bare(plain.model) == bare(tried.model)
     assert plain.report.refits == tried.report.refits
+
+
+@pytest.mark.parametrize("last", [0.0, 1.0])
+def test_a_model_that_ignores_its_input(last: float):
+    """Without biases all activations are zero."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.node("Mul", "x", np.zeros((1, 3, 1, 1)))
+    for cin in (3, 12):
+        h = n.node("Relu", n.conv(h, cin, 12, bias=False))
+    h = n.node("Flatten", n.node("GlobalAveragePool", h))
+    model = n.model(n.node("Gemm", h, n.random(12, 5), n.constant(np.full(5, last, np.float32))))
+    result = reap(model, tune=2)
+    np.testing.assert_allclose(run(result.model, {"x": DATA[:4]})[0], last, atol=1e-5)
