@@ -220,7 +220,7 @@ class Settings(Record):
     refit: bool = _method(parsing.SWITCH)("leave the weights that stay as they are", True)
     joint_refit: int | None = _method(parsing.PASSES)(
         "passes over the samples in which the layers of each block are refitted together, once "
-        "every layer was alone; auto: 10 where they are quick, else 0",
+        "every layer was alone; auto: 10, or fewer where --time-limit is short",
         shown="auto",
     )
     tune: int | None = _method(parsing.PASSES)(
@@ -237,7 +237,7 @@ class Settings(Record):
         DEFAULT_TIME_LIMIT,
     )
     augment: str = _method(parsing.one_of("auto", "none", "image", "signal"))(
-        "copies of the samples to tune weights on, too: mirrored and shifted or zoomed (image), "
+        "copies of the samples to fit weights to, too: mirrored and shifted or zoomed (image), "
         "shifted in time and with a little noise (signal), as the inputs look (auto), or none",
         "auto",
     )

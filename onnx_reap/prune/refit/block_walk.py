@@ -22,13 +22,12 @@ from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.stream import Move, Store
 from onnx_reap.measure.autodiff.backward import SIZES, Facts, reached, with_gradients
 from onnx_reap.measure.autodiff.table import GRADIENTS
-from onnx_reap.onnxio.session import run, session
 from onnx_reap.prune.refit.block_training import Batches, BlockProblem, Training
 from onnx_reap.prune.refit.blocks import Block, blocks
-from onnx_reap.prune.refit.folded import spread
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.pace import Pace
 from onnx_reap.prune.refit.parameters import Parameters
+from onnx_reap.prune.refit.step_sizes import step_sizes
 
 Batch = Mapping[str, np.ndarray]
 
@@ -159,7 +158,7 @@ def _fit(
     count = passes(training.seconds(start))
     if not count:
         return None
-    scales = _scales(pair, moving, {**first, **values})
+    scales = step_sizes(moving, first, pair.run.analysis.providers)
     rng = np.random.default_rng(pair.run.settings.seed)
     found, before, after = training.improve(start, scales, count, rng, moving.as_stored)
     if after < before:  # else they keep all their digits
@@ -182,14 +181,3 @@ def _weights(wanted: Batches, names: Sequence[str]) -> dict[str, float]:
         for name, variance in means.items()
         if np.finfo(np.float32).tiny < variance < np.inf
     }
-
-
-def _scales(pair: ModelPair, parameters: Parameters, fed: Batch) -> dict[str, np.ndarray]:
-    """Return what a unit step is: the size of a weight, and for biases that of the results."""
-    results = list(dict.fromkeys(each.result for each in parameters.every))
-    part = parameters.part({name: fed[name].dtype for name in fed}, results)
-    active = session(part, pair.run.analysis.providers)
-    taken = [value.name for value in active.get_inputs()]
-    found = run(active, results, {name: fed[name] for name in taken})
-    sizes = {name: spread(x) for name, x in found.items()}
-    return parameters.steps(sizes, zeros_stay=False)

@@ -33,9 +33,9 @@ from onnx_reap.measure.variation import Variation, by_sample
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.prune.refit.block_training import AT_ONCE
-from onnx_reap.prune.refit.folded import spread
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.parameters import Arrays, Parameters
+from onnx_reap.prune.refit.step_sizes import step_sizes
 
 Feed = Mapping[str, np.ndarray]
 
@@ -115,7 +115,7 @@ class Network:
         free = reached(part, facts, list(parameters.values)) if weights else set()
         self.parameters = parameters.only(free)
         self.values = self.parameters.values
-        self._every, self._start = parameters, parameters.values
+        self._start = parameters.values
         if not self.values:
             return
         means = {name: weight / len(weights) for name, weight in weights.items()}
@@ -131,13 +131,8 @@ class Network:
 
     def steps(self, *, zeros_stay: bool) -> dict[str, np.ndarray]:
         """Return what a step of 1 is, by parameter."""
-        results = list(dict.fromkeys(each.result for each in self.parameters.every))
-        feed = next(self._batches(self._training))
-        inputs = {name: array.dtype for name, array in feed.items()}
-        find = self._runner(self._every.part(inputs, results), results)
-        found = find({**feed, **self._start})
-        sizes = {name: spread(x) for name, x in found.items()}
-        return self.parameters.steps(sizes, zeros_stay=zeros_stay)
+        feed, providers = next(self._batches(self._training)), self._pair.run.analysis.providers
+        return step_sizes(self.parameters, feed, providers, zeros_stay=zeros_stay)
 
     @property
     def batches(self) -> int:
