@@ -91,7 +91,8 @@ def test_what_is_written_is_what_was_fed(build: Callable, kind: type):
         name: (x + 0.1 * steps[name] * rng.standard_normal(x.shape)).astype(np.float32)
         for name, x in parameters.values.items()
     }
-    values = parameters.as_stored(moved)
+    # As asked for; halves are rounded.
+    values = moved if kind is np.float32 else parameters.as_stored(moved)
     wanted = fed_part(parameters, analysis, feed, values)
     untouched = run(analysis.model.to_run().whole(), feed)[0]
     parameters.write(moved)

@@ -203,8 +203,10 @@ def test_too_few_samples():
 # When it ends
 
 
-def test_what_brings_nothing_is_taken_back(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("hopeless", [tuning.HOPELESS, math.inf])
+def test_what_brings_nothing_is_taken_back(monkeypatch: pytest.MonkeyPatch, hopeless: float):
     monkeypatch.setattr(tuning, "SPEEDS", (30.0, 20.0, 10.0))
+    monkeypatch.setattr(tuning, "HOPELESS", hopeless)
     model = residual_chain(2, 12)
     alone, tuned = (reap(model, tune=passes) for passes in (0, 3))
     assert bare(tuned.model) == bare(alone.model)
