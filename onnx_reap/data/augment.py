@@ -10,7 +10,8 @@ from onnx_reap.data.content import find_images, find_signals, is_discrete, with_
 from onnx_reap.onnxio.dtypes import is_float, is_text
 
 LOOKED_AT = 32  # samples that show what inputs hold
-SMALL = 64  # pixels of the shorter side up to which images are shifted, not zoomed
+SMALL = 64  # pixels of the shorter side up to which no image is zoomed
+ZOOMED = 0.5  # of the larger images, the others are shifted: shifts change the least
 SHIFT = 8  # a shift moves by at most the length divided by this
 WINDOW = 0.6  # smallest part of each side that a zoom shows
 NOISE = 0.03  # standard deviation, relative to the signal's own
@@ -22,9 +23,9 @@ Feed = Mapping[str, np.ndarray]
 class Augment:
     """Makes one random copy of each sample of a feed.
 
-    All images of a sample are mirrored, shifted and zoomed alike, and all its signals are shifted
-    alike, each in proportion to its own size. Copies stay between the least and the largest value
-    of their sample, in each channel.
+    All images of a sample are mirrored, and shifted or zoomed, alike, and all its signals are
+    shifted alike, each in proportion to its own size. Copies stay between the least and the largest
+    value of their sample, in each channel.
     """
 
     images: Mapping[str, tuple[int, int]]  # By input, the axes of height and width in a batch
@@ -43,11 +44,12 @@ class Augment:
         planes = {n: np.moveaxis(feed[n], axes, (-2, -1)) for n, axes in self.images.items()}
         if not planes:
             return {}
-        zooms = max(min(images.shape[-2:]) for images in planes.values()) > SMALL
-        draws = rng.random((len(next(iter(planes.values()))), 5))
+        large = max(min(images.shape[-2:]) for images in planes.values()) > SMALL
+        draws = rng.random((len(next(iter(planes.values()))), 6))
         copies = {name: np.empty(feed[name].shape, feed[name].dtype) for name in planes}
         for name, images in planes.items():
-            places = [_pixels(images.shape[-2:], draw, zooms) for draw in draws]
+            size = images.shape[-2:]
+            places = [_pixels(size, draw[1:], large and draw[0] < ZOOMED) for draw in draws]
             if name in self.discrete:
                 places = [(np.rint(rows), np.rint(columns)) for rows, columns in places]
             made = np.moveaxis(copies[name], self.images[name], (-2, -1))

@@ -12,19 +12,21 @@ from onnx_reap.prune.refit.parameters import Arrays
 from onnx_reap.solve.adam import Descent
 
 SPEEDS = (0.015, 0.005, 0.0015, 0.0005)
-"""Largest steps to try, relative to the size of what moves; the second one first."""
+"""Largest steps to try, relative to the size of what moves."""
 
-TRIAL = 0.08  # of all steps, for each trial
+TRIAL = 0.06  # of all steps, for each trial
 SHORTEST, LONGEST = 15, 80  # steps of a trial
-TRIALS = 5  # at most
+TRIALS = 6  # at most
 HOPELESS = 0.1  # of the logarithm of errors: so much worse after trials, no descent is worth it
-TIE = 0.01  # of the logarithm of errors: speeds that are as good in a trial
-HARM = 0.02  # of the logarithm of errors: copies that are this much worse in a trial do harm
+# Of the logarithm of errors. The noise of large steps and of copies is most of what short descents
+# show; long ones average it out, and go further by them.
+TIE = 0.06  # the fastest one is taken of trials that are nearly as good
+HARM = 0.1  # copies that are this much worse in a trial do harm
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the validation split chooses
-STEP = 32  # samples a step
+STEP = 8  # samples a step: many small steps bring more than few large ones
 SCORES = 0.1  # what a divergence counts at first, relative to the error behind blocks
 LOST = 0.5  # of the logarithm of errors: halfway this much worse, there is nothing to wait for
-STEPS = 2000  # that bring nearly all there is to gain
+STEPS = 5000  # that bring nearly all there is to gain
 FEWEST = 30  # that are worth a start
 PASSES = (100, 80, 60, 40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 1)
 """Over the training samples. Few numbers, so that runs of one speed mostly agree."""
@@ -144,16 +146,15 @@ class Tuning:
                 changes[course] = found.change_from(before)
             return changes[course]
 
-        best, *slower = (Course(speed, self._network.has_copies) for speed in SPEEDS[1:])
-        while change(best) >= 0 and slower:
-            best = min(best, slower.pop(0), key=change)
-        if best.speed == SPEEDS[1]:
-            fastest = replace(best, speed=SPEEDS[0])
-            # The further a descent goes, the more large steps are worth.
-            best = fastest if change(fastest) <= change(best) + TIE else best
+        tried: list[Course] = []
+        for speed in SPEEDS:
+            tried.append(Course(speed, self._network.has_copies))
+            if len(tried) > 1 and change(tried[-1]) > change(tried[-2]):
+                break
+        least = min(map(change, tried))
+        best = next(course for course in tried if change(course) <= least + TIE)
         if best.copies:
             plain = replace(best, copies=False)
-            # What copies are good for shows later.
             best = plain if change(plain) < change(best) - HARM else best
         if before.divergence:
             counting = replace(best, scores=SCORES * before.blocks / before.divergence)

@@ -1,0 +1,74 @@
+"""Which descent is taken, by what short ones came to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from onnx_reap.prune.refit.network import Distance
+from onnx_reap.prune.refit.tuning import HARM, HOPELESS, SPEEDS, TIE, Course, Tuning
+
+START = Distance(1.0, None, None)
+SCORED = Distance(1.0, None, 1.0)
+
+
+def best(
+    change: Callable[[Course], float], *, start: Distance = START, copies: bool = False
+) -> tuple[Course | None, list[Course]]:
+    """Choose where a trial changes the logarithm of errors as told; return what was tried, too."""
+    tried = []
+
+    def descend(course: Course, *_) -> Course:
+        tried.append(course)
+        return course
+
+    tuning = object.__new__(Tuning)
+    vars(tuning).update(
+        _before=start,
+        _network=SimpleNamespace(has_copies=copies),
+        _descend=descend,
+        _nearest=lambda course, _: (None, Distance(math.exp(change(course)), None, None)),
+    )
+    return tuning._best_course(20, lambda _: None), tried
+
+
+def by_speed(*changes: float) -> Callable[[Course], float]:
+    known = dict(zip(SPEEDS, changes, strict=True))
+    return lambda course: known[course.speed]
+
+
+@pytest.mark.parametrize(
+    ("changes", "speed", "trials"),
+    [
+        ((-0.2, -0.1, 0, 0), SPEEDS[0], 2),
+        ((-0.2, -0.2 - 2 * TIE, -0.1, 0), SPEEDS[1], 3),
+        ((-0.2, -0.2 - TIE / 2, -0.1, 0), SPEEDS[0], 3),
+        ((math.inf, 0.5, 0.05, 0.01), SPEEDS[2], 4),
+        ((2, 1, 0.09, 0.01), SPEEDS[3], 4),
+    ],
+)
+def test_the_fastest_of_nearly_equal_trials_is_taken(changes, speed, trials):
+    found, tried = best(by_speed(*changes))
+    assert found == Course(speed, copies=False)
+    assert len(tried) == trials
+
+
+def test_where_all_lead_away_none_is_taken():
+    assert best(lambda _: 2 * HOPELESS)[0] is None
+    assert best(lambda _: math.inf)[0] is None
+
+
+@pytest.mark.parametrize("harm", [HARM / 2, 2 * HARM])
+def test_copies_are_left_out_where_they_do_grave_harm(harm: float):
+    found, tried = best(lambda course: -0.5 + harm * course.copies, copies=True)
+    assert found.copies == (harm < HARM)
+    assert len(set(tried)) == len(tried)
+
+
+@pytest.mark.parametrize("gain", [0.1, -0.1])
+def test_scores_count_where_that_helps(gain: float):
+    found, _ = best(lambda course: -0.1 - gain * bool(course.scores), start=SCORED)
+    assert bool(found.scores) == (gain > 0)
