@@ -142,18 +142,21 @@ def _sliced(
 def distilled(student: onnx.ModelProto, task: Task, seed: int) -> Network:
     """Train a model towards the original's outputs, with the step that held-out images choose."""
     images = torch.tensor(task.prepared(task.calibration))
+    found: list[tuple[float, Network]] = []
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     count = int(len(images) * HELD_OUT)
     held_out, training = images[order[:count]], images[order[count:]]
-    teacher = Network(onnx.load(task.model)).eval()
-    found = []
+    teacher = Network(onnx.load(task.model))
+    teacher.eval()
     for step in STEPS:
-        network = Network(student).eval()  # statistics stay: batches of copies would move them
+        network = Network(student)
+        network.eval()  # statistics stay: batches of copies would move them
         _train(network, teacher, training, step, seed)
         with torch.no_grad():
             found.append((float(_divergence(network(held_out), teacher(held_out))), network))
         CONSOLE.print(f"  step {step}: held-out divergence {found[-1][0]:.3f}")
-    return min(found, key=lambda each: each[0])[1]
+    _, best = min(found, key=lambda each: each[0])
+    return best
 
 
 def _train(network: Network, teacher: Network, images: Tensor, step: float, seed: int) -> None:
@@ -208,11 +211,13 @@ def torch_pruned(task: Task, macs: float) -> Network:
     with torch.no_grad():
         for batch in images.split(100):
             found(batch)
-    return found.eval()
+    found.eval()
+    return found
 
 
 def _cut_by_ratio(task: Task, example: Tensor, ratio: float) -> tuple[Network, float]:
-    network = Network(onnx.load(task.model)).eval()
+    network = Network(onnx.load(task.model))
+    network.eval()
     before, _ = torch_pruning.utils.count_ops_and_params(network, example)
     ignored = [each for each in network.modules() if isinstance(each, nn.Linear)]
     torch_pruning.pruner.MetaPruner(
@@ -235,7 +240,8 @@ def onnxsim_pruned(task: Task, macs: float) -> onnx.ModelProto:
     CONSOLE.print(f"  onnxsim: {_macs(pruned) / before:.1%} of the MACs")
     name, images = model.graph.input[0].name, task.prepared(task.calibration)
     feeds = [{name: images[at : at + 50]} for at in range(0, len(images), 50)]
-    return apply_pruning_finetune(model, pruned, feeds)
+    tuned: onnx.ModelProto = apply_pruning_finetune(model, pruned, feeds)
+    return tuned
 
 
 def _macs(model: onnx.ModelProto) -> int:

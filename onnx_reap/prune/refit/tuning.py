@@ -1,5 +1,6 @@
 """How a cut model is tuned as a whole: what step to take, how far to go, and whether it helped."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -19,8 +20,8 @@ SHORTEST, LONGEST = 15, 80  # steps of a trial
 TRIALS = 6  # at most
 HOPELESS = 0.1  # of the logarithm of errors: so much worse after trials, no descent is worth it
 # Of the logarithm of errors. The noise of large steps and of copies is most of what short descents
-# show; long ones average it out, and go further by them.
-TIE = 0.06  # the fastest one is taken of trials that are nearly as good
+# show, above all at their ends; long ones average it out, and go further by them.
+TIE = 0.03  # the fastest one is taken of trials that are nearly as good
 HARM = 0.1  # copies that are this much worse in a trial do harm
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the validation split chooses
 STEP = 8  # samples a step: many small steps bring more than few large ones
@@ -113,13 +114,14 @@ class Tuning:
         """Look for better values; None if none are nearer on the validation split."""
         steps = passes * self.steps
         course = self._best_course(_trial(steps), on_step)
-        if course is None:
-            return None
-        end = self._descend(course, steps, on_step)
-        values, after = self._nearest(end, SHARES)
-        if after.change_from(self._before) >= 0:
-            return None
-        return Tuned(values, passes, course, self._before, after)
+        while course is not None and steps:
+            end = self._descend(course, steps, on_step)
+            if end is not None:
+                values, after = self._nearest(end, SHARES)
+                better = after.change_from(self._before) < 0
+                return Tuned(values, passes, course, self._before, after) if better else None
+            steps, course = steps // 2, _slower(course)
+        return None
 
     def _nearest(self, end: Arrays, shares: Sequence[float]) -> tuple[Arrays, Distance]:
         """Return what is nearest on the way to the end of a descent."""
@@ -142,8 +144,9 @@ class Tuning:
 
         def change(course: Course) -> float:
             if course not in changes:
-                _, found = self._nearest(self._descend(course, steps, on_step), SHARES[1::2])
-                changes[course] = found.change_from(before)
+                end = self._descend(course, steps, on_step)
+                found = None if end is None else self._nearest(end, SHARES[:2])[1]
+                changes[course] = math.inf if found is None else found.change_from(before)
             return changes[course]
 
         tried: list[Course] = []
@@ -162,8 +165,10 @@ class Tuning:
         return best if change(best) < HOPELESS else None
 
     @np.errstate(over="ignore", invalid="ignore")  # what is not finite is never taken
-    def _descend(self, course: Course, steps: int, on_step: Callable[[int], object]) -> Arrays:
-        """Follow the gradient, unless halfway it has gone astray."""
+    def _descend(
+        self, course: Course, steps: int, on_step: Callable[[int], object]
+    ) -> Arrays | None:
+        """Follow the gradient; None if halfway it has gone astray."""
         network, rng = self._network, np.random.default_rng(self._seed)
         descent = Descent(self._start, self._scales, steps, course.speed)
         for done, feeds in enumerate(islice(self._batches(course, rng), steps), 1):
@@ -172,12 +177,18 @@ class Tuning:
             if done == steps // 2 >= FEWEST:
                 halfway = network.distance(descent.values).change_from(self._before)
                 if halfway > LOST:
-                    break
+                    return None
         return descent.values
 
     def _batches(self, course: Course, rng: np.random.Generator) -> Iterator[list[Feed]]:
         while True:
             yield from self._network.one_pass(rng, self._together, copies=course.copies)
+
+
+def _slower(course: Course) -> Course | None:
+    """Return the same course at the next speed, if there is one."""
+    slower = (replace(course, speed=speed) for speed in SPEEDS if speed < course.speed)
+    return next(slower, None)
 
 
 def _trial(steps: int) -> int:

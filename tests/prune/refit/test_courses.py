@@ -15,8 +15,27 @@ START = Distance(1.0, None, None)
 SCORED = Distance(1.0, None, 1.0)
 
 
+def tuning(
+    change: Callable[[Course], float],
+    descend: Callable[..., Course | None],
+    *,
+    start: Distance = START,
+    copies: bool = False,
+) -> Tuning:
+    """Make one whose descents and distances are as told."""
+    result = object.__new__(Tuning)
+    vars(result).update(
+        _before=start,
+        _together=1,
+        _network=SimpleNamespace(has_copies=copies, batches=10),
+        _descend=descend,
+        _nearest=lambda course, _: (None, Distance(math.exp(change(course)), None, None)),
+    )
+    return result
+
+
 def best(
-    change: Callable[[Course], float], *, start: Distance = START, copies: bool = False
+    change: Callable[[Course], float], **known: Distance | bool
 ) -> tuple[Course | None, list[Course]]:
     """Choose where a trial changes the logarithm of errors as told; return what was tried, too."""
     tried = []
@@ -25,14 +44,7 @@ def best(
         tried.append(course)
         return course
 
-    tuning = object.__new__(Tuning)
-    vars(tuning).update(
-        _before=start,
-        _network=SimpleNamespace(has_copies=copies),
-        _descend=descend,
-        _nearest=lambda course, _: (None, Distance(math.exp(change(course)), None, None)),
-    )
-    return tuning._best_course(20, lambda _: None), tried
+    return tuning(change, descend, **known)._best_course(20, lambda _: None), tried
 
 
 def by_speed(*changes: float) -> Callable[[Course], float]:
@@ -46,7 +58,7 @@ def by_speed(*changes: float) -> Callable[[Course], float]:
         ((-0.2, -0.1, 0, 0), SPEEDS[0], 2),
         ((-0.2, -0.2 - 2 * TIE, -0.1, 0), SPEEDS[1], 3),
         ((-0.2, -0.2 - TIE / 2, -0.1, 0), SPEEDS[0], 3),
-        ((math.inf, 0.5, 0.05, 0.01), SPEEDS[2], 4),
+        ((math.inf, 0.5, 0.01 + TIE / 2, 0.01), SPEEDS[2], 4),
         ((2, 1, 0.09, 0.01), SPEEDS[3], 4),
     ],
 )
@@ -72,3 +84,21 @@ def test_copies_are_left_out_where_they_do_grave_harm(harm: float):
 def test_scores_count_where_that_helps(gain: float):
     found, _ = best(lambda course: -0.1 - gain * bool(course.scores), start=SCORED)
     assert bool(found.scores) == (gain > 0)
+
+
+@pytest.mark.parametrize("astray", [0, 1, 2, 4])
+def test_after_a_descent_that_went_astray_comes_a_slower_one(astray: int):
+    """It went half of the way."""
+    long = []
+
+    def descend(course: Course, steps: int, _) -> Course | None:
+        if steps == 30:  # A trial
+            return course
+        long.append((course.speed, steps))
+        return None if len(long) <= astray else course
+
+    found = tuning(lambda _: -0.1, descend).improve(50, lambda _: None)
+    left = [(speed, 500 >> i) for i, speed in enumerate(SPEEDS)]
+    assert long == left[: astray + 1]
+    assert (found is None) == (astray == 4)
+    assert found is None or found.course.speed == SPEEDS[astray]
