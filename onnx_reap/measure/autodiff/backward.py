@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -24,9 +24,6 @@ from onnx_reap.onnxio.light_model import LightModel
 OLDEST = 11  # operator set in which all nodes that rules write exist
 SIZES = frozenset(op for op, traits in TRAITS.items() if Trait.MEASURES in traits)
 """What they give does not change with values."""
-
-WEIGHT = f"{PREFIX}weight"
-"""Input: how much distances of scores count."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +53,8 @@ class Scores(Protocol):
         """Its name."""
         ...
 
-    def distance(self, y: Value, wanted: Value) -> tuple[Value, Value]:
-        """Write how far distributions are from wanted ones, and the gradient at `y`."""
+    def distance(self, y: Value, wanted: Value) -> Value:
+        """Write how far distributions are from wanted ones."""
         ...
 
 
@@ -113,9 +110,8 @@ def with_gradients(
     facts: Facts,
     goals: Mapping[str, float],
     wanted: Sequence[str],
-    scores: Sequence[Scores] = (),
 ) -> Trainer:
-    """Append a backward pass from a squared error, and from distances of scores.
+    """Append a backward pass from a squared error.
 
     Parameters
     ----------
@@ -125,26 +121,18 @@ def with_gradients(
         Tensors whose squared distance from a target counts, with a weight each.
     wanted : sequence of str
         Inputs to differentiate by, all `reached`.
-    scores : sequence of Scores
-        Outputs whose distance counts as the input `WEIGHT` says.
     """
     out, tape = _continued(part, facts)
-    targets = _targets([*goals, *(each.output for each in scores)])
-    starts, errors = dict[str, list[Value]](), []
+    targets = _targets(goals)
+    starts, errors = dict[str, Value](), []
     for name, weight in goals.items():
         miss = tape.value(name) - tape.value(targets[name])
         errors.append(miss.op("ReduceSumSquare", keepdims=0) * weight)
-        starts[name] = [miss * (2 * weight)]
-    for each in scores:
-        name = each.output
-        _, start = each.distance(tape.value(name), tape.value(targets[name]))
-        starts.setdefault(name, []).append(start * tape.value(WEIGHT))
-    summed = {name: tape.sum(each) for name, each in starts.items()}
-    found = backpropagate(tape, part.graph.node, summed, wanted)
+        starts[name] = miss * (2 * weight)
+    found = backpropagate(tape, part.graph.node, starts, wanted)
     given = {name: gradient.name for name, gradient in found.items()}
     error = tape.sum(errors).name
-    fed = dict.fromkeys(targets.values()) | ({WEIGHT: []} if scores else {})
-    model = _finished(out, part, fed, [error, *given.values()])
+    model = _finished(out, part, targets.values(), [error, *given.values()])
     return Trainer(model, targets, error, given)
 
 
@@ -170,10 +158,10 @@ def with_errors(
         errors[name] = (miss.op("ReduceSumSquare", keepdims=0) * weight).name
     for each in scores:
         y, target = tape.value(each.output), tape.value(targets[each.output])
-        distances.append(each.distance(y, target)[0])
+        distances.append(each.distance(y, target))
     total = tape.sum(distances).name if distances else None
     outputs = [*errors.values(), *filter(None, [total])]
-    model = _finished(out, part, dict.fromkeys(targets.values()), outputs)
+    model = _finished(out, part, targets.values(), outputs)
     return Comparison(model, targets, errors, total)
 
 
@@ -184,21 +172,19 @@ def _continued(part: LightModel, facts: Facts) -> tuple[onnx.ModelProto, Tape]:
     return out, Tape(replace(part, proto=out), facts.shapes, facts.layers)
 
 
-def _targets(names: Sequence[str]) -> dict[str, str]:
+def _targets(names: Iterable[str]) -> dict[str, str]:
     return {name: f"{PREFIX}target/{name}" for name in dict.fromkeys(names)}
 
 
 def _finished(
     out: onnx.ModelProto,
     part: LightModel,
-    fed: Mapping[str, Sequence[int] | None],
+    fed: Iterable[str],
     outputs: Sequence[str],
 ) -> LightModel:
-    """Declare further inputs, with their shapes where these are known, and the outputs."""
+    """Declare further inputs, and the outputs."""
     floats = onnx.TensorProto.FLOAT
-    out.graph.input.extend(
-        onnx.helper.make_tensor_value_info(name, floats, shape) for name, shape in fed.items()
-    )
+    out.graph.input.extend(onnx.helper.make_tensor_value_info(name, floats, None) for name in fed)
     del out.graph.output[:]
     out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     return replace(part, proto=out)

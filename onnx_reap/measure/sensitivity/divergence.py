@@ -78,33 +78,19 @@ class Metric:
         """Whether the output holds scores of classes."""
         return self.kind != "values"
 
-    def distance(self, y: Value, wanted: Value) -> tuple[Value, Value]:
-        """Write the Kullback-Leibler divergence from wanted distributions, if there are classes.
-
-        Returns
-        -------
-        distance : Value
-            A number: mean over distributions.
-        gradient : Value
-            At `y`.
-        """
-        axes = len(y.shape)
-        last, axis = axes - 1, self.axis % axes
-        swap = list(range(axes))
+    def distance(self, y: Value, wanted: Value) -> Value:
+        """Write the mean Kullback-Leibler divergence from wanted distributions, of classes."""
+        last, axis = len(y.shape) - 1, self.axis % len(y.shape)
+        swap = list(range(last + 1))
         swap[axis], swap[last] = last, axis
         x, w = y.transpose(swap), wanted.transpose(swap)
         if self.kind == "probabilities":
             tiny = y.tape.floats(TINY)
-            p, target = x.op("Max", tiny), w.op("Max", tiny)
-            logs, wished, slope = p.op("Log"), target.op("Log"), -(target / p)
+            logs, wished = (each.op("Max", tiny).op("Log") for each in (x, w))
         else:
             logs, wished = (each.op("LogSoftmax", axis=-1) for each in (x, w))
-            target = wished.exp()
-            slope = logs.exp() - target
-        each = (target * (wished - logs)).sum([last], keep=False)
-        count = each.op("Size").floats()
-        distance = each.op("ReduceSum", keepdims=0) / count
-        return distance, (slope / count).transpose(swap)
+        each = (wished.exp() * (wished - logs)).sum([last], keep=False)
+        return each.op("ReduceSum", keepdims=0) / each.op("Size").floats()
 
     def divergence(self, y: np.ndarray, change: np.ndarray) -> float:
         """Return the divergence of a change: what the squares of directions average to.

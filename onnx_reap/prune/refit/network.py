@@ -2,13 +2,12 @@
 
 A refit of single layers, and of blocks, leaves what it did before as it is. Here everything moves
 together, by the gradient of the squared errors behind all blocks in one forward pass of the pruned
-model, relative to their variances, and of the divergence of class scores where that helps. The
-original is run on the same inputs, so no label is involved, and inputs may be varied.
+model, relative to their variances. The original is run on the same inputs, so no label is
+involved, and inputs may be varied.
 
 References
 ----------
 A. Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015.
-G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network", 2015.
 """
 
 import math
@@ -22,7 +21,6 @@ import numpy as np
 from onnx_reap.data import Calibration
 from onnx_reap.data.augment import find_augment
 from onnx_reap.measure.autodiff.backward import (
-    WEIGHT,
     Facts,
     Scores,
     reached,
@@ -119,7 +117,7 @@ class Network:
         if not self.values:
             return
         means = {name: weight / len(weights) for name, weight in weights.items()}
-        self._trainer = with_gradients(part, facts, means, sorted(self.values), scores)
+        self._trainer = with_gradients(part, facts, means, sorted(self.values))
         gradients = [*self._trainer.gradients.values()]
         self._run_backward = self._runner(self._trainer.model, gradients)
         self._comparison = with_errors(part, facts, weights, scores)
@@ -162,10 +160,10 @@ class Network:
         if step:
             yield step
 
-    def gradients(self, values: Arrays, feeds: Sequence[Feed], weight: float) -> Arrays:
-        """Sum gradients over batches; divergences count with a weight."""
+    def gradients(self, values: Arrays, feeds: Sequence[Feed]) -> Arrays:
+        """Sum gradients over batches."""
         totals: dict[str, np.ndarray] = {}
-        for found in self._results(self._run_backward, feeds, values, weight):
+        for found in self._results(self._run_backward, feeds, values):
             for name, gradient in self._trainer.gradients.items():
                 add = found[gradient].reshape(values[name].shape)
                 totals[name] = totals[name] + add if name in totals else add
@@ -177,7 +175,7 @@ class Network:
         totals = {value.name: 0.0 for value in comparison.model.graph.output}
         feeds = self._batches(self._validation)
         left, samples = len(self._validation), 0.0
-        for found in self._results(self._run_forward, feeds, values, 0.0):
+        for found in self._results(self._run_forward, feeds, values):
             share = min(left, self.batch) / self.batch
             for name in totals:
                 # Errors are sums over the samples that were run, divergences means.
@@ -193,19 +191,18 @@ class Network:
         )
 
     def _results(
-        self, model: Callable[[Feed], Arrays], feeds: Iterable[Feed], values: Arrays, weight: float
+        self, model: Callable[[Feed], Arrays], feeds: Iterable[Feed], values: Arrays
     ) -> Iterator[Arrays]:
         """Run a model on feeds, some at a time; no others are held."""
         left = iter(feeds)
         while now := list(islice(left, self._at_once)):
-            yield from self._pool.map(lambda feed: model(self._fed(feed, values, weight)), now)
+            yield from self._pool.map(lambda feed: model(self._fed(feed, values)), now)
 
-    def _fed(self, feed: Feed, values: Arrays, weight: float) -> Feed:
+    def _fed(self, feed: Feed, values: Arrays) -> Feed:
         """Put together what a backward pass is fed, with what the original gives."""
         wanted = self._wanted(feed)
-        targets = {fed: wanted[name] for name, fed in self._trainer.targets.items()}
-        counts = {WEIGHT: np.array(weight, np.float32)}
-        return {**self._start, **values, **feed, **targets, **counts}
+        targets = {fed: wanted[name] for name, fed in self._comparison.targets.items()}
+        return {**self._start, **values, **feed, **targets}
 
     def _wanted(self, feed: Feed) -> dict[str, np.ndarray]:
         """Run the original, and leave out channels that were cut."""

@@ -27,7 +27,7 @@ class NetworkFit:
     """What became of a network whose layers moved together."""
 
     passes: int  # Over the training samples
-    course: Course  # Its scores count relative to errors behind blocks
+    course: Course
     before: Distance
     after: Distance
     nodes: tuple[str, ...]  # That moved

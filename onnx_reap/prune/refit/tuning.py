@@ -17,7 +17,7 @@ SPEEDS = (0.015, 0.005, 0.0015, 0.0005)
 
 TRIAL = 0.06  # of all steps, for each trial
 SHORTEST, LONGEST = 15, 80  # steps of a trial
-TRIALS = 6  # at most
+TRIALS = 5  # at most
 HOPELESS = 0.1  # of the logarithm of errors: so much worse after trials, no descent is worth it
 # Of the logarithm of errors. The noise of large steps and of copies is most of what short descents
 # show, above all at their ends; long ones average it out, and go further by them.
@@ -25,7 +25,6 @@ TIE = 0.03  # the fastest one is taken of trials that are nearly as good
 HARM = 0.1  # copies that are this much worse in a trial do harm
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the validation split chooses
 STEP = 8  # samples a step: many small steps bring more than few large ones
-SCORES = 0.1  # what a divergence counts at first, relative to the error behind blocks
 LOST = 0.5  # of the logarithm of errors: halfway this much worse, there is nothing to wait for
 STEPS = 5000  # that bring nearly all there is to gain
 FEWEST = 30  # that are worth a start
@@ -39,7 +38,6 @@ class Course:
 
     speed: float  # Of the largest step, relative to the size of what moves
     copies: bool  # Whether copies of the samples stand in for them
-    scores: float = 0.0  # What divergences of class scores count, next to errors behind blocks
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Tuning:
         # The first one warms up, and may show that there is no time.
         while len(times) < 3 and sum(times) * FEWEST < seconds:
             begin = perf_counter()
-            self._network.gradients(self._start, feeds, 0.0)
+            self._network.gradients(self._start, feeds)
             times.append(perf_counter() - begin)
         begin = perf_counter()
         self._network.distance(self._start)
@@ -136,7 +134,7 @@ class Tuning:
         return values, self._network.distance(values)
 
     def _best_course(self, steps: int, on_step: Callable[[int], object]) -> Course | None:
-        """Choose by short descents: the speed, whether copies do harm, and whether scores count.
+        """Choose by short descents: the speed, and whether copies do harm.
 
         None if all of them lead away.
         """
@@ -159,9 +157,6 @@ class Tuning:
         if best.copies:
             plain = replace(best, copies=False)
             best = plain if change(plain) < change(best) - HARM else best
-        if before.divergence:
-            counting = replace(best, scores=SCORES * before.blocks / before.divergence)
-            best = counting if change(counting) < change(best) else best
         return best if change(best) < HOPELESS else None
 
     @np.errstate(over="ignore", invalid="ignore")  # what is not finite is never taken
@@ -172,7 +167,7 @@ class Tuning:
         network, rng = self._network, np.random.default_rng(self._seed)
         descent = Descent(self._start, self._scales, steps, course.speed)
         for done, feeds in enumerate(islice(self._batches(course, rng), steps), 1):
-            descent.step(network.gradients(descent.values, feeds, course.scores))
+            descent.step(network.gradients(descent.values, feeds))
             on_step(1)
             if done == steps // 2 >= FEWEST:
                 halfway = network.distance(descent.values).change_from(self._before)

@@ -12,20 +12,18 @@ from onnx_reap.prune.refit.network import Distance
 from onnx_reap.prune.refit.tuning import HARM, HOPELESS, SPEEDS, TIE, Course, Tuning
 
 START = Distance(1.0, None, None)
-SCORED = Distance(1.0, None, 1.0)
 
 
 def tuning(
     change: Callable[[Course], float],
     descend: Callable[..., Course | None],
     *,
-    start: Distance = START,
     copies: bool = False,
 ) -> Tuning:
     """Make one whose descents and distances are as told."""
     result = object.__new__(Tuning)
     vars(result).update(
-        _before=start,
+        _before=START,
         _together=1,
         _network=SimpleNamespace(has_copies=copies, batches=10),
         _descend=descend,
@@ -35,7 +33,7 @@ def tuning(
 
 
 def best(
-    change: Callable[[Course], float], **known: Distance | bool
+    change: Callable[[Course], float], *, copies: bool = False
 ) -> tuple[Course | None, list[Course]]:
     """Choose where a trial changes the logarithm of errors as told; return what was tried, too."""
     tried = []
@@ -44,7 +42,7 @@ def best(
         tried.append(course)
         return course
 
-    return tuning(change, descend, **known)._best_course(20, lambda _: None), tried
+    return tuning(change, descend, copies=copies)._best_course(20, lambda _: None), tried
 
 
 def by_speed(*changes: float) -> Callable[[Course], float]:
@@ -78,12 +76,6 @@ def test_copies_are_left_out_where_they_do_grave_harm(harm: float):
     found, tried = best(lambda course: -0.5 + harm * course.copies, copies=True)
     assert found.copies == (harm < HARM)
     assert len(set(tried)) == len(tried)
-
-
-@pytest.mark.parametrize("gain", [0.1, -0.1])
-def test_scores_count_where_that_helps(gain: float):
-    found, _ = best(lambda course: -0.1 - gain * bool(course.scores), start=SCORED)
-    assert bool(found.scores) == (gain > 0)
 
 
 @pytest.mark.parametrize("astray", [0, 1, 2, 4])
