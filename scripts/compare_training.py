@@ -84,7 +84,7 @@ class Network(nn.Module):
         leading, found = {self._output}, []
         for index, node in reversed([*enumerate(self._nodes)]):
             stops = node.op_type in ("Add", "Pad", "Slice")
-            if stops or node.output[0] in leading and node.op_type not in ("Conv", "Gemm"):
+            if stops or (node.output[0] in leading and node.op_type not in ("Conv", "Gemm")):
                 leading.update(node.input)
             elif node.output[0] in leading:
                 found.append(str(index))
