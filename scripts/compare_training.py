@@ -7,10 +7,10 @@ FOLDER is that of benchmark.py. All see the same calibration images and no label
 
 - this tool, its repairs layer by layer alone, and all of them;
 - the cut model without repairs, and with those layer by layer, trained end to end in PyTorch
-  towards the original's outputs: Adam, a cosine, mirrored and shifted images; the step is the best
-  of a few on held-out calibration images;
+  towards the original's outputs: Adam, a cosine, mirrored and shifted images; the step is the
+  better of two on held-out calibration images;
 - torch-pruning (global, by magnitude of groups), to as many MACs, BatchNorm statistics estimated
-  anew on the calibration images;
+  anew on the calibration images; channels of residual streams stay, see `Network.added_up`;
 - onnxsim's structured pruning, to as many MACs, and its finetuning of the fully connected layers.
 """
 
@@ -262,7 +262,7 @@ def _macs(model: onnx.ModelProto) -> int:
     return onnx_reap.inspect(model).total.macs
 
 
-def scores(model: onnx.ModelProto | Network, task: Task) -> np.ndarray:
+def classes(model: onnx.ModelProto | Network, task: Task) -> np.ndarray:
     """Return the class of each labelled image."""
     if not isinstance(model, Network):
         return task.classes(model)
@@ -280,7 +280,7 @@ def compare(task: Task, macs: float, seed: int) -> Table:
     original = task.classes(task.model)
 
     def add(title: str, model: onnx.ModelProto | Network) -> None:
-        found = scores(model, task)
+        found = classes(model, task)
         right, same = 100 * np.mean(found == task.labels), 100 * np.mean(found == original)
         table.add_row(title, f"{right:.2f}", f"{same:.2f}")
         CONSOLE.print(f"{title}: {right:.2f} {same:.2f}")

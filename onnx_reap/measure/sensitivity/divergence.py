@@ -59,9 +59,7 @@ class Metric:
         y, r = tape.value(self.output), tape.value(signs)
         if self.kind == "values":
             return (r * (y.op("Abs") < math.inf).floats()).name
-        axis = self.axis % len(y.shape)
-        swap = list(range(len(y.shape)))
-        swap[axis], swap[-1] = swap[-1], swap[axis]
+        swap = self._swap(len(y.shape))
         x, r = y.transpose(swap), r.transpose(swap)
         if self.kind == "probabilities":
             chances = x.op("Max", tape.floats(TINY))
@@ -73,6 +71,12 @@ class Metric:
             found = found / chances
         return (found * math.sqrt(0.5)).transpose(swap).name
 
+    def _swap(self, rank: int) -> list[int]:
+        """Return the order of axes that exchanges that of the classes with the last one."""
+        swap = list(range(rank))
+        swap[self.axis], swap[-1] = swap[-1], swap[self.axis]
+        return swap
+
     @property
     def has_classes(self) -> bool:
         """Whether the output holds scores of classes."""
@@ -80,16 +84,14 @@ class Metric:
 
     def distance(self, y: Value, wanted: Value) -> Value:
         """Write the mean Kullback-Leibler divergence from wanted distributions, of classes."""
-        last, axis = len(y.shape) - 1, self.axis % len(y.shape)
-        swap = list(range(last + 1))
-        swap[axis], swap[last] = last, axis
+        swap = self._swap(len(y.shape))
         x, w = y.transpose(swap), wanted.transpose(swap)
         if self.kind == "probabilities":
             tiny = y.tape.floats(TINY)
             logs, wished = (each.op("Max", tiny).op("Log") for each in (x, w))
         else:
             logs, wished = (each.op("LogSoftmax", axis=-1) for each in (x, w))
-        each = (wished.exp() * (wished - logs)).sum([last], keep=False)
+        each = (wished.exp() * (wished - logs)).sum([len(swap) - 1], keep=False)
         return each.op("ReduceSum", keepdims=0) / each.op("Size").floats()
 
     def divergence(self, y: np.ndarray, change: np.ndarray) -> float:

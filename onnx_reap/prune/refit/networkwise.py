@@ -71,7 +71,7 @@ def tune_network(
     layers = [each.node for each in run.analysis.flow.linears]
     present = {pruned.keys[id(node)] for node in pruned.nodes}
     left = tuple(key for key in layers if key in present and key not in moved)
-    return NetworkFit(passes, found.course, found.before, found.after, moved, left), notes
+    return NetworkFit(found.passes, found.course, found.before, found.after, moved, left), notes
 
 
 def _of_time(passes: int, enough: int, needed: float) -> list[str]:

@@ -117,7 +117,8 @@ class Tuning:
             if end is not None:
                 values, after = self._nearest(end, SHARES)
                 better = after.change_from(self._before) < 0
-                return Tuned(values, passes, course, self._before, after) if better else None
+                made = max(steps // self.steps, 1)
+                return Tuned(values, made, course, self._before, after) if better else None
             steps, course = steps // 2, _slower(course)
         return None
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from onnx_reap.prune.refit.network import Distance
-from onnx_reap.prune.refit.tuning import HARM, HOPELESS, SPEEDS, TIE, Course, Tuning
+from onnx_reap.prune.refit.tuning import HARM, HOPELESS, LOST, SPEEDS, TIE, Course, Tuning
 
 START = Distance(1.0, None, None)
 
@@ -93,4 +94,27 @@ def test_after_a_descent_that_went_astray_comes_a_slower_one(astray: int):
     left = [(speed, 500 >> i) for i, speed in enumerate(SPEEDS)]
     assert long == left[: astray + 1]
     assert (found is None) == (astray == 4)
-    assert found is None or found.course.speed == SPEEDS[astray]
+    if found is not None:
+        assert found.course.speed == SPEEDS[astray]
+        assert found.passes == 50 >> astray
+
+
+@pytest.mark.parametrize(("halfway", "steps"), [(LOST * 1.1, 30), (LOST * 0.9, 60)])
+def test_a_descent_that_goes_astray_ends_halfway(halfway: float, steps: int):
+    taken = []
+    result = object.__new__(Tuning)
+    vars(result).update(
+        _seed=0,
+        _together=1,
+        _before=START,
+        _start={"w": np.zeros(1, np.float32)},
+        _scales={"w": 1.0},
+        _network=SimpleNamespace(
+            one_pass=lambda *_, **__: iter([[{}]]),
+            gradients=lambda values, _: values,
+            distance=lambda _: Distance(math.exp(halfway), None, None),
+        ),
+    )
+    end = result._descend(Course(SPEEDS[0], copies=False), 60, taken.append)
+    assert (end is None) == (halfway > LOST)
+    assert len(taken) == steps
