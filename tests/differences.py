@@ -12,7 +12,12 @@ from onnx_reap.data import open_calibration
 from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.measure.autodiff.backward import Facts, first_result, with_gradients
+from onnx_reap.measure.autodiff.backward import (
+    Facts,
+    first_result,
+    with_errors,
+    with_gradients,
+)
 from onnx_reap.measure.autodiff.tape import PREFIX
 from onnx_reap.onnxio.extract import bodies_of, names_in_subgraphs
 from onnx_reap.onnxio.light_model import LightModel
@@ -52,7 +57,9 @@ def gradients_of(
     target = np.random.default_rng(7).standard_normal(y.shape).astype(np.float32)
     trainer = with_gradients(LightModel(part), facts, {goal: WEIGHT}, wanted)
     check_nodes(trainer.model.proto)
-    error, *found = run(trainer.model.proto, {**fed, trainer.targets[goal]: target})
+    fed_both = {**fed, trainer.targets[goal]: target}
+    found = run(trainer.model.proto, fed_both)
+    (error,) = run(with_errors(LightModel(part), facts, {goal: WEIGHT}).model.proto, fed_both)
     gradients = dict(zip(wanted, found, strict=True))
     return gradients, differences(part, fed, target, wanted, step), float(error)
 

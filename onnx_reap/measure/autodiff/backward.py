@@ -1,4 +1,4 @@
-"""From a forward pass to one that also gives the gradient of a squared error."""
+"""From a forward pass to one that gives a squared error, or its gradients."""
 
 from __future__ import annotations
 
@@ -60,11 +60,10 @@ class Scores(Protocol):
 
 @dataclass(frozen=True)
 class Trainer:
-    """A model that returns an error and its gradients."""
+    """A model that returns the gradients of an error."""
 
     model: LightModel
     targets: Mapping[str, str]  # Inputs to feed what tensors are wanted to be
-    error: str  # Output: the squared error, each tensor's weighted
     gradients: Mapping[str, str]  # Outputs, by what the gradient is of
 
 
@@ -124,16 +123,13 @@ def with_gradients(
     """
     out, tape = _continued(part, facts)
     targets = _targets(goals)
-    starts, errors = dict[str, Value](), []
-    for name, weight in goals.items():
-        miss = tape.value(name) - tape.value(targets[name])
-        errors.append(miss.op("ReduceSumSquare", keepdims=0) * weight)
-        starts[name] = miss * (2 * weight)
+    starts = {
+        name: (tape.value(name) - tape.value(targets[name])) * (2 * weight)
+        for name, weight in goals.items()
+    }
     found = backpropagate(tape, part.graph.node, starts, wanted)
     given = {name: gradient.name for name, gradient in found.items()}
-    error = tape.sum(errors).name
-    model = _finished(out, part, targets.values(), [error, *given.values()])
-    return Trainer(model, targets, error, given)
+    return Trainer(_finished(out, part, targets.values(), [*given.values()]), targets, given)
 
 
 @dataclass(frozen=True)

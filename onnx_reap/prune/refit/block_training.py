@@ -1,21 +1,19 @@
 """Training one block by gradient descent; the validation split decides how far to go."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from onnx_reap.measure.autodiff.backward import Trainer
-from onnx_reap.onnxio.session import run, session
+from onnx_reap.measure.autodiff.backward import Comparison, Trainer
+from onnx_reap.prune.refit.side_by_side import Feed, SideBySide
 from onnx_reap.solve.adam import Descent
 
 Arrays = Mapping[str, np.ndarray]
 
 SPEED = 0.05  # largest step, relative to a tensor's scale
-AT_ONCE = 2  # runs of batches whose gradients are added: most of a run keeps one core busy
 EXACT = 1e-9  # errors below this, relative to the variance, are rounding
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the validation split chooses
 # Steps, of all, whose mean foretells the end: where no share of the way there gains so much, a
@@ -45,12 +43,14 @@ class BlockProblem:
 
 
 class Training:
-    """Runs a trainer on the batches of a problem.
+    """Trains on the batches of a problem.
 
     Parameters
     ----------
-    forward : Trainer
-        The same without gradients: onnxruntime computes all of them, whatever is asked for.
+    trainer : Trainer
+        Of the error.
+    comparison : Comparison
+        Gives the error itself.
     fixed : mapping of str to array
         What else both are fed.
     """
@@ -58,18 +58,16 @@ class Training:
     def __init__(
         self,
         trainer: Trainer,
-        forward: Trainer,
+        comparison: Comparison,
         fixed: Arrays,
         problem: BlockProblem,
         providers: Sequence[str],
     ) -> None:
-        self._trainer, self._forward = trainer, forward
-        self._fixed, self._problem = fixed, problem
-        on_cpu = providers[0] == "CPUExecutionProvider"
-        self._at_once = min(AT_ONCE, problem.together) if on_cpu else 1
-        self._pool = ThreadPoolExecutor(self._at_once)
-        self._backward_session, self._forward_session = (
-            session(each.model, providers, at_once=self._at_once) for each in (trainer, forward)
+        self._trainer, self._fixed, self._problem = trainer, fixed, problem
+        self._side_by_side = SideBySide(providers, problem.together)
+        self._run_backward = self._side_by_side.runner(trainer.model, [*trainer.gradients.values()])
+        self._run_forward = self._side_by_side.runner(
+            comparison.model, [*comparison.errors.values()]
         )
 
     def improve(
@@ -154,8 +152,7 @@ class Training:
     def _gradients(self, values: Arrays, batches: Sequence[int]) -> Arrays:
         """Add up the gradients of batches, of which only the direction counts."""
         totals: dict[str, np.ndarray] = {}
-        outputs = [*self._trainer.gradients.values()]
-        for found in self._run(self._backward_session, outputs, values, batches):
+        for found in self._results(self._run_backward, values, batches):
             for name, gradient in self._trainer.gradients.items():
                 add = found[gradient]
                 totals[name] = totals[name] + add if name in totals else add
@@ -165,22 +162,19 @@ class Training:
         """Return the error on the validation batches, of which the last may be a short one."""
         problem, name = self._problem, next(iter(self._trainer.targets))
         judging = range(problem.fitting, len(problem.given))
-        error = self._forward.error
-        found = self._run(self._forward_session, [error], values, judging)
-        total = sum(float(outputs[error]) for outputs in found)
+        found = self._results(self._run_forward, values, judging)
+        total = sum(float(error) for errors in found for error in errors.values())
         sizes = [len(problem.wanted[index][name]) for index in judging]
         return total / (sum(sizes) / len(problem.wanted[0][name]))
 
-    def _run(
-        self, active: Any, outputs: Sequence[str], values: Arrays, batches: Sequence[int]
+    def _results(
+        self, model: Callable[[Feed], Arrays], values: Arrays, batches: Iterable[int]
     ) -> Iterator[Arrays]:
-        """Compute outputs for batches, some at a time."""
-        taken = {value.name for value in active.get_inputs()}
+        """Run a model on batches."""
 
-        def compute(index: int) -> Arrays:
+        def result(index: int) -> Arrays:
             wanted = self._problem.wanted[index]
             targets = {fed: wanted[name] for name, fed in self._trainer.targets.items()}
-            fed = {**self._problem.given[index], **targets, **self._fixed, **values}
-            return run(active, outputs, {n: x for n, x in fed.items() if n in taken})
+            return model({**self._problem.given[index], **targets, **self._fixed, **values})
 
-        return map(compute, batches) if self._at_once == 1 else self._pool.map(compute, batches)
+        return self._side_by_side.over(result, batches)

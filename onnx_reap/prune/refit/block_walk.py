@@ -20,7 +20,13 @@ import numpy as np
 from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.stream import Move, Store
-from onnx_reap.measure.autodiff.backward import SIZES, Facts, reached, with_gradients
+from onnx_reap.measure.autodiff.backward import (
+    SIZES,
+    Facts,
+    reached,
+    with_errors,
+    with_gradients,
+)
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.prune.refit.block_training import Batches, BlockProblem, Training
 from onnx_reap.prune.refit.blocks import Block, blocks
@@ -150,11 +156,12 @@ def _fit(
     if not moving.every:
         return None
     start = moving.values
-    backward, forward = (with_gradients(part, facts, goals, free) for free in (sorted(start), ()))
+    trainer = with_gradients(part, facts, goals, sorted(start))
+    comparison = with_errors(part, facts, goals)
     fitting, together = pair.fit_samples // pair.batch, max(2 * STEP // pair.batch, 1)
     problem = BlockProblem(given, wanted, fitting, together)
     fixed = {name: array for name, array in values.items() if name not in start}
-    training = Training(backward, forward, fixed, problem, pair.run.analysis.providers)
+    training = Training(trainer, comparison, fixed, problem, pair.run.analysis.providers)
     count = passes(training.seconds(start))
     if not count:
         return None

@@ -11,8 +11,7 @@ A. Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import islice
 
@@ -28,14 +27,10 @@ from onnx_reap.measure.autodiff.backward import (
     with_gradients,
 )
 from onnx_reap.measure.variation import Variation, by_sample
-from onnx_reap.onnxio.light_model import LightModel
-from onnx_reap.onnxio.session import run, session
-from onnx_reap.prune.refit.block_training import AT_ONCE
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.parameters import Arrays, Parameters
+from onnx_reap.prune.refit.side_by_side import Feed, SideBySide
 from onnx_reap.prune.refit.step_sizes import step_sizes
-
-Feed = Mapping[str, np.ndarray]
 
 VARIANCE_BATCHES = 8  # that tell how much the original's activations vary
 
@@ -99,15 +94,13 @@ class Network:
         assert parts is not None
         self._training, self._validation = parts
         self._pair, self.batch = pair, batch
-        on_cpu = pair.run.analysis.providers[0] == "CPUExecutionProvider"
-        self._at_once = AT_ONCE if on_cpu else 1
-        self._pool = ThreadPoolExecutor(self._at_once)
+        self._side_by_side = SideBySide(pair.run.analysis.providers)
         settings = pair.run.settings
         self._augment = find_augment(self._training, settings.augment, settings.seed)
         first = next(self._batches(self._training))
         inputs = {name: array.dtype for name, array in first.items()}
         wanted = list(dict.fromkeys([*goals, *(each.output for each in scores)]))
-        self._run_original = self._runner(pair.original.part(inputs, wanted), wanted)
+        self._run_original = self._side_by_side.runner(pair.original.part(inputs, wanted), wanted)
         weights = self._weights(goals)
         part, facts = parameters.part(inputs, wanted), parameters.facts(facts)
         free = reached(part, facts, list(parameters.values)) if weights else set()
@@ -119,10 +112,10 @@ class Network:
         means = {name: weight / len(weights) for name, weight in weights.items()}
         self._trainer = with_gradients(part, facts, means, sorted(self.values))
         gradients = [*self._trainer.gradients.values()]
-        self._run_backward = self._runner(self._trainer.model, gradients)
+        self._run_backward = self._side_by_side.runner(self._trainer.model, gradients)
         self._comparison = with_errors(part, facts, weights, scores)
         returned = [value.name for value in self._comparison.model.graph.output]
-        self._run_forward = self._runner(self._comparison.model, returned)
+        self._run_forward = self._side_by_side.runner(self._comparison.model, returned)
         compared = {each.output for each in scores}
         outputs = [tensor.name for tensor in pair.original.graph.outputs]
         self._outputs = [name for name in outputs if name in weights and name not in compared]
@@ -193,10 +186,8 @@ class Network:
     def _results(
         self, model: Callable[[Feed], Arrays], feeds: Iterable[Feed], values: Arrays
     ) -> Iterator[Arrays]:
-        """Run a model on feeds, some at a time; no others are held."""
-        left = iter(feeds)
-        while now := list(islice(left, self._at_once)):
-            yield from self._pool.map(lambda feed: model(self._fed(feed, values)), now)
+        """Run a model on feeds, beside what the original makes of them."""
+        return self._side_by_side.over(lambda feed: model(self._fed(feed, values)), feeds)
 
     def _fed(self, feed: Feed, values: Arrays) -> Feed:
         """Put together what a backward pass is fed, with what the original gives."""
@@ -228,11 +219,3 @@ class Network:
 
     def _batches(self, samples: Calibration) -> Iterator[dict[str, np.ndarray]]:
         return samples.batches(self.batch, pad=self._pair.pads)
-
-    def _runner(
-        self, model: LightModel, outputs: Sequence[str]
-    ) -> Callable[[Feed], dict[str, np.ndarray]]:
-        """Make a session; it is fed what it takes."""
-        active = session(model, self._pair.run.analysis.providers, at_once=self._at_once)
-        taken = [value.name for value in active.get_inputs()]
-        return lambda feed: run(active, outputs, {name: feed[name] for name in taken})

@@ -11,11 +11,11 @@ from onnx_reap.measure.runner import batch_size
 from onnx_reap.measure.sensitivity.divergence import Metric, metrics
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.prune.context import Run
-from onnx_reap.prune.refit.block_training import AT_ONCE
 from onnx_reap.prune.refit.blocks import blocks
 from onnx_reap.prune.refit.blockwise import linears_left, obstacle
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.network import Distance, Network
+from onnx_reap.prune.refit.side_by_side import AT_ONCE
 from onnx_reap.prune.refit.tuning import STEP, Course, Tuning
 
 ACTIVATION_BYTES = 512 << 20

@@ -8,8 +8,9 @@ from time import perf_counter
 
 import numpy as np
 
-from onnx_reap.prune.refit.network import Distance, Feed, Network
+from onnx_reap.prune.refit.network import Distance, Network
 from onnx_reap.prune.refit.parameters import Arrays
+from onnx_reap.prune.refit.side_by_side import Feed
 from onnx_reap.solve.adam import Descent
 
 SPEEDS = (0.015, 0.005, 0.0015, 0.0005)

@@ -11,7 +11,7 @@ from net import Net
 from small_models import run
 
 from onnx_reap.graph.edit.cut import cut_graph, kept_positions
-from onnx_reap.measure.autodiff.backward import Facts, reached, with_gradients
+from onnx_reap.measure.autodiff.backward import Facts, reached, with_errors, with_gradients
 from onnx_reap.measure.autodiff.tape import PREFIX
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.refit.layerwise import as_cut
@@ -187,24 +187,26 @@ def test_several_goals_add_up():
     part, facts, fed = prepared(net, middle, end, wanted=[one, two])
     rng = np.random.default_rng(1)
     goals = {middle: 0.5, end: 2.0}
-    targets = {
-        name: rng.standard_normal(y.shape).astype(np.float32)
-        for name, y in zip(goals, run(part, fed), strict=True)
-    }
+    given = dict(zip(goals, run(part, fed), strict=True))
+    targets = {n: rng.standard_normal(y.shape).astype(np.float32) for n, y in given.items()}
     both = with_gradients(LightModel(part), facts, goals, [one, two])
     fed_both = fed | {both.targets[name]: target for name, target in targets.items()}
-    error, of_one, of_two = run(both.model.proto, fed_both)
+    of_one, of_two = run(both.model.proto, fed_both)
+    errors = run(with_errors(LightModel(part), facts, goals).model.proto, fed_both)
     parts = []
     for name, weight in goals.items():
         alone = part if name == end else part_without(part, end, two)
         wanted = [one, two] if name == end else [one]
         trainer = with_gradients(LightModel(alone), facts, {name: weight}, wanted)
         fed_alone = {n: x for n, x in fed.items() if n != two or name == end}
-        parts.append(run(trainer.model.proto, fed_alone | {trainer.targets[name]: targets[name]}))
+        fed_alone[trainer.targets[name]] = targets[name]
+        parts.append(run(trainer.model.proto, fed_alone))
+    for error, (name, weight) in zip(errors, goals.items(), strict=True):
+        squares = np.square(given[name].astype(np.float64) - targets[name])
+        assert error == pytest.approx(weight * squares.sum(), rel=1e-4)
     close = {"rtol": 1e-4, "atol": 1e-4}  # float32 sums in another order
-    np.testing.assert_allclose(error, parts[0][0] + parts[1][0], **close)
-    np.testing.assert_allclose(of_one, parts[0][1] + parts[1][1], **close)
-    np.testing.assert_allclose(of_two, parts[1][2], **close)
+    np.testing.assert_allclose(of_one, parts[0][0] + parts[1][0], **close)
+    np.testing.assert_allclose(of_two, parts[1][1], **close)
 
 
 def part_without(part: onnx.ModelProto, output: str, weight: str) -> onnx.ModelProto:
@@ -386,7 +388,7 @@ def test_facts_before_a_cut_are_as_good_as_those_behind_it(case):
     for facts in (stale, fresh):
         trainer = with_gradients(LightModel(part), facts, {part.graph.output[0].name: 1.0}, wanted)
         (target,) = trainer.targets.values()
-        found.append(run(trainer.model.proto, {**fed, target: np.zeros_like(y)})[1:])
+        found.append(run(trainer.model.proto, {**fed, target: np.zeros_like(y)}))
     assert len(wanted) == 4
     for one, other in zip(*found, strict=True):
         assert np.abs(one).max() > 1e-3

@@ -10,7 +10,7 @@ from small_models import images, run
 from onnx_reap.data import open_calibration
 from onnx_reap.graph.analysis import analyse
 from onnx_reap.graph.inputs import model_inputs
-from onnx_reap.measure.autodiff.backward import Facts, with_gradients
+from onnx_reap.measure.autodiff.backward import Facts, with_errors, with_gradients
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.refit.block_training import BlockProblem, Training
 from onnx_reap.solve.adam import Descent
@@ -41,15 +41,15 @@ class Block:
     def outputs(self, weights=None) -> list[np.ndarray]:
         return [run(self.part, {**batch, **(weights or self.start)})[0] for batch in self.given]
 
+    def models(self, weight, free):
+        given = LightModel(self.part), self.facts, {self.y: weight}
+        return with_gradients(*given, free), with_errors(*given)
+
     def improve(self, wanted, *, fitting=4, passes=15, together=1):
-        size = wanted[0].size
-        trainer, forward = (
-            with_gradients(LightModel(self.part), self.facts, {self.y: 1 / size}, free)
-            for free in (list(self.start), ())
-        )
+        models = self.models(1 / wanted[0].size, list(self.start))
         targets = [{self.y: y.astype(np.float32), "nobody's": y} for y in wanted]
         problem = BlockProblem(self.given, targets, fitting, together)
-        training = Training(trainer, forward, {}, problem, CPU)
+        training = Training(*models, {}, problem, CPU)
         found, before, after = training.improve(
             self.start, self.scales, passes, np.random.default_rng(0)
         )
@@ -70,9 +70,9 @@ def test_a_short_last_batch_weighs_as_much_as_its_samples():
     wanted = [y + rng.normal(size=y.shape) * (i + 1) for i, y in enumerate(block.outputs())]
     block.given[-1] = {"x": block.given[-1]["x"][:3]}
     wanted[-1] = wanted[-1][:3]
-    trainer = with_gradients(LightModel(block.part), block.facts, {block.y: 1 / wanted[0].size}, [])
+    models = block.models(1 / wanted[0].size, [])
     targets = [{block.y: y.astype(np.float32)} for y in wanted]
-    training = Training(trainer, trainer, block.start, BlockProblem(block.given, targets, 4), CPU)
+    training = Training(*models, block.start, BlockProblem(block.given, targets, 4), CPU)
     _, before, _ = training.improve({}, {}, 0, rng)
     pairs = zip(block.outputs()[4:], wanted[4:], strict=True)
     squares = np.concatenate([np.square(a - b).ravel() for a, b in pairs])
@@ -165,7 +165,7 @@ def test_no_infinite_result_is_taken():
 
 
 def improved_quietly(block: Block, wanted):
-    trainer = with_gradients(LightModel(block.part), block.facts, {block.y: 1.0}, list(block.start))
+    models = block.models(1.0, list(block.start))
     problem = BlockProblem(block.given, [{block.y: y} for y in wanted], 4)
-    training = Training(trainer, trainer, {}, problem, CPU)
+    training = Training(*models, {}, problem, CPU)
     return training.improve(block.start, block.scales, 4, np.random.default_rng(0))
