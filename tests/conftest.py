@@ -48,7 +48,7 @@ def quick_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take few steps where a test doesn't ask for more."""
     from onnx_reap.prune.refit import tuning
 
-    monkeypatch.setattr(tuning, "STEPS", 120)
+    monkeypatch.setattr(tuning, "ENOUGH_STEPS", 120)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.refit.layer import LayerRefit
 from onnx_reap.prune.refit.network import Distance
 from onnx_reap.prune.refit.networkwise import NetworkFit
-from onnx_reap.prune.refit.tuning import Course
+from onnx_reap.prune.refit.tuning import Schedule
 from onnx_reap.report.records import (
     Figures,
     GroupResult,
@@ -40,7 +40,7 @@ def sample_report(**changes) -> Report:
         "blocks": (BlockFit(("c1", "c2"), 0.2, 0.1, 10), BlockFit(("c3",), 0.05, 0.05, 10)),
         "network": NetworkFit(
             20,
-            Course(0.005, copies=True),
+            Schedule(0.005, augmented=True),
             Distance(0.2, None, 0.4),
             Distance(0.1, None, 0.3),
             ("c1", "c2"),

@@ -149,7 +149,7 @@ class Calibration:
         Parameters
         ----------
         pad : bool
-            Fill the last batch by repeating its last sample, for models whose batch is fixed. Batch
+            Fill the last batch by repeating its samples, for models whose batch is fixed. Batch
             ``k`` then still starts with ``min(size, len(self) - k * size)`` samples of its own.
 
         Yields
@@ -165,7 +165,7 @@ class Calibration:
         for start in range(0, len(self), size):
             indices = self._indices[start : start + size]
             if pad:
-                indices = np.pad(indices, (0, size - len(indices)), mode="edge")
+                indices = np.pad(indices, (0, size - len(indices)), mode="wrap")
             feed = self._source.read(indices)
             for name, batch in feed.items():
                 if is_float(batch.dtype) and not np.isfinite(batch).all():

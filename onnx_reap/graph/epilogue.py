@@ -112,7 +112,8 @@ def affine_map(
     if node.op == "Identity":
         return np.ones(outputs), np.zeros(outputs)
     if node.op == "BatchNormalization" and tensor is node.inputs[0] and axis == 1:
-        if not all(isinstance(t, gs.Constant) for t in node.inputs[1:5]):
+        own_statistics = all(isinstance(t, gs.Constant) for t in node.inputs[1:5])
+        if not own_statistics or node.attrs.get("training_mode", 0):
             return None
         gamma, beta, mean, var = (t.values.astype(np.float64) for t in node.inputs[1:5])
         scale = gamma / np.sqrt(var + node.attrs.get("epsilon", 1e-5))

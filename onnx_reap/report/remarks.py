@@ -65,13 +65,13 @@ def _of_network(network: NetworkFit) -> Iterator[str]:
         "divergence": "divergence of class scores",
     }
     pairs = [(text, getattr(before, name), getattr(after, name)) for name, text in names.items()]
-    told = [f"{text} {old:.2g} -> {new:.2g}" for text, old, new in pairs if old is not None]
+    distances = [f"{text} {old:.2g} -> {new:.2g}" for text, old, new in pairs if old is not None]
     yield (
-        f"Tuned together, {network.passes} passes: {', '.join(told)} on the validation split; the "
-        f"outputs moved by {network.moved:.2g} of their variance."
+        f"Tuned together, {network.passes:g} passes: {', '.join(distances)} on the validation "
+        f"split; the outputs moved by {network.moved:.2g} of their variance."
     )
     if network.left:
-        yield f"No gradient reaches {collapsed(network.left)}: as refitted before."
+        yield f"Not tuned, as they were refitted: {collapsed(network.left)}."
 
 
 def _without_loss(lossless: Lossless) -> str:

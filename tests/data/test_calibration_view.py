@@ -29,9 +29,9 @@ def test_feeds_are_contiguous_and_of_the_models_dtype():
     assert feed.flags.c_contiguous
 
 
-def test_padding_repeats_the_last_sample(calibration):
+def test_padding_repeats_the_samples_of_the_last_batch(calibration):
     *_, last = calibration.batches(4, pad=True)
-    np.testing.assert_array_equal(last["x"], ROWS[[8, 9, 9, 9]])
+    np.testing.assert_array_equal(last["x"], ROWS[[8, 9, 8, 9]])
 
 
 def test_padding_fills_a_batch_larger_than_the_set(calibration):

@@ -117,7 +117,7 @@ def test_tuning_tells_how_near_it_came_and_what_it_left():
     text = " ".join(rendered().split())
     assert "Tuned together, 20 passes: mean error behind blocks 0.2 -> 0.1, divergence" in text
     assert "of class scores 0.4 -> 0.3 on the validation split; the outputs moved by 0.05" in text
-    assert "No gradient reaches c3: as refitted before." in text
+    assert "Not tuned, as they were refitted: c3." in text
     assert "Tuned together" not in rendered(network=None)
 
 

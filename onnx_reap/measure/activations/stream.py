@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -93,12 +94,18 @@ def _written(path: Path, array: np.ndarray) -> np.ndarray | Path:
 
 
 class ActivationStream:
-    """Runs of one model from a movable frontier."""
+    """Runs of one model from a movable frontier.
+
+    Parameters
+    ----------
+    parts : sequence of Calibration
+        Samples; no batch holds some of two parts.
+    """
 
     def __init__(
-        self, calibration: Calibration, batch: int, pad: bool, providers: Sequence[str]
+        self, parts: Sequence[Calibration], batch: int, pad: bool, providers: Sequence[str]
     ) -> None:
-        self._calibration = calibration
+        self._parts = parts
         self._batch, self._pad = batch, pad
         self._providers = providers
         self._store: Store | None = None
@@ -164,4 +171,4 @@ class ActivationStream:
         """Yield what is held at the frontier, batch by batch."""
         if self._store is not None:
             return iter(self._store)
-        return self._calibration.batches(self._batch, pad=self._pad)
+        return chain.from_iterable(p.batches(self._batch, pad=self._pad) for p in self._parts)

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from onnx_reap.measure.autodiff.backward import Comparison, Trainer
+from onnx_reap.prune.refit.descent import points
 from onnx_reap.prune.refit.side_by_side import Feed, SideBySide
 from onnx_reap.solve.adam import Descent
 
@@ -15,7 +16,6 @@ Arrays = Mapping[str, np.ndarray]
 
 SPEED = 0.05  # largest step, relative to a tensor's scale
 EXACT = 1e-9  # errors below this, relative to the variance, are rounding
-SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the validation split chooses
 # Steps, of all, whose mean foretells the end: where no share of the way there gains so much, a
 # block is left. The steps themselves are too large by then to tell.
 LOOK = (0.3, 0.4)
@@ -95,11 +95,8 @@ class Training:
 
         def best(end: Arrays) -> tuple[Arrays, float]:
             found, least = start, before
-            for share in map(np.float32, SHARES):
-                between = {name: x + share * (end[name] - x) for name, x in start.items()}
-                between = dict(as_stored(between))
-                fits = all(np.isfinite(x).all() for x in between.values())
-                if fits and (error := self._error(between)) < least:
+            for between in points(start, end, as_stored):
+                if (error := self._error(between)) < least:
                     found, least = between, error
             return found, least
 

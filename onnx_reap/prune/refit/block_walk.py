@@ -78,7 +78,7 @@ def refit_blocks(
     parameters = pair.parameters(linears, [name for each in found for name in each.after.tensors])
     facts, done = pair.facts(linears), []
     costs = pair.costs(linears)
-    with pair.stream() as before, pair.stream() as after:
+    with pair.stream(apart=True) as before, pair.stream(apart=True) as after:
         before.advance(original, _with_branches(pair, Block(0, 0, start)))
         after.advance(pruned, start)
         for block in found:
@@ -158,7 +158,7 @@ def _fit(
     start = moving.values
     trainer = with_gradients(part, facts, goals, sorted(start))
     comparison = with_errors(part, facts, goals)
-    fitting, together = pair.fit_samples // pair.batch, max(2 * STEP // pair.batch, 1)
+    fitting, together = -(-pair.fit_samples // pair.batch), max(2 * STEP // pair.batch, 1)
     problem = BlockProblem(given, wanted, fitting, together)
     fixed = {name: array for name, array in values.items() if name not in start}
     training = Training(trainer, comparison, fixed, problem, pair.run.analysis.providers)

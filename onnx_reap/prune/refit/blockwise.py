@@ -5,14 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.graph.labels.kept import Kept, kept_positions
+from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.graph.labels.records import Linear
-from onnx_reap.measure.autodiff.backward import OLDEST
 from onnx_reap.measure.runner import batch_size
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.refit.block_walk import STEP, BlockFit, refit_blocks
-from onnx_reap.prune.refit.layerwise import as_cut
-from onnx_reap.prune.refit.model_pair import ModelPair
+from onnx_reap.prune.refit.model_pair import ModelPair, linears_left
 from onnx_reap.prune.refit.pace import Pace
 
 SHARE = 0.6  # of the time that is left, for all blocks
@@ -43,26 +41,6 @@ def refit_jointly(
             return blocks, pace.notes()
         why = "no gradient gets from behind a block to its layers"
     return [], [f"--joint-refit changed nothing: {why}"] if asked else []
-
-
-def linears_left(run: Run, pruned: Model, kept: Kept) -> list[Linear]:
-    """List the layers of a cut model that are not recurrent, as they are after the cut."""
-    left = {pruned.keys[id(node)] for node in pruned.nodes}
-    return [
-        as_cut(linear, kept)
-        for linear in run.analysis.flow.linears
-        if linear.node in left and not linear.recurrent
-    ]
-
-
-def obstacle(run: Run, pruned: Model) -> str | None:
-    """Tell why layers of this model can't be refitted by gradient, if that is so."""
-    parts = run.samples.train_validation
-    if parts is None or len(parts[0]) < (run.analysis.fixed_batch or 1):
-        return f"{len(run.samples.fit or ())} samples are too few to leave a validation split"
-    if pruned.opset < OLDEST:
-        return f"it takes operator set {OLDEST} or newer, and the model's is {pruned.opset}"
-    return None
 
 
 def _batch(run: Run, layers: Sequence[Linear]) -> int:

@@ -1,7 +1,6 @@
 """Refitting the layers behind a cut."""
 
 from collections.abc import Collection, Mapping, Set
-from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from onnx_reap.graph.uses import Refittable, by_weight
 from onnx_reap.measure.runner import batch_size
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.refit.layer import LayerRefit
-from onnx_reap.prune.refit.model_pair import ModelPair
+from onnx_reap.prune.refit.model_pair import ModelPair, as_cut
 from onnx_reap.prune.refit.order import Job, Zeros, affected_tensors, own_output
 from onnx_reap.prune.refit.walk import refit_model
 
@@ -136,13 +135,6 @@ def _constant(pruned: Model, join: Join, rank: int) -> Job:
     low, high = clipping(only_reader(pruned, out))
     epilogue = Epilogue(np.ones(count), np.zeros(count), out.name, None, low, high)
     return Job(linear, epilogue, place)
-
-
-def as_cut(linear: Linear, kept: Kept) -> Linear:
-    """Describe a layer after the cut: a depthwise convolution has fewer groups."""
-    if linear.depthwise and linear.x in kept:
-        return replace(linear, group=len(kept[linear.x][1]))
-    return linear
 
 
 def _epilogue(analysis: Analysis, pruned: Model, linear: Linear, kept: Kept) -> Epilogue:

@@ -1,7 +1,7 @@
 """A cut model beside its original, as a refit works on them."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,7 @@ from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.frontier import Frontier
 from onnx_reap.measure.activations.stream import ActivationStream
-from onnx_reap.measure.autodiff.backward import Facts
+from onnx_reap.measure.autodiff.backward import OLDEST, Facts
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.refit.order import affected_tensors
 from onnx_reap.prune.refit.parameters import Parameters, find_parameters
@@ -73,11 +73,18 @@ class ModelPair:
         parts = self.run.samples.train_validation
         return len(self.calibration) - (0 if parts is None else len(parts[1]))
 
-    def stream(self) -> ActivationStream:
-        """Run one of the models over all samples."""
-        return ActivationStream(
-            self.calibration, self.batch, self.pads, self.run.analysis.providers
-        )
+    def stream(self, *, apart: bool = False) -> ActivationStream:
+        """Run one of the models over all samples.
+
+        Parameters
+        ----------
+        apart : bool
+            Whether batches hold samples that are fitted, or of the validation split alone.
+        """
+        every, fitted = self.calibration, self.fit_samples
+        places = range(len(every))
+        parts = [every.at(places[:fitted]), every.at(places[fitted:])] if apart else [every]
+        return ActivationStream(parts, self.batch, self.pads, self.run.analysis.providers)
 
     def facts(self, linears: Sequence[Linear]) -> Facts:
         """Tell what is known of the cut model's tensors, also of those that a refit added."""
@@ -110,3 +117,30 @@ class ModelPair:
     def frontier(self, model: Model) -> Frontier:
         """Find out where runs of one of the models can start."""
         return Frontier(model, self.probe, len(self.calibration))
+
+
+def as_cut(linear: Linear, kept: Kept) -> Linear:
+    """Describe a layer after the cut: a depthwise convolution has fewer groups."""
+    if linear.depthwise and linear.x in kept:
+        return replace(linear, group=len(kept[linear.x][1]))
+    return linear
+
+
+def linears_left(run: Run, pruned: Model, kept: Kept) -> list[Linear]:
+    """List the layers of a cut model that are not recurrent, as they are after the cut."""
+    left = {pruned.keys[id(node)] for node in pruned.nodes}
+    return [
+        as_cut(linear, kept)
+        for linear in run.analysis.flow.linears
+        if linear.node in left and not linear.recurrent
+    ]
+
+
+def obstacle(run: Run, pruned: Model) -> str | None:
+    """Tell why layers of this model can't be refitted by gradient, if that is so."""
+    parts = run.samples.train_validation
+    if parts is None or len(parts[0]) < (run.analysis.fixed_batch or 1):
+        return f"{len(run.samples.fit or ())} samples are too few to leave a validation split"
+    if pruned.opset < OLDEST:
+        return f"it takes operator set {OLDEST} or newer, and the model's is {pruned.opset}"
+    return None

@@ -13,7 +13,6 @@ A. Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from onnx_reap.prune.refit.parameters import Arrays, Parameters
 from onnx_reap.prune.refit.side_by_side import Feed, SideBySide
 from onnx_reap.prune.refit.step_sizes import step_sizes
 
-VARIANCE_BATCHES = 8  # that tell how much the original's activations vary
+VARIANCE_SAMPLES = 32  # that tell how much the original's activations vary
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,11 @@ class Distance:
         pairs = zip(astuple(self), astuple(other), strict=True)
         ratios = [_log_ratio(a, b) for a, b in pairs if a is not None and b is not None]
         return sum(ratios) / len(ratios)
+
+    def keeps_outputs(self, other: "Distance") -> bool:
+        """Whether no output is further away than another tells."""
+        pairs = ((self.outputs, other.outputs), (self.divergence, other.divergence))
+        return all(now <= before for now, before in pairs if now is not None and before is not None)
 
 
 def _log_ratio(now: float, before: float) -> float:
@@ -72,6 +76,8 @@ class Network:
         Outputs that hold class scores.
     batch : int
         Samples in a run.
+    together : int
+        Runs whose gradients make a step.
 
     Attributes
     ----------
@@ -79,6 +85,8 @@ class Network:
         Those that gradients reach.
     values : dict of str to array
         What they are; where there are none, nothing else can be asked.
+    before : Distance
+        With these.
     """
 
     def __init__(
@@ -89,40 +97,53 @@ class Network:
         goals: Sequence[str],
         scores: Sequence[Scores],
         batch: int,
+        together: int,
     ) -> None:
         parts = pair.run.samples.train_validation
         assert parts is not None
         self._training, self._validation = parts
         self._pair, self.batch = pair, batch
-        self._side_by_side = SideBySide(pair.run.analysis.providers)
+        self._side_by_side = SideBySide(pair.run.analysis.providers, together)
         settings = pair.run.settings
         self._augment = find_augment(self._training, settings.augment, settings.seed)
-        first = next(self._batches(self._training))
+        self._some = self._training.take(VARIANCE_SAMPLES, settings.seed)
+        first = next(self._batches(self._some))
         inputs = {name: array.dtype for name, array in first.items()}
-        wanted = list(dict.fromkeys([*goals, *(each.output for each in scores)]))
-        self._run_original = self._side_by_side.runner(pair.original.part(inputs, wanted), wanted)
+        part = pair.original.part(inputs, goals)
+        self._run_original = self._side_by_side.runner(part, goals)
         weights = self._weights(goals)
-        part, facts = parameters.part(inputs, wanted), parameters.facts(facts)
-        free = reached(part, facts, list(parameters.values)) if weights else set()
-        self.parameters = parameters.only(free)
-        self.values = self.parameters.values
         self._start = parameters.values
+        self.parameters = parameters.only(set())
+        if weights:
+            part, facts = parameters.part(inputs, [*weights]), parameters.facts(facts)
+            self.parameters = parameters.only(reached(part, facts, [*self._start]))
+        self.values = self.parameters.values
         if not self.values:
             return
         means = {name: weight / len(weights) for name, weight in weights.items()}
         self._trainer = with_gradients(part, facts, means, sorted(self.values))
         gradients = [*self._trainer.gradients.values()]
         self._run_backward = self._side_by_side.runner(self._trainer.model, gradients)
+        self._goals = part, facts, weights
+        self._compare([each for each in scores if each.output in weights])
+        self.before = self.distance(self.values)
+        if not math.isfinite(self.before.divergence or 0.0):
+            self._compare(())
+            self.before = self.distance(self.values)
+
+    def _compare(self, scores: Sequence[Scores]) -> None:
+        """Choose the outputs whose distance is one of class scores."""
+        part, facts, weights = self._goals
         self._comparison = with_errors(part, facts, weights, scores)
         returned = [value.name for value in self._comparison.model.graph.output]
         self._run_forward = self._side_by_side.runner(self._comparison.model, returned)
         compared = {each.output for each in scores}
-        outputs = [tensor.name for tensor in pair.original.graph.outputs]
+        outputs = [tensor.name for tensor in self._pair.original.graph.outputs]
         self._outputs = [name for name in outputs if name in weights and name not in compared]
 
     def steps(self, *, zeros_stay: bool) -> dict[str, np.ndarray]:
         """Return what a step of 1 is, by parameter."""
-        feed, providers = next(self._batches(self._training)), self._pair.run.analysis.providers
+        feed, providers = next(self._batches(self._some)), self._pair.run.analysis.providers
         return step_sizes(self.parameters, feed, providers, zeros_stay=zeros_stay)
 
     @property
@@ -204,15 +225,21 @@ class Network:
         }
 
     def _weights(self, goals: Sequence[str]) -> dict[str, float]:
-        """Weight squared errors so that the sum over a batch is relative to the variance."""
+        """Weight squared errors so that the sum over a batch is relative to the variance.
+
+        What isn't float32 and finite in the original can't be compared.
+        """
         analysis, samples = self._pair.run.analysis, 0
         found = {name: Variation() for name in goals}
-        for feed in islice(self._batches(self._training), VARIANCE_BATCHES):
-            own = min(self.batch, len(self._training) - samples)
+        for feed in self._batches(self._some):
+            own = min(self.batch, len(self._some) - samples)
             count = self.batch if self._pair.pads else own
             samples, wanted = samples + count, self._wanted(feed)
-            for name, variation in found.items():
-                variation.add(by_sample(analysis, name, wanted[name], count))
+            for name in [*found]:
+                if wanted[name].dtype != np.float32 or not np.isfinite(wanted[name]).all():
+                    del found[name]
+                else:
+                    found[name].add(by_sample(analysis, name, wanted[name], count))
         by_batch = {name: each.total * self.batch / samples for name, each in found.items()}
         tiny = np.finfo(np.float32).tiny
         return {name: 1 / total for name, total in by_batch.items() if tiny < total < np.inf}

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from time import perf_counter
 
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.kept import kept_positions
@@ -12,11 +13,10 @@ from onnx_reap.measure.sensitivity.divergence import Metric, metrics
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.refit.blocks import blocks
-from onnx_reap.prune.refit.blockwise import linears_left, obstacle
-from onnx_reap.prune.refit.model_pair import ModelPair
+from onnx_reap.prune.refit.model_pair import ModelPair, linears_left, obstacle
 from onnx_reap.prune.refit.network import Distance, Network
 from onnx_reap.prune.refit.side_by_side import AT_ONCE
-from onnx_reap.prune.refit.tuning import STEP, Course, Tuning
+from onnx_reap.prune.refit.tuning import SAMPLES_PER_STEP, Schedule, Tuning
 
 ACTIVATION_BYTES = 512 << 20
 """Bytes of activations of the batches that run at once, of which a backward pass needs most."""
@@ -26,12 +26,12 @@ ACTIVATION_BYTES = 512 << 20
 class NetworkFit:
     """What became of a network whose layers moved together."""
 
-    passes: int  # Over the training samples
-    course: Course
+    passes: float  # Over the training samples
+    schedule: Schedule
     before: Distance
     after: Distance
     nodes: tuple[str, ...]  # That moved
-    left: tuple[str, ...]  # Layers that no gradient reaches: they are as they were refitted
+    left: tuple[str, ...]  # Layers that are as they were refitted
     moved: float = 0.0  # Mean error of the outputs as they are now, towards those from before
 
 
@@ -47,21 +47,24 @@ def tune_network(
     seconds : float
         To take at most, where the settings don't tell the number of passes.
     """
-    why = obstacle(run, pruned)
+    begin, why = perf_counter(), obstacle(run, pruned)
     network = None if why else _network(run, pruned, removed)
     if network is None or not network.values:
         why = why or "no gradient gets from behind a block to its layers"
+    elif not isfinite(network.before.blocks):
+        why = "activations of the cut model are not finite"
+    if why is not None or network is None:
         return None, [f"--tune changed nothing: {why}"] if run.settings.tune else []
-    together = max(STEP // network.batch, 1)
+    together = _together(network.batch)
     tuning = Tuning(network, together, run.settings.seed, zeros_stay=zeros_stay)
-    passes, notes = run.settings.tune, list[str]()
-    if passes is None:
-        passes, needed = tuning.affordable(seconds)
-        notes = _of_time(passes, tuning.enough, needed)
-    if not passes:
+    steps, notes = (run.settings.tune or 0) * tuning.steps_per_pass, list[str]()
+    if run.settings.tune is None:
+        steps, needed = tuning.affordable(seconds - (perf_counter() - begin))
+        notes = _of_time(tuning, steps, needed)
+    if not steps:
         return None, notes
-    with run.progress.stage("Tuning the network", tuning.work(passes)) as step:
-        found = tuning.improve(passes, step)
+    with run.progress.stage("Tuning the network", tuning.work(steps)) as step:
+        found = tuning.improve(steps, step)
     if found is None:
         back = "the network was not tuned: on the validation split nothing came nearer"
         return None, [*notes, back] if run.settings.tune else notes
@@ -71,18 +74,24 @@ def tune_network(
     layers = [each.node for each in run.analysis.flow.linears]
     present = {pruned.keys[id(node)] for node in pruned.nodes}
     left = tuple(key for key in layers if key in present and key not in moved)
-    return NetworkFit(found.passes, found.course, found.before, found.after, moved, left), notes
+    return NetworkFit(found.passes, found.schedule, found.before, found.after, moved, left), notes
 
 
-def _of_time(passes: int, enough: int, needed: float) -> list[str]:
+def _of_time(tuning: Tuning, steps: int, needed: float) -> list[str]:
     """Say what a longer time limit would be for."""
-    if passes >= enough:
+    if steps >= tuning.enough:
         return []
-    made = f"{passes} of {enough} passes were made" if passes else "it was left out"
+    made = f"{steps} of {tuning.enough} steps were made" if steps else "it was left out"
+    passes = -(-tuning.enough // tuning.steps_per_pass)
     return [
         f"tuning the whole network takes {needed:.0f} s here; {made}: a longer --time-limit, or "
-        f"--tune {enough}, may bring more"
+        f"--tune {passes}, may bring more"
     ]
+
+
+def _together(batch: int) -> int:
+    """Count the runs of a step."""
+    return max(SAMPLES_PER_STEP // batch, 1)
 
 
 def _network(run: Run, pruned: Model, removed: Sequence[int]) -> Network | None:
@@ -93,7 +102,7 @@ def _network(run: Run, pruned: Model, removed: Sequence[int]) -> Network | None:
     linears = linears_left(run, pruned, kept)
     made = [tensor.name for node in pruned.nodes for tensor in node.outputs]
     fitting = batch_size(analysis.probe, made, None, ACTIVATION_BYTES // AT_ONCE)
-    batch = analysis.fixed_batch or min(fitting, STEP // AT_ONCE, len(parts[0]))
+    batch = analysis.fixed_batch or min(fitting, SAMPLES_PER_STEP // AT_ONCE, len(parts[0]))
     pair = ModelPair(run, pruned, kept, batch)
     candidates = _behind_blocks(pair, {linear.node for linear in linears})
     parameters = pair.parameters(linears, candidates)
@@ -104,14 +113,7 @@ def _network(run: Run, pruned: Model, removed: Sequence[int]) -> Network | None:
     if not goals:
         return None
     scores = [each for each in _scores(run) if each.output in goals]
-    network = Network(pair, parameters, facts, goals, scores, batch)
-    if (
-        network.values
-        and scores
-        and not isfinite(network.distance(network.values).divergence or 0.0)
-    ):
-        network = Network(pair, parameters, facts, goals, (), batch)
-    return network
+    return Network(pair, parameters, facts, goals, scores, batch, _together(batch))
 
 
 def _behind_blocks(pair: ModelPair, layers: Collection[str]) -> list[str]:

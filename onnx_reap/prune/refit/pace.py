@@ -40,12 +40,13 @@ class Pace:
 
     def notes(self) -> list[str]:
         """Say what a longer time would be for."""
-        least, enough = min(self._made, default=PASSES[0]), PASSES[0]
-        if least == enough:
+        enough = PASSES[0]
+        short = [made for made in self._made if made < enough]
+        if not short:
             return []
-        short = sum(made < enough for made in self._made)
+        made = " to ".join(map(str, sorted({min(short), max(short)})))
         return [
-            f"time was short for the layers of {short} of {len(self._made)} blocks, refitted in "
-            f"{least} passes or more of {enough}: a longer --time-limit, or --joint-refit "
-            f"{enough}, may bring more"
+            f"time was short: the layers of {len(short)} of {len(self._made)} blocks were refitted "
+            f"together in {made} passes instead of {enough}: a longer --time-limit, or "
+            f"--joint-refit {enough}, may bring more"
         ]

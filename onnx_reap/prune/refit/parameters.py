@@ -146,7 +146,8 @@ class Parameters:
         found = {n: x for p in self.every for n, x in p.steps(sizes[p.result]).items()}
         if not zeros_stay:
             return found
-        return {name: np.where(self.values[name] == 0, 0, x) for name, x in found.items()}
+        values = self.values
+        return {name: np.where(values[name] == 0, 0, x) for name, x in found.items()}
 
     def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
         """Write what computes tensors from others, fed with the parameters as well."""
@@ -194,6 +195,8 @@ def find_parameters(
 ) -> Parameters:
     """List what may move in a cut model: constants that one node alone reads.
 
+    Equal ones that the file holds once stay: apart, they would be more than budgets count.
+
     Parameters
     ----------
     linears : sequence of Linear
@@ -206,6 +209,8 @@ def find_parameters(
     users = Counter(tensor.name for node in pruned.nodes for tensor in node.inputs)
     users.update(captured_tensors(pruned.nodes).keys())
     users.update(tensor.name for tensor in pruned.graph.outputs)
+    once = pruned.written_once()
+    users.update([*once.keys(), *once.values()])
 
     def is_own(key: str, place: int) -> bool:
         for constant in pruned.node(key).inputs[place : place + 1]:

@@ -1,8 +1,9 @@
 """All repairs of a cut model, in their order: layer by layer, block by block, all at once."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 import numpy as np
 
@@ -14,13 +15,24 @@ from onnx_reap.measure.quality import measure_quality
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.refit.block_walk import BlockFit
-from onnx_reap.prune.refit.blockwise import obstacle, refit_jointly
+from onnx_reap.prune.refit.blockwise import refit_jointly
 from onnx_reap.prune.refit.layer import LayerRefit
 from onnx_reap.prune.refit.layerwise import repair
+from onnx_reap.prune.refit.model_pair import obstacle
 from onnx_reap.prune.refit.networkwise import NetworkFit, tune_network
+from onnx_reap.prune.refit.order import Zeros
 
 ENOUGH = 600  # samples that are fitted: with so many, copies bring little to least squares
 MOST = 3  # copies of a sample
+
+MORE = "may bring more"
+NO_TIME_TO_TUNE = (
+    f"no time was left to tune the whole network: a longer --time-limit, or --tune 20, {MORE}"
+)
+NO_TIME = (
+    "no time was left to refit layers together: a longer --time-limit, or --joint-refit 10 and "
+    f"--tune 20, {MORE}"
+)
 
 
 @dataclass(frozen=True)
@@ -65,15 +77,20 @@ def repair_all(run: Run, pruned: Model, removed: Sequence[int], *, by_gradient: 
 
 def _goes_on(run: Run, pruned: Model) -> bool:
     """Whether layers will be refitted together, by gradient."""
-    settings = run.settings
-    return not settings.joint_refit == settings.tune == 0 and obstacle(run, pruned) is None
+    passes = run.settings.joint_refit, run.settings.tune
+    wanted = any(passes) or (None in passes and run.clock.left > 0)
+    return wanted and obstacle(run, pruned) is None
 
 
 def _unheard(run: Run, pruned: Model) -> Iterator[str]:
-    """Say why what was asked for is not done."""
+    """Say why layers are not refitted by gradient, unless that is what the settings want."""
     settings, why = run.settings, obstacle(run, pruned)
+    if why is None:
+        if None in (settings.joint_refit, settings.tune) and run.clock.left <= 0:
+            yield NO_TIME
+        return
     for flag, asked in (("--joint-refit", settings.joint_refit), ("--tune", settings.tune)):
-        if asked and why is not None:
+        if asked:
             yield f"{flag} changed nothing: {why}"
 
 
@@ -100,9 +117,10 @@ def refit_layers(
     copies : int
         Of every sample that were fitted as well.
     """
-    undo, copies = remember(pruned), _copies(run)
+    undo, copies, begin = remember(pruned), _copies(run), perf_counter()
     layers, notes = repair(run, pruned, removed, on_all=False)
-    if not copies:
+    longer = (1 + copies) * (perf_counter() - begin)
+    if not copies or longer > run.clock.left:
         return layers, notes, 0
     original, plain, redo = run.analysis.model.to_run(), pruned.to_run(), remember(pruned)
     undo()
@@ -128,16 +146,14 @@ def refit_blocks(
 
     A block may come nearer in directions that don't matter to the outputs.
     """
-    undo, original = remember(pruned), run.analysis.model
+    undo, original, written = remember(pruned), run.analysis.model.to_run(), _rounded(pruned)
     blocks, notes = refit_jointly(run, pruned, removed, copies=copies)
     if not any(block.error_after < block.error_before for block in blocks):
         return blocks, notes
-    new, redo = _distance(run, original.to_run(), pruned.to_run()), remember(pruned)
-    undo()
-    old = _distance(run, original.to_run(), pruned.to_run())
+    new, old = (_distance(run, original, each) for each in (_rounded(pruned), written))
     if new <= old:
-        redo()
         return blocks, notes
+    undo()
     back = "blocks were not refitted together: on the validation split the outputs' error rose"
     far = f"by {new / old - 1:.0%}" if old and math.isfinite(new) else f"to {new:.2g}"
     return [], [*notes, f"{back} from {old:.2g} {far}"]
@@ -160,13 +176,44 @@ def tune(
     if settings.zeroes and not zeros_stay:
         seconds /= 2  # it comes once more, behind the zeros
     if settings.tune is None and seconds <= 0:
-        more = "a longer --time-limit, or --tune 20, may bring more"
-        return None, [f"no time was left to tune the whole network: {more}"]
-    before = pruned.to_run()
+        return None, [NO_TIME_TO_TUNE]
+    undo, before, written = remember(pruned), pruned.to_run(), _rounded(pruned)
     found, notes = tune_network(run, pruned, removed, seconds=seconds, zeros_stay=zeros_stay)
-    if found is not None:
-        found = replace(found, moved=_distance(run, before, pruned.to_run()))
-    return found, notes
+    if found is None:
+        return None, notes
+    if pruned.stored and not _came_nearer(run, written, _rounded(pruned)):
+        undo()
+        return None, [*notes, "the network was not tuned: rounded to integers, it came no nearer"]
+    return replace(found, moved=_distance(run, before, pruned.to_run())), notes
+
+
+def repair_with_zeros(run: Run, sparse: Model, zeros: Mapping[str, Zeros]) -> Repairs:
+    """Repair a model in place whose layers have zeros, which stay.
+
+    Parameters
+    ----------
+    zeros : mapping of str to Zeros
+        By node of the layer.
+    """
+    passes = run.settings.tune
+    undo, tunes = remember(sparse), bool(passes) or (passes is None and run.clock.left > 0)
+    layers, notes = repair(run, sparse, (), zeros=zeros, on_all=not tunes)
+    network, left_out = tune(run, sparse, (), zeros_stay=True)
+    if tunes and network is None:
+        undo()
+        layers, notes = repair(run, sparse, (), zeros=zeros)
+    return Repairs(layers, network=network, notes=(*notes, *left_out))
+
+
+def _rounded(pruned: Model) -> LightModel:
+    """Write a model to run it, constants rounded to integers where the file has these."""
+    return pruned.to_file() if pruned.stored else pruned.to_run()
+
+
+def _came_nearer(run: Run, before: LightModel, after: LightModel) -> bool:
+    """Whether the outputs' error on the validation split is no larger."""
+    original = run.analysis.model.to_run()
+    return _distance(run, original, after) <= _distance(run, original, before)
 
 
 def _distance(run: Run, wanted: LightModel, found: LightModel) -> float:

@@ -1,4 +1,4 @@
-"""How a cut model is tuned as a whole: what step to take, how far to go, and whether it helped."""
+"""How a cut model is tuned as a whole: which step size, how far to go, and whether it helped."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -8,46 +8,63 @@ from time import perf_counter
 
 import numpy as np
 
+from onnx_reap.prune.refit.descent import SHARES, points
 from onnx_reap.prune.refit.network import Distance, Network
 from onnx_reap.prune.refit.parameters import Arrays
 from onnx_reap.prune.refit.side_by_side import Feed
 from onnx_reap.solve.adam import Descent
 
-SPEEDS = (0.015, 0.005, 0.0015, 0.0005)
-"""Largest steps to try, relative to the size of what moves."""
+STEP_SIZES = (0.015, 0.005, 0.0015, 0.0005)
+"""Largest steps to choose from, relative to the size of what moves."""
 
-TRIAL = 0.06  # of all steps, for each trial
-SHORTEST, LONGEST = 15, 80  # steps of a trial
-TRIALS = 5  # at most
-HOPELESS = 0.1  # of the logarithm of errors: so much worse after trials, no descent is worth it
-# Of the logarithm of errors. The noise of large steps and of copies is most of what short descents
-# show, above all at their ends; long ones average it out, and go further by them.
-TIE = 0.03  # the fastest one is taken of trials that are nearly as good
-HARM = 0.1  # copies that are this much worse in a trial do harm
-SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way that descent went; the validation split chooses
-STEP = 8  # samples a step: many small steps bring more than few large ones
-LOST = 0.5  # of the logarithm of errors: halfway this much worse, there is nothing to wait for
-STEPS = 5000  # that bring nearly all there is to gain
-FEWEST = 30  # that are worth a start
-PASSES = (100, 80, 60, 40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 1)
-"""Over the training samples. Few numbers, so that runs of one speed mostly agree."""
+SAMPLES_PER_STEP = 8
+"""Many small steps bring more than few large ones."""
+
+ENOUGH_STEPS, ENOUGH_PASSES = 5000, 100
+"""Steps that bring nearly all there is to gain, and passes over few samples that do."""
+
+FRACTIONS = (1, 0.8, 0.6, 0.4, 0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.04, 0.03, 0.02, 0.01)
+"""Of these, as time allows. Few numbers, so that runs of one speed mostly agree."""
+
+FEWEST_STEPS = 30
+"""That are worth a start."""
+
+# Short descents choose how the long one goes. They show the noise of large steps and of copies
+# above all at their ends; the long one averages it out.
+SHORT, SHORTEST, LONGEST = 0.06, 15, 80
+"""Steps of a short descent: of all that follow, at least, at most."""
+
+MOST_SHORT = 5
+"""Short descents at most: one for each step size, and one without copies."""
+
+NEARLY_AS_GOOD = 0.03
+"""Of the logarithm of errors: the largest steps are taken of those that come so near the best."""
+
+COPIES_HARM = 0.1
+"""Of the logarithm of errors: copies that come out so much worse are left out."""
+
+WORSE_IN_SHORT, WORSE_HALFWAY = 0.1, 0.5
+"""Of the logarithm of errors: a descent that has become so much worse is given up."""
+
+TIMED = 3
+"""Steps whose time foretells that of the others, after a first one."""
 
 
 @dataclass(frozen=True)
-class Course:
+class Schedule:
     """How parameters descend."""
 
-    speed: float  # Of the largest step, relative to the size of what moves
-    copies: bool  # Whether copies of the samples stand in for them
+    step_size: float  # The largest one, relative to the size of what moves
+    augmented: bool  # Whether random copies of the samples stand in for them
 
 
 @dataclass(frozen=True)
 class Tuned:
     """What tuning came to."""
 
-    values: Arrays  # Those that came nearest to the original
-    passes: int  # Over the training samples
-    course: Course
+    values: Arrays  # Parameters that came nearest to the original
+    passes: float  # Over the training samples, of the descent that found them
+    schedule: Schedule  # Of this descent
     # On the validation split
     before: Distance
     after: Distance
@@ -69,125 +86,131 @@ class Tuning:
     def __init__(self, network: Network, together: int, seed: int, *, zeros_stay: bool) -> None:
         self._network, self._together, self._seed = network, together, seed
         self._scales = network.steps(zeros_stay=zeros_stay)
-        self._start = network.values
-        self._before = network.distance(self._start)
+        self._start, self._before = network.values, network.before
+        self._best: Tuned | None = None
 
     @property
-    def steps(self) -> int:
-        """Steps of a pass."""
+    def steps_per_pass(self) -> int:
+        """Steps of a pass over the training samples."""
         return -(-self._network.batches // self._together)
 
     @property
     def enough(self) -> int:
-        """Passes that bring nearly all there is to gain."""
-        return int(np.clip(STEPS // self.steps, 1, PASSES[0]))
+        """Steps that bring nearly all there is to gain."""
+        return min(ENOUGH_STEPS, ENOUGH_PASSES * self.steps_per_pass)
 
-    def work(self, passes: int) -> int:
-        """Count the steps of so many passes, with those of all trials."""
-        return passes * self.steps + TRIALS * _trial(passes * self.steps)
+    def work(self, steps: int) -> int:
+        """Count the steps of a descent with those of the short ones before it."""
+        return steps + MOST_SHORT * _short(steps)
 
     def affordable(self, seconds: float) -> tuple[int, float]:
-        """Return how many passes fit in a time, trials included, and the time that all take.
+        """Return how many steps fit in a time, and the seconds that enough would take.
 
-        There are no more than bring something.
+        Short descents are included. 0 where too few fit to bring something.
         """
-        feeds = next(self._batches(Course(0.0, copies=True), np.random.default_rng(0)))
+        batches = self._batches(Schedule(0.0, augmented=True))
         times: list[float] = []
         # The first one warms up, and may show that there is no time.
-        while len(times) < 3 and sum(times) * FEWEST < seconds:
+        while not times or (len(times) <= TIMED and sum(times) * FEWEST_STEPS < seconds):
             begin = perf_counter()
-            self._network.gradients(self._start, feeds)
+            self._network.gradients(self._start, next(batches))
             times.append(perf_counter() - begin)
         begin = perf_counter()
         self._network.distance(self._start)
-        looks = (2 * TRIALS + len(SHARES)) * (perf_counter() - begin)
+        looks = (2 * MOST_SHORT + 1 + len(SHARES)) * (perf_counter() - begin)
+        step = float(np.median(times[1:] or times))
 
-        def needed(passes: int) -> float:
-            return looks + self.work(passes) * min(times)
+        def needed(steps: int) -> float:
+            return looks + self.work(steps) * step
 
-        worthwhile = [p for p in PASSES if p < self.enough and p * self.steps >= FEWEST]
-        fitting = (p for p in (self.enough, *worthwhile) if needed(p) <= seconds)
-        return next(fitting, 0), needed(self.enough)
+        counts = [round(fraction * self.enough) for fraction in FRACTIONS]
+        fitting = (steps for steps in counts if needed(steps) <= seconds)
+        found = next(fitting, 0)
+        return found if found >= min(FEWEST_STEPS, self.enough) else 0, needed(self.enough)
 
-    def improve(self, passes: int, on_step: Callable[[int], object]) -> Tuned | None:
-        """Look for better values; None if none are nearer on the validation split."""
-        steps = passes * self.steps
-        course = self._best_course(_trial(steps), on_step)
-        while course is not None and steps:
-            end = self._descend(course, steps, on_step)
+    def improve(self, steps: int, on_step: Callable[[int], object]) -> Tuned | None:
+        """Look for better parameters; None if none are nearer on the validation split."""
+        schedule = self._best_schedule(_short(steps), on_step)
+        while schedule is not None and steps:
+            end = self._descend(schedule, steps, on_step)
             if end is not None:
-                values, after = self._nearest(end, SHARES)
-                better = after.change_from(self._before) < 0
-                made = max(steps // self.steps, 1)
-                return Tuned(values, made, course, self._before, after) if better else None
-            steps, course = steps // 2, _slower(course)
-        return None
+                self._nearest(schedule, steps, end, SHARES)
+                break
+            steps, schedule = steps // 2, _smaller(schedule)
+        return self._best
 
-    def _nearest(self, end: Arrays, shares: Sequence[float]) -> tuple[Arrays, Distance]:
-        """Return what is nearest on the way to the end of a descent."""
-        looks = (self._looked_at(end, share) for share in shares)
-        return min(looks, key=lambda found: found[1].change_from(self._before))
+    def _nearest(
+        self, schedule: Schedule, steps: int, end: Arrays, shares: Sequence[float]
+    ) -> float:
+        """Look at points on the way to the end of a descent; return the least change of errors.
 
-    def _looked_at(self, end: Arrays, share: float) -> tuple[Arrays, Distance]:
-        """Go a share of the way to the end of a descent; tell how near that is."""
-        part = np.float32(share)
-        between = {name: x + part * (end[name] - x) for name, x in self._start.items()}
-        values = self._network.parameters.as_stored(between)
-        return values, self._network.distance(values)
+        The best of all points is kept.
+        """
+        least, as_stored = math.inf, self._network.parameters.as_stored
+        for values in points(self._start, end, as_stored, shares):
+            after = self._network.distance(values)
+            best = self._before if self._best is None else self._best.after
+            if after.change_from(best) < 0 and after.keeps_outputs(self._before):
+                passes = round(steps / self.steps_per_pass, 2)
+                self._best = Tuned(values, passes, schedule, self._before, after)
+            least = min(least, after.change_from(self._before))
+        return least
 
-    def _best_course(self, steps: int, on_step: Callable[[int], object]) -> Course | None:
-        """Choose by short descents: the speed, and whether copies do harm.
+    def _best_schedule(self, steps: int, on_step: Callable[[int], object]) -> Schedule | None:
+        """Choose the step size, and whether copies do harm, by short descents.
 
         None if all of them lead away.
         """
-        before, changes = self._before, dict[Course, float]()
+        changes = dict[Schedule, float]()
 
-        def change(course: Course) -> float:
-            if course not in changes:
-                end = self._descend(course, steps, on_step)
-                found = None if end is None else self._nearest(end, SHARES[:2])[1]
-                changes[course] = math.inf if found is None else found.change_from(before)
-            return changes[course]
+        def change(schedule: Schedule) -> float:
+            if schedule not in changes:
+                end = self._descend(schedule, steps, on_step)
+                changes[schedule] = (
+                    math.inf if end is None else self._nearest(schedule, steps, end, SHARES[:2])
+                )
+            return changes[schedule]
 
-        tried: list[Course] = []
-        for speed in SPEEDS:
-            tried.append(Course(speed, self._network.has_copies))
-            if len(tried) > 1 and change(tried[-1]) > change(tried[-2]):
+        compared: list[Schedule] = []
+        for size in STEP_SIZES:
+            compared.append(Schedule(size, self._network.has_copies))
+            if len(compared) > 1 and change(compared[-1]) > change(compared[-2]):
                 break
-        least = min(map(change, tried))
-        best = next(course for course in tried if change(course) <= least + TIE)
-        if best.copies:
-            plain = replace(best, copies=False)
-            best = plain if change(plain) < change(best) - HARM else best
-        return best if change(best) < HOPELESS else None
+        least = min(map(change, compared))
+        best = next(each for each in compared if change(each) <= least + NEARLY_AS_GOOD)
+        if best.augmented:
+            plain = replace(best, augmented=False)
+            best = plain if change(plain) < change(best) - COPIES_HARM else best
+        return best if change(best) < WORSE_IN_SHORT else None
 
     @np.errstate(over="ignore", invalid="ignore")  # what is not finite is never taken
     def _descend(
-        self, course: Course, steps: int, on_step: Callable[[int], object]
+        self, schedule: Schedule, steps: int, on_step: Callable[[int], object]
     ) -> Arrays | None:
-        """Follow the gradient; None if halfway it has gone astray."""
-        network, rng = self._network, np.random.default_rng(self._seed)
-        descent = Descent(self._start, self._scales, steps, course.speed)
-        for done, feeds in enumerate(islice(self._batches(course, rng), steps), 1):
+        """Follow the gradient; None if halfway errors have become far larger."""
+        network = self._network
+        descent = Descent(self._start, self._scales, steps, schedule.step_size)
+        for done, feeds in enumerate(islice(self._batches(schedule), steps), 1):
             descent.step(network.gradients(descent.values, feeds))
             on_step(1)
-            if done == steps // 2 >= FEWEST:
+            if done == steps // 2 >= FEWEST_STEPS:
                 halfway = network.distance(descent.values).change_from(self._before)
-                if halfway > LOST:
+                if halfway > WORSE_HALFWAY:
                     return None
         return descent.values
 
-    def _batches(self, course: Course, rng: np.random.Generator) -> Iterator[list[Feed]]:
+    def _batches(self, schedule: Schedule) -> Iterator[list[Feed]]:
+        rng = np.random.default_rng(self._seed)
         while True:
-            yield from self._network.one_pass(rng, self._together, copies=course.copies)
+            yield from self._network.one_pass(rng, self._together, copies=schedule.augmented)
 
 
-def _slower(course: Course) -> Course | None:
-    """Return the same course at the next speed, if there is one."""
-    slower = (replace(course, speed=speed) for speed in SPEEDS if speed < course.speed)
-    return next(slower, None)
+def _smaller(schedule: Schedule) -> Schedule | None:
+    """Return the same schedule with the next smaller steps, if there are some."""
+    smaller = (replace(schedule, step_size=s) for s in STEP_SIZES if s < schedule.step_size)
+    return next(smaller, None)
 
 
-def _trial(steps: int) -> int:
-    """Return how many steps a trial takes, of so many that follow."""
-    return min(int(np.clip(TRIAL * steps, SHORTEST, LONGEST)), steps)
+def _short(steps: int) -> int:
+    """Return how many steps a short descent takes before one of so many."""
+    return min(int(np.clip(SHORT * steps, SHORTEST, LONGEST)), steps)

@@ -22,9 +22,8 @@ from onnx_reap.prune.context import Run
 from onnx_reap.prune.form import choice_of
 from onnx_reap.prune.goal import check_globs
 from onnx_reap.prune.refit.layer import LayerRefit
-from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.order import Zeros
-from onnx_reap.prune.refit.repairs import Repairs, tune
+from onnx_reap.prune.refit.repairs import Repairs, repair_with_zeros
 from onnx_reap.prune.sparsity.choose import choose, takes_long
 from onnx_reap.prune.sparsity.layers import (
     EXCLUDED,
@@ -85,7 +84,7 @@ def with_zeros(run: Run, pruned: Pruned, pattern: Pattern) -> tuple[Pruned, Tili
     repairs = replace(
         before,
         layers={**before.layers, **repairs.layers},
-        network=repairs.network or before.network,
+        network=repairs.network,
     )
     pruned = replace(
         pruned,
@@ -152,13 +151,9 @@ def _masked(
     if not run.settings.refit or run.samples.fit is None:
         return sparse, Repairs({})
     large = [node for node, each in zeros.items() if takes_long(pattern, each.mask)]
-    own = run.on(analysis)
-    fitted, notes = repair(own, sparse, (), zeros=zeros, on_all=run.settings.tune == 0)
-    network, left_out = tune(own, sparse, (), zeros_stay=True)
-    notes += [
-        f"{node} keeps the tiles of the best scores: it is too large for more" for node in large
-    ]
-    return sparse, Repairs(fitted, network=network, notes=(*notes, *left_out))
+    repairs = repair_with_zeros(run.on(analysis), sparse, zeros)
+    whole = "keeps the tiles of the best scores: it is too large for more"
+    return sparse, replace(repairs, notes=(*repairs.notes, *(f"{node} {whole}" for node in large)))
 
 
 def _described(

@@ -106,7 +106,7 @@ def test_rows_are_divided_by_sample_and_none_is_of_one_that_fills_a_batch(batch,
         fit_samples=FIT,
     )
     sampler = Sampler(pair, jobs)
-    stream = ActivationStream(samples, BATCH, pads, analysis.providers)
+    stream = ActivationStream([samples], BATCH, pads, analysis.providers)
     names = list(dict.fromkeys(n for job in jobs for n in (*job.sampled, *job.observed)))
     batches = list(stream.run(analysis.model, names))
     given = sampler.collect(batches, jobs, sampler.input_rows)

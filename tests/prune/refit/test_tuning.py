@@ -11,12 +11,15 @@ import pytest
 from net import Net
 from nets import mobile, residual_chain
 from precision import converted
+from quantised import quantised, residual
 from small_models import bare, chain, images, run
 
 import onnx_reap
 from onnx_reap.data.augment import Augment
 from onnx_reap.errors import UsageError
-from onnx_reap.prune.refit import tuning
+from onnx_reap.graph.epilogue import affine_map
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.prune.refit import repairs, tuning
 from onnx_reap.prune.refit.network import Distance
 
 DATA = images(200)
@@ -105,7 +108,7 @@ def test_the_same_run_gives_the_same_file():
 
 def test_statistics_of_normalisations_stay():
     model = residual_chain(2, 12)
-    alone, tuned = (reap(model, tune=5) for _ in (0, 1))
+    alone, tuned = (reap(model, tune=passes) for passes in (0, 5))
     names = {
         name
         for node in alone.model.graph.node
@@ -200,13 +203,89 @@ def test_too_few_samples():
     assert any("--tune changed nothing: 4 samples are too few" in n for n in result.report.notes)
 
 
+# Odd models and data
+
+
+def heads(*outputs: Callable[[Net, str], str]) -> onnx.ModelProto:
+    """A network with further outputs."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.block(n.block("x", 3, 16), 16, 16)
+    return n.model(n.head(h, 16, 5), *(make(n, h) for make in outputs))
+
+
+def silent(n: Net, h: str) -> str:
+    """A head that never fires, with a layer of its own."""
+    return n.node("Relu", n.node("Add", n.conv(h, 16, 4), np.full((4, 1, 1), -1e4)))
+
+
+def double(n: Net, h: str) -> str:
+    return n.node("Cast", "x", to=onnx.TensorProto.DOUBLE)
+
+
+def masked(n: Net, h: str) -> str:
+    hidden = n.node("Greater", "x", np.array(1.5, np.float32))
+    return n.node("Where", hidden, np.array(-np.inf, np.float32), "x")
+
+
+@pytest.mark.parametrize("output", [silent, double, masked])
+def test_outputs_that_cannot_be_compared_are_left_out(output):
+    result = reap(heads(output), tune=20)
+    fit = result.report.network
+    assert fit is not None
+    assert all(math.isfinite(x) for x in (fit.before.blocks, fit.after.blocks))
+    assert fit.after.blocks < fit.before.blocks
+
+
+def test_first_samples_that_are_nearly_alike_do_not_tell_what_varies():
+    """What varies is seen on samples from anywhere."""
+    data = np.concatenate([1e-3 * DATA[:60], DATA])
+    fit = reap(residual_chain(2, 12), data, tune=10).report.network
+    assert fit is not None
+    assert 0 < fit.before.blocks < 1
+
+
+def test_normalisations_that_share_vectors_stay_within_a_budget_of_parameters():
+    n = Net({"x": ("N", 6, 24)})
+    scale, shift = n.constant(np.ones(24, np.float32)), n.constant(np.zeros(24, np.float32))
+    h = "x"
+    for _ in range(4):
+        inside = n.node("LayerNormalization", h, scale, shift)
+        inside = n.node("Relu", n.node("MatMul", inside, n.random(24, 32)))
+        h = n.node("Add", h, n.node("MatMul", inside, n.random(32, 24)))
+    model = n.model(h)
+    data = np.random.default_rng(0).standard_normal((100, 6, 24)).astype(np.float32)
+    result = reap(model, data, target_macs=None, target_params=0.7, tune=5)
+    assert result.report.network is not None
+    assert result.report.after.params <= 0.7 * result.report.before.params
+
+
+def test_a_normalisation_by_statistics_of_the_batch_is_no_constant_map():
+    n = Net({"x": ("N", 3, 8, 8)})
+    y = n.conv("x", 3, 4)
+    h = n.node("BatchNormalization", y, *[np.ones(4, np.float32)] * 4, training_mode=1)
+    model = Model(n.model(h, check=False))
+    (norm,) = (node for node in model.nodes if node.op == "BatchNormalization")
+    assert affine_map(norm, norm.inputs[0], 1, 4, 4) is None
+    norm.attrs["training_mode"] = 0
+    assert affine_map(norm, norm.inputs[0], 1, 4, 4) is not None
+
+
+def test_what_rounding_to_integers_undoes_is_taken_back(monkeypatch: pytest.MonkeyPatch):
+    model = quantised(residual())
+    monkeypatch.setattr(repairs, "_came_nearer", lambda *_: False)
+    alone, tuned = (reap(model, tune=passes) for passes in (0, 20))
+    assert tuned.report.network is None
+    assert any("rounded to integers, it came no nearer" in n for n in tuned.report.notes)
+    assert bare(alone.model) == bare(tuned.model)
+
+
 # When it ends
 
 
-@pytest.mark.parametrize("hopeless", [tuning.HOPELESS, math.inf])
-def test_what_brings_nothing_is_taken_back(monkeypatch: pytest.MonkeyPatch, hopeless: float):
-    monkeypatch.setattr(tuning, "SPEEDS", (30.0, 20.0, 10.0))
-    monkeypatch.setattr(tuning, "HOPELESS", hopeless)
+@pytest.mark.parametrize("worse", [tuning.WORSE_IN_SHORT, math.inf])
+def test_what_brings_nothing_is_taken_back(monkeypatch: pytest.MonkeyPatch, worse: float):
+    monkeypatch.setattr(tuning, "STEP_SIZES", (30.0, 20.0, 10.0))
+    monkeypatch.setattr(tuning, "WORSE_IN_SHORT", worse)
     model = residual_chain(2, 12)
     alone, tuned = (reap(model, tune=passes) for passes in (0, 3))
     assert bare(tuned.model) == bare(alone.model)
@@ -219,8 +298,17 @@ def test_what_brings_nothing_is_taken_back(monkeypatch: pytest.MonkeyPatch, hope
 def test_no_time_left():
     result = reap(chain(12), tune=None, time_limit=0.01)
     assert result.report.network is None
-    (note,) = (n for n in result.report.notes if n.startswith("no time was left to tune"))
+    (note,) = (n for n in result.report.notes if n.startswith("no time was left to refit"))
     assert "a longer --time-limit" in note
+
+
+def test_without_time_layers_are_refitted_once(monkeypatch: pytest.MonkeyPatch):
+    fitted = []
+    whole = repairs.repair
+    monkeypatch.setattr(repairs, "repair", lambda *a, **k: fitted.append(k) or whole(*a, **k))
+    late = reap(chain(12), tune=None, joint_refit=None, time_limit=0.01)
+    assert len(fitted) == 1
+    assert bare(late.model) == bare(reap(chain(12), tune=0).model)
 
 
 def test_time_for_tuning_alone():
