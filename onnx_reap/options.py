@@ -232,8 +232,8 @@ class Settings(Record):
         "maximum time of --tune auto, such as 2m", shown="what --time-limit leaves"
     )
     time_limit: float | None = _method(parsing.DURATION)(
-        "time that the run may take in all with --joint-refit auto and --tune auto, such as 90s, "
-        "5m or 1h: they make as many passes as it allows",
+        "time in which the run should end, such as 90s, 5m or 1h: --joint-refit auto and --tune "
+        "auto make as many passes as it allows",
         DEFAULT_TIME_LIMIT,
     )
     augment: str = _method(parsing.one_of("auto", "none", "image", "signal"))(

@@ -14,13 +14,13 @@ from onnx_reap.solve.adam import Descent
 
 Arrays = Mapping[str, np.ndarray]
 
-SPEED = 0.05  # largest step, relative to a tensor's scale
+STEP_SIZE = 0.05  # largest step, relative to a tensor's scale
 EXACT = 1e-9  # errors below this, relative to the variance, are rounding
 # Steps, of all, whose mean foretells the end: where no share of the way there gains so much, a
 # block is left. The steps themselves are too large by then to tell.
-LOOK = (0.3, 0.4)
-GAIN = 0.01  # of the error
-FEWEST = 10  # steps whose mean is taken
+EARLY = (0.3, 0.4)
+LEAST_GAIN = 0.01  # of the error
+FEWEST_AVERAGED = 10  # steps whose mean is taken
 
 
 class Batches(Protocol):
@@ -102,10 +102,10 @@ class Training:
 
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is never taken
             end = self._descend(
-                Descent(start, scales, passes * self._steps, SPEED),
+                Descent(start, scales, passes * self._steps, STEP_SIZE),
                 passes,
                 rng,
-                lambda mean: best(mean)[1] < (1 - GAIN) * before,
+                lambda mean: best(mean)[1] < (1 - LEAST_GAIN) * before,
             )
             found, after = best(end)
         return found, before, after
@@ -131,7 +131,7 @@ class Training:
     ) -> Arrays:
         """Take all steps, unless the mean of what the first ones led to promises nothing."""
         total = passes * self._steps
-        first, last = (round(share * total) for share in LOOK)
+        first, last = (round(share * total) for share in EARLY)
         taken = 0
         sums = {name: np.zeros_like(x) for name, x in descent.values.items()}
         for _ in range(passes):
@@ -140,7 +140,7 @@ class Training:
                 taken += 1
                 if first < taken <= last:
                     sums = {name: sums[name] + x for name, x in descent.values.items()}
-                if taken == last >= first + FEWEST:
+                if taken == last >= first + FEWEST_AVERAGED:
                     mean = {name: x / np.float32(last - first) for name, x in sums.items()}
                     if not promises(mean):
                         return mean

@@ -37,7 +37,7 @@ from onnx_reap.prune.refit.step_sizes import step_sizes
 
 Batch = Mapping[str, np.ndarray]
 
-STEP = 16  # samples a run at most; a step takes as many twice
+SAMPLES_PER_RUN = 16  # at most; a step takes as many twice
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def _fit(
     start = moving.values
     trainer = with_gradients(part, facts, goals, sorted(start))
     comparison = with_errors(part, facts, goals)
-    fitting, together = -(-pair.fit_samples // pair.batch), max(2 * STEP // pair.batch, 1)
-    problem = BlockProblem(given, wanted, fitting, together)
+    together = max(2 * SAMPLES_PER_RUN // pair.batch, 1)
+    problem = BlockProblem(given, wanted, -(-pair.fit_samples // pair.batch), together)
     fixed = {name: array for name, array in values.items() if name not in start}
     training = Training(trainer, comparison, fixed, problem, pair.run.analysis.providers)
     count = passes(training.seconds(start))

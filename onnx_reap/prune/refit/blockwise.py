@@ -9,7 +9,7 @@ from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.runner import batch_size
 from onnx_reap.prune.context import Run
-from onnx_reap.prune.refit.block_walk import STEP, BlockFit, refit_blocks
+from onnx_reap.prune.refit.block_walk import SAMPLES_PER_RUN, BlockFit, refit_blocks
 from onnx_reap.prune.refit.model_pair import ModelPair, linears_left
 from onnx_reap.prune.refit.pace import Pace
 
@@ -48,4 +48,6 @@ def _batch(run: Run, layers: Sequence[Linear]) -> int:
     names = [name for layer in layers for name in (layer.x, layer.y)]
     widest = max(names, key=lambda name: np.prod(analysis.probe.shapes[name]))
     batch = batch_size(analysis.probe, [widest] * 4, analysis.fixed_batch)
-    return batch if analysis.fixed_batch or parts is None else min(batch, STEP, len(parts[0]))
+    if analysis.fixed_batch or parts is None:
+        return batch
+    return min(batch, SAMPLES_PER_RUN, len(parts[0]))

@@ -1,8 +1,8 @@
 """Tuning all layers of a cut model together, after they were refitted."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from time import perf_counter
 
 from onnx_reap.graph.ir.model import Model
@@ -20,6 +20,9 @@ from onnx_reap.prune.refit.tuning import SAMPLES_PER_STEP, Schedule, Tuning
 
 ACTIVATION_BYTES = 512 << 20
 """Bytes of activations of the batches that run at once, of which a backward pass needs most."""
+
+OVERTIME = 1.1
+"""Of the time for tuning, past which it ends: steps may take longer than the first ones did."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +54,21 @@ def tune_network(
     network = None if why else _network(run, pruned, removed)
     if network is None or not network.values:
         why = why or "no gradient gets from behind a block to its layers"
-    elif not isfinite(network.before.blocks):
+    elif not math.isfinite(network.before.blocks):
         why = "activations of the cut model are not finite"
     if why is not None or network is None:
         return None, [f"--tune changed nothing: {why}"] if run.settings.tune else []
     together = _together(network.batch)
     tuning = Tuning(network, together, run.settings.seed, zeros_stay=zeros_stay)
     steps, notes = (run.settings.tune or 0) * tuning.steps_per_pass, list[str]()
+    until = math.inf
     if run.settings.tune is None:
         steps, needed = tuning.affordable(seconds - (perf_counter() - begin))
-        notes = _of_time(tuning, steps, needed)
+        notes, until = _of_time(tuning, steps, needed), begin + OVERTIME * seconds
     if not steps:
         return None, notes
     with run.progress.stage("Tuning the network", tuning.work(steps)) as step:
-        found = tuning.improve(steps, step)
+        found = tuning.improve(steps, step, until)
     if found is None:
         back = "the network was not tuned: on the validation split nothing came nearer"
         return None, [*notes, back] if run.settings.tune else notes

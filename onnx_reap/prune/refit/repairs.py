@@ -22,8 +22,8 @@ from onnx_reap.prune.refit.model_pair import obstacle
 from onnx_reap.prune.refit.networkwise import NetworkFit, tune_network
 from onnx_reap.prune.refit.order import Zeros
 
-ENOUGH = 600  # samples that are fitted: with so many, copies bring little to least squares
-MOST = 3  # copies of a sample
+SAMPLES_ENOUGH = 600  # to fit: with so many, copies bring little to least squares
+MOST_COPIES = 3  # of a sample
 
 MORE = "may bring more"
 NO_TIME_TO_TUNE = (
@@ -136,7 +136,7 @@ def _copies(run: Run) -> int:
     parts, settings = run.samples.train_validation, run.settings
     if parts is None or find_augment(parts[0], settings.augment, settings.seed) is None:
         return 0
-    return min(ENOUGH // len(parts[0]), MOST)
+    return min(SAMPLES_ENOUGH // len(parts[0]), MOST_COPIES)
 
 
 def refit_blocks(

@@ -59,6 +59,14 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class End:
+    """What a descent led to."""
+
+    values: Arrays
+    steps: int  # That were taken
+
+
+@dataclass(frozen=True)
 class Tuned:
     """What tuning came to."""
 
@@ -88,6 +96,7 @@ class Tuning:
         self._scales = network.steps(zeros_stay=zeros_stay)
         self._start, self._before = network.values, network.before
         self._best: Tuned | None = None
+        self._until = math.inf
 
     @property
     def steps_per_pass(self) -> int:
@@ -128,30 +137,37 @@ class Tuning:
         found = next(fitting, 0)
         return found if found >= min(FEWEST_STEPS, self.enough) else 0, needed(self.enough)
 
-    def improve(self, steps: int, on_step: Callable[[int], object]) -> Tuned | None:
-        """Look for better parameters; None if none are nearer on the validation split."""
+    def improve(
+        self, steps: int, on_step: Callable[[int], object], until: float = math.inf
+    ) -> Tuned | None:
+        """Look for better parameters; None if none are nearer on the validation split.
+
+        Parameters
+        ----------
+        until : float
+            Of `perf_counter`: from then on no step is taken.
+        """
+        self._until = until
         schedule = self._best_schedule(_short(steps), on_step)
         while schedule is not None and steps:
             end = self._descend(schedule, steps, on_step)
             if end is not None:
-                self._nearest(schedule, steps, end, SHARES)
+                self._nearest(schedule, end, SHARES)
                 break
             steps, schedule = steps // 2, _smaller(schedule)
         return self._best
 
-    def _nearest(
-        self, schedule: Schedule, steps: int, end: Arrays, shares: Sequence[float]
-    ) -> float:
+    def _nearest(self, schedule: Schedule, end: End, shares: Sequence[float]) -> float:
         """Look at points on the way to the end of a descent; return the least change of errors.
 
         The best of all points is kept.
         """
         least, as_stored = math.inf, self._network.parameters.as_stored
-        for values in points(self._start, end, as_stored, shares):
+        for values in points(self._start, end.values, as_stored, shares):
             after = self._network.distance(values)
             best = self._before if self._best is None else self._best.after
             if after.change_from(best) < 0 and after.keeps_outputs(self._before):
-                passes = round(steps / self.steps_per_pass, 2)
+                passes = round(end.steps / self.steps_per_pass, 2)
                 self._best = Tuned(values, passes, schedule, self._before, after)
             least = min(least, after.change_from(self._before))
         return least
@@ -167,7 +183,7 @@ class Tuning:
             if schedule not in changes:
                 end = self._descend(schedule, steps, on_step)
                 changes[schedule] = (
-                    math.inf if end is None else self._nearest(schedule, steps, end, SHARES[:2])
+                    math.inf if end is None else self._nearest(schedule, end, SHARES[:2])
                 )
             return changes[schedule]
 
@@ -186,18 +202,20 @@ class Tuning:
     @np.errstate(over="ignore", invalid="ignore")  # what is not finite is never taken
     def _descend(
         self, schedule: Schedule, steps: int, on_step: Callable[[int], object]
-    ) -> Arrays | None:
+    ) -> End | None:
         """Follow the gradient; None if halfway errors have become far larger."""
         network = self._network
         descent = Descent(self._start, self._scales, steps, schedule.step_size)
         for done, feeds in enumerate(islice(self._batches(schedule), steps), 1):
+            if perf_counter() > self._until:
+                return End(descent.values, done - 1)
             descent.step(network.gradients(descent.values, feeds))
             on_step(1)
             if done == steps // 2 >= FEWEST_STEPS:
                 halfway = network.distance(descent.values).change_from(self._before)
                 if halfway > WORSE_HALFWAY:
                     return None
-        return descent.values
+        return End(descent.values, steps)
 
     def _batches(self, schedule: Schedule) -> Iterator[list[Feed]]:
         rng = np.random.default_rng(self._seed)

@@ -19,6 +19,7 @@ from onnx_reap.prune.refit.tuning import (
     STEP_SIZES,
     WORSE_HALFWAY,
     WORSE_IN_SHORT,
+    End,
     Schedule,
     Tuned,
     Tuning,
@@ -46,10 +47,10 @@ class Foretold(Tuning):
 
     def _descend(self, schedule, steps, on_step):
         self.done.append((schedule, steps))
-        return None if steps != SHORT and len(self.long) <= self._astray else {}
+        return None if steps != SHORT and len(self.long) <= self._astray else End({}, steps)
 
-    def _nearest(self, schedule, steps, end, shares):
-        self._best = Tuned({}, steps / 10, schedule, START, changed(self._change(schedule)))
+    def _nearest(self, schedule, end, shares):
+        self._best = Tuned({}, end.steps / 10, schedule, START, changed(self._change(schedule)))
         return self._change(schedule)
 
     @property
@@ -123,6 +124,7 @@ def along_a_line(distance: Callable[[float], Distance], **network) -> Tuning:
         _scales={"w": 1.0},
         _seed=0,
         _together=1,
+        _until=math.inf,
         _network=SimpleNamespace(
             parameters=parameters, batches=10, distance=lambda x: distance(float(x["w"][0]))
         ),
@@ -134,11 +136,15 @@ def along_a_line(distance: Callable[[float], Distance], **network) -> Tuning:
 ANY = Schedule(STEP_SIZES[0], augmented=False)
 
 
+def at(w: float) -> End:
+    return End({"w": np.full(1, w, np.float32)}, 10)
+
+
 def test_the_best_of_all_points_is_kept():
     """A later descent overfits: all its points are further away."""
     tuning = along_a_line(lambda w: changed((w - 1) ** 2 - 1))
     for end in (1.0, 8.0):
-        tuning._nearest(ANY, 10, {"w": np.full(1, end, np.float32)}, (0.25, 0.5, 1.0))
+        tuning._nearest(ANY, at(end), (0.25, 0.5, 1.0))
     best = tuning._best
     assert best is not None
     assert best.values["w"] == 1
@@ -149,7 +155,7 @@ def test_the_best_of_all_points_is_kept():
 def test_points_that_move_an_output_away_are_not_kept():
     tuning = along_a_line(lambda w: Distance(1 - w / 2, None, 1 + w))
     tuning._before = Distance(1.0, None, 1.0)
-    assert tuning._nearest(ANY, 10, {"w": np.full(1, 0.5, np.float32)}, (0.5, 1.0)) < math.inf
+    assert tuning._nearest(ANY, at(0.5), (0.5, 1.0)) < math.inf
     assert tuning._best is None
 
 
@@ -157,7 +163,7 @@ def test_infinite_parameters_are_never_looked_at():
     tuning = along_a_line(lambda _: changed(-1))
     tuning._network.parameters.as_stored = lambda values: {"w": values["w"] / np.float32(0)}
     with np.errstate(divide="ignore"):
-        assert tuning._nearest(ANY, 10, {"w": np.ones(1, np.float32)}, (0.5, 1.0)) == math.inf
+        assert tuning._nearest(ANY, at(1.0), (0.5, 1.0)) == math.inf
     assert tuning._best is None
 
 
@@ -174,6 +180,18 @@ def test_a_descent_that_goes_astray_ends_halfway(halfway: float, steps: int):
     end = tuning._descend(ANY, 60, taken.append)
     assert (end is None) == (halfway > WORSE_HALFWAY)
     assert len(taken) == steps
+
+
+def test_a_descent_ends_when_its_time_is_over():
+    tuning = along_a_line(
+        lambda _: START,
+        one_pass=lambda *_, **__: iter([[{}]]),
+        gradients=lambda values, _: values,
+    )
+    tuning._until = 0.0
+    end = tuning._descend(ANY, 60, lambda _: None)
+    assert end is not None
+    assert end.steps == 0
 
 
 @pytest.mark.parametrize("batches", [10, 300, 30_000])
