@@ -25,13 +25,13 @@ from onnx_reap.prune.refit.order import Zeros
 SAMPLES_ENOUGH = 600  # to fit: with so many, copies bring little to least squares
 MOST_COPIES = 3  # of a sample
 
-MORE = "may bring more"
-NO_TIME_TO_TUNE = (
-    f"no time was left to tune the whole network: a longer --time-limit, or --tune 20, {MORE}"
-)
 NO_TIME = (
     "no time was left to refit layers together: a longer --time-limit, or --joint-refit 10 and "
-    f"--tune 20, {MORE}"
+    "--tune 20, may bring more"
+)
+NO_TIME_TO_TUNE = (
+    "no time was left to tune the whole network: a longer --time-limit, or --tune 20, may bring "
+    "more"
 )
 
 

@@ -20,8 +20,8 @@ import onnx_reap
 from onnx_reap.errors import UsageError
 from onnx_reap.measure.activations import stream
 from onnx_reap.measure.quality import measure_quality
-from onnx_reap.prune.refit import blockwise, pace, repairs
-from onnx_reap.prune.refit.block_training import Training
+from onnx_reap.prune.refit import block_walk, blockwise, pace, repairs
+from onnx_reap.prune.refit.block_training import BlockProblem, Training
 
 DATA = images(80)
 ENOUGH = 40  # passes; with so few samples each is two steps or four
@@ -326,6 +326,21 @@ def test_automatic_passes_are_as_many_as_asked_for_where_there_is_time():
     result = reap(chain(), joint_refit=None)
     assert result.report.blocks
     assert bare(result.model) == bare(reap(chain(), joint_refit=pace.PASSES[0]).model)
+
+
+def test_no_batch_holds_samples_that_are_fitted_beside_others(monkeypatch: pytest.MonkeyPatch):
+    """Of 70 samples 50 are fitted, and 13 are the validation split."""
+    sizes = []
+
+    def problem(given, wanted, fitting, together):
+        counts = [len(next(iter(given[i].values()))) for i in range(len(given))]
+        sizes.append((sum(counts[:fitting]), sum(counts[fitting:])))
+        return BlockProblem(given, wanted, fitting, together)
+
+    monkeypatch.setattr(block_walk, "BlockProblem", problem)
+    reap(chain(), images(70), joint_refit=1)
+    assert sizes
+    assert set(sizes) == {(50, 13)}
 
 
 def test_no_time_left():

@@ -159,6 +159,14 @@ def test_zeros_stay_zero():
         np.testing.assert_array_equal(zeros[0][name], zeros[1][name])
 
 
+def test_where_zeros_are_not_tuned_all_samples_are_fitted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(repairs, "tune_network", lambda *_, **__: (None, []))
+    model = residual_chain(2, 16)
+    settings = {"target_macs": None, "pattern": "2:4"}
+    alone, tried = (reap(model, tune=passes, **settings) for passes in (0, 20))
+    assert bare(alone.model) == bare(tried.model)
+
+
 def test_a_low_rank_model_is_tuned():
     result = reap(residual_chain(2, 16), tune=30, low_rank="only")
     assert result.plan.factors
