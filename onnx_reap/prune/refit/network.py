@@ -102,7 +102,7 @@ class Network:
         parts = pair.run.samples.train_validation
         assert parts is not None
         self._training, self._validation = parts
-        self._pair, self.batch = pair, batch
+        self._pair, self.batch, self.together = pair, batch, together
         self._side_by_side = SideBySide(pair.run.analysis.providers, together)
         settings = pair.run.settings
         self._augment = find_augment(self._training, settings.augment, settings.seed)
@@ -156,9 +156,7 @@ class Network:
         """Whether there are random copies of the samples."""
         return self._augment is not None
 
-    def one_pass(
-        self, rng: np.random.Generator, together: int, *, copies: bool
-    ) -> Iterator[list[Feed]]:
+    def one_pass(self, rng: np.random.Generator, *, copies: bool) -> Iterator[list[Feed]]:
         """Yield the training samples in random order, or copies, some batches for every step.
 
         What is left for no whole batch waits for another pass.
@@ -168,7 +166,7 @@ class Network:
         step: list[Feed] = []
         for feed in self._training.at(order.tolist()).batches(batch):
             step.append(self._augment.augmented(feed, rng) if copies and self._augment else feed)
-            if len(step) == together:
+            if len(step) == self.together:
                 yield step
                 step = []
         if step:

@@ -58,8 +58,7 @@ def tune_network(
         why = "activations of the cut model are not finite"
     if why is not None or network is None:
         return None, [f"--tune changed nothing: {why}"] if run.settings.tune else []
-    together = _together(network.batch)
-    tuning = Tuning(network, together, run.settings.seed, zeros_stay=zeros_stay)
+    tuning = Tuning(network, run.settings.seed, zeros_stay=zeros_stay)
     steps, notes = (run.settings.tune or 0) * tuning.steps_per_pass, list[str]()
     until = math.inf
     if run.settings.tune is None:
@@ -93,11 +92,6 @@ def _of_time(tuning: Tuning, steps: int, needed: float) -> list[str]:
     ]
 
 
-def _together(batch: int) -> int:
-    """Count the runs of a step."""
-    return max(SAMPLES_PER_STEP // batch, 1)
-
-
 def _network(run: Run, pruned: Model, removed: Sequence[int]) -> Network | None:
     """Prepare both models; None where nothing can be compared."""
     analysis, parts = run.analysis, run.samples.train_validation
@@ -117,7 +111,8 @@ def _network(run: Run, pruned: Model, removed: Sequence[int]) -> Network | None:
     if not goals:
         return None
     scores = [each for each in _scores(run) if each.output in goals]
-    return Network(pair, parameters, facts, goals, scores, batch, _together(batch))
+    together = max(SAMPLES_PER_STEP // batch, 1)
+    return Network(pair, parameters, facts, goals, scores, batch, together)
 
 
 def _behind_blocks(pair: ModelPair, layers: Collection[str]) -> list[str]:

@@ -83,16 +83,14 @@ class Tuning:
 
     Parameters
     ----------
-    together : int
-        Batches whose gradients make a step.
     seed : int
         Of the order of samples.
     zeros_stay : bool
         Whether weights that are zero remain so.
     """
 
-    def __init__(self, network: Network, together: int, seed: int, *, zeros_stay: bool) -> None:
-        self._network, self._together, self._seed = network, together, seed
+    def __init__(self, network: Network, seed: int, *, zeros_stay: bool) -> None:
+        self._network, self._seed = network, seed
         self._scales = network.steps(zeros_stay=zeros_stay)
         self._start, self._before = network.values, network.before
         self._best: Tuned | None = None
@@ -101,7 +99,7 @@ class Tuning:
     @property
     def steps_per_pass(self) -> int:
         """Steps of a pass over the training samples."""
-        return -(-self._network.batches // self._together)
+        return -(-self._network.batches // self._network.together)
 
     @property
     def enough(self) -> int:
@@ -220,7 +218,7 @@ class Tuning:
     def _batches(self, schedule: Schedule) -> Iterator[list[Feed]]:
         rng = np.random.default_rng(self._seed)
         while True:
-            yield from self._network.one_pass(rng, self._together, copies=schedule.augmented)
+            yield from self._network.one_pass(rng, copies=schedule.augmented)
 
 
 def _smaller(schedule: Schedule) -> Schedule | None:

@@ -42,8 +42,8 @@ class Foretold(Tuning):
     ) -> None:
         self._change, self._astray = change, astray
         self.done: list[tuple[Schedule, int]] = []
-        self._best, self._before, self._together = None, START, 1
-        self._network = SimpleNamespace(has_copies=copies, batches=10)
+        self._best, self._before = None, START
+        self._network = SimpleNamespace(has_copies=copies, batches=10, together=1)
 
     def _descend(self, schedule, steps, on_step):
         self.done.append((schedule, steps))
@@ -123,10 +123,12 @@ def along_a_line(distance: Callable[[float], Distance], **network) -> Tuning:
         _start={"w": np.zeros(1, np.float32)},
         _scales={"w": 1.0},
         _seed=0,
-        _together=1,
         _until=math.inf,
         _network=SimpleNamespace(
-            parameters=parameters, batches=10, distance=lambda x: distance(float(x["w"][0]))
+            parameters=parameters,
+            batches=10,
+            together=1,
+            distance=lambda x: distance(float(x["w"][0])),
         ),
     )
     vars(result._network).update(network)
