@@ -1,15 +1,18 @@
 """What removing channels costs: a removal path for every group, and an error for every width."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnx_reap.data.labels import read_labels
 from onnx_reap.fields import CRITERIA
+from onnx_reap.graph.groups import Group
 from onnx_reap.measure.activations.moments import Tap, capture_moments
 from onnx_reap.measure.activations.pooled import Pooled, capture_pooled
 from onnx_reap.measure.sensitivity.estimate import divergence_choices
+from onnx_reap.measure.sensitivity.measure import Evaluation
+from onnx_reap.measure.sensitivity.output_metric import OutputMetric, output_metrics
 from onnx_reap.measure.sensitivity.perturbation import ConsumerMoments
 from onnx_reap.options import Settings
 from onnx_reap.prune.context import Run
@@ -92,8 +95,9 @@ def curves_from_samples(
         together = together.with_rows_of(other)
     by_node = {tap.linear.node: tap for tap in taps}
     pooled = _pooled(run, taps) if CRITERIA[settings.criterion].pools else None
-    removals = _removals(run, widths, Captured(by_node, together, pooled))
-    del together, pooled  # as large as what is still needed
+    metrics = _metrics(run, shrinking, by_node)
+    removals = _removals(run, widths, Captured(by_node, together, pooled), metrics)
+    del together, pooled, metrics  # as large as what is still needed
     choices = [_choices(w, removal) for w, removal in zip(widths, removals, strict=True)]
     notes: list[str] = []
     if sensitivities:
@@ -127,17 +131,50 @@ def _pooled(run: Run, taps: Sequence[Tap]) -> Pooled:
     return replace(pooled, outputs=one_hot[samples.indices])
 
 
-def _removals(run: Run, widths: Sequence[np.ndarray], captured: Captured) -> list[GroupRemoval]:
+def _metrics(run: Run, groups: Sequence[Group], taps: Mapping[str, Tap]) -> dict[str, OutputMetric]:
+    """Measure what the model's outputs feel of those layers whose errors rank channels, by node.
+
+    They are those of which each reads one layer's channels, and adds to what others make.
+    """
+    settings, samples = run.settings, run.samples.fit
+    assert samples is not None
+    several = (group.producers for group in run.analysis.groups if len(group.producers) > 1)
+    adding = {node for producers in several for node in producers}
+    inside = [group for group in groups if len(group.producers) == 1]
+    read = dict.fromkeys(
+        n for group in inside for n in group.consumers if n in taps and n in adding
+    )
+    if CRITERIA[settings.criterion].ranks or not read:
+        return {}
+    some = samples.take(MEASURED, settings.seed)
+    evaluation = Evaluation.of(run.analysis, some, settings)
+    with run.progress.stage("Measuring what outputs feel", len(some)) as step:
+        found = output_metrics(evaluation, [taps[node].linear for node in read], step)
+    return {node: found[taps[node].linear.y] for node in read if taps[node].linear.y in found}
+
+
+def _removals(
+    run: Run,
+    widths: Sequence[np.ndarray],
+    captured: Captured,
+    metrics: Mapping[str, OutputMetric],
+) -> list[GroupRemoval]:
     """Follow the removal path of every group down to its narrowest width but 0."""
     removals = []
     with run.progress.stage("Choosing channels", len(widths)) as step:
         for index, allowed in enumerate(widths):
-            removals.append(_removal(run, index, allowed, captured))
+            removals.append(_removal(run, index, allowed, captured, metrics))
             step()
     return removals
 
 
-def _removal(run: Run, index: int, allowed: np.ndarray, captured: Captured) -> GroupRemoval:
+def _removal(
+    run: Run,
+    index: int,
+    allowed: np.ndarray,
+    captured: Captured,
+    metrics: Mapping[str, OutputMetric],
+) -> GroupRemoval:
     if len(allowed) == 1:
         return GroupRemoval(RemovalPath(np.zeros(0, np.int64), np.zeros(0)))
     analysis, group = run.analysis, run.analysis.groups[index]
@@ -151,6 +188,7 @@ def _removal(run: Run, index: int, allowed: np.ndarray, captured: Captured) -> G
         run.backend,
         steps=max(group.width - int(allowed[allowed > 0][0]), 1),
         order=None if ranking is None else ranking.order,
+        metrics=metrics if len(group.producers) == 1 else None,
     )
     return GroupRemoval(path, variance, ranking)
 

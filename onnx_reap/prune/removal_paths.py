@@ -7,6 +7,7 @@ to.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from onnx_reap.graph.labels.records import Flow, Linear
 from onnx_reap.graph.uses import Refittable, by_weight
 from onnx_reap.measure.activations.moments import Tap, one_per_weight
 from onnx_reap.measure.activations.rows import weight_to_matrix
+from onnx_reap.measure.sensitivity.output_metric import OutputMetric
 from onnx_reap.prune.criteria.balance import balanced
 from onnx_reap.solve.backend import Array, Backend
 from onnx_reap.solve.moments import Moments
@@ -63,6 +65,7 @@ def group_path(
     *,
     steps: int,
     order: Sequence[int] | None = None,
+    metrics: Mapping[str, OutputMetric] | None = None,
 ) -> tuple[RemovalPath, float]:
     """Return the order in which a group's units go with the error after each, and a scale for it.
 
@@ -70,26 +73,37 @@ def group_path(
     ----------
     order : sequence of int, optional
         Remove units in this order instead of the best one.
+    metrics : mapping of str to OutputMetric, optional
+        By node, what the model's outputs feel of its outputs; where all consumers have one, it
+        tells which order is the best. Errors are those behind the consumers in any case.
 
     Returns
     -------
     variance : float
         Of all consumers' outputs, in the unit of the errors.
     """
-    consumers = [
-        Consumer(
-            gram[g, ...], backend.to_device(w), backend.to_device(columns), taps[node].refitted
-        )
-        for node in one_per_weight(group.consumers, taps)
-        for gram in [_gram(moments[node], taps[node])]
-        for g, w, columns in readings(taps[node], group, flow, model)
-    ]
-    if not consumers:
+    nodes = one_per_weight(group.consumers, taps)
+
+    def consumers(metrics: Mapping[str, OutputMetric]) -> list[Consumer]:
+        return [
+            Consumer(
+                gram[g, ...], backend.to_device(w), backend.to_device(columns), taps[node].refitted
+            )
+            for node in nodes
+            for gram in [_gram(moments[node], taps[node])]
+            for g, w, columns in readings(taps[node], group, flow, model, metrics.get(node))
+        ]
+
+    plain = consumers({})
+    if not plain:
         first = balanced(range(group.width), group.parts) if order is None else np.asarray(order)
         first = first[:steps]
         return RemovalPath(first, np.zeros(steps)), 0.0
-    path = removal_path(consumers, steps=steps, damping=DAMPING, parts=group.parts, order=order)
-    variance = sum(backend.xp.sum(c.weight * (c.gram @ c.weight)) for c in consumers)
+    remove = partial(removal_path, steps=steps, damping=DAMPING, parts=group.parts)
+    if order is None and metrics and all(node in metrics for node in nodes):
+        order = remove(consumers(metrics)).order.tolist()
+    path = remove(plain, order=order)
+    variance = sum(backend.xp.sum(c.weight * (c.gram @ c.weight)) for c in plain)
     return path, float(variance)
 
 
@@ -100,7 +114,7 @@ def _gram(moments: Moments, tap: Tap) -> Array:
 
 
 def readings(
-    tap: Tap, group: Group, flow: Flow, model: Model
+    tap: Tap, group: Group, flow: Flow, model: Model, metric: OutputMetric | None = None
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield the maps of a layer that read units of a group.
 
@@ -109,7 +123,8 @@ def readings(
     g : int
         Which of the layer's independent maps.
     weight : (D, O) float64 array
-        Each output scaled by what the normalisation behind makes of it.
+        Each output scaled by what the normalisation behind makes of it; or else what the model's
+        outputs feel of all outputs together, by the metric.
     columns : (U, B) int array
         Of each unit; -1 where it has fewer.
     """
@@ -117,7 +132,8 @@ def readings(
     weight = weight_to_matrix(linear, model.constants()[linear.weight].values)
     outputs = weight.shape[2] * linear.group
     scale = find_epilogue(model, linear, outputs).scale.reshape(linear.group, 1, -1)
-    weight = weight * scale * np.sqrt(len(tap.layers))  # moments are means over all of them
+    weight = weight * scale if metric is None else weight @ metric.root(scale)
+    weight *= np.sqrt(len(tap.layers))  # moments are means over all of them
     units = flow.units_along(linear.x, linear.x_axis)
     if tap.fold is not None:
         # Each column of a channel has outputs of its own: the errors of all are summed.

@@ -64,3 +64,38 @@ def test_a_plan_does_not_follow_the_scale_of_activations(seed):
         result = onnx_reap.reap(model, images(200), target_macs=0.4, **settings)
         errors[allocation] = np.square(run(result.model, feed)[0] - y).sum()
     assert errors["pro"] < errors["uniform"]
+
+
+def metrics_given(monkeypatch: pytest.MonkeyPatch, proto, **settings) -> dict[str, bool]:
+    """By group, whether what outputs feel tells which of its channels go."""
+    seen: dict[str, bool] = {}
+    path = evidence.group_path
+
+    def spied(group, *arguments, metrics, **more):
+        seen[group.name] = bool(metrics) and all(node in metrics for node in group.consumers)
+        return path(group, *arguments, metrics=metrics, **more)
+
+    monkeypatch.setattr(evidence, "group_path", spied)
+    onnx_reap.reap(proto, images(40), **({"target_macs": 0.6} | settings))
+    return seen
+
+
+def residual():
+    """Two convolutions whose sum two others read, one of them through channels in between."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    stem = n.block("x", 3, 8)
+    inner = n.block(n.block(stem, 8, 12), 12, 8)
+    return n.model(n.head(n.block(n.node("Add", stem, inner), 8, 8), 8, 4))
+
+
+@pytest.mark.parametrize("allocation", ["pro", "local", "uniform"])
+def test_what_outputs_feel_ranks_channels_inside_a_residual_branch(monkeypatch, allocation):
+    """Not the channels of the sum, and not those in front of layers that add to no other's."""
+    found = metrics_given(monkeypatch, residual(), allocation=allocation)
+    assert sorted(found.values()) == [False, False, True]
+    assert found["conv3"]
+
+
+@pytest.mark.parametrize("criterion", ["l2", "fpgm"])
+def test_other_criteria_do_not_ask_what_outputs_feel(monkeypatch, criterion):
+    assert not any(metrics_given(monkeypatch, residual(), criterion=criterion).values())

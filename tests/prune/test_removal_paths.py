@@ -14,6 +14,7 @@ from onnx_reap.graph.analysis import Analysis, analyse
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.activations.moments import capture_moments
 from onnx_reap.measure.activations.rows import input_rows, weight_to_matrix
+from onnx_reap.measure.sensitivity.output_metric import OutputMetric
 from onnx_reap.onnxio.extract import with_outputs
 from onnx_reap.options import Settings
 from onnx_reap.solve.backend import Backend
@@ -266,3 +267,66 @@ def test_a_layer_that_was_not_observed_does_not_cost_nothing():
     (group, *_) = analysis.groups
     with pytest.raises(KeyError):
         paths.group_path(group, analysis.flow, analysis.model, {}, {}, BACKEND, steps=2)
+
+
+def one_consumer():
+    """A convolution behind the channels, with five outputs."""
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.conv(n.node("Relu", n.conv("x", 3, 6)), 6, 5, 1)
+    return n.model(n.node("GlobalAveragePool", h))
+
+
+def test_a_metric_of_outputs_tells_the_order_and_errors_remain_those_of_all_outputs():
+    analysis, samples = analysed(one_consumer(), images(40, 6))
+    (node,) = analysis.groups[0].consumers
+    only = np.zeros((1, 5, 5))
+    only[0, 4, 4] = 3.0
+    metrics = {node: OutputMetric(only, 10**12)}
+    found, variance = path_of(analysis, samples, steps=5, metrics=metrics)
+    (x,), (weight,) = all_rows(analysis, samples, node)
+    gone: list[int] = []
+    for unit in found.order:  # by brute force
+        errors = {
+            other: refit_error(x, weight[:, 4:], np.array([*gone, other]))
+            for other in range(6)
+            if other not in gone
+        }
+        assert errors[unit] <= min(errors.values()) * (1 + 1e-4)
+        gone.append(int(unit))
+    plain, same = path_of(analysis, samples, steps=5)
+    assert found.order.tolist() != plain.order.tolist()
+    given, _ = path_of(analysis, samples, steps=5, order=gone)
+    np.testing.assert_array_equal(found.errors, given.errors)
+    assert variance == same
+
+
+def test_a_metric_that_some_consumer_lacks_and_a_given_order_change_nothing():
+    analysis, samples = analysed(branches(), images(40, 6))
+    metrics = {"conv2": OutputMetric(np.diag([1.0, 0, 0, 0, 0])[None], 10**9)}
+    plain, _ = path_of(analysis, samples, steps=5)
+    found, _ = path_of(analysis, samples, steps=5, metrics=metrics)
+    assert found.order.tolist() == plain.order.tolist()
+    both = metrics | {"conv4": metrics["conv2"]}
+    found, _ = path_of(analysis, samples, steps=5, metrics=both, order=range(6))
+    assert found.order.tolist() == [*range(5)]
+    found, _ = path_of(analysis, samples, steps=5, metrics=both)
+    assert found.order.tolist() != plain.order.tolist()
+
+
+def test_a_metric_serves_layers_that_are_folded(monkeypatch):
+    monkeypatch.setattr(paths, "WIDEST", 6)
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.conv(n.node("Relu", n.conv("x", 3, 6)), 6, 5, 3)
+    analysis, samples = analysed(n.model(n.node("GlobalAveragePool", h)), images(40, 6))
+    (node,) = analysis.groups[0].consumers
+    assert paths.find_taps(analysis, analysis.groups)[0].fold is not None
+    orders = {
+        out: path_of(
+            analysis,
+            samples,
+            steps=5,
+            metrics={node: OutputMetric(np.eye(5)[None] * (np.arange(5) == out), 10**12)},
+        )[0].order.tolist()
+        for out in range(5)
+    }
+    assert len({tuple(order) for order in orders.values()}) > 2

@@ -23,7 +23,6 @@ from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.groups import Group
 from onnx_reap.measure.activations.moments import Tap, one_per_weight
-from onnx_reap.measure.sensitivity.divergence import metrics
 from onnx_reap.measure.sensitivity.measure import Evaluation, measure_sensitivities, obstacles
 from onnx_reap.measure.sensitivity.perturbation import (
     ConsumerMoments,
@@ -85,15 +84,12 @@ def divergence_choices(
     notes : list of str
         Warnings.
     """
-    dtypes = analysis.probe.dtypes
-    found = metrics(analysis.model, analysis.probe.shapes, dtypes, settings.metric)
-    compared = [metric for metric in found if dtypes[metric.output] == np.float32]
+    evaluation = Evaluation.of(analysis, samples, settings)
     points = [_points(c, _count(analysis.groups[g], g in coordinates)) for g, c in enumerate(local)]
     tried = [g for g, at in enumerate(points) if len(at) and analysis.groups[g].consumers]
-    if not compared or not tried:
+    if not evaluation.metrics or not tried:
         notes = ["no output holds numbers of float32 that nodes compute"] if tried else []
         return list(local), [f"{note}: local errors of the groups are used" for note in notes]
-    evaluation = Evaluation(analysis, compared, samples, settings.seed)
     widths = {g: local[g].widths[points[g]] for g in tried}
     measured = _measured(evaluation, widths, orders, known, on_batch)
     curves = [

@@ -5,6 +5,8 @@ the difference. Its product with the gradient of a random direction of the model
 squared and on average, how far the outputs move, see `divergence`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,10 +28,11 @@ from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Tape, Value, attributes, opset
 from onnx_reap.measure.runner import batch_size, run_batches
 from onnx_reap.measure.samples import in_front_of_samples
-from onnx_reap.measure.sensitivity.divergence import Metric
+from onnx_reap.measure.sensitivity.divergence import Metric, metrics
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
 from onnx_reap.measure.variation import Variation, by_sample
 from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.options import Settings
 from onnx_reap.solve.chunks import in_chunks
 
 SAMPLES = f"{PREFIX}samples"
@@ -50,6 +53,14 @@ class Evaluation:
     metrics: Sequence[Metric]  # Outputs, and how each is compared
     samples: Calibration  # Best not among those that perturbations were fitted to
     seed: int  # Of the random directions
+
+    @classmethod
+    def of(cls, analysis: Analysis, samples: Calibration, settings: Settings) -> Evaluation:
+        """Compare all outputs that can be, as the settings want it."""
+        model, probe = analysis.model, analysis.probe
+        found = metrics(model, probe.shapes, probe.dtypes, settings.metric)
+        compared = [each for each in found if probe.dtypes[each.output] == np.float32]
+        return cls(analysis, compared, samples, settings.seed)
 
     @cached_property
     def part(self) -> LightModel:
@@ -177,34 +188,65 @@ def _variances(evaluation: Evaluation) -> dict[str, float]:
 def _instrumented(
     evaluation: Evaluation, perturbations: Sequence[Perturbation], weights: Mapping[str, float]
 ) -> tuple[LightModel, list[str]]:
-    """Append directions, a backward pass, and each perturbation's effect, a number per sample."""
-    part, facts, out = evaluation.part, evaluation.facts, onnx.ModelProto()
-    out.CopyFrom(part.proto)
-    tape = Tape(replace(part, proto=out), facts.shapes, facts.layers)
-    starts = {}
-    for index, metric in enumerate(evaluation.metrics):
-        signs = _signs(tape.value(metric.output), _noise_seed(evaluation.seed, index))
-        direction = tape.value(metric.direction(tape, signs.name))
-        starts[metric.output] = direction * weights[metric.output]
+    """Append a backward pass, and each perturbation's effect, a number per sample."""
     changed = list(dict.fromkeys(y for each in perturbations for y in each.outputs))
-    gradients = backpropagate(tape, part.graph.node, starts, changed)
-    nodes = ((first_result(node), node) for node in part.graph.node)
-    makers = {facts.layers[name].y: node for name, node in nodes if name in facts.layers}
+    backward = BackwardPass(evaluation, weights, changed)
+    tape, layers = backward.tape, evaluation.facts.layers
+    nodes = ((first_result(node), node) for node in evaluation.part.graph.node)
+    makers = {layers[name].y: node for name, node in nodes if name in layers}
     effects = []
     for perturbation in perturbations:
         terms = []
         for change in perturbation.changes():
             y = change.linear.y
-            product = change_of_output(tape, makers[y], change) * gradients[y]
+            product = change_of_output(tape, makers[y], change) * backward.gradients[y]
             front = evaluation.in_front_of_samples[y]
             apart = tape.op("Concat", [front], SAMPLES, [-1], axis=0)
             terms.append(product.op("Reshape", apart).sum([0, 2], keep=False))
         effects.append(tape.sum(terms).name)
-    del out.graph.output[:]
-    out.graph.output.extend(onnx.ValueInfoProto(name=name) for name in effects)
-    counts = onnx.helper.make_tensor_value_info(SAMPLES, onnx.TensorProto.INT64, [1])
-    out.graph.input.append(counts)
-    return replace(part, proto=out), effects
+    return backward.model(effects), effects
+
+
+class BackwardPass:
+    """A pass from random directions of the outputs, appended to a copy of the model.
+
+    Parameters
+    ----------
+    weights : mapping of str to float
+        See `output_weights`.
+    wanted : sequence of str
+        Tensors, all of them `reached`.
+
+    Attributes
+    ----------
+    tape : Tape
+        To go on writing.
+    gradients : dict of str to Value
+        At these tensors.
+    """
+
+    def __init__(
+        self, evaluation: Evaluation, weights: Mapping[str, float], wanted: Sequence[str]
+    ) -> None:
+        self._part, facts, out = evaluation.part, evaluation.facts, onnx.ModelProto()
+        out.CopyFrom(self._part.proto)
+        self._out = out
+        self.tape = tape = Tape(replace(self._part, proto=out), facts.shapes, facts.layers)
+        starts = {}
+        for index, metric in enumerate(evaluation.metrics):
+            signs = _signs(tape.value(metric.output), _noise_seed(evaluation.seed, index))
+            direction = tape.value(metric.direction(tape, signs.name))
+            starts[metric.output] = direction * weights[metric.output]
+        self.gradients = backpropagate(tape, self._part.graph.node, starts, wanted)
+
+    def model(self, outputs: Sequence[str]) -> LightModel:
+        """Return the model with these outputs; it is fed the number of samples, too."""
+        graph = self._out.graph
+        del graph.output[:]
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+        counts = onnx.helper.make_tensor_value_info(SAMPLES, onnx.TensorProto.INT64, [1])
+        graph.input.append(counts)
+        return replace(self._part, proto=self._out)
 
 
 def _signs(x: Value, seed: int) -> Value:
