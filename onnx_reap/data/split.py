@@ -14,6 +14,7 @@ from onnx_reap.data import (
     open_calibration,
     synthetic_calibration,
 )
+from onnx_reap.data.augment import Augment, find_augment
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.options import Settings
 
@@ -37,6 +38,7 @@ class Samples:
     held_out: Calibration | None
     notes: tuple[str, ...] = ()  # Warnings about what was estimated on them
     seed: int = 0  # Of the training and validation split
+    kind: str = "auto"  # Of copies, see `find_augment`
 
     @cached_property
     def train_validation(self) -> tuple[Calibration, Calibration] | None:
@@ -48,6 +50,12 @@ class Samples:
         if self.fit is None or len(self.fit) < FEWEST_TO_VALIDATE:
             return None
         return self.fit.split(VALIDATION, self.seed)
+
+    @cached_property
+    def augment(self) -> Augment | None:
+        """How copies of the training samples are made; None if there are none."""
+        parts = self.train_validation
+        return None if parts is None else find_augment(parts[0], self.kind, self.seed)
 
 
 def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> Calibration:
@@ -64,17 +72,17 @@ def divide(every: Calibration, settings: Settings, *, made_up: bool) -> Samples:
 
     With nothing to estimate, data that is given evaluates the result; without any, nothing is run.
     """
-    seed = settings.seed
+    seed, kind = settings.seed, settings.augment
     notes = every.notes if made_up else (*every.notes, *_monotonous(every, seed))
     if not settings.estimates:
         held_out, notes = (None, ()) if made_up else (every, notes)
-        return Samples(every, None, held_out, notes, seed)
+        return Samples(every, None, held_out, notes, seed, kind)
     if len(every) < FEWEST_TO_SPLIT:
         few = f"too few samples ({len(every)}) to hold some out: nothing tells how the result "
-        return Samples(every, every, None, (*notes, few + "does on others"), seed)
+        return Samples(every, every, None, (*notes, few + "does on others"), seed, kind)
     share = HELD_OUT if settings.max_drop is None else DECIDING
     fit, held_out = every.split(share, seed)
-    return Samples(every, fit, held_out, notes, seed)
+    return Samples(every, fit, held_out, notes, seed, kind)
 
 
 def _monotonous(samples: Calibration, seed: int) -> Iterator[str]:

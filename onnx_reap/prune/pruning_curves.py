@@ -96,7 +96,7 @@ def curves_from_samples(
     by_node = {tap.linear.node: tap for tap in taps}
     pooled = _pooled(run, taps) if CRITERIA[settings.criterion].pools else None
     metrics = _metrics(run, shrinking, by_node)
-    removals = _removals(run, widths, Captured(by_node, together, pooled), metrics)
+    removals = _removals(run, widths, Captured(by_node, together, pooled, metrics))
     del together, pooled, metrics  # as large as what is still needed
     choices = [_choices(w, removal) for w, removal in zip(widths, removals, strict=True)]
     notes: list[str] = []
@@ -132,49 +132,41 @@ def _pooled(run: Run, taps: Sequence[Tap]) -> Pooled:
 
 
 def _metrics(run: Run, groups: Sequence[Group], taps: Mapping[str, Tap]) -> dict[str, OutputMetric]:
-    """Measure what the model's outputs feel of those layers whose errors rank channels, by node.
+    """Measure what the model's outputs feel of layers at the ends of residual branches, by node.
 
-    They are those of which each reads one layer's channels, and adds to what others make.
+    Elsewhere it was no help, or did harm, see docs/experiments.md.
     """
     settings, samples = run.settings, run.samples.fit
     assert samples is not None
-    several = (group.producers for group in run.analysis.groups if len(group.producers) > 1)
-    adding = {node for producers in several for node in producers}
-    inside = [group for group in groups if len(group.producers) == 1]
-    read = dict.fromkeys(
-        n for group in inside for n in group.consumers if n in taps and n in adding
-    )
-    if CRITERIA[settings.criterion].ranks or not read:
+    if CRITERIA[settings.criterion].ranks:
         return {}
-    some = samples.take(MEASURED, settings.seed)
-    evaluation = Evaluation.of(run.analysis, some, settings)
-    with run.progress.stage("Measuring what outputs feel", len(some)) as step:
-        found = output_metrics(evaluation, [taps[node].linear for node in read], step)
-    return {node: found[taps[node].linear.y] for node in read if taps[node].linear.y in found}
+    ends = {n for group in run.analysis.groups if not _is_inside(group) for n in group.producers}
+    read = dict.fromkeys(node for group in groups if _is_inside(group) for node in group.consumers)
+    layers = {node: taps[node].linear for node in read if node in ends and node in taps}
+    if not layers:
+        return {}
+    evaluation = Evaluation.of(run.analysis, samples.take(MEASURED, settings.seed), settings)
+    with run.progress.stage("Measuring what outputs feel", len(evaluation.samples)) as step:
+        found = output_metrics(evaluation, layers.values(), step)
+    return {node: found[layer.y] for node, layer in layers.items() if layer.y in found}
 
 
-def _removals(
-    run: Run,
-    widths: Sequence[np.ndarray],
-    captured: Captured,
-    metrics: Mapping[str, OutputMetric],
-) -> list[GroupRemoval]:
+def _is_inside(group: Group) -> bool:
+    """Whether one layer alone makes the channels, as in a residual branch."""
+    return len(group.producers) == 1
+
+
+def _removals(run: Run, widths: Sequence[np.ndarray], captured: Captured) -> list[GroupRemoval]:
     """Follow the removal path of every group down to its narrowest width but 0."""
     removals = []
     with run.progress.stage("Choosing channels", len(widths)) as step:
         for index, allowed in enumerate(widths):
-            removals.append(_removal(run, index, allowed, captured, metrics))
+            removals.append(_removal(run, index, allowed, captured))
             step()
     return removals
 
 
-def _removal(
-    run: Run,
-    index: int,
-    allowed: np.ndarray,
-    captured: Captured,
-    metrics: Mapping[str, OutputMetric],
-) -> GroupRemoval:
+def _removal(run: Run, index: int, allowed: np.ndarray, captured: Captured) -> GroupRemoval:
     if len(allowed) == 1:
         return GroupRemoval(RemovalPath(np.zeros(0, np.int64), np.zeros(0)))
     analysis, group = run.analysis, run.analysis.groups[index]
@@ -188,7 +180,7 @@ def _removal(
         run.backend,
         steps=max(group.width - int(allowed[allowed > 0][0]), 1),
         order=None if ranking is None else ranking.order,
-        metrics=metrics if len(group.producers) == 1 else None,
+        metrics=captured.metrics if _is_inside(group) else None,
     )
     return GroupRemoval(path, variance, ranking)
 

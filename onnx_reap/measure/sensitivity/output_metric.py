@@ -14,7 +14,7 @@ References
        2019, prune by both factors, in a basis of their own.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ from onnx_reap.measure.sensitivity.measure import (
     Evaluation,
     output_weights,
 )
+from onnx_reap.onnxio.light_model import LightModel
 
 WIDEST = 1536
 """Outputs of each map of a layer, past which a matrix of all pairs takes too much memory."""
@@ -75,25 +76,22 @@ def output_metrics(
         By output; those are left out that gradients don't reach, that have too many channels, or
         where gradients are not finite.
     """
-    axes = {layer.y: layer for layer in layers if _width(evaluation, layer) <= WIDEST}
-    found = [y for y in axes if y in evaluation.in_front_of_samples]
-    wanted = sorted(reached(evaluation.part, evaluation.facts, found)) if found else []
+    if not evaluation.metrics:
+        return {}
+    dtypes = evaluation.analysis.probe.dtypes
+    by_output = {
+        layer.y: layer
+        for layer in layers
+        if dtypes[layer.y] == np.float32 and _width(evaluation, layer) <= WIDEST
+    }
+    wanted = sorted(reached(evaluation.part, evaluation.facts, [*by_output]))
     if not wanted:
         return {}
-    backward = BackwardPass(evaluation, output_weights(evaluation), wanted)
-    moments, sizes = {}, {}
-    for y in wanted:
-        layer, gradient = axes[y], backward.gradients[y]
-        rank = len(evaluation.analysis.probe.shapes[y])
-        axis = layer.y_axis % rank
-        first = gradient.transpose([axis, *(other for other in range(rank) if other != axis)])
-        maps = first.reshape([1, layer.group, _width(evaluation, layer), -1])
-        moments[y] = maps.op("MatMul", maps.transpose([0, 1, 3, 2])).name
-        sizes[y] = gradient.op("Size").name
+    model, moments, sizes = _instrumented(evaluation, [by_output[y] for y in wanted])
     totals, counts = dict[str, np.ndarray](), dict.fromkeys(wanted, 0)
     for _, (result,) in run_batches(
         evaluation.analysis,
-        [backward.model([*moments.values(), *sizes.values()])],
+        [model],
         evaluation.samples,
         batch=evaluation.batch,
         count_input=SAMPLES,
@@ -105,6 +103,26 @@ def output_metrics(
             counts[y] += int(result[sizes[y]]) // (len(new) * new.shape[1])
     finite = [y for y, total in totals.items() if np.isfinite(total).all()]
     return {y: OutputMetric(totals[y], counts[y]) for y in finite}
+
+
+def _instrumented(
+    evaluation: Evaluation, layers: Sequence[Linear]
+) -> tuple[LightModel, dict[str, str], dict[str, str]]:
+    """Append a backward pass, and for every layer's output the moments and size of its gradient.
+
+    The moments have an axis of 1 in front, which nobody takes for samples.
+    """
+    backward = BackwardPass(evaluation, output_weights(evaluation), [each.y for each in layers])
+    moments, sizes = {}, {}
+    for layer in layers:
+        gradient = backward.gradients[layer.y]
+        rank = len(evaluation.analysis.probe.shapes[layer.y])
+        axis = layer.y_axis % rank
+        first = gradient.transpose([axis, *(other for other in range(rank) if other != axis)])
+        maps = first.reshape([1, layer.group, _width(evaluation, layer), -1])
+        moments[layer.y] = maps.op("MatMul", maps.transpose([0, 1, 3, 2])).name
+        sizes[layer.y] = gradient.op("Size").name
+    return backward.model([*moments.values(), *sizes.values()]), moments, sizes
 
 
 def _width(evaluation: Evaluation, layer: Linear) -> int:

@@ -11,6 +11,7 @@ from onnx_reap.graph.labels.records import Flow
 from onnx_reap.measure.activations.moments import Tap
 from onnx_reap.measure.activations.pooled import Pooled
 from onnx_reap.measure.activations.rows import weight_to_matrix
+from onnx_reap.measure.sensitivity.output_metric import OutputMetric
 from onnx_reap.prune.criteria.observation import Matrix, Observation, Reading
 from onnx_reap.prune.removal_paths import columns_of, readings
 from onnx_reap.solve.backend import to_host
@@ -24,6 +25,8 @@ class Captured:
     taps: Mapping[str, Tap] = field(default_factory=dict)  # By node
     moments: Mapping[str, Moments] = field(default_factory=dict)  # By node, of its inputs
     pooled: Pooled | None = None  # Of the same inputs, see `axes_of`
+    # By node, of its outputs; where it is known, it tells the order of removal
+    metrics: Mapping[str, OutputMetric] = field(default_factory=dict)
 
 
 def axes_of(taps: Iterable[Tap]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from onnx_reap.data import Calibration
-from onnx_reap.data.augment import find_augment, with_copies
+from onnx_reap.data.augment import with_copies
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.kept import Kept
@@ -53,18 +53,17 @@ class ModelPair:
     @cached_property
     def calibration(self) -> Calibration:
         """The samples that are fitted first, with their copies, then the validation split."""
-        samples, settings = self.run.samples, self.run.settings
+        samples = self.run.samples
         assert samples.fit is not None
         parts = samples.train_validation
         if parts is None:
             return samples.fit
         both, own = parts[0].followed_by(parts[1]), len(parts[0])
-        augment = find_augment(parts[0], settings.augment, settings.seed) if self.copies else None
-        if augment is None:
+        if not self.copies or samples.augment is None:
             return both
         copies = range(1, self.copies + 1)
         places = [len(both) * number + place for number in copies for place in range(own)]
-        stretched = with_copies(both, augment, self.copies, settings.seed)
+        stretched = with_copies(both, samples.augment, self.copies, samples.seed)
         return stretched.at([*range(own), *places, *range(own, len(both))])
 
     @property

@@ -17,7 +17,6 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from onnx_reap.data import Calibration
-from onnx_reap.data.augment import find_augment
 from onnx_reap.measure.autodiff.backward import (
     Facts,
     Scores,
@@ -104,9 +103,8 @@ class Network:
         self._training, self._validation = parts
         self._pair, self.batch, self.together = pair, batch, together
         self._side_by_side = SideBySide(pair.run.analysis.providers, together)
-        settings = pair.run.settings
-        self._augment = find_augment(self._training, settings.augment, settings.seed)
-        self._some = self._training.take(VARIANCE_SAMPLES, settings.seed)
+        self._augment = pair.run.samples.augment
+        self._some = self._training.take(VARIANCE_SAMPLES, pair.run.settings.seed)
         first = next(self._batches(self._some))
         inputs = {name: array.dtype for name, array in first.items()}
         part = pair.original.part(inputs, goals)

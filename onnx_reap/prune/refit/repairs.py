@@ -7,7 +7,6 @@ from time import perf_counter
 
 import numpy as np
 
-from onnx_reap.data.augment import find_augment
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.edit.weights import remember
 from onnx_reap.graph.ir.model import Model
@@ -133,8 +132,8 @@ def refit_layers(
 
 def _copies(run: Run) -> int:
     """Return how many copies of every sample are worth a try."""
-    parts, settings = run.samples.train_validation, run.settings
-    if parts is None or find_augment(parts[0], settings.augment, settings.seed) is None:
+    parts = run.samples.train_validation
+    if parts is None or run.samples.augment is None:
         return 0
     return min(SAMPLES_ENOUGH // len(parts[0]), MOST_COPIES)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from net import Net
@@ -61,6 +63,7 @@ def test_layers_without_a_gradient_or_with_too_many_outputs_have_none(monkeypatc
     monkeypatch.setattr(output_metric, "WIDEST", 2)
     assert {*output_metrics(evaluation, layers)} == {layers[-1].y}
     assert output_metrics(evaluation, []) == {}
+    assert output_metrics(replace(evaluation, metrics=()), layers) == {}
 
 
 def test_a_root_of_many_positions_is_the_metrics_and_of_few_counts_all_outputs_alike():
