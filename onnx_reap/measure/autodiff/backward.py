@@ -15,13 +15,13 @@ from onnx_reap.graph.labels.records import Linear
 from onnx_reap.graph.rules.table import TRAITS
 from onnx_reap.graph.rules.traits import Trait
 from onnx_reap.measure.autodiff.gradient import Step
+from onnx_reap.measure.autodiff.older import WRITTEN_IN
 from onnx_reap.measure.autodiff.recurrent import PROJECTION
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Constants, Shapes, Tape, Value, opset
 from onnx_reap.onnxio.extract import names_in_subgraphs
 from onnx_reap.onnxio.light_model import LightModel
 
-OLDEST = 11  # operator set in which all nodes that rules write exist
 SIZES = frozenset(op for op, traits in TRAITS.items() if Trait.MEASURES in traits)
 """What they give does not change with values."""
 
@@ -69,7 +69,7 @@ class Trainer:
 
 def reached(part: LightModel, facts: Facts, wanted: Collection[str]) -> set[str]:
     """Tell which tensors of a part get their whole gradient from its outputs."""
-    if (version := opset(part)) < OLDEST:
+    if (version := opset(part)) < WRITTEN_IN:
         return set()
     constants = part.constants
     leading = {value.name for value in part.graph.output}

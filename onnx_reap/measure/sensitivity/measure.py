@@ -17,13 +17,13 @@ import onnx
 from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.measure.autodiff.backward import (
-    OLDEST,
     SIZES,
     Facts,
     backpropagate,
     first_result,
     reached,
 )
+from onnx_reap.measure.autodiff.older import WRITTEN_IN, as_written
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Tape, Value, attributes, opset
 from onnx_reap.measure.runner import batch_size, run_batches
@@ -67,7 +67,7 @@ class Evaluation:
         """What computes the outputs that are compared."""
         model, dtypes = self.analysis.model, self.analysis.probe.dtypes
         fed = {t.name: dtypes[t.name] for t in model.graph.inputs}
-        return model.part(fed, [metric.output for metric in self.metrics])
+        return as_written(model.part(fed, [metric.output for metric in self.metrics]))
 
     @cached_property
     def facts(self) -> Facts:
@@ -145,7 +145,7 @@ def _sums_of_squares(
 def obstacles(evaluation: Evaluation) -> str:
     """Name what may keep gradients from reaching some layers."""
     version = opset(evaluation.part)
-    if version < OLDEST:
+    if version < WRITTEN_IN:
         return f"operator set {version}"
     ops = {node.op_type for node in evaluation.part.graph.node} - GRADIENTS.keys() - SIZES
     if evaluation.facts.varying:

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.measure.autodiff.backward import Facts, backpropagate, reached
+from onnx_reap.measure.autodiff.older import as_written
 from onnx_reap.measure.autodiff.tape import PREFIX, Tape, Value
 from onnx_reap.onnxio.light_model import LightModel
 
@@ -99,7 +100,7 @@ def instrumented(
     facts, inner = Facts.of(analysis), [name for name in statistics if name != fed]
     if not inner:
         return None
-    part = analysis.model.part({fed: analysis.probe.dtypes[fed]}, inner)
+    part = as_written(analysis.model.part({fed: analysis.probe.dtypes[fed]}, inner))
     if not reached(part, facts, [fed]):
         return None
     forward, moments = _with_moments(part, facts, statistics)

@@ -14,7 +14,9 @@ from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.frontier import Frontier
 from onnx_reap.measure.activations.stream import ActivationStream
-from onnx_reap.measure.autodiff.backward import OLDEST, Facts
+from onnx_reap.measure.autodiff.backward import Facts
+from onnx_reap.measure.autodiff.older import WRITTEN_IN, as_written
+from onnx_reap.measure.autodiff.tape import opset
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.refit.order import affected_tensors
 from onnx_reap.prune.refit.parameters import Parameters, find_parameters
@@ -140,6 +142,9 @@ def obstacle(run: Run, pruned: Model) -> str | None:
     parts = run.samples.train_validation
     if parts is None or len(parts[0]) < (run.analysis.fixed_batch or 1):
         return f"{len(run.samples.fit or ())} samples are too few to leave a validation split"
-    if pruned.opset < OLDEST:
-        return f"it takes operator set {OLDEST} or newer, and the model's is {pruned.opset}"
+    if opset(as_written(run.analysis.light)) < WRITTEN_IN:
+        return (
+            f"gradients take operator set {WRITTEN_IN} or newer, and the model is in "
+            f"{pruned.opset} with nodes that have changed their meaning since"
+        )
     return None

@@ -21,6 +21,7 @@ from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.autodiff.backward import Facts, first_result
 from onnx_reap.measure.autodiff.norms import PARAMETERS
+from onnx_reap.measure.autodiff.older import as_written
 from onnx_reap.onnxio.dtypes import cast, is_float, rounded
 from onnx_reap.onnxio.float32 import to_float32
 from onnx_reap.onnxio.light_model import LightModel
@@ -152,7 +153,7 @@ class Parameters:
     def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
         """Write what computes tensors from others, fed with the parameters as well."""
         fed = {name: array.dtype for name, array in self.values.items()}
-        part = self.model.part({**inputs, **fed}, outputs)
+        part = as_written(self.model.part({**inputs, **fed}, outputs))
         _fold(part.proto.graph, {layer.first: layer for layer in self._folded})
         return part
 

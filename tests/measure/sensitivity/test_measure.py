@@ -430,12 +430,15 @@ def outputs_of(analysis: Analysis, linear: Linear, changes: Sequence[WeightChang
 
 
 @pytest.mark.parametrize(
-    ("op", "opset", "named"), [("Hardmax", 17, "Hardmax"), ("Relu", 10, "operator set 10")]
+    ("op", "opset", "named"), [("Hardmax", 17, "Hardmax"), ("Resize", 10, "operator set 10")]
 )
 def test_groups_that_no_gradient_reaches_are_run_or_told(monkeypatch, op, opset, named):
     n = Net({"x": ("N", 3, 6, 6)}, opset=opset)
-    attributes = {"axis": 1} if op == "Hardmax" else {}
-    h = n.node(op, n.block(n.block("x", 3, 16), 16, 16), **attributes)
+    h = n.block(n.block("x", 3, 16), 16, 16)
+    if op == "Hardmax":
+        h = n.node(op, h, axis=1)
+    else:  # it had other inputs
+        h = n.node(op, h, n.constant([1.0, 1.0, 2.0, 2.0]))
     proto = n.model(n.head(n.block(h, 16, 16), 16, 4))
     assert not onnx_reap.reap(proto, images(40, 6), target_macs=0.7).report.notes
     monkeypatch.setattr(running, "ARITHMETIC", 1e3)

@@ -257,10 +257,12 @@ def test_blocks_in_front_of_all_cuts_stay_to_the_bit():
 
 def test_old_operator_sets_stay_as_they_were_refitted():
     n = Net({"x": ("N", 3, 8, 8)}, opset=10)
-    model = n.model(n.head(n.block(n.block("x", 3, 12), 12, 12), 12, 5))
+    h = n.node("Resize", n.block("x", 3, 12), n.constant([1.0, 1.0, 2.0, 2.0]))
+    model = n.model(n.head(n.block(h, 12, 12), 12, 5))
     alone, joint = (reap(model, joint_refit=passes) for passes in (0, 3))
     assert bare(alone.model) == bare(joint.model)
-    assert said(joint) == ["it takes operator set 11 or newer, and the model's is 10"]
+    (why,) = said(joint)
+    assert why.startswith("gradients take operator set 11 or newer, and the model is in 10")
 
 
 def test_too_few_samples():

@@ -1,0 +1,84 @@
+"""Old operator sets: a rewritten model computes what the old one does."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from net import Net
+from small_models import chain, images, run
+
+import onnx_reap
+from onnx_reap.measure.autodiff.older import WRITTEN_IN, as_written
+from onnx_reap.measure.autodiff.tape import opset
+from onnx_reap.onnxio.light_model import LightModel
+
+
+def with_all(version: int) -> onnx.ModelProto:
+    """A net of operators that were written in another way, or whose specification changed."""
+    n = Net({"x": (2, 4, 6, 6)}, opset=max(version, 9))
+    h = n.node("Conv", "x", n.random(4, 4, 3, 3), n.random(4), pads=[1] * 4)
+    scales = [n.random(4) for _ in range(3)]
+    h = n.node("BatchNormalization", h, *scales, n.constant(np.ones(4, np.float32)))
+    h = n.node("Clip", h, min=-0.5, max=0.75)
+    h = n.node("Clip", h, max=0.7)
+    h = n.node("Pad", h, pads=[0, 0, 1, 2, 0, 0, 0, 1], value=0.25)
+    if version < 10:
+        h = n.node("Slice", h, starts=[1, 0], ends=[6, 9], axes=[2, 3])
+    h = n.node("MaxPool", h, kernel_shape=[2, 2])
+    h = n.node("Concat", h, n.node("AveragePool", h, kernel_shape=[1, 1]), axis=1)
+    h = n.node("Flatten", n.node("ReduceMean", h, axes=[2, 3], keepdims=0))
+    model = n.model(n.node("Softmax", n.node("Gemm", h, n.random(8, 5), n.random(5))))
+    if version < 9:
+        spatial = onnx.helper.make_attribute("spatial", 1)
+        next(x for x in model.graph.node if x.op_type.startswith("Batch")).attribute.append(spatial)
+        model.opset_import[0].version = version
+    return model
+
+
+@pytest.mark.parametrize("version", [7, 8, 9, 10])
+def test_an_old_model_computes_the_same_in_a_newer_set(version):
+    model = with_all(version)
+    found = as_written(LightModel(model))
+    assert opset(found) == WRITTEN_IN
+    assert opset(LightModel(model)) == version  # the given one stays
+    feed = {"x": images(2, 6, channels=4)}
+    np.testing.assert_array_equal(run(found.proto, feed)[0], run(model, feed)[0])
+
+
+@pytest.mark.parametrize("op", ["Round", "Conv", "If"])
+def test_what_cannot_be_written_in_it_stays_as_it_is(op):
+    n = Net({"x": (2, 4, 6, 6)}, opset=9)
+    model = LightModel(n.model(n.node("Relu", "x")))
+    (node,) = model.graph.node
+    node.op_type = op
+    if op == "If":
+        body = onnx.helper.make_graph([], "body", [], [])
+        node.attribute.append(onnx.helper.make_attribute("then_branch", body))
+    found = as_written(model)
+    assert opset(found) == (WRITTEN_IN if op == "Conv" else 9)
+    assert (found is model) == (op != "Conv")
+
+
+@pytest.mark.parametrize("version", [6, 11, 17])
+def test_models_that_are_as_new_or_far_too_old_stay_as_they_are(version):
+    n = Net({"x": (2, 4, 6, 6)}, opset=version)
+    model = LightModel(n.model(n.node("Relu", "x")))
+    assert as_written(model) is model
+
+
+def test_models_that_were_normalised_by_place_stay_as_they_are():
+    model = with_all(7)
+    norm = next(node for node in model.graph.node if node.op_type == "BatchNormalization")
+    next(a for a in norm.attribute if a.name == "spatial").i = 0
+    light = LightModel(model)
+    assert as_written(light) is light
+
+
+@pytest.mark.parametrize("version", [9, 10])
+def test_layers_of_old_models_are_tuned_together(version):
+    result = onnx_reap.reap(chain(opset=version), images(60), target_macs=0.6, tune=20)
+    assert result.model.opset_import[0].version == version
+    assert result.report.network is not None
+    assert result.report.network.nodes
+    assert not any("gradient" in note for note in result.report.notes)
