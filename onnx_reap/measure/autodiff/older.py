@@ -17,6 +17,9 @@ OLDEST = 7
 WRITTEN_IN = 11
 """Operator set in which all nodes that rules write exist."""
 
+CONSTANTS_APART = 4
+"""Version of the format in which constants need not be listed among the inputs."""
+
 MOVED: Mapping[str, Mapping[str, type]] = {
     "Clip": {"min": np.float32, "max": np.float32},
     "Pad": {"pads": np.int64, "value": np.float32},
@@ -88,6 +91,7 @@ def as_written(part: LightModel) -> LightModel:
     for used in out.opset_import:
         if used.domain in STANDARD_DOMAINS:
             used.version = WRITTEN_IN
+    out.ir_version = max(out.ir_version, CONSTANTS_APART)
     return replace(part, proto=out)
 
 
