@@ -38,7 +38,7 @@ class Samples:
     held_out: Calibration | None
     notes: tuple[str, ...] = ()  # Warnings about what was estimated on them
     seed: int = 0  # Of the training and validation split
-    kind: str = "auto"  # Of copies, see `find_augment`
+    augment_kind: str = "auto"  # See `find_augment`
 
     @cached_property
     def train_validation(self) -> tuple[Calibration, Calibration] | None:
@@ -55,7 +55,7 @@ class Samples:
     def augment(self) -> Augment | None:
         """How copies of the training samples are made; None if there are none."""
         parts = self.train_validation
-        return None if parts is None else find_augment(parts[0], self.kind, self.seed)
+        return None if parts is None else find_augment(parts[0], self.augment_kind, self.seed)
 
 
 def open_samples(inputs: Sequence[InputSpec], data: Any, settings: Settings) -> Calibration:

@@ -134,7 +134,8 @@ def _pooled(run: Run, taps: Sequence[Tap]) -> Pooled:
 def _metrics(run: Run, groups: Sequence[Group], taps: Mapping[str, Tap]) -> dict[str, OutputMetric]:
     """Measure what the model's outputs feel of layers at the ends of residual branches, by node.
 
-    Elsewhere it was no help, or did harm, see docs/experiments.md.
+    Those are layers whose own outputs have channels that other layers make as well. Elsewhere it
+    was no help, or did harm, see docs/experiments.md.
     """
     settings, samples = run.settings, run.samples.fit
     assert samples is not None
@@ -142,7 +143,8 @@ def _metrics(run: Run, groups: Sequence[Group], taps: Mapping[str, Tap]) -> dict
         return {}
     ends = {n for group in run.analysis.groups if not _is_inside(group) for n in group.producers}
     read = dict.fromkeys(node for group in groups if _is_inside(group) for node in group.consumers)
-    layers = {node: taps[node].linear for node in read if node in ends and node in taps}
+    ends &= {node for node, tap in taps.items() if not tap.others}  # one use tells too little
+    layers = {node: taps[node].linear for node in read if node in ends}
     if not layers:
         return {}
     evaluation = Evaluation.of(run.analysis, samples.take(MEASURED, settings.seed), settings)

@@ -94,14 +94,14 @@ def group_path(
             for g, w, columns in readings(taps[node], group, flow, model, metrics.get(node))
         ]
 
+    remove = partial(removal_path, steps=steps, damping=DAMPING, parts=group.parts)
+    if nodes and order is None and metrics and all(node in metrics for node in nodes):
+        order = remove(consumers(metrics)).order.tolist()
     plain = consumers({})
     if not plain:
         first = balanced(range(group.width), group.parts) if order is None else np.asarray(order)
         first = first[:steps]
         return RemovalPath(first, np.zeros(steps)), 0.0
-    remove = partial(removal_path, steps=steps, damping=DAMPING, parts=group.parts)
-    if order is None and metrics and all(node in metrics for node in nodes):
-        order = remove(consumers(metrics)).order.tolist()
     path = remove(plain, order=order)
     variance = sum(backend.xp.sum(c.weight * (c.gram @ c.weight)) for c in plain)
     return path, float(variance)

@@ -96,6 +96,17 @@ def test_what_outputs_feel_ranks_channels_inside_a_residual_branch(monkeypatch, 
     assert found["conv3"]
 
 
+def test_layers_that_share_a_weight_are_not_asked(monkeypatch):
+    """What the outputs feel of one of them is not what they feel of all."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    stem = n.block("x", 3, 8)
+    weight = n.random(8, 12, 1, 1)
+    inner = n.block(stem, 8, 12)
+    ends = [n.node("Conv", h, weight) for h in (inner, n.node("Neg", inner))]
+    proto = n.model(n.head(n.node("Sum", stem, *ends), 8, 4))
+    assert not any(metrics_given(monkeypatch, proto).values())
+
+
 @pytest.mark.parametrize("criterion", ["l2", "fpgm"])
 def test_other_criteria_do_not_ask_what_outputs_feel(monkeypatch, criterion):
     assert not any(metrics_given(monkeypatch, residual(), criterion=criterion).values())

@@ -11,7 +11,7 @@ from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.measure.autodiff.tape import PREFIX, opset
 from onnx_reap.onnxio.light_model import LightModel
 
-OLDEST = 7
+OLDEST_REWRITTEN = 7
 """Operator set from which additions broadcast as they do now."""
 
 WRITTEN_IN = 11
@@ -53,7 +53,6 @@ SAME = frozenset(
         "MaxPool",
         "Mean",
         "Min",
-        "OneHot",
         "PRelu",
         "ReduceL1",
         "ReduceL2",
@@ -81,7 +80,9 @@ def as_written(part: LightModel) -> LightModel:
     The model itself if it is as new, or uses what there is no longer.
     """
     version = opset(part)
-    if not OLDEST <= version < WRITTEN_IN:
+    if not OLDEST_REWRITTEN <= version < WRITTEN_IN:
+        return part
+    if _holds_doubles(part.graph):  # constants of their nodes would have to be so, too
         return part
     out = onnx.ModelProto()
     out.CopyFrom(part.proto)
@@ -95,6 +96,16 @@ def as_written(part: LightModel) -> LightModel:
     return replace(part, proto=out)
 
 
+def _holds_doubles(graph: onnx.GraphProto) -> bool:
+    """Whether anything in a graph, as given or made by a node, is in float64."""
+    kinds = {value.type.tensor_type.elem_type for value in graph.input}
+    kinds |= {tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        kinds |= {each.i for each in node.attribute if each.name in ("to", "dtype")}
+        kinds |= {each.t.data_type for each in node.attribute if each.type == each.TENSOR}
+    return onnx.TensorProto.DOUBLE in kinds
+
+
 def _renew(node: onnx.NodeProto, version: int, graph: onnx.GraphProto) -> bool:
     """Write a node as it is now; tell whether that can be done."""
     given = {attribute.name: attribute for attribute in node.attribute}
@@ -106,8 +117,9 @@ def _renew(node: onnx.NodeProto, version: int, graph: onnx.GraphProto) -> bool:
         if given["spatial"].i != 1:
             return False
         node.attribute.remove(given["spatial"])
-    if node.op_type in MOVED and len(node.input) == 1:
-        _move(node, given, graph)
+    if node.op_type in MOVED:
+        if len(node.input) == 1:  # else it is a Slice that has inputs already
+            _move(node, given, graph)
         return True
     return node.op_type in SAME or _is_unchanged(node.op_type, version)
 

@@ -33,6 +33,9 @@ from onnx_reap.onnxio.light_model import LightModel
 WIDEST = 1536
 """Outputs of each map of a layer, past which a matrix of all pairs takes too much memory."""
 
+FAINTEST = 1e-30
+"""Sum of squared gradients, below which float32 no longer holds their products."""
+
 TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -74,7 +77,7 @@ def output_metrics(
     -------
     dict of str to OutputMetric
         By output; those are left out that gradients don't reach, that have too many channels, or
-        where gradients are not finite.
+        where gradients are not finite or vanish.
     """
     if not evaluation.metrics:
         return {}
@@ -101,8 +104,14 @@ def output_metrics(
             new = result[moments[y]][0].astype(np.float64)
             totals[y] = totals[y] + new if y in totals else new
             counts[y] += int(result[sizes[y]]) // (len(new) * new.shape[1])
-    finite = [y for y, total in totals.items() if np.isfinite(total).all()]
-    return {y: OutputMetric(totals[y], counts[y]) for y in finite}
+    known = [y for y, total in totals.items() if _tells(total)]
+    return {y: OutputMetric(totals[y], counts[y]) for y in known}
+
+
+def _tells(moments: np.ndarray) -> bool:
+    """Whether moments are finite, and not what is left of numbers too small for float32."""
+    size = np.trace(moments, axis1=-2, axis2=-1).sum()
+    return bool(FAINTEST < size < np.inf and np.isfinite(moments).all())
 
 
 def _instrumented(

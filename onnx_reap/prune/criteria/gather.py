@@ -25,7 +25,7 @@ class Captured:
     taps: Mapping[str, Tap] = field(default_factory=dict)  # By node
     moments: Mapping[str, Moments] = field(default_factory=dict)  # By node, of its inputs
     pooled: Pooled | None = None  # Of the same inputs, see `axes_of`
-    # By node, of its outputs; where it is known, it tells the order of removal
+    # By node, of its outputs: it tells in which order channels go that one layer makes
     metrics: Mapping[str, OutputMetric] = field(default_factory=dict)
 
 

@@ -145,6 +145,6 @@ def obstacle(run: Run, pruned: Model) -> str | None:
     if opset(as_written(run.analysis.light)) < WRITTEN_IN:
         return (
             f"gradients take operator set {WRITTEN_IN} or newer, and the model is in "
-            f"{pruned.opset} with nodes that have changed their meaning since"
+            f"{pruned.opset} and can't be written in it"
         )
     return None

@@ -48,6 +48,82 @@ def test_an_old_model_computes_the_same_in_a_newer_set(version):
     np.testing.assert_array_equal(run(found.proto, feed)[0], run(model, feed)[0])
 
 
+UNARY = {
+    **{op: {"axis": 1} for op in ("ArgMax", "ArgMin", "Hardmax", "LogSoftmax", "Softmax")},
+    **{op: {"axis": 2} for op in ("Flatten", "Split")},
+    **{
+        f"Reduce{kind}": {"axes": [1, 3], "keepdims": 0}
+        for kind in ("L1", "L2", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+    },
+    "AveragePool": {"kernel_shape": [2, 2], "auto_pad": "SAME_LOWER"},
+    "Cast": {"to": 6},
+    "DepthToSpace": {"blocksize": 2},
+    "Dropout": {"ratio": 0.5},
+    "Clip": {"min": 0.1},
+    "MaxPool": {"kernel_shape": [2, 2], "auto_pad": "SAME_UPPER"},
+    "Pad": {"pads": [0, 0, 2, -1, 0, 0, -1, 1], "mode": "reflect"},
+    "Unsqueeze": {"axes": [0]},
+}
+"""Operators of one input, with attributes; all write what they did."""
+
+
+@pytest.mark.parametrize("op", UNARY)
+def test_operators_of_one_input_mean_what_they_did(op):
+    n = Net({"x": (2, 4, 6, 6)}, opset=9)
+    model = n.model(
+        n.node(op, "x", outputs=2, **UNARY[op])[0]
+        if op == "Split"
+        else n.node(op, "x", **UNARY[op])
+    )
+    found = as_written(LightModel(model))
+    assert opset(found) == WRITTEN_IN
+    feed = {"x": 3 * images(2, 6, channels=4)}
+    np.testing.assert_array_equal(run(found.proto, feed)[0], run(model, feed)[0])
+
+
+OTHERS = {
+    **{op: ([(2, 4, 6, 6)], {}) for op in ("Greater", "Less", "Max", "Mean", "Min", "Sum")},
+    "MatMul": ([(6, 3)], {}),
+    "PRelu": ([(4, 1, 1)], {}),
+    "Concat": ([(2, 3, 6, 6)], {"axis": 1}),
+    "Conv": ([(6, 2, 3, 3), (6,)], {"group": 2, "auto_pad": "SAME_LOWER"}),
+    "ConvTranspose": ([(4, 3, 3, 3)], {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+}
+"""The same with constants of some shapes."""
+
+
+@pytest.mark.parametrize("op", OTHERS)
+def test_operators_of_several_inputs_mean_what_they_did(op):
+    shapes, attributes = OTHERS[op]
+    n = Net({"x": (2, 4, 6, 6)}, opset=9)
+    model = n.model(n.node(op, "x", *(n.random(*shape) for shape in shapes), **attributes))
+    found = as_written(LightModel(model))
+    assert opset(found) == WRITTEN_IN
+    feed = {"x": images(2, 6, channels=4)}
+    np.testing.assert_array_equal(run(found.proto, feed)[0], run(model, feed)[0])
+
+
+def test_a_slice_that_has_inputs_already_is_kept():
+    n = Net({"x": (2, 4, 6, 6)}, opset=10)
+    model = n.model(n.node("Slice", "x", np.array([1]), np.array([3]), np.array([1])))
+    found = as_written(LightModel(model))
+    assert opset(found) == WRITTEN_IN
+    feed = {"x": images(2, 6, channels=4)}
+    np.testing.assert_array_equal(run(found.proto, feed)[0], run(model, feed)[0])
+
+
+def test_models_with_doubles_stay_as_they_are():
+    """The value that a Pad takes as an input would have to be one, too."""
+    n = Net({"x": ("N", 3, 8, 8)}, opset=10)
+    h = n.node("Cast", n.block("x", 3, 12), to=onnx.TensorProto.DOUBLE)
+    h = n.node("Pad", h, pads=[0, 0, 1, 1, 0, 0, 1, 1], value=0.5)
+    h = n.node("Cast", h, to=onnx.TensorProto.FLOAT)
+    proto = n.model(n.head(n.block(h, 12, 12), 12, 5))
+    light = LightModel(proto)
+    assert as_written(light) is light
+    assert onnx_reap.reap(proto, images(24), target_macs=0.7).report.after.macs
+
+
 @pytest.mark.parametrize("op", ["Round", "Conv", "If"])
 def test_what_cannot_be_written_in_it_stays_as_it_is(op):
     n = Net({"x": (2, 4, 6, 6)}, opset=9)

@@ -82,3 +82,14 @@ def test_a_root_of_many_positions_is_the_metrics_and_of_few_counts_all_outputs_a
     traces = [np.trace(x, axis1=1, axis2=2).sum() for x in (none, moments)]
     assert traces[0] == pytest.approx(traces[1])
     np.testing.assert_allclose(product(5), (none + moments) / 2)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-30])
+def test_gradients_that_vanish_tell_nothing(factor):
+    n = Net({"x": ("N", 3, 6, 6)})
+    h = n.conv(n.node("Relu", n.conv("x", 3, 8)), 8, 6, 1)
+    small = n.node("Mul", h, n.constant(np.full((1, 6, 1, 1), factor, np.float32)))
+    evaluation = evaluation_of(n.model(n.head(n.node("Add", small, n.conv("x", 3, 6, 1)), 6, 2)))
+    layers = {layer.y: layer for layer in evaluation.analysis.flow.linears}
+    assert h in layers
+    assert output_metrics(evaluation, [layers[h]]) == {}
