@@ -7,7 +7,7 @@ squared and on average, how far the outputs move, see `divergence`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,7 +26,7 @@ from onnx_reap.measure.autodiff.backward import (
 from onnx_reap.measure.autodiff.older import WRITTEN_IN, as_written
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.measure.autodiff.tape import PREFIX, Tape, Value, attributes, opset
-from onnx_reap.measure.runner import batch_size, run_batches
+from onnx_reap.measure.runner import Outputs, batch_size, run_batches
 from onnx_reap.measure.samples import in_front_of_samples
 from onnx_reap.measure.sensitivity.divergence import Metric, metrics
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
@@ -88,6 +88,20 @@ class Evaluation:
         fitting = batch_size(self.analysis.probe, made, None)
         return self.analysis.fixed_batch or min(LARGEST_BATCH, fitting)
 
+    def run(
+        self, model: LightModel, on_batch: Callable[[int], object] | None = None
+    ) -> Iterator[Outputs]:
+        """Run an instrumented model on all samples; yield its outputs, batch by batch."""
+        batches = run_batches(
+            self.analysis,
+            [model],
+            self.samples,
+            batch=self.batch,
+            count_input=SAMPLES,
+            on_batch=on_batch,
+        )
+        return (found for _, (found,) in batches)
+
 
 def measure_sensitivities(
     evaluation: Evaluation,
@@ -130,14 +144,7 @@ def _sums_of_squares(
 ) -> list[float]:
     """Run an instrumented model; square and sum every output over all samples."""
     totals = np.zeros(len(outputs))
-    for _, (found,) in run_batches(
-        evaluation.analysis,
-        [model],
-        evaluation.samples,
-        batch=evaluation.batch,
-        count_input=SAMPLES,
-        on_batch=on_batch,
-    ):
+    for found in evaluation.run(model, on_batch):
         totals += [np.square(found[name], dtype=np.float64).sum() for name in outputs]
     return totals.tolist()
 

@@ -21,9 +21,7 @@ import numpy as np
 
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.autodiff.backward import reached
-from onnx_reap.measure.runner import run_batches
 from onnx_reap.measure.sensitivity.measure import (
-    SAMPLES,
     BackwardPass,
     Evaluation,
     output_weights,
@@ -92,14 +90,7 @@ def output_metrics(
         return {}
     model, moments, sizes = _instrumented(evaluation, [by_output[y] for y in wanted])
     totals, counts = dict[str, np.ndarray](), dict.fromkeys(wanted, 0)
-    for _, (result,) in run_batches(
-        evaluation.analysis,
-        [model],
-        evaluation.samples,
-        batch=evaluation.batch,
-        count_input=SAMPLES,
-        on_batch=on_batch,
-    ):
+    for result in evaluation.run(model, on_batch):
         for y in wanted:
             new = result[moments[y]][0].astype(np.float64)
             totals[y] = totals[y] + new if y in totals else new
