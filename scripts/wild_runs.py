@@ -23,8 +23,9 @@ from onnx_reap.prune.goal import Goal, read_goal
 from onnx_reap.report.build import make_result
 
 BUDGETS: tuple[dict[str, Any], ...] = ({"target_macs": 0.6}, {"ratio": 0.5})
+LAYERS_ALONE: dict[str, Any] = {"joint_refit": 0, "tune": 0}
 SAMPLES = 256  # to calibrate with
-HELD_OUT = 32  # samples that are compared, of which no run knows
+HELD_OUT = 256  # samples that are compared, of which no run knows
 TOLERANCE = 2e-3  # of the cut model against the masked one, relative to an output's largest entry,
 ROUNDING = 1e-6  # or absolute: what a Sigmoid makes is no more exact
 
@@ -50,9 +51,17 @@ class Outcome:
 
 
 def prune(
-    wild: Wild, model: onnx.ModelProto, budgets: Sequence[Mapping[str, Any]] = BUDGETS
+    wild: Wild,
+    model: onnx.ModelProto,
+    budgets: Sequence[Mapping[str, Any]] = BUDGETS,
+    settings: Mapping[str, Any] = LAYERS_ALONE,
 ) -> list[Outcome | onnx_reap.ReapError]:
     """Prune a model to several budgets, calibrating once; compare what comes out on other samples.
+
+    Parameters
+    ----------
+    settings : mapping
+        Besides the budgets. A time limit holds for all budgets together.
 
     Returns
     -------
@@ -67,8 +76,7 @@ def prune(
     rng = np.random.default_rng(0)
     other = [wild.draw(rng) for _ in range(HELD_OUT)]
     every = stacked(wild.draw(rng) for _ in range(SAMPLES)) | wild.whole
-    # What repairs by gradient add takes long, and other pages tell.
-    work = open_run(model, every, Settings.make({"joint_refit": 0, "tune": 0}), NoProgress())
+    work = open_run(model, every, Settings.make(settings), NoProgress())
     works = [work.with_settings(**budget) for budget in budgets]
     goals = [_goal(each) for each in works]
     reachable = [goal for goal in goals if isinstance(goal, Goal)]

@@ -82,8 +82,7 @@ def session(
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if at_once > 1:
-        options.intra_op_num_threads = max((os.cpu_count() or 1) // at_once, 1)
+    options.intra_op_num_threads = _threads(at_once)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
@@ -104,6 +103,17 @@ def session(
         raise _refusal(proto, str(error)) from error
     active.weights = weights, values  # which onnxruntime reads, and doesn't keep alive
     return active
+
+
+def _threads(at_once: int) -> int:
+    """Return how many threads one of some sessions takes; 0 leaves it to onnxruntime.
+
+    Left to itself, onnxruntime counts the cores of the machine and pins a thread to each, also to
+    those that this process may not use.
+    """
+    cores = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return max(allowed // at_once, 1) if at_once > 1 or allowed < cores else 0
 
 
 def _refusal(model: onnx.ModelProto, text: str) -> ReapError:
