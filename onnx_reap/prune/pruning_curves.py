@@ -11,7 +11,7 @@ from onnx_reap.graph.groups import Group
 from onnx_reap.measure.activations.moments import Tap, capture_moments
 from onnx_reap.measure.activations.pooled import Pooled, capture_pooled
 from onnx_reap.measure.sensitivity.estimate import divergence_choices
-from onnx_reap.measure.sensitivity.measure import Evaluation
+from onnx_reap.measure.sensitivity.evaluation import Evaluation
 from onnx_reap.measure.sensitivity.output_metric import OutputMetric, output_metrics
 from onnx_reap.measure.sensitivity.perturbation import ConsumerMoments
 from onnx_reap.options import Settings

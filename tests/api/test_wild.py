@@ -50,7 +50,7 @@ def test_the_table_tells_of_all_listed_models():
     told = [cell for row in rows.values() for cell in (row.at_target, row.at_ratio)]
     assert not [cell for cell in told if "NOT THE MASK" in cell]
     pairs = [cell.split(", ")[1].split(" → ") for cell in told if " → " in cell]
-    assert pairs and all(float(layers) < float(sliced) for sliced, layers, _ in pairs)
+    assert pairs and all(float(layers) < float(sliced) for sliced, layers, *_ in pairs)
 
 
 def test_a_package_that_cannot_be_had_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -23,7 +23,8 @@ from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.groups import Group
 from onnx_reap.measure.activations.moments import Tap, one_per_weight
-from onnx_reap.measure.sensitivity.measure import Evaluation, measure_sensitivities, obstacles
+from onnx_reap.measure.sensitivity.evaluation import Evaluation
+from onnx_reap.measure.sensitivity.measure import measure_sensitivities, obstacles
 from onnx_reap.measure.sensitivity.perturbation import (
     ConsumerMoments,
     ConsumerRefit,

@@ -21,11 +21,8 @@ import numpy as np
 
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.autodiff.backward import reached
-from onnx_reap.measure.sensitivity.measure import (
-    BackwardPass,
-    Evaluation,
-    output_weights,
-)
+from onnx_reap.measure.sensitivity.backward_pass import BackwardPass
+from onnx_reap.measure.sensitivity.evaluation import Evaluation, output_weights
 from onnx_reap.onnxio.light_model import LightModel
 
 WIDEST = 1536

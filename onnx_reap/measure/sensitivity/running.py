@@ -15,7 +15,8 @@ from onnx import numpy_helper
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.autodiff.tape import PREFIX, Tape, opset
 from onnx_reap.measure.runner import run_batches
-from onnx_reap.measure.sensitivity.measure import Evaluation, change_of_output, output_weights
+from onnx_reap.measure.sensitivity.evaluation import Evaluation, output_weights
+from onnx_reap.measure.sensitivity.measure import change_of_output
 from onnx_reap.measure.sensitivity.perturbation import Perturbation, WeightChange
 from onnx_reap.onnxio.bodies import first_result
 from onnx_reap.onnxio.light_model import LightModel

@@ -28,9 +28,10 @@ from onnx_reap.measure.activations.rows import (
     weight_to_matrix,
 )
 from onnx_reap.measure.sensitivity import divergence, estimate, running
+from onnx_reap.measure.sensitivity import evaluation as evaluating
 from onnx_reap.measure.sensitivity import measure as measuring
 from onnx_reap.measure.sensitivity.divergence import TEMPERATURE, Metric, metrics
-from onnx_reap.measure.sensitivity.measure import Evaluation
+from onnx_reap.measure.sensitivity.evaluation import Evaluation
 from onnx_reap.measure.sensitivity.perturbation import (
     ConsumerMoments,
     ConsumerRefit,
@@ -447,7 +448,7 @@ def test_groups_that_no_gradient_reaches_are_run_or_told(monkeypatch, op, opset,
 
 
 def test_nothing_is_measured_where_samples_are_not_told_from_steps(monkeypatch):
-    monkeypatch.setattr(measuring, "in_front_of_samples", lambda analysis, layers: {})
+    monkeypatch.setattr(evaluating, "in_front_of_samples", lambda analysis, layers: {})
     analysis, observed = look(recurrent("GRU"))
     last = analysis.flow.linears[1].node
     refit = ConsumerRefit(analysis.model, last, analysis.flow, observed)

@@ -13,7 +13,7 @@ from onnx_reap.data import open_calibration
 from onnx_reap.graph.analysis import analyse
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.sensitivity import output_metric
-from onnx_reap.measure.sensitivity.measure import Evaluation, output_weights
+from onnx_reap.measure.sensitivity.evaluation import Evaluation, output_weights
 from onnx_reap.measure.sensitivity.output_metric import OutputMetric, output_metrics
 from onnx_reap.options import Settings
 
