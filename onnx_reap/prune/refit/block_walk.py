@@ -82,6 +82,8 @@ def refit_blocks(
         before.advance(original, _with_branches(pair, Block(0, 0, start)))
         after.advance(pruned, start)
         for block in found:
+            if pace.is_hopeless:
+                break
             inside = {*keys[block.first : block.end]}
             ahead = sum(costs[key] for key in keys[block.first :] if key in costs)
             share = sum(costs[key] for key in inside if key in costs) / max(ahead, 1)

@@ -5,6 +5,9 @@ import time
 PASSES = (10, 7, 5, 3, 2, 1)
 """The first is enough. Few numbers, so that runs of one speed mostly agree."""
 
+BLOCKS_TRIED = 3
+"""Blocks without time for a pass, after which the others won't have it either."""
+
 
 class Pace:
     """Divides a time among blocks.
@@ -38,15 +41,22 @@ class Pace:
         self._made.append(made)
         return made
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the time is better spent on something else than on further blocks."""
+        return len(self._made) >= BLOCKS_TRIED and not any(self._made)
+
     def notes(self) -> list[str]:
         """Say what a longer time would be for."""
         enough = PASSES[0]
         short = [made for made in self._made if made < enough]
         if not short:
             return []
+        more = f"a longer --time-limit, or --joint-refit {enough}, may bring more"
+        if not any(short) and len(short) == len(self._made):
+            return [f"no layers were refitted together, as there was no time for a pass: {more}"]
         made = " to ".join(map(str, sorted({min(short), max(short)})))
         return [
             f"time was short: the layers of {len(short)} of {len(self._made)} blocks were refitted "
-            f"together in {made} passes instead of {enough}: a longer --time-limit, or "
-            f"--joint-refit {enough}, may bring more"
+            f"together in {made} passes instead of {enough}: {more}"
         ]

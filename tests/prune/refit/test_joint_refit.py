@@ -364,6 +364,19 @@ def test_blocks_share_a_time_by_their_arithmetic():
     assert pace.Pace(4, 0.0).passes(0.1, 1e6) == 4
 
 
+def test_blocks_are_left_when_there_is_no_time_for_a_pass(monkeypatch):
+    """So that what is left of it goes into tuning."""
+    timed = []
+    monkeypatch.setattr(Training, "seconds", lambda self, start: timed.append(1) or 1e9)
+    result = reap(residual_chain(5, 16), joint_refit=None, tune=0)
+    assert len(timed) == pace.BLOCKS_TRIED and not result.report.blocks
+    assert any("there was no time for a pass" in note for note in result.report.notes)
+    assert bare(result.model) == bare(reap(residual_chain(5, 16), joint_refit=0, tune=0).model)
+    timed.clear()
+    result = reap(residual_chain(5, 16), joint_refit=1, tune=0)
+    assert len(timed) == len(result.report.blocks) > pace.BLOCKS_TRIED
+
+
 # Odd models
 
 
