@@ -161,7 +161,6 @@ MODELS = (
         "silero_vad/data/silero_vad.onnx",
         sound("input", 576),
         {"state": STATE, "sr": np.array(16000)},
-        refused="made inside the body of If",
     ),
     Wild(
         EEG,

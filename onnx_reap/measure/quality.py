@@ -40,10 +40,10 @@ def measure_quality(
     errors: dict[str, float] = {}
     same: list[np.ndarray] = []
     for count, (want, got) in run_batches(analysis, [original, pruned], samples):
-        for name, a, b in _comparable(want, got):
+        for name, a, b in comparable(want, got):
             x = by_sample(analysis, name, a, count)
             variations.setdefault(name, Variation()).add(x)
-            each = _squared_errors(name, x, by_sample(analysis, name, b, count))
+            each = squared_errors(name, x, by_sample(analysis, name, b, count))
             errors[name] = errors.get(name, 0.0) + float(each.sum())
             if a.ndim == 2 and a.shape[1] > 1:
                 same.append(a.argmax(1) == b.argmax(1))
@@ -63,16 +63,16 @@ def error_terms(
     original = analysis.runnable(analysis.light)
     variations: dict[str, Variation] = {}
     for count, (outputs,) in run_batches(analysis, [original], samples):
-        for name, a, _ in _comparable(outputs, outputs):
+        for name, a, _ in comparable(outputs, outputs):
             variations.setdefault(name, Variation()).add(by_sample(analysis, name, a, count))
 
     def terms(pruned: LightModel) -> dict[str, Terms]:
         found: dict[str, list[Terms]] = {}
         models = [original, analysis.runnable(pruned)]
         for count, (want, got) in run_batches(analysis, models, samples):
-            for name, a, b in _comparable(want, got):
+            for name, a, b in comparable(want, got):
                 x, y = (by_sample(analysis, name, each, count) for each in (a, b))
-                error = _squared_errors(name, x, y)
+                error = squared_errors(name, x, y)
                 found.setdefault(name, []).append((error, variations[name].deviations(x)))
         return {name: _joined(parts) for name, parts in found.items()}
 
@@ -84,7 +84,7 @@ def _joined(parts: Sequence[Terms]) -> Terms:
     return np.concatenate(errors), np.concatenate(deviations)
 
 
-def _comparable(want: Outputs, got: Outputs) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def comparable(want: Outputs, got: Outputs) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield the outputs that hold real numbers, in the same shape in both models."""
     for name, a in want.items():
         b = got[name]
@@ -92,7 +92,7 @@ def _comparable(want: Outputs, got: Outputs) -> Iterator[tuple[str, np.ndarray, 
             yield name, a, b
 
 
-def _squared_errors(name: str, a: np.ndarray, b: np.ndarray) -> npt.NDArray[np.float64]:
+def squared_errors(name: str, a: np.ndarray, b: np.ndarray) -> npt.NDArray[np.float64]:
     """Sum over the entries of each sample that are finite in the original, (n,)."""
     finite = np.isfinite(a)
     if not np.isfinite(b[finite]).all():

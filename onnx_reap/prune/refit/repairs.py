@@ -10,6 +10,7 @@ import numpy as np
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.edit.weights import remember
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.measure.paired import Pair, compare
 from onnx_reap.measure.quality import measure_quality
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.context import Run
@@ -121,10 +122,11 @@ def refit_layers(
     longer = (1 + copies) * (perf_counter() - begin)
     if not copies or longer > run.clock.left:
         return layers, notes, 0
-    original, plain, redo = run.analysis.model.to_run(), pruned.to_run(), remember(pruned)
+    plain, redo = pruned.to_run(), remember(pruned)
     undo()
     with_copies = repair(run, pruned, removed, copies=copies, on_all=False)
-    if _distance(run, original, pruned.to_run()) < _distance(run, original, plain):
+    pair = _compared(run, plain, pruned.to_run())
+    if pair is not None and pair.is_gain:
         return *with_copies, copies
     redo()
     return layers, notes, 0
@@ -141,21 +143,30 @@ def _copies(run: Run) -> int:
 def refit_blocks(
     run: Run, pruned: Model, removed: Sequence[int], copies: int
 ) -> tuple[list[BlockFit], list[str]]:
-    """Refit blocks together; undo it if on validation samples the outputs come out further away.
+    """Refit blocks together; undo it if on validation samples the outputs don't come nearer.
 
     A block may come nearer in directions that don't matter to the outputs.
     """
-    undo, original, written = remember(pruned), run.analysis.model.to_run(), _rounded(pruned)
+    undo, written = remember(pruned), _rounded(pruned)
     blocks, notes = refit_jointly(run, pruned, removed, copies=copies)
     if not any(block.error_after < block.error_before for block in blocks):
         return blocks, notes
-    new, old = (_distance(run, original, each) for each in (_rounded(pruned), written))
-    if new <= old:
+    pair = _compared(run, written, _rounded(pruned))
+    if pair is not None and pair.is_gain:
         return blocks, notes
     undo()
-    back = "blocks were not refitted together: on the validation split the outputs' error rose"
-    far = f"by {new / old - 1:.0%}" if old and math.isfinite(new) else f"to {new:.2g}"
-    return [], [*notes, f"{back} from {old:.2g} {far}"]
+    return [], [*notes, f"blocks were not refitted together: on the validation split {_told(pair)}"]
+
+
+def _told(pair: Pair | None) -> str:
+    if pair is None:
+        return "the outputs were not finite"
+    errors = f"the outputs' error went from {pair.before:.2g} to {pair.after:.2g}"
+    if pair.after >= pair.before:
+        return errors
+    if not math.isfinite(pair.noise):
+        return f"{errors}, and a single sample tells nothing"
+    return f"{errors}, which is within its noise, and on most samples it did not fall"
 
 
 def tune(
@@ -180,9 +191,10 @@ def tune(
     found, notes = tune_network(run, pruned, removed, seconds=seconds, zeros_stay=zeros_stay)
     if found is None:
         return None, notes
-    if pruned.stored and not _came_nearer(run, written, _rounded(pruned)):
+    pair = _compared(run, written, _rounded(pruned))
+    if pair is None or not pair.is_gain:
         undo()
-        return None, [*notes, "the network was not tuned: rounded to integers, it came no nearer"]
+        return None, [*notes, f"the network was not tuned: on the validation split {_told(pair)}"]
     return replace(found, moved=_distance(run, before, pruned.to_run())), notes
 
 
@@ -204,15 +216,19 @@ def repair_with_zeros(run: Run, sparse: Model, zeros: Mapping[str, Zeros]) -> Re
     return Repairs(layers, network=network, notes=(*notes, *left_out))
 
 
+def _compared(run: Run, before: LightModel, after: LightModel) -> Pair | None:
+    """Compare two models on the validation split; None if an output is not finite."""
+    parts = run.samples.train_validation
+    assert parts is not None
+    try:
+        return compare(run.analysis, run.analysis.model.to_run(), before, after, parts[1])
+    except CheckError:
+        return None
+
+
 def _rounded(pruned: Model) -> LightModel:
     """Write a model to run it, constants rounded to integers where the file has these."""
     return pruned.to_file() if pruned.stored else pruned.to_run()
-
-
-def _came_nearer(run: Run, before: LightModel, after: LightModel) -> bool:
-    """Whether the outputs' error on the validation split is no larger."""
-    original = run.analysis.model.to_run()
-    return _distance(run, original, after) <= _distance(run, original, before)
 
 
 def _distance(run: Run, wanted: LightModel, found: LightModel) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -19,7 +18,7 @@ from small_models import bare, chain, images, weights_of
 import onnx_reap
 from onnx_reap.errors import UsageError
 from onnx_reap.measure.activations import stream
-from onnx_reap.measure.quality import measure_quality
+from onnx_reap.measure.paired import Pair, compare
 from onnx_reap.prune.refit import block_walk, blockwise, pace, repairs
 from onnx_reap.prune.refit.block_training import BlockProblem, Training
 
@@ -31,8 +30,7 @@ CHANGED_NOTHING = "--joint-refit changed nothing: "
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     # With so few passes the outputs of such nets may be worse off: that check has its own test.
-    same = SimpleNamespace(output_error={})
-    monkeypatch.setattr(repairs, "measure_quality", lambda *arguments: same)
+    monkeypatch.setattr(repairs, "compare", lambda *arguments: Pair(1.0, 0.5, 0.1, 1.0))
 
 
 def reap(model: onnx.ModelProto, data=DATA, **settings) -> onnx_reap.Result:
@@ -292,11 +290,11 @@ def test_it_is_taken_back_where_the_outputs_are_worse_off(monkeypatch: pytest.Mo
         return blocks, notes
 
     monkeypatch.setattr(repairs, "refit_jointly", spoil)
-    monkeypatch.setattr(repairs, "measure_quality", measure_quality)
+    monkeypatch.setattr(repairs, "compare", compare)
     joint = reap(residual_chain(3, 12), joint_refit=ENOUGH)
     assert bare(alone.model) == bare(joint.model)
     assert not joint.report.blocks
-    assert any("the outputs' error rose" in note for note in joint.report.notes)
+    assert any("the outputs' error went from" in note for note in joint.report.notes)
 
 
 def test_python_takes_auto_as_the_command_does():

@@ -19,8 +19,11 @@ from onnx_reap.data.augment import Augment
 from onnx_reap.errors import UsageError
 from onnx_reap.graph.epilogue import affine_map
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.measure.paired import Pair
 from onnx_reap.prune.refit import repairs, tuning
 from onnx_reap.prune.refit.network import Distance
+
+NEARER = Pair(1.0, 0.5, 0.1, 1.0)  # for what is about something else than the judge
 
 DATA = images(200)
 OTHERS = images(400, seed=9)
@@ -143,7 +146,8 @@ def test_a_fixed_batch():
     assert result.report.network is not None
 
 
-def test_zeros_stay_zero():
+def test_zeros_stay_zero(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(repairs, "compare", lambda *_: NEARER)
     model = residual_chain(2, 16)
     settings = {"target_macs": None, "pattern": "2:4"}
     less, tuned = (reap(model, tune=passes, **settings) for passes in (1, 20))
@@ -167,7 +171,8 @@ def test_where_zeros_are_not_tuned_all_samples_are_fitted(monkeypatch: pytest.Mo
     assert bare(alone.model) == bare(tried.model)
 
 
-def test_a_low_rank_model_is_tuned():
+def test_a_low_rank_model_is_tuned(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(repairs, "compare", lambda *_: NEARER)
     result = reap(residual_chain(2, 16), tune=30, low_rank="only")
     assert result.plan.factors
     fit = result.report.network
@@ -177,7 +182,10 @@ def test_a_low_rank_model_is_tuned():
 # Where no gradient passes
 
 
-def test_layers_in_front_of_what_lets_no_gradient_through_stay_and_are_named():
+def test_layers_in_front_of_what_lets_no_gradient_through_stay_and_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(repairs, "compare", lambda *_: NEARER)
     n = Net({"x": ("N", 3, 8, 8)})
     h = n.block(n.block("x", 3, 12), 12, 12)
     h = n.node("Sinh", n.conv(h, 12, 12))  # No gradient is known
@@ -280,12 +288,24 @@ def test_a_normalisation_by_statistics_of_the_batch_is_no_constant_map():
     assert affine_map(norm, norm.inputs[0], 1, 4, 4) is not None
 
 
-def test_what_rounding_to_integers_undoes_is_taken_back(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("pair", "why"),
+    [
+        (Pair(0.5, 0.6, 0.01, 0.4), "the outputs' error went from 0.5 to 0.6"),
+        (Pair(0.5, 0.4, 0.2, 0.4), "is within its noise"),
+        (Pair(0.5, 0.4, math.inf, 1.0), "a single sample tells nothing"),
+        (None, "the outputs were not finite"),
+    ],
+)
+def test_what_brings_the_outputs_no_nearer_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch, pair: Pair | None, why: str
+):
+    """With rounding to integers, too, which may undo what was gained."""
     model = quantised(residual())
-    monkeypatch.setattr(repairs, "_came_nearer", lambda *_: False)
+    monkeypatch.setattr(repairs, "_compared", lambda *_: pair)
     alone, tuned = (reap(model, tune=passes) for passes in (0, 20))
     assert tuned.report.network is None
-    assert any("rounded to integers, it came no nearer" in n for n in tuned.report.notes)
+    assert any(n.startswith("the network was not tuned") and why in n for n in tuned.report.notes)
     assert bare(alone.model) == bare(tuned.model)
 
 
