@@ -72,7 +72,8 @@ def repair_all(run: Run, pruned: Model, removed: Sequence[int], *, by_gradient: 
         with run.clock("refit"):  # now the validation split has nothing more to say
             undo()
             layers, notes = repair(run, pruned, removed, copies=copies)
-    return Repairs(layers, tuple(blocks), network, (*notes, *undone, *left_out))
+    remarks = (*notes, *undone, *left_out, *_no_copies(run))
+    return Repairs(layers, tuple(blocks), network, remarks)
 
 
 def _goes_on(run: Run, pruned: Model) -> bool:
@@ -101,6 +102,13 @@ def _idle(run: Run) -> Iterator[str]:
         yield "--joint-refit changed nothing: no channel was removed"
     if settings.tune and not settings.zeroes:
         yield "--tune changed nothing: no channel was removed"
+
+
+def _no_copies(run: Run) -> Iterator[str]:
+    """Tell that copies were asked for of which no input is capable."""
+    kind = run.settings.augment
+    if kind in ("image", "signal") and run.samples.augment is None:
+        yield f"--augment {kind} changed nothing: no input has the shape of {kind}s"
 
 
 def refit_layers(

@@ -163,6 +163,12 @@ def test_zeros_stay_zero(monkeypatch: pytest.MonkeyPatch):
         np.testing.assert_array_equal(zeros[0][name], zeros[1][name])
 
 
+@pytest.mark.parametrize(("kind", "told"), [("signal", 1), ("image", 0), ("auto", 0)])
+def test_copies_that_cannot_be_made_are_told(kind: str, told: int):
+    notes = reap(residual_chain(2, 12), tune=1, augment=kind).report.notes
+    assert sum("--augment signal changed nothing" in note for note in notes) == told
+
+
 def test_where_zeros_are_not_tuned_all_samples_are_fitted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(repairs, "tune_network", lambda *_, **__: (None, []))
     model = residual_chain(2, 16)
