@@ -41,10 +41,11 @@ squared error of the outputs over their variance, on {held_out} samples that no 
 knew: of the model that is only cut (*sliced*), of the one whose layers are refitted one
 by one (*layers*: `--joint-refit 0 --tune 0`), and, at the first budget that can be met,
 of what the default settings make of it: joint refit and tuning within a time limit of
-five minutes. A run was given {samples} samples and one core. Every sliced model was
-compared with the original whose removed channels are zeroed in the layers that read
-them. *s*: seconds of the run with default settings. `pytest -m wild` checks all but
-that one. Rows without a third error were measured by an older build, on 32 samples.
+five minutes. A run was given {samples} samples and one core, with other work beside it.
+Every sliced model was compared with the original whose removed channels are zeroed in
+the layers that read them. *s*: seconds of the run with default settings. `pytest -m wild`
+checks all but that one. Rows without a third error were measured by an older build, on 32
+samples; those with one, before repairs had to gain more than the noise of the samples.
 
 Packages: {packages}.
 """

@@ -26,6 +26,7 @@ BUDGETS: tuple[dict[str, Any], ...] = ({"target_macs": 0.6}, {"ratio": 0.5})
 LAYERS_ALONE: dict[str, Any] = {"joint_refit": 0, "tune": 0}
 SAMPLES = 256  # to calibrate with
 HELD_OUT = 256  # samples that are compared, of which no run knows
+NOTHING_LOST = 1e-4  # error of a cut that leaves a refit nothing to gain but noise
 TOLERANCE = 2e-3  # of the cut model against the masked one, relative to an output's largest entry,
 ROUNDING = 1e-6  # or absolute: what a Sigmoid makes is no more exact
 

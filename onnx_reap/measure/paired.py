@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,9 +28,11 @@ class Pair:
     before, after : float
         Squared error over what the original's entries vary by, mean of the outputs.
     noise : float
-        Standard error of the difference, from its spread over the samples; infinite for one.
+        Standard error of the difference, from its spread over the samples.
     nearer : float
-        Fraction of the samples on which the second is nearer.
+        Fraction of the samples on which the second is nearer, mean of the outputs. Those that are
+        equal everywhere, or known of one sample only, tell nothing: without others it is 0, and
+        `noise` infinite.
     """
 
     before: float
@@ -43,11 +45,10 @@ class Pair:
         """Whether the second model is to be taken.
 
         Squared errors may hang on a few samples. Where the difference is within its noise, most
-        samples have to agree with it. A single one tells nothing.
+        samples have to agree with it.
         """
         gain = self.before - self.after
-        agree = self.nearer > 0.5 and math.isfinite(self.noise)
-        return gain > 0 and (gain > self.noise or agree)
+        return gain > 0 and (gain > self.noise or self.nearer > 0.5)
 
 
 def compare(
@@ -73,15 +74,11 @@ def compare(
             variations.setdefault(name, Variation()).add(x)
             old, new = (squared_errors(name, x, y) for y in each)
             errors.setdefault(name, []).append((old, new))
-    pairs = list(_relative(variations, errors))
-    if not pairs:
-        return Pair(0.0, 0.0, 0.0, 0.0)
-    # Outputs of a sample err together: their noise does not average out.
-    return Pair(*np.mean([_pair(old, new) for old, new in pairs], axis=0).tolist())
+    return _pair(list(_relative(variations, errors)))
 
 
 def _relative(
-    variations: dict[str, Variation], errors: dict[str, list[tuple[Errors, Errors]]]
+    variations: Mapping[str, Variation], errors: Mapping[str, list[tuple[Errors, Errors]]]
 ) -> Iterator[tuple[Errors, Errors]]:
     for name, parts in errors.items():
         scale = variations[name].relative(1.0)
@@ -89,8 +86,18 @@ def _relative(
         yield old, new
 
 
-def _pair(old: Errors, new: Errors) -> tuple[float, float, float, float]:
-    """Return the numbers of a pair for one output, from errors by sample, (n,)."""
-    gains = old - new
-    noise = gains.std(ddof=1) * np.sqrt(len(gains)) if len(gains) > 1 else math.inf
-    return float(old.sum()), float(new.sum()), float(noise), float(np.mean(gains > 0))
+def _pair(outputs: Sequence[tuple[Errors, Errors]]) -> Pair:
+    """Put outputs together, from the errors of two models by sample, (n,)."""
+    before, after = (sum(float(each[side].sum()) for each in outputs) for side in (0, 1))
+    gains = [old - new for old, new in outputs]
+    telling = [each for each in gains if len(each) > 1 and each.any()]
+    # Outputs of a sample err together: their noise does not average out.
+    noise = sum(float(each.std(ddof=1)) * math.sqrt(len(each)) for each in telling)
+    nearer = [float(np.mean(each > 0)) for each in telling]
+    count = max(len(outputs), 1)
+    return Pair(
+        before / count,
+        after / count,
+        noise / count if telling else math.inf,
+        sum(nearer) / max(len(nearer), 1),
+    )

@@ -19,17 +19,20 @@ X = RNG.standard_normal((20, 4)).astype(np.float32)
 WEIGHT = RNG.standard_normal((4, 3)).astype(np.float32)
 
 
-def model(weight: np.ndarray):
+def model(weight: np.ndarray, odd: np.ndarray | None = None):
     n = Net({"x": ("N", 4)})
     first = n.node("MatMul", "x", n.constant(weight))
-    return n.model(first, n.node("Relu", first))
+    more = [] if odd is None else [n.node("Relu", n.constant(odd))]
+    return n.model(first, n.node("Relu", first), *more)
 
 
-def compared(*weights: np.ndarray, x: np.ndarray = X) -> tuple[Pair, list[float]]:
+def compared(
+    *weights: np.ndarray, x: np.ndarray = X, odd: np.ndarray | None = None
+) -> tuple[Pair, list[float]]:
     inputs = [spec(None, 4)]
     samples = open_calibration(x, inputs)
-    analysis = analyse(model(WEIGHT), inputs, samples)
-    original, *models = (LightModel.of(model(weight)) for weight in (WEIGHT, *weights))
+    analysis = analyse(model(WEIGHT, odd), inputs, samples)
+    original, *models = (LightModel.of(model(weight, odd)) for weight in (WEIGHT, *weights))
     pair = compare(analysis, original, *models, samples)
     errors = [measure_quality(analysis, original, each, samples).output_error for each in models]
     return pair, [float(np.mean([*each.values()])) for each in errors]
@@ -60,6 +63,17 @@ def test_small_gains_on_most_samples_count():
 def test_one_sample_tells_nothing():
     pair, _ = compared(WEIGHT * 1.5, WEIGHT * 1.2, x=X[:1])
     assert pair.after < pair.before and not pair.is_gain
+
+
+@pytest.mark.parametrize("odd", [np.ones(3), np.array(2.0)])
+def test_outputs_that_stay_as_they_were_do_not_judge(odd: np.ndarray):
+    """Nor those that every run has one of, whatever its samples: they say nothing of samples."""
+    noise = np.random.default_rng(1).standard_normal(WEIGHT.shape)
+    close, closer = WEIGHT + 0.1 * noise, WEIGHT + 0.099 * noise
+    plain, _ = compared(close, closer)
+    pair, errors = compared(close, closer, odd=odd.astype(np.float32))
+    assert [pair.before, pair.after] == pytest.approx(errors)
+    assert pair.nearer == plain.nearer and pair.is_gain
 
 
 def test_what_is_not_finite_is_told():

@@ -173,7 +173,7 @@ def _told(pair: Pair | None) -> str:
     if pair.after >= pair.before:
         return errors
     if not math.isfinite(pair.noise):
-        return f"{errors}, and a single sample tells nothing"
+        return f"{errors}, and there are too few samples to tell"
     return f"{errors}, which is within its noise, and on most samples it did not fall"
 
 
