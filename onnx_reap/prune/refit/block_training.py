@@ -14,7 +14,7 @@ from onnx_reap.solve.adam import Descent
 
 Arrays = Mapping[str, np.ndarray]
 
-STEP_SIZE = 0.05  # largest step, relative to a tensor's scale
+STEP_SIZE = 0.02  # largest step, relative to a tensor's scale
 EXACT = 1e-9  # errors below this, relative to the variance, are rounding
 # Steps, of all, whose mean foretells the end: where no share of the way there gains so much, a
 # block is left. The steps themselves are too large by then to tell.

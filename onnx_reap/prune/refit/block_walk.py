@@ -30,14 +30,13 @@ from onnx_reap.measure.autodiff.backward import (
 from onnx_reap.measure.autodiff.table import GRADIENTS
 from onnx_reap.prune.refit.block_training import Batches, BlockProblem, Training
 from onnx_reap.prune.refit.blocks import Block, blocks
+from onnx_reap.prune.refit.descent import SAMPLES_PER_STEP
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.pace import Pace
 from onnx_reap.prune.refit.parameters import Parameters
 from onnx_reap.prune.refit.step_sizes import step_sizes
 
 Batch = Mapping[str, np.ndarray]
-
-SAMPLES_PER_RUN = 16  # at most; a step takes as many twice
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def _fit(
     start = moving.values
     trainer = with_gradients(part, facts, goals, sorted(start))
     comparison = with_errors(part, facts, goals)
-    together = max(2 * SAMPLES_PER_RUN // pair.batch, 1)
+    together = max(SAMPLES_PER_STEP // pair.batch, 1)
     problem = BlockProblem(given, wanted, -(-pair.fit_samples // pair.batch), together)
     fixed = {name: array for name, array in values.items() if name not in start}
     training = Training(trainer, comparison, fixed, problem, pair.run.analysis.providers)

@@ -9,9 +9,11 @@ from onnx_reap.graph.labels.kept import kept_positions
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.runner import batch_size
 from onnx_reap.prune.context import Run
-from onnx_reap.prune.refit.block_walk import SAMPLES_PER_RUN, BlockFit, refit_blocks
+from onnx_reap.prune.refit.block_walk import BlockFit, refit_blocks
+from onnx_reap.prune.refit.descent import SAMPLES_PER_STEP
 from onnx_reap.prune.refit.model_pair import ModelPair, linears_left
 from onnx_reap.prune.refit.pace import Pace
+from onnx_reap.prune.refit.side_by_side import AT_ONCE
 
 SHARE = 0.6  # of the time that is left, for all blocks
 
@@ -50,4 +52,4 @@ def _batch(run: Run, layers: Sequence[Linear]) -> int:
     batch = batch_size(analysis.probe, [widest] * 4, analysis.fixed_batch)
     if analysis.fixed_batch or parts is None:
         return batch
-    return min(batch, SAMPLES_PER_RUN, len(parts[0]))
+    return min(batch, SAMPLES_PER_STEP // AT_ONCE, len(parts[0]))

@@ -1,10 +1,13 @@
-"""How far to follow a descent: points on the straight way from its start to its end."""
+"""What descents have in common: how many samples make a step, and how far they are followed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 Arrays = Mapping[str, np.ndarray]
+
+SAMPLES_PER_STEP = 8
+"""Many small steps bring more than few large ones."""
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the way; the validation split chooses. Points before the end do better where it overfits."""

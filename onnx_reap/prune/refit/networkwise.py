@@ -13,10 +13,11 @@ from onnx_reap.measure.sensitivity.divergence import Metric, metrics
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.refit.blocks import blocks
+from onnx_reap.prune.refit.descent import SAMPLES_PER_STEP
 from onnx_reap.prune.refit.model_pair import ModelPair, linears_left, obstacle
 from onnx_reap.prune.refit.network import Distance, Network
 from onnx_reap.prune.refit.side_by_side import AT_ONCE
-from onnx_reap.prune.refit.tuning import SAMPLES_PER_STEP, Schedule, Tuning
+from onnx_reap.prune.refit.tuning import Schedule, Tuning
 
 ACTIVATION_BYTES = 512 << 20
 """Bytes of activations of the batches that run at once, of which a backward pass needs most."""

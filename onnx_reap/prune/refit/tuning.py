@@ -17,9 +17,6 @@ from onnx_reap.solve.adam import Descent
 STEP_SIZES = (0.015, 0.005, 0.0015, 0.0005)
 """Largest steps to choose from, relative to the size of what moves."""
 
-SAMPLES_PER_STEP = 8
-"""Many small steps bring more than few large ones."""
-
 ENOUGH_STEPS, ENOUGH_PASSES = 5000, 100
 """Steps that bring nearly all there is to gain, and passes over few samples that do."""
 
