@@ -235,6 +235,7 @@ class Settings(Record):
         "time in which the run should end, such as 90s, 5m or 1h: --joint-refit auto and --tune "
         "auto make as many passes as it allows",
         DEFAULT_TIME_LIMIT,
+        shown="5m",
     )
     augment: str = _method(parsing.one_of("auto", "none", "image", "signal"))(
         "copies of the samples to fit weights to, too: mirrored and shifted or zoomed (image), "

@@ -69,8 +69,11 @@ def compare(
     errors: dict[str, list[tuple[Errors, Errors]]] = {}
     models = [original, before, after]
     for count, (want, *got) in run_batches(analysis, models, samples):
+        later = {name: b for name, _, b in comparable(want, got[1])}
         for name, a, b in comparable(want, got[0]):
-            x, *each = (by_sample(analysis, name, v, count) for v in (a, b, got[1][name]))
+            if name not in later:  # as many rows as values say
+                continue
+            x, *each = (by_sample(analysis, name, v, count) for v in (a, b, later[name]))
             variations.setdefault(name, Variation()).add(x)
             old, new = (squared_errors(name, x, y) for y in each)
             errors.setdefault(name, []).append((old, new))

@@ -74,6 +74,7 @@ def _rules(settings: Settings) -> list[tuple[bool, str, str]]:
     evaluates, zeroes = settings.evaluate is not None, settings.zeroes
     repaired = settings.refit or not settings.joint_refit
     tuned = settings.refit or not settings.tune
+    bounded = settings.tune_time is not None and settings.tune is not None
     augments = settings.augment not in ("auto", "none")
     two = "leave one of them out"
     pattern = "--tile 8x1 --tile-sparsity 0.5, or --pattern 2:4"
@@ -86,6 +87,7 @@ def _rules(settings: Settings) -> list[tuple[bool, str, str]]:
         (evaluates and labels is not None, "--labels and --evaluate: both measure the loss", two),
         (not repaired, "--joint-refit: contradicts --no-refit", two),
         (not tuned, "--tune: contradicts --no-refit", two),
+        (bounded, "--tune and --tune-time: both say how long to tune", two),
         (augments and not settings.refit, "--augment: contradicts --no-refit", two),
         (bool(tile and settings.pattern), "--tile and --pattern: both place the zeros", two),
         (bool(tile) and share is None, "--tile requires --tile-sparsity", "--tile-sparsity 0.5"),

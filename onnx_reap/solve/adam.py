@@ -14,6 +14,7 @@ import numpy.typing as npt
 Arrays = dict[str, npt.NDArray[np.float32]]
 
 FIRST, SECOND = 0.9, 0.99  # how much of the gradient's mean, and of its square's, is remembered
+LARGEST = 1e18  # gradient whose square is still a float32
 RISING = 0.2  # fraction of the steps in which they grow; then they shrink to nothing
 
 
@@ -44,9 +45,11 @@ class Descent:
         self._done = 0
 
     def step(self, gradients: Mapping[str, np.ndarray]) -> None:
-        """Take one step."""
+        """Take one step; none if a gradient is not finite."""
         speed = self._speed * _schedule((self._done + 0.5) / self._steps)
         self._done += 1
+        if not all(np.abs(each).max(initial=0) < LARGEST for each in gradients.values()):
+            return  # of a sample at which the error has no gradient
         for name, gradient in gradients.items():
             mean, square = self._mean[name], self._square[name]
             mean += (1 - FIRST) * (gradient - mean)

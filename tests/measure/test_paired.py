@@ -79,3 +79,20 @@ def test_outputs_that_stay_as_they_were_do_not_judge(odd: np.ndarray):
 def test_what_is_not_finite_is_told():
     with pytest.raises(CheckError, match="NaN or infinity"):
         compared(WEIGHT, WEIGHT * np.nan)
+
+
+def test_rows_that_depend_on_values_are_compared_where_all_models_have_them():
+    def picked(weight: np.ndarray):
+        n = Net({"x": ("N", 4)})
+        first = n.node("MatMul", "x", n.constant(weight))
+        positive = n.node(
+            "Greater", n.node("ReduceMax", first, axes=[1], keepdims=0), n.constant(0.5)
+        )
+        return n.model(first, n.node("Compress", first, positive, axis=0))
+
+    inputs = [spec(None, 4)]
+    samples = open_calibration(X, inputs)
+    analysis = analyse(picked(WEIGHT), inputs, samples)
+    original, far, near = (LightModel.of(picked(WEIGHT * by)) for by in (1.0, 1.9, 1.0001))
+    assert compare(analysis, original, far, near, samples).is_gain
+    assert not compare(analysis, original, near, far, samples).is_gain

@@ -63,3 +63,17 @@ def test_the_start_is_left_as_it_was():
     descent = Descent({"w": start}, {"w": 1.0}, 5, 0.1)
     descent.step({"w": np.ones(3, np.float32)})
     assert (start == 1).all() and (descent.values["w"] < 1).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_a_gradient_that_is_not_finite_makes_no_step(bad):
+    start = {"w": np.zeros(3, np.float32), "b": np.zeros(1, np.float32)}
+    descent = Descent(start, {"w": 1.0, "b": 1.0}, 20, 0.05)
+    good = {"w": np.ones(3, np.float32), "b": np.ones(1, np.float32)}
+    for place in range(20):
+        before = {name: x.copy() for name, x in descent.values.items()}
+        odd = place in (0, 7)
+        descent.step(good | {"w": np.array([1, bad, 1], np.float32)} if odd else good)
+        for name, x in descent.values.items():
+            assert (x == before[name]).all() == odd
+    assert all(np.isfinite(x).all() for x in descent.values.values())

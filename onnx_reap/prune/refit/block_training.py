@@ -20,6 +20,7 @@ EXACT = 1e-9  # errors below this, relative to the variance, are rounding
 # block is left. The steps themselves are too large by then to tell.
 EARLY = (0.3, 0.4)
 LEAST_GAIN = 0.01  # of the error
+TIMED, TIMING = 5, 0.1  # steps and seconds at most that tell how long the others take
 FEWEST_AVERAGED = 10  # steps whose mean is taken
 
 
@@ -111,11 +112,15 @@ class Training:
         return found, before, after
 
     def seconds(self, start: Arrays) -> float:
-        """Time a pass, by its first step."""
+        """Time a pass, by a few steps; the first one of a session takes longer."""
         batches = range(min(self._problem.together, self._problem.fitting))
-        begin = perf_counter()
         self._gradients(start, batches)
-        return (perf_counter() - begin) * self._steps
+        times: list[float] = []
+        while len(times) < TIMED and sum(times) < TIMING:
+            begin = perf_counter()
+            self._gradients(start, batches)
+            times.append(perf_counter() - begin)
+        return float(np.median(times)) * self._steps
 
     @property
     def _steps(self) -> int:

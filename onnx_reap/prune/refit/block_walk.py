@@ -136,14 +136,14 @@ def _fit(
     given: Batches,
     wanted: Batches,
     facts: Facts,
-    passes: Callable[[float], int],
+    passes: Callable[[Callable[[], float]], int],
 ) -> BlockFit | None:
     """Refit the layers of one block; None if nothing there can move or has to.
 
     Parameters
     ----------
     passes : callable
-        Tells how many to make, from the seconds that one takes.
+        Tells how many to make, given what times one.
     """
     first = given[0]
     floats = [name for name, x in wanted[0].items() if x.dtype == np.float32]
@@ -163,7 +163,7 @@ def _fit(
     problem = BlockProblem(given, wanted, -(-pair.fit_samples // pair.batch), together)
     fixed = {name: array for name, array in values.items() if name not in start}
     training = Training(trainer, comparison, fixed, problem, pair.run.analysis.providers)
-    count = passes(training.seconds(start))
+    count = passes(partial(training.seconds, start))
     if not count:
         return None
     scales = step_sizes(moving, first, pair.run.analysis.providers)

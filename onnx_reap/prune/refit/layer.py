@@ -93,7 +93,7 @@ def fit_layer(
     stored: npt.DTypeLike = np.float32,
     mask: npt.NDArray[np.bool_] | None = None,
     *,
-    on_all: bool = True,
+    on_all: bool,
 ) -> Fitted:
     """Refit a layer, or all layers that share a weight.
 
@@ -190,13 +190,15 @@ def _error(clips: Sequence[Clip], now: Sequence[npt.NDArray[np.float32]]) -> flo
     return float(miss / (variance if variance > 0 else sum(rows)))
 
 
-def fit_constant(rows: Rows, constant: np.ndarray, epilogue: Epilogue) -> Fitted:
+def fit_constant(rows: Rows, constant: np.ndarray, epilogue: Epilogue, *, on_all: bool) -> Fitted:
     """Fit what is added in place of a branch that vanished.
 
     Parameters
     ----------
     constant : (1, O) float64 array
         Current values.
+    on_all : bool
+        Whether rows that validate are fitted as well.
 
     Returns
     -------
@@ -205,9 +207,10 @@ def fit_constant(rows: Rows, constant: np.ndarray, epilogue: Epilogue) -> Fitted
     """
     clip, target = Clip(epilogue.low, epilogue.high, rows.wanted), rows.wanted
     empty = np.zeros((1, 0, constant.shape[1]))
+    fits = slice(None) if on_all or not rows.fit else slice(rows.fit)
     before = _error([clip], [_shifted(rows.x, constant)])
     for _ in range(1 + ROUNDS * clip.bites):
-        fitted = (target - rows.x).mean(axis=1, dtype=np.float64)
+        fitted = (target - rows.x)[:, fits].mean(axis=1, dtype=np.float64)
         now = _shifted(rows.x, fitted)
         target = clip.nearest(now)
     after = _error([clip], [now])

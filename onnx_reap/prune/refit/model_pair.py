@@ -21,6 +21,9 @@ from onnx_reap.prune.context import Run
 from onnx_reap.prune.refit.order import affected_tensors
 from onnx_reap.prune.refit.parameters import Parameters, find_parameters
 
+JUDGES = 2
+"""Samples of the validation split at least: one alone tells no noise."""
+
 PER_ENTRY = 200
 """Multiply-accumulates in the time that a backward pass takes for an activation."""
 
@@ -140,7 +143,8 @@ def linears_left(run: Run, pruned: Model, kept: Kept) -> list[Linear]:
 def obstacle(run: Run, pruned: Model) -> str | None:
     """Tell why layers of this model can't be refitted by gradient, if that is so."""
     parts = run.samples.train_validation
-    if parts is None or len(parts[0]) < (run.analysis.fixed_batch or 1):
+    fewest = (run.analysis.fixed_batch or 1, JUDGES)
+    if parts is None or any(len(part) < few for part, few in zip(parts, fewest, strict=True)):
         return f"{len(run.samples.fit or ())} samples are too few to leave a validation split"
     if opset(as_written(run.analysis.light)) < WRITTEN_IN:
         return (

@@ -64,14 +64,14 @@ def tune_network(
     until = math.inf
     if run.settings.tune is None:
         steps, needed = tuning.affordable(seconds - (perf_counter() - begin))
-        notes, until = _of_time(tuning, steps, needed), begin + OVERTIME * seconds
+        notes, until = _of_time(run, tuning, steps, needed), begin + OVERTIME * seconds
     if not steps:
         return None, notes
     with run.progress.stage("Tuning the network", tuning.work(steps)) as step:
         found = tuning.improve(steps, step, until)
     if found is None:
         back = "the network was not tuned: on the validation split nothing came nearer"
-        return None, [*notes, back] if run.settings.tune else notes
+        return None, [*notes, back]
     parameters = network.parameters
     parameters.write(found.values)
     moved = parameters.nodes
@@ -81,14 +81,15 @@ def tune_network(
     return NetworkFit(found.passes, found.schedule, found.before, found.after, moved, left), notes
 
 
-def _of_time(tuning: Tuning, steps: int, needed: float) -> list[str]:
-    """Say what a longer time limit would be for."""
+def _of_time(run: Run, tuning: Tuning, steps: int, needed: float) -> list[str]:
+    """Say what more time would be for."""
     if steps >= tuning.enough:
         return []
     made = f"{steps} of {tuning.enough} steps were made" if steps else "it was left out"
     passes = -(-tuning.enough // tuning.steps_per_pass)
+    bounds = "--time-limit" if run.settings.tune_time is None else "--tune-time"
     return [
-        f"tuning the whole network takes {needed:.0f} s here; {made}: a longer --time-limit, or "
+        f"tuning the whole network takes {needed:.0f} s here; {made}: a longer {bounds}, or "
         f"--tune {passes}, may bring more"
     ]
 

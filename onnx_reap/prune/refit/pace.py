@@ -1,6 +1,7 @@
 """How many passes over the samples blocks make, in the time that there is."""
 
 import time
+from collections.abc import Callable
 
 PASSES = (10, 7, 5, 3, 2, 1)
 """The first is enough. Few numbers, so that runs of one speed mostly agree."""
@@ -24,19 +25,19 @@ class Pace:
         self._asked, self._until = asked, time.perf_counter() + seconds
         self._made: list[int] = []
 
-    def passes(self, share: float, seconds: float) -> int:
+    def passes(self, share: float, seconds: Callable[[], float]) -> int:
         """Return how many passes a block makes; 0 if there is no time for it.
 
         Parameters
         ----------
         share : float
             Of the arithmetic of this block and all later ones.
-        seconds : float
-            That a pass takes.
+        seconds : callable
+            Times a pass.
         """
         if self._asked is not None:
             return self._asked
-        fitting = share * (self._until - time.perf_counter()) / max(seconds, 1e-9)
+        fitting = share * (self._until - time.perf_counter()) / max(seconds(), 1e-9)
         made = next((passes for passes in PASSES if passes <= fitting), 0)
         self._made.append(made)
         return made

@@ -147,8 +147,8 @@ class Parameters:
         found = {n: x for p in self.every for n, x in p.steps(sizes[p.result]).items()}
         if not zeros_stay:
             return found
-        values = self.values
-        return {name: np.where(values[name] == 0, 0, x) for name, x in found.items()}
+        weights = {name: x for name, x in self.values.items() if x.ndim > 1}
+        return found | {name: np.where(x == 0, 0, found[name]) for name, x in weights.items()}
 
     def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
         """Write what computes tensors from others, fed with the parameters as well."""

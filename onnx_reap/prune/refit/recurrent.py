@@ -20,7 +20,6 @@ import numpy as np
 
 from onnx_reap.graph.edit.weights import remember, set_recurrent
 from onnx_reap.graph.epilogue import Epilogue
-from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.recurrent import GateMap, hidden_axes, recurrence
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.activations.gates import Gates
@@ -28,7 +27,6 @@ from onnx_reap.measure.activations.rows import finite, not_finite
 from onnx_reap.measure.activations.steps import Steps, sampled_steps
 from onnx_reap.prune.refit.layer import LayerRefit, Rows, Use, fit_layer
 from onnx_reap.prune.refit.model_pair import ModelPair
-from onnx_reap.solve.backend import Backend
 
 ROUNDS = 2  # more bring less than a hundredth
 
@@ -89,14 +87,14 @@ def refit_recurrent(
     written : bool
         False where new numbers were too large for the type that they are stored in.
     """
-    model, backend, key = pair.pruned, pair.run.backend, problem.linear.node
+    model, key = pair.pruned, problem.linear.node
     start, first = Gates.of(model, key), _errors(problem, given.after)
     if not math.isfinite(first[0]):
         raise not_finite(problem.linear)
     best, damping, state = first, math.inf, problem.before
     for _ in range(ROUNDS):
         undo = remember(model)
-        new, strength = _fitted(problem, start, given.x, state, model, backend)
+        new, strength = _fitted(problem, start, given.x, state, pair)
         if not set_recurrent(model, key, new.weight, new.recurrent, new.bias):
             return LayerRefit(key, damping, first[0], best[0]), math.isfinite(damping)
         given = again()
@@ -113,17 +111,17 @@ def _fitted(
     start: Gates,
     x: np.ndarray,
     state: np.ndarray,
-    model: Model,
-    backend: Backend,
+    pair: ModelPair,
 ) -> tuple[Gates, float]:
     """Fit every map, and return also the weakest damping; it draws towards the weights given."""
-    stored = model.node(problem.linear.node).inputs[1].dtype
+    stored = pair.pruned.node(problem.linear.node).inputs[1].dtype
     new, dampings = start, []
     for part, wanted in zip(problem.maps, problem.outputs, strict=True):
         matrix, offset = start.matrix(part), start.offset(part)
         rows = Rows(new.columns(part, x, state), wanted, None, problem.fit)
         plain = Epilogue(np.ones(offset.size), np.zeros(offset.size), problem.linear.y)
-        found = fit_layer([Use(rows, offset, plain)], matrix, backend, stored)
+        use = Use(rows, offset, plain)
+        found = fit_layer([use], matrix, pair.run.backend, stored, on_all=pair.on_all)
         new = new.replaced(part, found.weight, found.biases[0])
         dampings.append(found.damping)
     return new, min(dampings)

@@ -5,14 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-import numpy as np
-
-from onnx_reap.errors import CheckError
 from onnx_reap.graph.edit.weights import remember
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.measure.paired import Pair, compare
-from onnx_reap.measure.quality import measure_quality
-from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.refit.block_walk import BlockFit
 from onnx_reap.prune.refit.blockwise import refit_jointly
@@ -21,6 +15,7 @@ from onnx_reap.prune.refit.layerwise import repair
 from onnx_reap.prune.refit.model_pair import obstacle
 from onnx_reap.prune.refit.networkwise import NetworkFit, tune_network
 from onnx_reap.prune.refit.order import Zeros
+from onnx_reap.prune.refit.trial import attempt, distance
 
 SAMPLES_ENOUGH = 600  # to fit: with so many, copies bring little to least squares
 MOST_COPIES = 3  # of a sample
@@ -57,7 +52,7 @@ def repair_all(run: Run, pruned: Model, removed: Sequence[int], *, by_gradient: 
     """
     if not run.settings.refit or run.samples.fit is None or not removed:
         return Repairs({}, notes=tuple(_idle(run)))
-    if not by_gradient or not _goes_on(run, pruned):
+    if not by_gradient or not _goes_on(run, pruned, _passes(run)):
         with run.clock("refit"):
             layers, notes = repair(run, pruned, removed)
         return Repairs(layers, notes=(*notes, *_unheard(run, pruned)))
@@ -68,7 +63,7 @@ def repair_all(run: Run, pruned: Model, removed: Sequence[int], *, by_gradient: 
         blocks, undone = refit_blocks(run, pruned, removed, copies)
     with run.clock("tuning"):
         network, left_out = tune(run, pruned, removed)
-    if not any(block.error_after < block.error_before for block in blocks) and network is None:
+    if not _any_nearer(blocks) and network is None:
         with run.clock("refit"):  # now the validation split has nothing more to say
             undo()
             layers, notes = repair(run, pruned, removed, copies=copies)
@@ -76,9 +71,13 @@ def repair_all(run: Run, pruned: Model, removed: Sequence[int], *, by_gradient: 
     return Repairs(layers, tuple(blocks), network, remarks)
 
 
-def _goes_on(run: Run, pruned: Model) -> bool:
+def _passes(run: Run) -> tuple[int | None, int | None]:
+    """Return the passes of both repairs by gradient; None are as many as time allows."""
+    return run.settings.joint_refit, run.settings.tune
+
+
+def _goes_on(run: Run, pruned: Model, passes: Sequence[int | None]) -> bool:
     """Whether layers will be refitted together, by gradient."""
-    passes = run.settings.joint_refit, run.settings.tune
     wanted = any(passes) or (None in passes and run.clock.left > 0)
     return wanted and obstacle(run, pruned) is None
 
@@ -86,8 +85,10 @@ def _goes_on(run: Run, pruned: Model) -> bool:
 def _unheard(run: Run, pruned: Model) -> Iterator[str]:
     """Say why layers are not refitted by gradient, unless that is what the settings want."""
     settings, why = run.settings, obstacle(run, pruned)
+    if settings.augment in ("image", "signal"):
+        yield f"--augment {settings.augment} changed nothing: layers were refitted one by one only"
     if why is None:
-        if None in (settings.joint_refit, settings.tune) and run.clock.left <= 0:
+        if None in _passes(run) and run.clock.left <= 0:
             yield NO_TIME
         return
     for flag, asked in (("--joint-refit", settings.joint_refit), ("--tune", settings.tune)):
@@ -126,18 +127,18 @@ def refit_layers(
         Of every sample that were fitted as well.
     """
     undo, copies, begin = remember(pruned), _copies(run), perf_counter()
-    layers, notes = repair(run, pruned, removed, on_all=False)
+    plain = repair(run, pruned, removed, on_all=False)
     longer = (1 + copies) * (perf_counter() - begin)
-    if not copies or longer > run.clock.left:
-        return layers, notes, 0
-    plain, redo = pruned.to_run(), remember(pruned)
-    undo()
-    with_copies = repair(run, pruned, removed, copies=copies, on_all=False)
-    pair = _compared(run, plain, pruned.to_run())
-    if pair is not None and pair.is_gain:
-        return *with_copies, copies
-    redo()
-    return layers, notes, 0
+    # Numbers of passes make the same file however long it takes.
+    if not copies or (None in _passes(run) and longer > run.clock.left):
+        return *plain, 0
+
+    def on_copies() -> tuple[tuple[dict[str, LayerRefit], list[str]], bool]:
+        undo()
+        return repair(run, pruned, removed, copies=copies, on_all=False), True
+
+    stretched, _ = attempt(run, pruned, on_copies)
+    return (*plain, 0) if stretched is None else (*stretched, copies)
 
 
 def _copies(run: Run) -> int:
@@ -155,26 +156,21 @@ def refit_blocks(
 
     A block may come nearer in directions that don't matter to the outputs.
     """
-    undo, written = remember(pruned), _rounded(pruned)
-    blocks, notes = refit_jointly(run, pruned, removed, copies=copies)
-    if not any(block.error_after < block.error_before for block in blocks):
-        return blocks, notes
-    pair = _compared(run, written, _rounded(pruned))
-    if pair is not None and pair.is_gain:
-        return blocks, notes
-    undo()
-    return [], [*notes, f"blocks were not refitted together: on the validation split {_told(pair)}"]
+    notes: list[str] = []
+
+    def jointly() -> tuple[list[BlockFit], bool]:
+        blocks, told = refit_jointly(run, pruned, removed, copies=copies)
+        notes.extend(told)
+        return blocks, _any_nearer(blocks)
+
+    found, why = attempt(run, pruned, jointly)
+    if found is None:
+        return [], [*notes, f"blocks were not refitted together: {why}"]
+    return found, notes
 
 
-def _told(pair: Pair | None) -> str:
-    if pair is None:
-        return "the outputs were not finite"
-    errors = f"the outputs' error went from {pair.before:.2g} to {pair.after:.2g}"
-    if pair.after >= pair.before:
-        return errors
-    if not math.isfinite(pair.noise):
-        return f"{errors}, and there are too few samples to tell"
-    return f"{errors}, which is within its noise, and on most samples it did not fall"
+def _any_nearer(blocks: Sequence[BlockFit]) -> bool:
+    return any(block.error_after < block.error_before for block in blocks)
 
 
 def tune(
@@ -195,15 +191,17 @@ def tune(
         seconds /= 2  # it comes once more, behind the zeros
     if settings.tune is None and seconds <= 0:
         return None, [NO_TIME_TO_TUNE]
-    undo, before, written = remember(pruned), pruned.to_run(), _rounded(pruned)
-    found, notes = tune_network(run, pruned, removed, seconds=seconds, zeros_stay=zeros_stay)
+    before, notes = pruned.to_run(), list[str]()
+
+    def together() -> tuple[NetworkFit | None, bool]:
+        found, told = tune_network(run, pruned, removed, seconds=seconds, zeros_stay=zeros_stay)
+        notes.extend(told)
+        return found, found is not None
+
+    found, why = attempt(run, pruned, together)
     if found is None:
-        return None, notes
-    pair = _compared(run, written, _rounded(pruned))
-    if pair is None or not pair.is_gain:
-        undo()
-        return None, [*notes, f"the network was not tuned: on the validation split {_told(pair)}"]
-    return replace(found, moved=_distance(run, before, pruned.to_run())), notes
+        return None, [*notes, f"the network was not tuned: {why}"] if why else notes
+    return replace(found, moved=distance(run, before, pruned.to_run())), notes
 
 
 def repair_with_zeros(run: Run, sparse: Model, zeros: Mapping[str, Zeros]) -> Repairs:
@@ -214,40 +212,10 @@ def repair_with_zeros(run: Run, sparse: Model, zeros: Mapping[str, Zeros]) -> Re
     zeros : mapping of str to Zeros
         By node of the layer.
     """
-    passes = run.settings.tune
-    undo, tunes = remember(sparse), bool(passes) or (passes is None and run.clock.left > 0)
+    undo, tunes = remember(sparse), _goes_on(run, sparse, (run.settings.tune,))
     layers, notes = repair(run, sparse, (), zeros=zeros, on_all=not tunes)
     network, left_out = tune(run, sparse, (), zeros_stay=True)
     if tunes and network is None:
         undo()
         layers, notes = repair(run, sparse, (), zeros=zeros)
     return Repairs(layers, network=network, notes=(*notes, *left_out))
-
-
-def _compared(run: Run, before: LightModel, after: LightModel) -> Pair | None:
-    """Compare two models on the validation split; None if an output is not finite."""
-    parts = run.samples.train_validation
-    assert parts is not None
-    try:
-        return compare(run.analysis, run.analysis.model.to_run(), before, after, parts[1])
-    except CheckError:
-        return None
-
-
-def _rounded(pruned: Model) -> LightModel:
-    """Write a model to run it, constants rounded to integers where the file has these."""
-    return pruned.to_file() if pruned.stored else pruned.to_run()
-
-
-def _distance(run: Run, wanted: LightModel, found: LightModel) -> float:
-    """Mean error of the outputs on validation samples; infinite where they aren't finite.
-
-    Both models run in float32, which tells more.
-    """
-    parts = run.samples.train_validation
-    assert parts is not None
-    try:
-        errors = measure_quality(run.analysis, wanted, found, parts[1]).output_error
-    except CheckError:
-        return math.inf
-    return float(np.mean(list(errors.values()))) if errors else 0.0

@@ -121,7 +121,7 @@ def _fit(team: Team, rows: Sequence[Rows], pair: ModelPair) -> tuple[Fitted, boo
     if job.place is not None:
         old = pruned.node(job.linear.node).inputs[job.place]
         before = old.values.astype(np.float64).reshape(1, -1)
-        fitted = fit_constant(rows[0], before, job.epilogue)
+        fitted = fit_constant(rows[0], before, job.epilogue, on_all=pair.on_all)
         new = cast(fitted.biases[0].reshape(old.shape), old.dtype)
         finite = bool(np.isfinite(new).all())
         if finite:

@@ -84,7 +84,7 @@ def with_zeros(run: Run, pruned: Pruned, pattern: Pattern) -> tuple[Pruned, Tili
     repairs = replace(
         before,
         layers={**before.layers, **repairs.layers},
-        network=repairs.network,
+        network=repairs.network or before.network,
     )
     pruned = replace(
         pruned,

@@ -7,7 +7,7 @@ import pytest
 
 from onnx_reap.graph.epilogue import Epilogue
 from onnx_reap.prune.refit.clip import Clip
-from onnx_reap.prune.refit.layer import Rows, Use, fit_layer
+from onnx_reap.prune.refit.layer import Rows, Use, fit_constant, fit_layer
 from onnx_reap.solve.backend import Backend
 
 BACKEND = Backend.cpu()
@@ -49,7 +49,7 @@ def test_a_refit_never_raises_the_error_on_its_samples(clip, addend):
     gained = 0
     for seed in range(15):
         rows, weight, bias, epilogue = problem(seed, clip, addend=addend)
-        fitted = fit_layer([Use(rows, bias, epilogue)], weight, BACKEND)
+        fitted = fit_layer([Use(rows, bias, epilogue)], weight, BACKEND, on_all=True)
         # Rows and predictions are float32, relative errors up to about 10.
         close = pytest.approx
         assert fitted.error_before == close(error(rows, weight, bias, epilogue), rel=1e-4)
@@ -64,7 +64,7 @@ def test_a_refit_never_raises_the_error_on_its_samples(clip, addend):
 def test_fewer_rows_than_unknowns_do_no_harm_on_these_rows(few):
     for seed in range(10):
         rows, weight, bias, epilogue = problem(seed, "relu", rows=few, columns=30, fit=few - 1)
-        fitted = fit_layer([Use(rows, bias, epilogue)], weight, BACKEND)
+        fitted = fit_layer([Use(rows, bias, epilogue)], weight, BACKEND, on_all=True)
         assert fitted.error_after <= fitted.error_before
         assert np.isfinite(fitted.weight).all() and np.isfinite(fitted.biases[0]).all()
 
@@ -101,6 +101,7 @@ def test_an_output_that_is_scaled_to_nothing_keeps_its_weights():
         [Use(Rows(rows.x, wanted, None, rows.fit), bias, Epilogue(scale, epilogue.shift, "y"))],
         weight,
         BACKEND,
+        on_all=True,
     )
     assert np.array_equal(fitted.weight[0, :, 1], weight[0, :, 1])
     assert fitted.biases[0][0, 1] == bias[0, 1]
@@ -112,7 +113,7 @@ def test_what_fits_already_stays():
     y = rows.x.astype(np.float64) @ weight + bias[:, None]
     wanted = y * epilogue.scale.reshape(2, 1, -1) + epilogue.shift.reshape(2, 1, -1)
     exact = Rows(rows.x, wanted.astype(np.float32), None, rows.fit)
-    fitted = fit_layer([Use(exact, bias, epilogue)], weight, BACKEND)
+    fitted = fit_layer([Use(exact, bias, epilogue)], weight, BACKEND, on_all=True)
     np.testing.assert_allclose(fitted.weight, weight, rtol=1e-4, atol=1e-5)  # float32 rows
     assert fitted.error_after <= fitted.error_before < 1e-10
 
@@ -120,8 +121,17 @@ def test_what_fits_already_stays():
 def test_fewer_rows_than_columns_give_what_the_same_rows_give_three_times():
     """The one is solved in its dual form, the other by moments, which are the same."""
     rows, weight, bias, epilogue = problem(5, "relu", rows=20, columns=30, fit=15)
-    dual = fit_layer([Use(rows, bias, epilogue)], weight, BACKEND)
+    dual = fit_layer([Use(rows, bias, epilogue)], weight, BACKEND, on_all=True)
     thrice = Rows(*(np.repeat(a, 3, axis=1) for a in (rows.x, rows.wanted, rows.addend)), fit=45)
-    direct = fit_layer([Use(thrice, bias, epilogue)], weight, BACKEND)
+    direct = fit_layer([Use(thrice, bias, epilogue)], weight, BACKEND, on_all=True)
     assert dual.damping == direct.damping < np.inf  # weights were fitted
     np.testing.assert_allclose(dual.weight, direct.weight, rtol=1e-3, atol=1e-4)  # float32 rows
+
+
+@pytest.mark.parametrize(("on_all", "rows"), [(True, 5), (False, 3)])
+def test_a_constant_is_the_mean_of_what_is_missing(on_all: bool, rows: int):
+    wanted = np.arange(10, dtype=np.float32).reshape(1, 5, 2)
+    given = Rows(np.zeros_like(wanted), wanted, None, fit=3)
+    plain = Epilogue(np.ones(2), np.zeros(2), "y")
+    fitted = fit_constant(given, np.full((1, 2), 100.0), plain, on_all=on_all)
+    np.testing.assert_allclose(fitted.biases[0], wanted[:, :rows].mean(axis=1))

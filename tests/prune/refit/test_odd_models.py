@@ -79,7 +79,9 @@ def test_dead_outputs_say_nothing():
     backend = Backend.cpu()
     epilogue = Epilogue(live, np.array([0.0] * 4 + [5.0, 5.0]), "u")
     wanted = (y * live + epilogue.shift).astype(np.float32)
-    fitted = fit_layer([Use(Rows(x, wanted, None, 240), bias, epilogue)], weight, backend)
+    fitted = fit_layer(
+        [Use(Rows(x, wanted, None, 240), bias, epilogue)], weight, backend, on_all=True
+    )
     alone = fit_layer(
         [
             Use(
@@ -90,6 +92,7 @@ def test_dead_outputs_say_nothing():
         ],
         weight[..., :4],
         backend,
+        on_all=True,
     )
     assert fitted.damping == alone.damping
     assert fitted.error_after == pytest.approx(alone.error_after)

@@ -10,6 +10,7 @@ from small_models import images, run
 
 import onnx_reap
 from onnx_reap.graph.rules.recurrent import GATES
+from onnx_reap.prune.refit import recurrent
 
 HIDDEN = 12
 
@@ -44,6 +45,21 @@ def test_the_repair_carries_over(op, both, bias):
     want, sliced, repaired = (run(m, {"x": other})[0] for m in (model, cut, result.model))
     assert np.square(repaired - want).sum() < 0.5 * np.square(sliced - want).sum()
     assert result.report.after.params == parameters(result.model)
+
+
+@pytest.mark.parametrize("tune", [0, 1])
+def test_samples_that_judge_later_are_not_fitted(tune: int, monkeypatch: pytest.MonkeyPatch):
+    fitted = []
+
+    def spy(*arguments, on_all: bool):
+        fitted.append(on_all)
+        return fit_layer(*arguments, on_all=on_all)
+
+    fit_layer = recurrent.fit_layer
+    monkeypatch.setattr(recurrent, "fit_layer", spy)
+    model = recognizer("GRU", both=False, bias=True)
+    onnx_reap.reap(model, images(40), ratio=0.5, round_to=1, joint_refit=0, tune=tune)
+    assert fitted and fitted[0] == (tune == 0)
 
 
 def parameters(model: onnx.ModelProto) -> int:

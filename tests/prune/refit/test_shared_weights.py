@@ -47,7 +47,7 @@ def test_the_error_over_all_uses_never_rises(numbers, alike, columns):
         uses, weight = uses_of(
             [seed, seed + 50, seed + 90], numbers=numbers, alike=alike, columns=columns
         )
-        fitted = fit_layer(uses, weight, BACKEND)
+        fitted = fit_layer(uses, weight, BACKEND, on_all=True)
         old = {use.number: use.bias for use in uses}
         assert fitted.error_before == pytest.approx(total(uses, weight, old), rel=1e-4)
         after = total(uses, fitted.weight, fitted.biases)
@@ -61,12 +61,12 @@ def test_the_error_over_all_uses_never_rises(numbers, alike, columns):
 def test_rows_may_be_divided_among_uses(columns):
     """The same problem, in one piece and in two of one bias."""
     data, weight, bias, epilogue = problem(4, "relu", rows=60, columns=columns, fit=40)
-    whole = fit_layer([Use(data, bias, epilogue)], weight, BACKEND)
+    whole = fit_layer([Use(data, bias, epilogue)], weight, BACKEND, on_all=True)
     parts = []
     for some in (np.r_[0:20, 40:50], np.r_[20:40, 50:60]):
         arrays = (a[:, some] for a in (data.x, data.wanted, data.addend))
         parts.append(Use(Rows(*arrays, fit=20), bias, epilogue))
-    divided = fit_layer(parts, weight, BACKEND)
+    divided = fit_layer(parts, weight, BACKEND, on_all=True)
     assert divided.damping == whole.damping < np.inf
     np.testing.assert_allclose(divided.weight, whole.weight, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(divided.biases[0], whole.biases[0], rtol=1e-3, atol=1e-4)
@@ -84,7 +84,7 @@ def test_the_weight_that_serves_all_uses_is_found_behind_different_maps(monkeypa
         wanted = ((x @ true + 0.3 * (number + 1)) * scale + shift).astype(np.float32)
         epilogue = Epilogue(scale, shift, "y")
         uses.append(Use(Rows(x, wanted, None, 60), np.zeros((1, 4)), epilogue, number))
-    fitted = fit_layer(uses, true + 0.5, BACKEND)
+    fitted = fit_layer(uses, true + 0.5, BACKEND, on_all=True)
     asked = [0, 3]  # the others stay half way, where one use asks nothing
     np.testing.assert_allclose(fitted.weight[..., asked], true[..., asked], atol=1e-3)
     assert fitted.error_after < 0.3 * fitted.error_before

@@ -16,11 +16,11 @@ from small_models import bare, chain, images, run
 
 import onnx_reap
 from onnx_reap.data.augment import Augment
-from onnx_reap.errors import UsageError
+from onnx_reap.errors import ReapError, UsageError
 from onnx_reap.graph.epilogue import affine_map
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.measure.paired import Pair
-from onnx_reap.prune.refit import repairs, tuning
+from onnx_reap.prune.refit import repairs, trial, tuning
 from onnx_reap.prune.refit.network import Distance
 
 NEARER = Pair(1.0, 0.5, 0.1, 1.0)  # for what is about something else than the judge
@@ -122,6 +122,7 @@ def test_statistics_of_normalisations_stay():
         found = {t.name: t for t in result.model.graph.initializer}
         assert names <= found.keys()
     given = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert names & given.keys()
     for name in names & given.keys():
         kept = onnx.numpy_helper.to_array(found[name])
         assert set(kept.tolist()) <= set(given[name].tolist())
@@ -147,7 +148,7 @@ def test_a_fixed_batch():
 
 
 def test_zeros_stay_zero(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(repairs, "compare", lambda *_: NEARER)
+    monkeypatch.setattr(trial, "compare", lambda *_: NEARER)
     model = residual_chain(2, 16)
     settings = {"target_macs": None, "pattern": "2:4"}
     less, tuned = (reap(model, tune=passes, **settings) for passes in (1, 20))
@@ -169,6 +170,37 @@ def test_copies_that_cannot_be_made_are_told(kind: str, told: int):
     assert sum("--augment signal changed nothing" in note for note in notes) == told
 
 
+def test_copies_that_only_repairs_by_gradient_fit_are_told():
+    notes = reap(residual_chain(2, 12), joint_refit=0, tune=0, augment="image").report.notes
+    assert any("--augment image changed nothing" in note for note in notes)
+
+
+def test_numbers_of_passes_are_the_same_whatever_the_time(monkeypatch: pytest.MonkeyPatch):
+    fitted = []
+    whole = repairs.repair
+    monkeypatch.setattr(repairs, "repair", lambda *a, **k: fitted.append(k) or whole(*a, **k))
+    settings = {"joint_refit": 1, "tune": 1, "augment": "image"}
+    late, early = (reap(residual_chain(2, 12), time_limit=t, **settings) for t in (0.01, 300))
+    assert bare(late.model) == bare(early.model)
+    assert sum("copies" in each for each in fitted) >= 2
+
+
+def test_repairs_that_fail_are_taken_back(monkeypatch: pytest.MonkeyPatch):
+    model = residual_chain(2, 12)
+    alone = reap(model, joint_refit=0, tune=0)
+
+    def fails(run, pruned, *_, **__):
+        for constant in pruned.constants().values():
+            constant.values = constant.values * 0
+        raise ReapError("onnxruntime can't run the model")
+
+    monkeypatch.setattr(repairs, "tune_network", fails)
+    tried = reap(model, joint_refit=0, tune=1)
+    assert bare(alone.model) == bare(tried.model)
+    why = "the network was not tuned: onnxruntime can't run the model"
+    assert why in tried.report.notes
+
+
 def test_where_zeros_are_not_tuned_all_samples_are_fitted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(repairs, "tune_network", lambda *_, **__: (None, []))
     model = residual_chain(2, 16)
@@ -178,7 +210,7 @@ def test_where_zeros_are_not_tuned_all_samples_are_fitted(monkeypatch: pytest.Mo
 
 
 def test_a_low_rank_model_is_tuned(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(repairs, "compare", lambda *_: NEARER)
+    monkeypatch.setattr(trial, "compare", lambda *_: NEARER)
     result = reap(residual_chain(2, 16), tune=30, low_rank="only")
     assert result.plan.factors
     fit = result.report.network
@@ -191,7 +223,7 @@ def test_a_low_rank_model_is_tuned(monkeypatch: pytest.MonkeyPatch):
 def test_layers_in_front_of_what_lets_no_gradient_through_stay_and_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(repairs, "compare", lambda *_: NEARER)
+    monkeypatch.setattr(trial, "compare", lambda *_: NEARER)
     n = Net({"x": ("N", 3, 8, 8)})
     h = n.block(n.block("x", 3, 12), 12, 12)
     h = n.node("Sinh", n.conv(h, 12, 12))  # No gradient is known
@@ -308,7 +340,7 @@ def test_what_brings_the_outputs_no_nearer_is_taken_back(
 ):
     """With rounding to integers, too, which may undo what was gained."""
     model = quantised(residual())
-    monkeypatch.setattr(repairs, "_compared", lambda *_: pair)
+    monkeypatch.setattr(trial, "_compared", lambda *_: pair)
     alone, tuned = (reap(model, tune=passes) for passes in (0, 20))
     assert tuned.report.network is None
     assert any(n.startswith("the network was not tuned") and why in n for n in tuned.report.notes)
@@ -351,7 +383,7 @@ def test_time_for_tuning_alone():
     result = reap(chain(12), tune=None, tune_time="0.01s")
     assert result.report.network is None
     (note,) = (n for n in result.report.notes if n.startswith("tuning the whole network takes"))
-    assert "it was left out: a longer --time-limit" in note
+    assert "it was left out: a longer --tune-time" in note
 
 
 def test_a_run_may_leave_it_out():
@@ -363,6 +395,11 @@ def test_a_run_may_leave_it_out():
 def test_tuning_without_a_refit_is_refused():
     with pytest.raises(UsageError, match="--tune: contradicts --no-refit"):
         reap(chain(12), tune=2, refit=False)
+
+
+def test_passes_and_a_time_to_tune_are_refused():
+    with pytest.raises(UsageError, match="--tune and --tune-time"):
+        reap(chain(12), tune=2, tune_time="3s")
 
 
 @pytest.mark.parametrize("limit", ["5", "0s", "-1m", "later", 0])
