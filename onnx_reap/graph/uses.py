@@ -3,11 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import onnx_graphsurgeon as gs
+
 from onnx_reap.graph.edit.weights import has_plain_bias
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.graph.ir.order import captured_tensors
+from onnx_reap.graph.ir.order import affected_tensors, captured_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.rules.traits import Trait, traits_of
 
 
 def by_weight(linears: Iterable[Linear]) -> list[tuple[Linear, ...]]:
@@ -18,11 +21,28 @@ def by_weight(linears: Iterable[Linear]) -> list[tuple[Linear, ...]]:
     return [tuple(layers) for layers in uses.values()]
 
 
+def counted_tensors(model: Model) -> set[str]:
+    """Return the tensors that have as many entries as results of layers say.
+
+    A cut model may have others than the original there.
+    """
+    nodes = model.nodes
+    layers = [node for node in nodes if traits_of(node.op) & (Trait.WEIGHTED | Trait.RECURRENT)]
+    learned = affected_tensors(nodes, _results(layers))
+    counting = [node for node in nodes if Trait.COUNTS in traits_of(node.op)]
+    by_layers = [node for node in counting if any(t.name in learned for t in node.inputs)]
+    return affected_tensors(nodes, _results(by_layers))
+
+
+def _results(nodes: Iterable[gs.Node]) -> set[str]:
+    return {tensor.name for node in nodes for tensor in node.outputs if tensor.name}
+
+
 class Refittable:
     """Tells which layers of a model can be refitted: what a plan counts on, and what is done."""
 
     def __init__(self, model: Model, probe: Probe) -> None:
-        self._model, self._probe = model, probe
+        self._model, self._probe, self._counted = model, probe, counted_tensors(model)
         self._uses = Counter(tensor.name for node in model.nodes for tensor in node.inputs)
         self._uses.update(captured_tensors(model.nodes).keys())
         self._uses.update(tensor.name for tensor in model.graph.outputs)
@@ -44,6 +64,8 @@ class Refittable:
             return "other recurrent layers share its weights"
         if not all(has_plain_bias(self._model, layer) for layer in layers):
             return "its bias is not one number per output"
+        if any(layer.y in self._counted for layer in layers):
+            return "how many rows it receives depends on what other layers give"
         if any(self._slides_over_samples(layer) for layer in layers):
             return "samples lie along an axis that it slides over"
         return None

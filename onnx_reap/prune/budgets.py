@@ -13,13 +13,13 @@ import numpy.typing as npt
 from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.graph.analysis import Analysis, count_parameters
 from onnx_reap.graph.ir.model import is_floating
+from onnx_reap.graph.ir.order import affected_tensors
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.latency.estimate import NANOSECONDS, predicted_latency
 from onnx_reap.measure.latency.table import LatencyTable
 from onnx_reap.options import Settings
 from onnx_reap.prune.form import Form
 from onnx_reap.prune.refit.layerwise import has_bias
-from onnx_reap.prune.refit.order import affected_tensors
 from onnx_reap.solve.allocation import LATENCY, Budget, fits
 from onnx_reap.solve.cost import Cost, Extent, Term, Widths
 from onnx_reap.solve.gates import Paths
@@ -132,7 +132,7 @@ def added_biases(
     """
     flow, groups = analysis.flow, analysis.groups
     of_unit = {unit: g for g, group in enumerate(groups) for unit in group.units}
-    behind = affected_tensors(analysis.model, set(flow.axes))
+    behind = affected_tensors(analysis.model.nodes, set(flow.axes))
     terms = []
     for linear in flow.linears:
         # A recurrent layer is refitted where its own state is cut, too.

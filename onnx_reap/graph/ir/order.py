@@ -1,6 +1,6 @@
 """The order of a graph's nodes, and what they read by way of bodies."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from graphlib import CycleError, TopologicalSorter
 
 import onnx_graphsurgeon as gs
@@ -17,6 +17,16 @@ def captured_tensors(nodes: Iterable[gs.Node]) -> dict[str, gs.Tensor]:
             own = {t.name for t in body.inputs}.union(t.name for n in body.nodes for t in n.outputs)
             found.update((name, t) for name, t in inner.items() if name not in own)
     return found
+
+
+def affected_tensors(nodes: Iterable[gs.Node], changed: Set[str]) -> set[str]:
+    """Return all tensors that depend on the given ones, themselves included; nodes are in order."""
+    affected = set(changed)
+    for node in nodes:
+        inputs = {t.name for t in node.inputs} | set(captured_tensors([node]))
+        if inputs & affected:
+            affected |= {t.name for t in node.outputs if t.name}
+    return affected
 
 
 def in_order(nodes: Sequence[gs.Node]) -> list[gs.Node]:

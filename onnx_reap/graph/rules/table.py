@@ -37,11 +37,11 @@ _WITHOUT_RULE: Mapping[str, Trait] = {
     "Scatter": Trait.INDEXES,
     "Shape": Trait.MEASURES,
     "Size": Trait.MEASURES,
-    "Compress": Trait.JUMPS,
+    "Compress": Trait.JUMPS | Trait.COUNTS,
     "DynamicQuantizeLinear": Trait.QUANTISES | Trait.JUMPS,
-    "NonMaxSuppression": Trait.JUMPS,
-    "NonZero": Trait.JUMPS,
-    "Unique": Trait.JUMPS,
+    "NonMaxSuppression": Trait.JUMPS | Trait.COUNTS,
+    "NonZero": Trait.JUMPS | Trait.COUNTS,
+    "Unique": Trait.JUMPS | Trait.COUNTS,
 }
 
 TRAITS: Mapping[str, Trait] = {

@@ -57,6 +57,8 @@ class Trait(Flag):
     """Results lie within 1 of 0, and hardly change where inputs are large."""
     JUMPS = auto()
     """A difference of rounding may become another result."""
+    COUNTS = auto()
+    """The result has as many entries as values say."""
     RANDOM = auto()
     """The result is not the same every time."""
     QUANTISES = auto()

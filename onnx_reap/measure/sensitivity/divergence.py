@@ -27,6 +27,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.rules.traits import Trait, traits_of
+from onnx_reap.graph.uses import counted_tensors
 from onnx_reap.measure.autodiff.tape import Tape, Value
 from onnx_reap.onnxio.dtypes import is_float
 
@@ -128,12 +129,13 @@ def metrics(
     wish : str
         `kl` or `error` for all outputs, or `auto`: an output that a Softmax makes holds
         probabilities, one with a vector per sample holds logits, and all others are values. What
-        has no axis of classes is compared by its values in any case.
+        has no axis of classes is compared by its values in any case. Outputs that have as many
+        entries as values say are not compared.
     """
-    found = []
+    found, counted = [], counted_tensors(model)
     for tensor in model.graph.outputs:
         dtype, shape = dtypes.get(tensor.name), shapes.get(tensor.name, ())
-        if dtype is None or not is_float(dtype) or not tensor.inputs:
+        if dtype is None or not is_float(dtype) or not tensor.inputs or tensor.name in counted:
             continue
         maker = _maker(tensor)
         if wish == "error" or not _has_classes(shape) or maker.op == "Sigmoid":

@@ -9,6 +9,7 @@ from onnx_reap.graph.constancy import Join
 from onnx_reap.graph.edit.weights import bias_behind
 from onnx_reap.graph.epilogue import Epilogue, clipping, find_epilogue, only_reader
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.order import affected_tensors
 from onnx_reap.graph.ir.recurrent import recurrence
 from onnx_reap.graph.labels.kept import Kept, kept_positions
 from onnx_reap.graph.labels.records import Linear
@@ -17,7 +18,7 @@ from onnx_reap.measure.runner import batch_size
 from onnx_reap.prune.context import Run
 from onnx_reap.prune.refit.layer import LayerRefit
 from onnx_reap.prune.refit.model_pair import ModelPair, as_cut
-from onnx_reap.prune.refit.order import Job, Zeros, affected_tensors, own_output
+from onnx_reap.prune.refit.order import Job, Zeros, own_output
 from onnx_reap.prune.refit.walk import refit_model
 
 WIDEST = 8192
@@ -78,7 +79,7 @@ def _jobs(
     joins = [join for branch in gone for join in branch.joins if join.edge[0] in nodes]
     sums = {pruned.node(join.edge[0]).outputs[0].name for join in joins}
     masked = {linear.y for linear in analysis.flow.linears if linear.node in zeros}
-    affected = affected_tensors(pruned, kept.keys() | sums | masked)
+    affected = affected_tensors(pruned.nodes, kept.keys() | sums | masked)
     jobs, notes = [], []
     for join in joins:
         (key, _), rank = join.edge, len(analysis.probe.shapes[join.tensor])

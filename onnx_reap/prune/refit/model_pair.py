@@ -9,16 +9,17 @@ import numpy as np
 from onnx_reap.data import Calibration
 from onnx_reap.data.augment import with_copies
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.order import affected_tensors
 from onnx_reap.graph.ir.probe import Probe
 from onnx_reap.graph.labels.kept import Kept
 from onnx_reap.graph.labels.records import Linear
+from onnx_reap.graph.uses import counted_tensors
 from onnx_reap.measure.activations.frontier import Frontier
 from onnx_reap.measure.activations.stream import ActivationStream
 from onnx_reap.measure.autodiff.backward import Facts
 from onnx_reap.measure.autodiff.older import WRITTEN_IN, as_written
 from onnx_reap.measure.autodiff.tape import opset
 from onnx_reap.prune.context import Run
-from onnx_reap.prune.refit.order import affected_tensors
 from onnx_reap.prune.refit.parameters import Parameters, find_parameters
 
 JUDGES = 2
@@ -93,17 +94,17 @@ class ModelPair:
     def facts(self, linears: Sequence[Linear]) -> Facts:
         """Tell what is known of the cut model's tensors, also of those that a refit added."""
         shapes, layers = dict(self.probe.shapes), {}
-        varying = set(self.run.analysis.varying)
+        varying = self.run.analysis.varying | counted_tensors(self.pruned)
         for layer in linears:
             result = self.pruned.node(layer.node).outputs[0].name
             shapes[result] = shapes[layer.y]
-            varying |= {result} if layer.y in varying else set()
+            varying |= {result} if layer.y in varying else frozenset()
             layers[result] = layer
         return Facts(shapes, layers, varying)
 
     def parameters(self, linears: Sequence[Linear], needed: Collection[str]) -> Parameters:
         """List what may move in the cut model, see `find_parameters`."""
-        affected = affected_tensors(self.pruned, self.kept.keys())
+        affected = affected_tensors(self.pruned.nodes, self.kept.keys())
         # Budgets count the biases behind these.
         may_grow = [linear.node for linear in linears if linear.x in affected]
         return find_parameters(self.pruned, linears, needed, may_grow)

@@ -1,6 +1,6 @@
 """Which layers are refitted, and in what order."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,16 +60,6 @@ Team = tuple[Job, ...]
 
 SWEEPS = 2
 """How often weights are fitted that are used in a loop; more sweeps bring little."""
-
-
-def affected_tensors(model: Model, changed: Set[str]) -> set[str]:
-    """Return all tensors that depend on the given ones, themselves included."""
-    affected = set(changed)
-    for node in model.nodes:
-        inputs = {t.name for t in node.inputs} | set(captured_tensors([node]))
-        if inputs & affected:
-            affected |= {t.name for t in node.outputs if t.name}
-    return affected
 
 
 def by_weight(jobs: Sequence[Job]) -> list[Team]:

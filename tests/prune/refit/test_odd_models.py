@@ -124,3 +124,27 @@ def test_both_ways_to_write_a_shortcut_are_corrected(op):
     report = onnx_reap.reap(n.model(n.head(h, 16, 5)), images(), target_macs=0.6).report
     errors = [layer.error_after for layer in report.refits]
     assert max(errors) < 0.2
+
+
+@pytest.mark.parametrize("passes", [0, 2])
+@pytest.mark.parametrize("op", ["Compress", "NonZero"])
+def test_layers_behind_as_many_rows_as_values_say(op: str, passes: int):
+    """Both models may have other rows there: layers in front of them are repaired."""
+    n = Net({"x": ("N", 6)})
+    h = n.node("Relu", n.node("MatMul", "x", n.random(6, 16, scale=0.3)))
+    h = n.node("Relu", n.node("MatMul", h, n.random(16, 16, scale=0.3)))
+    score = n.node("ReduceMax", n.node("MatMul", h, n.random(16, 3)), axes=[1], keepdims=0)
+    large = n.node("Greater", score, n.constant(np.float32(0.1)))
+    if op == "Compress":
+        rows = n.node("Compress", h, large, axis=0)
+    else:
+        rows = n.node("Gather", h, n.node("Squeeze", n.node("NonZero", large), n.constant([0])))
+    inner = n.node("Relu", n.node("MatMul", rows, n.random(16, 12, scale=0.3), name="behind"))
+    model = n.model(n.node("MatMul", inner, n.random(12, 4, scale=0.3)), h)
+    data = np.random.default_rng(0).standard_normal((80, 6)).astype(np.float32)
+    settings = {"target_macs": 0.6, "round_to": 1, "joint_refit": passes, "tune": passes}
+    report = onnx_reap.reap(model, data, **settings).report
+    told = "behind was not refitted: how many rows it receives depends on what other layers give"
+    assert told in report.notes
+    refitted = {each.node for each in report.refits}
+    assert refitted and "behind" not in refitted
