@@ -18,6 +18,9 @@ from onnx_reap.onnxio.light_model import LightModel
 
 Errors = npt.NDArray[np.float64]
 
+CLEAR = 2
+"""Standard errors of a difference that is none of chance."""
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -44,11 +47,11 @@ class Pair:
     def is_gain(self) -> bool:
         """Whether the second model is to be taken.
 
-        Squared errors may hang on a few samples. Where the difference is within its noise, most
-        samples have to agree with it.
+        Squared errors may hang on a few samples, and the best of many models may have been chosen
+        on the same ones. Where the difference is not clear, most samples have to agree with it.
         """
         gain = self.before - self.after
-        return gain > 0 and (gain > self.noise or self.nearer > 0.5)
+        return gain > 0 and (gain > CLEAR * self.noise or self.nearer > 0.5)
 
 
 def compare(

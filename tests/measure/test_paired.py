@@ -54,6 +54,14 @@ def test_a_gain_that_hangs_on_one_sample_is_none():
     assert pair.nearer < 0.2 and not pair.is_gain
 
 
+@pytest.mark.parametrize(
+    ("noise", "nearer", "gains"), [(0.2, 0.45, False), (0.1, 0.45, True), (0.5, 0.55, True)]
+)
+def test_a_gain_is_clear_or_most_samples_have_it(noise: float, nearer: float, gains: bool):
+    assert Pair(0.8, 0.5, noise, nearer).is_gain == gains
+    assert not Pair(0.5, 0.8, noise, nearer).is_gain
+
+
 def test_small_gains_on_most_samples_count():
     noise = np.random.default_rng(1).standard_normal(WEIGHT.shape)
     pair, _ = compared(WEIGHT + 0.1 * noise, WEIGHT + 0.099 * noise)

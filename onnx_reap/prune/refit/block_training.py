@@ -1,7 +1,9 @@
 """Training one block by gradient descent; the validation split decides how far to go."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from time import perf_counter
 from typing import Protocol
 
@@ -75,7 +77,7 @@ class Training:
         self,
         start: Arrays,
         scales: Mapping[str, float | np.ndarray],
-        passes: int,
+        passes: float,
         rng: np.random.Generator,
         as_stored: Callable[[Arrays], Arrays] = lambda values: values,
     ) -> tuple[Arrays, float, float]:
@@ -85,7 +87,7 @@ class Training:
         ----------
         scales : mapping of str to float or array
             What a step of 1 is.
-        passes : int
+        passes : float
             Over the batches that are fitted.
         as_stored : callable
             Rounds parameters as they will be.
@@ -101,10 +103,11 @@ class Training:
                     found, least = between, error
             return found, least
 
+        steps = math.ceil(passes * self._steps)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is never taken
             end = self._descend(
-                Descent(start, scales, passes * self._steps, STEP_SIZE),
-                passes,
+                Descent(start, scales, steps, STEP_SIZE),
+                steps,
                 rng,
                 lambda mean: best(mean)[1] < (1 - LEAST_GAIN) * before,
             )
@@ -130,26 +133,28 @@ class Training:
     def _descend(
         self,
         descent: Descent,
-        passes: int,
+        steps: int,
         rng: np.random.Generator,
         promises: Callable[[Arrays], bool],
     ) -> Arrays:
         """Take all steps, unless the mean of what the first ones led to promises nothing."""
-        total = passes * self._steps
-        first, last = (round(share * total) for share in EARLY)
-        taken = 0
+        first, last = (round(share * steps) for share in EARLY)
         sums = {name: np.zeros_like(x) for name, x in descent.values.items()}
-        for _ in range(passes):
-            for batches in np.array_split(rng.permutation(self._problem.fitting), self._steps):
-                descent.step(self._gradients(descent.values, batches.tolist()))
-                taken += 1
-                if first < taken <= last:
-                    sums = {name: sums[name] + x for name, x in descent.values.items()}
-                if taken == last >= first + FEWEST_AVERAGED:
-                    mean = {name: x / np.float32(last - first) for name, x in sums.items()}
-                    if not promises(mean):
-                        return mean
+        for taken, batches in enumerate(islice(self._in_random_order(rng), steps), 1):
+            descent.step(self._gradients(descent.values, batches))
+            if first < taken <= last:
+                sums = {name: sums[name] + x for name, x in descent.values.items()}
+            if taken == last >= first + FEWEST_AVERAGED:
+                mean = {name: x / np.float32(last - first) for name, x in sums.items()}
+                if not promises(mean):
+                    return mean
         return descent.values
+
+    def _in_random_order(self, rng: np.random.Generator) -> Iterator[list[int]]:
+        """Yield the batches of each step, pass after pass."""
+        while True:
+            order = rng.permutation(self._problem.fitting)
+            yield from (part.tolist() for part in np.array_split(order, self._steps))
 
     def _gradients(self, values: Arrays, batches: Sequence[int]) -> Arrays:
         """Add up the gradients of batches, of which only the direction counts."""

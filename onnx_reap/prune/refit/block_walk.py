@@ -48,7 +48,7 @@ class BlockFit:
     # where moving would not have helped, and nothing was changed
     error_before: float
     error_after: float
-    passes: int  # Over the samples that fit
+    passes: float  # Over the samples that fit
 
 
 def refit_blocks(
@@ -136,7 +136,7 @@ def _fit(
     given: Batches,
     wanted: Batches,
     facts: Facts,
-    passes: Callable[[Callable[[], float]], int],
+    passes: Callable[[Callable[[], float]], float],
 ) -> BlockFit | None:
     """Refit the layers of one block; None if nothing there can move or has to.
 

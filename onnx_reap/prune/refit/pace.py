@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 
-PASSES = (10, 7, 5, 3, 2, 1)
+PASSES = (10, 7, 5, 3, 2, 1, 0.5)
 """The first is enough. Few numbers, so that runs of one speed mostly agree."""
 
 BLOCKS_TRIED = 3
-"""Blocks without time for a pass, after which the others won't have it either."""
+"""Blocks without time for half a pass, after which the others won't have it either."""
 
 
 class Pace:
@@ -23,9 +23,9 @@ class Pace:
 
     def __init__(self, asked: int | None, seconds: float) -> None:
         self._asked, self._until = asked, time.perf_counter() + seconds
-        self._made: list[int] = []
+        self._made: list[float] = []
 
-    def passes(self, share: float, seconds: Callable[[], float]) -> int:
+    def passes(self, share: float, seconds: Callable[[], float]) -> float:
         """Return how many passes a block makes; 0 if there is no time for it.
 
         Parameters
@@ -55,7 +55,7 @@ class Pace:
             return []
         more = f"a longer --time-limit, or --joint-refit {enough}, may bring more"
         if not any(short) and len(short) == len(self._made):
-            return [f"no layers were refitted together, as there was no time for a pass: {more}"]
+            return [f"no layers were refitted together, as there was no time for it: {more}"]
         made = " to ".join(map(str, sorted({min(short), max(short)})))
         return [
             f"time was short: the layers of {len(short)} of {len(self._made)} blocks were refitted "

@@ -85,4 +85,4 @@ def _told(pair: Pair | None) -> str:
         return errors
     if not math.isfinite(pair.noise):
         return f"{errors}, and there are too few samples to tell"
-    return f"{errors}, which is within its noise, and on most samples it did not fall"
+    return f"{errors}, which may be noise, and on most samples it did not fall"
