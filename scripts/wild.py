@@ -45,8 +45,8 @@ five minutes. A run was given {samples} samples and one core, with other work be
 Every sliced model was compared with the original whose removed channels are zeroed in
 the layers that read them. *s*: seconds of the run with default settings. `pytest -m wild`
 checks all but that one. Rows without a third error were measured by an older build, on 32
-samples; those with one, but ddddocr's, before repairs had to gain more than the noise
-of the samples.
+samples; those with one, but magika's and ddddocr's, before repairs had to gain more than
+the noise of the samples.
 
 Packages: {packages}.
 """
