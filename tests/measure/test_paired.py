@@ -101,6 +101,6 @@ def test_rows_that_depend_on_values_are_compared_where_all_models_have_them():
     inputs = [spec(None, 4)]
     samples = open_calibration(X, inputs)
     analysis = analyse(picked(WEIGHT), inputs, samples)
-    original, far, near = (LightModel.of(picked(WEIGHT * by)) for by in (1.0, 1.9, 1.0001))
+    original, far, near = (LightModel.of(picked(WEIGHT * by)) for by in (1.0, 0.2, 1.0001))
     assert compare(analysis, original, far, near, samples).is_gain
     assert not compare(analysis, original, near, far, samples).is_gain

@@ -141,10 +141,10 @@ def test_layers_behind_as_many_rows_as_values_say(op: str, passes: int):
         rows = n.node("Gather", h, n.node("Squeeze", n.node("NonZero", large), n.constant([0])))
     inner = n.node("Relu", n.node("MatMul", rows, n.random(16, 12, scale=0.3), name="behind"))
     model = n.model(n.node("MatMul", inner, n.random(12, 4, scale=0.3)), h)
-    data = np.random.default_rng(0).standard_normal((80, 6)).astype(np.float32)
+    data = np.random.default_rng(0).standard_normal((200, 6)).astype(np.float32)
     settings = {"target_macs": 0.6, "round_to": 1, "joint_refit": passes, "tune": passes}
     report = onnx_reap.reap(model, data, **settings).report
     told = "behind was not refitted: how many rows it receives depends on what other layers give"
-    assert told in report.notes
+    assert told in report.notes and not any("onnxruntime" in note for note in report.notes)
     refitted = {each.node for each in report.refits}
     assert refitted and "behind" not in refitted
