@@ -15,6 +15,18 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent / "scripts"))
 
 
+def _keep_to_one_core() -> None:
+    """Bind each of pytest-xdist's workers to a core, before any library counts the cores."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is None or not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+_keep_to_one_core()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--zoo", metavar="DIR", help="folder of structure-only exports to cut")
     parser.addoption(

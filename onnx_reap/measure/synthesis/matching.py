@@ -28,7 +28,7 @@ from onnx_reap.measure.synthesis.statistics import (
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.progress import Progress
-from onnx_reap.solve.adam import Descent
+from onnx_reap.solve.descent import Descent
 
 STEPS = 10, 20  # at least and at most, as the work allows
 SPEED = 0.05  # largest step, relative to the standard deviation of the images

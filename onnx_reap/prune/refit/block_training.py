@@ -12,11 +12,12 @@ import numpy as np
 from onnx_reap.measure.autodiff.backward import Comparison, Trainer
 from onnx_reap.prune.refit.descent import points
 from onnx_reap.prune.refit.side_by_side import Feed, SideBySide
-from onnx_reap.solve.adam import Descent
+from onnx_reap.prune.refit.step_sizes import StepSizes
+from onnx_reap.solve.descent import Descent
 
 Arrays = Mapping[str, np.ndarray]
 
-STEP_SIZE = 0.02  # largest step, relative to a tensor's scale
+STEP_SIZE = 0.03  # largest step, relative to a tensor's scale
 EXACT = 1e-9  # errors below this, relative to the variance, are rounding
 # Steps, of all, whose mean foretells the end: where no share of the way there gains so much, a
 # block is left. The steps themselves are too large by then to tell.
@@ -76,7 +77,7 @@ class Training:
     def improve(
         self,
         start: Arrays,
-        scales: Mapping[str, float | np.ndarray],
+        sizes: StepSizes,
         passes: float,
         rng: np.random.Generator,
         as_stored: Callable[[Arrays], Arrays] = lambda values: values,
@@ -85,8 +86,7 @@ class Training:
 
         Parameters
         ----------
-        scales : mapping of str to float or array
-            What a step of 1 is.
+        sizes : StepSizes
         passes : float
             Over the batches that are fitted.
         as_stored : callable
@@ -106,7 +106,7 @@ class Training:
         steps = math.ceil(passes * self._steps)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is never taken
             end = self._descend(
-                Descent(start, scales, steps, STEP_SIZE),
+                Descent(start, sizes.sizes, steps, STEP_SIZE, sizes.matrices),
                 steps,
                 rng,
                 lambda mean: best(mean)[1] < (1 - LEAST_GAIN) * before,

@@ -166,9 +166,9 @@ def _fit(
     count = passes(partial(training.seconds, start))
     if not count:
         return None
-    scales = step_sizes(moving, first, pair.run.analysis.providers)
+    sizes = step_sizes(moving, first, together, pair.run.analysis.providers)
     rng = np.random.default_rng(pair.run.settings.seed)
-    found, before, after = training.improve(start, scales, count, rng, moving.as_stored)
+    found, before, after = training.improve(start, sizes, count, rng, moving.as_stored)
     if after < before:  # else they keep all their digits
         moving.write(found)
     return BlockFit(moving.nodes, before, after, count)

@@ -12,6 +12,7 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.onnxio.dtypes import cast, rounded
 from onnx_reap.onnxio.float32 import to_float32
+from onnx_reap.prune.refit.matrices import Matrices, matrices_of
 
 WEAK = 1e-4  # outputs scaled less than this, relative to the largest, keep their weights
 
@@ -73,6 +74,12 @@ class FoldedLayer:
             whole = given * self.scale + self.shift / self.linear.beta
             found[self.bias_name] = to_float32(np.broadcast_to(whole, self.scale.shape))
         return found
+
+    @property
+    def matrices(self) -> Matrices:
+        """Those that the weight consists of."""
+        weight, linear = self.values[self.weight_name], self.linear
+        return matrices_of(self.weight_name, weight, linear.weight_out, linear.group)
 
     def steps(self, size: float) -> dict[str, np.ndarray]:
         """Return the size of each output's weights, and that of the result for biases."""

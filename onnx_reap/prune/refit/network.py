@@ -28,7 +28,7 @@ from onnx_reap.measure.variation import Variation, by_sample
 from onnx_reap.prune.refit.model_pair import ModelPair
 from onnx_reap.prune.refit.parameters import Arrays, Parameters
 from onnx_reap.prune.refit.side_by_side import Feed, SideBySide
-from onnx_reap.prune.refit.step_sizes import step_sizes
+from onnx_reap.prune.refit.step_sizes import StepSizes, step_sizes
 
 VARIANCE_SAMPLES = 32  # that tell how much the original's activations vary
 
@@ -139,10 +139,10 @@ class Network:
         outputs = [tensor.name for tensor in self._pair.original.graph.outputs]
         self._outputs = [name for name in outputs if name in weights and name not in compared]
 
-    def steps(self, *, zeros_stay: bool) -> dict[str, np.ndarray]:
-        """Return what a step of 1 is, by parameter."""
+    def step_sizes(self, *, zeros_stay: bool) -> StepSizes:
+        """Find out how far parameters move."""
         feed, providers = next(self._batches(self._some)), self._pair.run.analysis.providers
-        return step_sizes(self.parameters, feed, providers, zeros_stay=zeros_stay)
+        return step_sizes(self.parameters, feed, self.together, providers, zeros_stay=zeros_stay)
 
     @property
     def batches(self) -> int:

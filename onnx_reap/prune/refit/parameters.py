@@ -26,6 +26,7 @@ from onnx_reap.onnxio.dtypes import cast, is_float, rounded
 from onnx_reap.onnxio.float32 import to_float32
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.refit.folded import FoldedLayer, fold_layer, root_mean_square
+from onnx_reap.prune.refit.matrices import Matrices, matrices_of
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -48,6 +49,11 @@ class Parameter(Protocol):
     @property
     def values(self) -> Arrays:
         """What they are now, float32."""
+        ...
+
+    @property
+    def matrices(self) -> Matrices | None:
+        """Those that its weight consists of, if it has one."""
         ...
 
     def steps(self, size: float) -> dict[str, np.ndarray]:
@@ -90,6 +96,13 @@ class PlainConstant:
     def values(self) -> Arrays:
         """What it is now."""
         return {self.name: to_float32(self._values)}
+
+    @property
+    def matrices(self) -> Matrices | None:
+        """The one that it is, if it belongs to a layer."""
+        if self.axis is None or self._values.ndim != 2:
+            return None
+        return matrices_of(self.name, self._values, self.axis, 1)
 
     def steps(self, size: float) -> dict[str, np.ndarray]:
         """Return its size, for each result of a weight; that of the result for what is added."""

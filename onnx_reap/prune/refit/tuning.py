@@ -12,7 +12,7 @@ from onnx_reap.prune.refit.descent import SHARES, points
 from onnx_reap.prune.refit.network import Distance, Network
 from onnx_reap.prune.refit.parameters import Arrays
 from onnx_reap.prune.refit.side_by_side import Feed
-from onnx_reap.solve.adam import Descent
+from onnx_reap.solve.descent import Descent
 
 STEP_SIZES = (0.015, 0.005, 0.0015, 0.0005)
 """Largest steps to choose from, relative to the size of what moves."""
@@ -88,7 +88,7 @@ class Tuning:
 
     def __init__(self, network: Network, seed: int, *, zeros_stay: bool) -> None:
         self._network, self._seed = network, seed
-        self._scales = network.steps(zeros_stay=zeros_stay)
+        self._sizes = network.step_sizes(zeros_stay=zeros_stay)
         self._start, self._before = network.values, network.before
         self._best: Tuned | None = None
         self._until = math.inf
@@ -200,7 +200,8 @@ class Tuning:
     ) -> End | None:
         """Follow the gradient; None if halfway errors have become far larger."""
         network = self._network
-        descent = Descent(self._start, self._scales, steps, schedule.step_size)
+        sizes, speed = self._sizes, schedule.step_size
+        descent = Descent(self._start, sizes.sizes, steps, speed, sizes.matrices)
         for done, feeds in enumerate(islice(self._batches(schedule), steps), 1):
             if perf_counter() > self._until:
                 return End(descent.values, done - 1)

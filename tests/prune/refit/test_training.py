@@ -13,7 +13,8 @@ from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.measure.autodiff.backward import Facts, with_errors, with_gradients
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.prune.refit.block_training import BlockProblem, Training
-from onnx_reap.solve.adam import Descent
+from onnx_reap.prune.refit.step_sizes import StepSizes
+from onnx_reap.solve.descent import Descent
 
 CPU = ["CPUExecutionProvider"]
 
@@ -36,7 +37,8 @@ class Block:
         layers = {linear.y: linear for linear in analysis.flow.linears}
         self.facts = Facts(analysis.probe.shapes, layers)
         self.given = [{"x": data[i : i + 8]} for i in range(0, len(data), 8)]
-        self.scales = {name: float(w.std()) for name, w in self.start.items()}
+        spreads = {name: np.asarray(w.std(), np.float32) for name, w in self.start.items()}
+        self.sizes = StepSizes(spreads, {one: 1, two: 1})
 
     def outputs(self, weights=None) -> list[np.ndarray]:
         return [run(self.part, {**batch, **(weights or self.start)})[0] for batch in self.given]
@@ -51,7 +53,7 @@ class Block:
         problem = BlockProblem(self.given, targets, fitting, together)
         training = Training(*models, {}, problem, CPU)
         found, before, after = training.improve(
-            self.start, self.scales, passes, np.random.default_rng(0)
+            self.start, self.sizes, passes, np.random.default_rng(0)
         )
         validates = slice(fitting, None)
         errors = [
@@ -73,7 +75,7 @@ def test_a_short_last_batch_weighs_as_much_as_its_samples():
     models = block.models(1 / wanted[0].size, [])
     targets = [{block.y: y.astype(np.float32)} for y in wanted]
     training = Training(*models, block.start, BlockProblem(block.given, targets, 4), CPU)
-    _, before, _ = training.improve({}, {}, 0, rng)
+    _, before, _ = training.improve({}, StepSizes({}, {}), 0, rng)
     pairs = zip(block.outputs()[4:], wanted[4:], strict=True)
     squares = np.concatenate([np.square(a - b).ravel() for a, b in pairs])
     assert before == pytest.approx(squares.mean(), rel=1e-4)  # means of float32 squares
@@ -168,4 +170,4 @@ def improved_quietly(block: Block, wanted):
     models = block.models(1.0, list(block.start))
     problem = BlockProblem(block.given, [{block.y: y} for y in wanted], 4)
     training = Training(*models, {}, problem, CPU)
-    return training.improve(block.start, block.scales, 4, np.random.default_rng(0))
+    return training.improve(block.start, block.sizes, 4, np.random.default_rng(0))

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
-from onnx_reap.solve.adam import RISING, Descent, _schedule
+from onnx_reap.solve.descent import RISING, Descent, _schedule
+
+MATRICES = pytest.mark.parametrize("matrices", [{}, {"w": 1}], ids=["entries", "matrices"])
 
 
-def walked(scale: float, slope: float, steps: int = 20, speed: float = 0.05) -> np.ndarray:
+def walked(
+    scale: float,
+    slope: float,
+    matrices: Mapping[str, int],
+    steps: int = 20,
+    speed: float = 0.05,
+) -> np.ndarray:
     """Descend towards a point; everything times `scale`, gradients times `slope`."""
     rng = np.random.default_rng(0)
     start, goal = (scale * rng.standard_normal((3, 4)).astype(np.float32) for _ in range(2))
-    descent = Descent({"w": start}, {"w": scale}, steps, speed)
+    descent = Descent({"w": start}, {"w": scale}, steps, speed, matrices)
     for _ in range(steps):
         descent.step({"w": np.float32(slope / scale) * (descent.values["w"] - goal)})
     return descent.values["w"]
@@ -29,20 +39,24 @@ def test_the_schedule_rises_and_ends_near_zero():
 
 
 @pytest.mark.parametrize("scale", [2.0**-10, 2.0**12])
-def test_what_is_larger_moves_further_in_proportion(scale):
-    # Powers of two: nothing is rounded differently.
-    np.testing.assert_array_equal(walked(scale, 1.0), scale * walked(1.0, 1.0))
+@MATRICES
+def test_what_is_larger_moves_further_in_proportion(scale, matrices):
+    found, wanted = walked(scale, 1.0, matrices), scale * walked(1.0, 1.0, matrices)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
 
 
 @pytest.mark.parametrize("slope", [2.0**-20, 2.0**20])
-def test_the_unit_of_the_error_does_not_matter(slope):
-    np.testing.assert_array_equal(walked(1.0, slope), walked(1.0, 1.0))
+@MATRICES
+def test_the_unit_of_the_error_does_not_matter(slope, matrices):
+    found, wanted = walked(1.0, slope, matrices), walked(1.0, 1.0, matrices)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
 
 
-def test_it_descends():
+@MATRICES
+def test_it_descends(matrices):
     rng = np.random.default_rng(0)
     start, goal = (rng.standard_normal((3, 4)).astype(np.float32) for _ in range(2))
-    near = np.abs(walked(1.0, 1.0, steps=200) - goal).mean()
+    near = np.abs(walked(1.0, 1.0, matrices, steps=400) - goal).mean()
     assert near < 0.1 * np.abs(start - goal).mean()
 
 
@@ -66,9 +80,10 @@ def test_the_start_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
-def test_a_gradient_that_is_not_finite_makes_no_step(bad):
+@MATRICES
+def test_a_gradient_that_is_not_finite_makes_no_step(bad, matrices):
     start = {"w": np.zeros(3, np.float32), "b": np.zeros(1, np.float32)}
-    descent = Descent(start, {"w": 1.0, "b": 1.0}, 20, 0.05)
+    descent = Descent(start, {"w": 1.0, "b": 1.0}, 20, 0.05, matrices)
     good = {"w": np.ones(3, np.float32), "b": np.ones(1, np.float32)}
     for place in range(20):
         before = {name: x.copy() for name, x in descent.values.items()}
