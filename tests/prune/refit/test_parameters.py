@@ -15,7 +15,9 @@ from small_models import images, run
 
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.prune.refit.parameters import Parameters, find_parameters
+from onnx_reap.prune.refit.step_sizes import step_sizes
 
+CPU = ["CPUExecutionProvider"]
 FLOAT32 = 1e-5  # relative: some sums of products in another order
 
 
@@ -172,3 +174,27 @@ def assert_close(found: np.ndarray, wanted: np.ndarray, tolerance: float) -> Non
     scale = np.abs(wanted).max()
     assert np.isfinite(found).all()
     assert np.abs(found.astype(np.float64) - wanted).max() <= tolerance * scale
+
+
+def test_weights_are_matrices_where_a_step_tells_their_directions_apart():
+    n = Net({"x": ("N", 3, 6, 6)}, opset=23)
+    h = n.node("Relu", n.conv("x", 3, 8))
+    h = n.node("Relu", n.conv(h, 8, 8, group=8))
+    h = n.node("Relu", n.conv(h, 8, 12, group=2))
+    h = n.node(
+        "Transpose", n.node("Reshape", h, n.constant(np.array([-1, 12, 36]))), perm=[0, 2, 1]
+    )
+    h = n.node("MatMul", h, n.random(12, 10))
+    n.gemm(n.node("ReduceMean", h, n.constant(np.array([1])), keepdims=0), 10, 20)
+    model = n.model(n.nodes[-1].output[0])
+    feed = feed_of(model)
+    parameters = parameters_of(analysed(model, feed))
+    plain, depthwise, grouped, matmul, head = (
+        node.input[1] for node in model.graph.node if node.op_type in ("Conv", "MatMul", "Gemm")
+    )
+    assert {plain, depthwise, grouped, matmul, head} <= parameters.values.keys()
+    # 4 samples in a batch: the head's 20 x 10 take 10 positions, which three batches have.
+    few, enough = (step_sizes(parameters, feed, together, CPU) for together in (2, 3))
+    assert few.matrices == {plain: 1, grouped: 2, matmul: 1}
+    assert enough.matrices == {**few.matrices, head: 1}
+    assert few.sizes.keys() == parameters.values.keys()

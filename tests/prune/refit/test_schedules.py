@@ -11,6 +11,7 @@ import pytest
 
 from onnx_reap.prune.refit import tuning as module
 from onnx_reap.prune.refit.network import Distance
+from onnx_reap.prune.refit.step_sizes import StepSizes
 from onnx_reap.prune.refit.tuning import (
     COPIES_HARM,
     FEWEST_STEPS,
@@ -121,7 +122,7 @@ def along_a_line(distance: Callable[[float], Distance], **network) -> Tuning:
         _best=None,
         _before=START,
         _start={"w": np.zeros(1, np.float32)},
-        _scales={"w": 1.0},
+        _sizes=StepSizes({"w": np.ones(1, np.float32)}, {}),
         _seed=0,
         _until=math.inf,
         _network=SimpleNamespace(

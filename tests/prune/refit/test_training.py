@@ -92,7 +92,7 @@ def test_weights_that_moved_are_found_again():
         name: (x + 0.3 * x.std() * rng.standard_normal(x.shape)).astype(np.float32)
         for name, x in block.start.items()
     }
-    found, before, after = block.improve(block.outputs(moved))
+    found, before, after = block.improve(block.outputs(moved), passes=25)
     assert after < 0.1 * before
     assert not unchanged(block, found)
 
