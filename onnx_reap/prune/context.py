@@ -111,6 +111,8 @@ def open_run(
     progress: Progress,
     sizes: Mapping[str, Sequence[int]] | None = None,
     values: Mapping[str, int | float | str] | None = None,
+    *,
+    match: bool = True,
 ) -> Run:
     """Load a model, open its samples and find its channel groups.
 
@@ -120,6 +122,9 @@ def open_run(
         By input, sizes to take where neither the model nor the settings tell.
     values : mapping of str to number or str, optional
         By input, what it is fed where there are no data.
+    match : bool
+        Whether made-up samples are moved towards what the model was trained on, where something is
+        estimated from them.
     """
     clock = Clock(deadline=time.perf_counter() + (settings.time_limit or math.inf))
     with clock("load"):
@@ -132,7 +137,7 @@ def open_run(
         providers = execution_providers(settings.provider, settings.custom_op_library)
         reason_to_keep = exclusion(settings.include, settings.exclude)
         analysis = analyse(light, inputs, every, providers, reason_to_keep)
-    if data is None and settings.estimates:
+    if data is None and match and settings.estimates:
         with clock("match"):
             scaled = any(x is not None for x in (settings.scale, settings.mean, settings.std))
             analysis = with_matched_samples(analysis, inputs, progress, scaled=scaled)

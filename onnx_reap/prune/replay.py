@@ -40,6 +40,7 @@ def open_planned(
     planned = Settings.make({name: plan.settings.get(name, ()) for name in ("include", "exclude")})
     chosen = Settings.make(given, ReplayKeywords)
     settings = replace(chosen, include=planned.include, exclude=planned.exclude, refit=False)
-    run = open_run(model, None, settings, progress, plan.input_shapes, plan.input_values)
+    known = plan.input_shapes, plan.input_values
+    run = open_run(model, None, settings, progress, *known, match=False)
     run = replace(run, samples=Samples(run.samples.every, None, None))
     return run, removed_by(plan, run.analysis)

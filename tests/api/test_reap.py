@@ -21,6 +21,7 @@ from onnx_reap.errors import CheckError, TargetError, UsageError
 from onnx_reap.graph.analysis import Analysis, analyse, count_parameters
 from onnx_reap.graph.inputs import model_inputs
 from onnx_reap.options import BUDGETS
+from onnx_reap.prune import context
 from onnx_reap.prune.plan import Plan
 from onnx_reap.solve.backend import Backend
 
@@ -522,6 +523,19 @@ def test_a_plan_from_a_file_is_replayed_and_can_be_edited(tmp_path: Path):
     widths = {g.name: (g.before, g.after) for g in replay(model, path).report.groups}
     changed = {name for name, (before, after) in widths.items() if before != after}
     assert changed == {edited["name"]} and widths[edited["name"]][1] == edited["width"] - 2
+
+
+def test_no_samples_are_matched_to_repeat_a_plan(monkeypatch: pytest.MonkeyPatch):
+    model = chain(8)
+    plan = reap(model, DATA, target_macs=0.6).plan
+
+    def refuse(*_args, **_keywords):
+        raise AssertionError("statistics are matched")
+
+    monkeypatch.setattr(context, "with_matched_samples", refuse)
+    cut(model, plan)
+    with pytest.raises(AssertionError, match="matched"):
+        reap(model, target_macs=0.6)
 
 
 def test_a_plan_names_the_slices_of_every_constant():
