@@ -5,9 +5,9 @@ looks at entries, follows these alone for long. Here the gradient's singular val
 
 References
 ----------
-K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. There, a few
-products approximate what the eigenvectors of the Gram matrix tell exactly, and sooner at the sizes
-of convolutions.
+K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. They
+approximate this by Newton-Schulz iterations. Eigenvectors of the Gram matrix are exact and, for
+matrices as small as those of convolutions, faster.
 """
 
 import math

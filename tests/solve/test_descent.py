@@ -41,22 +41,23 @@ def test_the_schedule_rises_and_ends_near_zero():
 @pytest.mark.parametrize("scale", [2.0**-10, 2.0**12])
 @MATRICES
 def test_what_is_larger_moves_further_in_proportion(scale, matrices):
+    # Powers of two: nothing is rounded differently.
     found, wanted = walked(scale, 1.0, matrices), scale * walked(1.0, 1.0, matrices)
-    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+    np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("slope", [2.0**-20, 2.0**20])
 @MATRICES
 def test_the_unit_of_the_error_does_not_matter(slope, matrices):
     found, wanted = walked(1.0, slope, matrices), walked(1.0, 1.0, matrices)
-    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+    np.testing.assert_array_equal(found, wanted)
 
 
 @MATRICES
 def test_it_descends(matrices):
     rng = np.random.default_rng(0)
     start, goal = (rng.standard_normal((3, 4)).astype(np.float32) for _ in range(2))
-    near = np.abs(walked(1.0, 1.0, matrices, steps=400) - goal).mean()
+    near = np.abs(walked(1.0, 1.0, matrices, steps=400 if matrices else 200) - goal).mean()
     assert near < 0.1 * np.abs(start - goal).mean()
 
 

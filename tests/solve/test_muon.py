@@ -36,6 +36,12 @@ def test_matrices_of_one_weight_do_not_influence_each_other():
     np.testing.assert_allclose(both, np.concatenate(apart), rtol=1e-4)
 
 
+def test_a_step_goes_equally_far_in_all_directions_of_each_matrix():
+    step = Muon((6, 5, 2, 2), 2).step(matrices(6, 5, 2, 2))
+    values = np.linalg.svd(step.reshape(2, 3, 20), compute_uv=False)
+    np.testing.assert_allclose(values, SIZE * 20**0.5, rtol=1e-3)
+
+
 def test_entries_are_as_large_whatever_the_shape():
     for shape in ((16, 144), (64, 8)):
         step = Muon(shape, 1).step(matrices(*shape))

@@ -106,7 +106,7 @@ class Training:
         steps = math.ceil(passes * self._steps)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is never taken
             end = self._descend(
-                Descent(start, sizes.sizes, steps, STEP_SIZE, sizes.matrices),
+                Descent(start, sizes.scales, steps, STEP_SIZE, sizes.matrices),
                 steps,
                 rng,
                 lambda mean: best(mean)[1] < (1 - LEAST_GAIN) * before,
@@ -114,14 +114,15 @@ class Training:
             found, after = best(end)
         return found, before, after
 
-    def seconds(self, start: Arrays) -> float:
+    def seconds(self, start: Arrays, sizes: StepSizes) -> float:
         """Time a pass, by a few steps; the first one of a session takes longer."""
         batches = range(min(self._problem.together, self._problem.fitting))
+        descent = Descent(start, sizes.scales, 1, 0.0, sizes.matrices)
         self._gradients(start, batches)
         times: list[float] = []
         while len(times) < TIMED and sum(times) < TIMING:
             begin = perf_counter()
-            self._gradients(start, batches)
+            descent.step(self._gradients(start, batches))
             times.append(perf_counter() - begin)
         return float(np.median(times)) * self._steps
 

@@ -163,10 +163,10 @@ def _fit(
     problem = BlockProblem(given, wanted, -(-pair.fit_samples // pair.batch), together)
     fixed = {name: array for name, array in values.items() if name not in start}
     training = Training(trainer, comparison, fixed, problem, pair.run.analysis.providers)
-    count = passes(partial(training.seconds, start))
+    sizes = step_sizes(moving, first, together, pair.run.analysis.providers)
+    count = passes(partial(training.seconds, start, sizes))
     if not count:
         return None
-    sizes = step_sizes(moving, first, together, pair.run.analysis.providers)
     rng = np.random.default_rng(pair.run.settings.seed)
     found, before, after = training.improve(start, sizes, count, rng, moving.as_stored)
     if after < before:  # else they keep all their digits

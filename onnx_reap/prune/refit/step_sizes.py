@@ -15,7 +15,7 @@ class StepSizes:
     """How far parameters move, by name."""
 
     # What a step of 1 is: the size of a weight, and for what is added that of the results
-    sizes: Mapping[str, np.ndarray]
+    scales: Mapping[str, np.ndarray]
     # Weights that move as matrices, and how many of these lie side by side in them
     matrices: Mapping[str, int]
 
@@ -45,9 +45,9 @@ def step_sizes(
     taken = [value.name for value in active.get_inputs()]
     found = run(active, results, {name: fed[name] for name in taken})
     spreads = {name: spread(x) for name, x in found.items()}
-    sizes = parameters.steps(spreads, zeros_stay=zeros_stay)
+    scales = parameters.steps(spreads, zeros_stay=zeros_stay)
     entries = {name: together * x.size for name, x in found.items()}
-    return StepSizes(sizes, _matrices(parameters, entries))
+    return StepSizes(scales, _matrices(parameters, entries))
 
 
 def _matrices(parameters: Parameters, entries: Mapping[str, int]) -> dict[str, int]:

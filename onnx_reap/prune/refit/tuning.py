@@ -112,12 +112,12 @@ class Tuning:
 
         Short descents are included. 0 where too few fit to bring something.
         """
-        batches = self._batches(Schedule(0.0, augmented=True))
+        batches, descent = self._batches(Schedule(0.0, augmented=True)), self._new_descent(1, 0.0)
         times: list[float] = []
         # The first one warms up, and may show that there is no time.
         while not times or (len(times) <= TIMED and sum(times) * FEWEST_STEPS < seconds):
             begin = perf_counter()
-            self._network.gradients(self._start, next(batches))
+            descent.step(self._network.gradients(self._start, next(batches)))
             times.append(perf_counter() - begin)
         begin = perf_counter()
         self._network.distance(self._start)
@@ -131,6 +131,10 @@ class Tuning:
         fitting = (steps for steps in counts if needed(steps) <= seconds)
         found = next(fitting, 0)
         return found if found >= min(FEWEST_STEPS, self.enough) else 0, needed(self.enough)
+
+    def _new_descent(self, steps: int, step_size: float) -> Descent:
+        sizes = self._sizes
+        return Descent(self._start, sizes.scales, steps, step_size, sizes.matrices)
 
     def improve(
         self, steps: int, on_step: Callable[[int], object], until: float = math.inf
@@ -200,8 +204,7 @@ class Tuning:
     ) -> End | None:
         """Follow the gradient; None if halfway errors have become far larger."""
         network = self._network
-        sizes, speed = self._sizes, schedule.step_size
-        descent = Descent(self._start, sizes.sizes, steps, speed, sizes.matrices)
+        descent = self._new_descent(steps, schedule.step_size)
         for done, feeds in enumerate(islice(self._batches(schedule), steps), 1):
             if perf_counter() > self._until:
                 return End(descent.values, done - 1)

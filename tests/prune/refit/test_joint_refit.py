@@ -367,7 +367,7 @@ def test_blocks_share_a_time_by_their_arithmetic():
 def test_blocks_are_left_when_there_is_no_time_for_a_pass(monkeypatch):
     """So that what is left of it goes into tuning."""
     timed = []
-    monkeypatch.setattr(Training, "seconds", lambda self, start: timed.append(1) or 1e9)
+    monkeypatch.setattr(Training, "seconds", lambda *_: timed.append(1) or 1e9)
     result = reap(residual_chain(5, 16), joint_refit=None, tune=0)
     assert len(timed) == pace.BLOCKS_TRIED and not result.report.blocks
     assert any("there was no time for it" in note for note in result.report.notes)

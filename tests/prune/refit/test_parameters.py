@@ -197,4 +197,4 @@ def test_weights_are_matrices_where_a_step_tells_their_directions_apart():
     few, enough = (step_sizes(parameters, feed, together, CPU) for together in (2, 3))
     assert few.matrices == {plain: 1, grouped: 2, matmul: 1}
     assert enough.matrices == {**few.matrices, head: 1}
-    assert few.sizes.keys() == parameters.values.keys()
+    assert few.scales.keys() == parameters.values.keys()

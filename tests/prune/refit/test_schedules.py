@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -195,6 +196,17 @@ def test_a_descent_ends_when_its_time_is_over():
     end = tuning._descend(ANY, 60, lambda _: None)
     assert end is not None
     assert end.steps == 0
+
+
+def test_a_step_takes_the_time_of_its_descent_as_well(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module.Descent, "step", lambda *_: time.sleep(0.02))
+    tuning = along_a_line(
+        lambda _: START,
+        one_pass=lambda *_, **__: iter([[{}]] * 9),
+        gradients=lambda values, _: values,
+    )
+    _, needed = tuning.affordable(math.inf)
+    assert needed >= 0.02 * tuning.enough
 
 
 @pytest.mark.parametrize("batches", [10, 300, 30_000])

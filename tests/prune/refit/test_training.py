@@ -85,14 +85,17 @@ def unchanged(block: Block, found) -> bool:
     return all(np.array_equal(found[name], x) for name, x in block.start.items())
 
 
-def test_weights_that_moved_are_found_again():
+@pytest.mark.parametrize(("as_matrices", "passes"), [(False, 15), (True, 25)])
+def test_weights_that_moved_are_found_again(as_matrices: bool, passes: int):
     block = Block()
+    if not as_matrices:
+        block.sizes = StepSizes(block.sizes.scales, {})
     rng = np.random.default_rng(5)
     moved = {
         name: (x + 0.3 * x.std() * rng.standard_normal(x.shape)).astype(np.float32)
         for name, x in block.start.items()
     }
-    found, before, after = block.improve(block.outputs(moved), passes=25)
+    found, before, after = block.improve(block.outputs(moved), passes=passes)
     assert after < 0.1 * before
     assert not unchanged(block, found)
 

@@ -50,7 +50,7 @@ def test_the_error_on_other_samples_falls(seed):
     assert after < 0.95 * before
     fit = tuned.report.network
     assert alone.report.network is None
-    assert 0 < fit.passes <= 30
+    assert fit.passes in (15, 30)  # of a short descent, of the long one
     assert fit.after.blocks < fit.before.blocks
     assert fit.moved > 0
     assert not fit.left
