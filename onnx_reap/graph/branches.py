@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnx_reap.graph.constancy import (
-    Edge,
     Join,
     channel_axis,
     constant_values,
@@ -24,6 +23,7 @@ from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.ir.wiring import Edge, Wiring
 from onnx_reap.graph.labels.records import Flow
 from onnx_reap.solve.gates import ALWAYS, Paths, fewest, is_open
 
@@ -91,12 +91,12 @@ def find_branches(
     """
     if _has_open_sizes(model):
         return Branches()
-    holders = find_holders(flow, groups)
+    holders, wiring = find_holders(flow, groups), Wiring(model)
     every: list[Branch] = []
     for index in reversed(range(len(groups))):
         if groups[index].name in lasting:
             continue
-        branch = _branch(index, groups[index], model, probe, flow, holders)
+        branch = _branch(index, groups[index], wiring, probe, flow, holders)
         if branch is None or _in_the_way(branch, every):
             continue
         settled = _settled(branch, model, probe, flow)
@@ -138,7 +138,7 @@ def find_holders(flow: Flow, groups: Sequence[Group]) -> dict[str, frozenset[int
 def _branch(
     index: int,
     group: Group,
-    model: Model,
+    wiring: Wiring,
     probe: Probe,
     flow: Flow,
     holders: Mapping[str, frozenset[int]],
@@ -148,14 +148,12 @@ def _branch(
     if not roots or any(holders[root.x] != {index} for root in roots):
         return None
     vanishing = {tensor for tensor, held in holders.items() if index in held}
-    joins = find_joins(model, probe, flow, vanishing, roots)
-    paths = paths_out(model, dict.fromkeys((join.edge for join in joins), index))
-    closed = frozenset({index})
-    for node in model.nodes:
-        makes = any(tensor.name in vanishing for tensor in node.outputs)
-        if makes and is_open(paths[model.keys[id(node)]], closed):
-            return None
-    joins = [join for join in joins if is_open(paths[join.edge[0]], closed)]
+    joins = find_joins(wiring, probe, flow, vanishing, roots)
+    closed = {join.edge for join in joins}
+    makers = {wiring.maker[tensor] for tensor in vanishing if tensor in wiring.maker}
+    if wiring.reaches_outputs(makers, closed):
+        return None
+    joins = [j for j in joins if wiring.reaches_outputs([wiring.place[j.edge[0]]], closed)]
     keys = tuple(root.node for root in roots)
     return Branch(index, frozenset(group.units), keys, tuple(joins)) if joins else None
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +13,13 @@ from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.ir.wiring import CAPTURED, Edge, Wiring
 from onnx_reap.graph.labels.records import Flow, Linear
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.session import run, session
 
 CPU = ("CPUExecutionProvider",)  # a handful of numbers
 ROUNDING = 1e-5  # relative: a reduction over equal numbers need not give exactly this number
-
-Edge = tuple[str, int]
-"""A node's key and the index of one of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Join:
 
 
 def find_joins(
-    model: Model, probe: Probe, flow: Flow, vanishing: Set[str], roots: Sequence[Linear]
+    wiring: Wiring, probe: Probe, flow: Flow, vanishing: Set[str], roots: Sequence[Linear]
 ) -> list[Join]:
     """Follow what layers make constant that read nothing any more, up to additions to the rest.
 
@@ -49,17 +48,28 @@ def find_joins(
     constant = {root.y for root in roots} - vanishing
     zeros = {root.y for root in roots if root.bias is None}
     joins = []
-    for node in model.nodes:
-        inputs = [t for t in node.inputs if t.name]
-        if not any(t.name in constant for t in inputs):
+    todo, place = [p for name in constant for p in _readers(wiring, name)], -1
+    heapify(todo)  # the first one first: all that it reads has been looked at
+    while todo:
+        before, place = place, heappop(todo)
+        if place == before:
             continue
+        node, key = wiring.nodes[place], wiring.keys[place]
+        inputs = [t for t in node.inputs if t.name]
         moving = [t for t in inputs if t.name not in constant and not isinstance(t, gs.Constant)]
         if not moving:
-            if _carries(node, linears.get(model.keys[id(node)]), zeros):
-                constant.update({t.name for t in node.outputs if t.name} - vanishing)
+            if _carries(node, linears.get(key), zeros):
+                made = {t.name for t in node.outputs if t.name} - vanishing
+                constant |= made
+                for reader in (p for name in made for p in _readers(wiring, name)):
+                    heappush(todo, reader)
         elif Trait.ADDS in traits_of(node.op) and node.domain in STANDARD_DOMAINS:
-            joins += _joins(model, probe, flow, node, constant, vanishing)
+            joins += _joins(key, probe, flow, node, constant, vanishing)
     return joins
+
+
+def _readers(wiring: Wiring, name: str) -> list[int]:
+    return [place for place, number in wiring.readers.get(name, ()) if number != CAPTURED]
 
 
 def _carries(node: gs.Node, linear: Linear | None, zeros: Set[str]) -> bool:
@@ -78,7 +88,7 @@ def _carries(node: gs.Node, linear: Linear | None, zeros: Set[str]) -> bool:
 
 
 def _joins(
-    model: Model, probe: Probe, flow: Flow, node: gs.Node, constant: Set[str], vanishing: Set[str]
+    key: str, probe: Probe, flow: Flow, node: gs.Node, constant: Set[str], vanishing: Set[str]
 ) -> list[Join]:
     shapes, out = probe.shapes, node.outputs[0].name
     others = [
@@ -91,7 +101,7 @@ def _joins(
     if not others or out not in shapes:
         return []
     return [
-        Join((model.keys[id(node)], place), t.name, flow.axes.get(out, -1), others[0])
+        Join((key, place), t.name, flow.axes.get(out, -1), others[0])
         for place, t in enumerate(node.inputs)
         if t.name in constant and shapes.get(t.name) == shapes[out]
     ]

@@ -151,7 +151,8 @@ def has_plain_bias(model: Model, linear: Linear) -> bool:
         return True
     if linear.beta == 0 or linear.bias is None:
         return linear.beta != 0
-    shape = model.constants()[linear.bias].shape
+    read = model.node(linear.node).inputs
+    shape = next(tensor.shape for tensor in read if tensor.name == linear.bias)
     return len(shape) <= 2 and (len(shape) < 2 or shape[0] == 1)
 
 

@@ -15,7 +15,7 @@ from onnx_reap.graph.ir.names import first_output, unique_keys
 from onnx_reap.graph.ir.order import captured_tensors, in_order
 from onnx_reap.graph.ir.origin import Origin
 from onnx_reap.graph.ir.reading import constant_values, dense, read_graph
-from onnx_reap.graph.ir.recurrent import with_hidden_states
+from onnx_reap.graph.ir.recurrent import hidden_states, with_hidden_states
 from onnx_reap.graph.ir.requantise import requantised
 from onnx_reap.graph.ir.sharing import still_equal, unshare
 from onnx_reap.graph.ir.stored import Stored, find_stored, find_transposed
@@ -113,9 +113,14 @@ class Model:
 
     def constants(self) -> dict[str, gs.Constant]:
         """Return the constants that nodes or outputs use, by name; those of bodies are theirs."""
-        captured = captured_tensors(self.graph.nodes).items()
-        own = self.graph.tensors() | {n: t for n, t in captured if n in self.origin.constants}
-        return {name: t for name, t in own.items() if isinstance(t, gs.Constant)}
+        return self._constants(self.graph.nodes)
+
+    def _constants(self, nodes: Sequence[gs.Node]) -> dict[str, gs.Constant]:
+        read = {t.name: t for node in nodes for t in node.inputs}
+        read |= {t.name: t for t in self.graph.outputs}
+        captured = captured_tensors(nodes).items()
+        read |= {name: t for name, t in captured if name in self.origin.constants}
+        return {name: t for name, t in read.items() if isinstance(t, gs.Constant)}
 
     def set_constants(self, values: Mapping[str, np.ndarray]) -> None:
         """Make tensors constants; nodes that only served them disappear."""
@@ -276,18 +281,34 @@ class Model:
     def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
         """Write the part that computes tensors from others, in float32; see `onnxio.extract`."""
         shell = without_content(self.light.proto)
-        written = ((self.node_proto(node), self.keys[id(node)]) for node in self.graph.nodes)
+        makers = self._makers(inputs, outputs)
+        written = ((self.node_proto(node), self.keys[id(node)]) for node in makers)
         shell.graph.node.extend(with_hidden_states(*each, outputs) for each in written)
         out = extract(shell, inputs, outputs)
         nodes = out.graph.node
         read = {name for node in nodes for name in (*node.input, *names_in_subgraphs(node))}
         read = (read | set(outputs)) - inputs.keys()
-        constants = [c for name, c in self.constants().items() if name in read]
+        constants = [c for name, c in self._constants(makers).items() if name in read]
         fed = [value for value in out.graph.input if value.name in inputs]
         light = with_constants(out, constants, self.light)
         listed = {value.name for value in out.graph.input}
         out.graph.input.extend(value for value in fed if value.name not in listed)
         return in_float32(light, self.types)
+
+    def _makers(self, given: Collection[str], wanted: Collection[str]) -> list[gs.Node]:
+        """Return the nodes that compute tensors from others; writing all takes far longer."""
+        nodes = self.graph.nodes
+        place = {t.name: i for i, node in enumerate(nodes) for t in node.outputs if t.name}
+        place |= {hidden_states(self.keys[id(node)]): i for i, node in enumerate(nodes)}
+        todo, seen, found = [*wanted], set(given), set[int]()
+        while todo:
+            name = todo.pop()
+            if name not in seen and name in place and place[name] not in found:
+                found.add(place[name])
+                node = nodes[place[name]]
+                todo += [*(t.name for t in node.inputs), *captured_tensors([node])]
+            seen.add(name)
+        return [nodes[i] for i in sorted(found)]
 
     def node_proto(self, node: gs.Node) -> onnx.NodeProto:
         """Write a node; what nobody touched is as it was, byte for byte."""

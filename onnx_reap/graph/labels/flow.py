@@ -76,14 +76,16 @@ def _visit(node: gs.Node, findings: Findings, read: set[str]) -> None:
 
 def _unite_trips(node: gs.Node, findings: Findings) -> None:
     """Unite what the trips of a Loop or Scan make with what the first makes: all are one body."""
-    sets, key, data = findings.sets, findings.model.keys[id(node)], findings.data()
-    for name in (tensor.name for tensor in node.outputs):
-        first = findings.model.origin.in_first_trip.get(name)
-        if first is None or not {name, first} & data.keys():
+    sets, key, labels_of = findings.sets, findings.model.keys[id(node)], findings.labels
+    in_first = findings.model.origin.in_first_trip
+    for name in (tensor.name for tensor in node.outputs if tensor.name in in_first):
+        both = (name, in_first[name])
+        known = {each for each in both if each in labels_of and each not in findings.of_sizes}
+        if not known:
             continue
-        here, there = (data.get(each, ZERO) for each in (name, first))
-        if {name, first} <= data.keys() and here.shape == there.shape:
-            findings.labels[name] = there  # so that results don't vary from trip to trip
+        here, there = (labels_of[each] if each in known else ZERO for each in both)
+        if known == {*both} and here.shape == there.shape:
+            labels_of[name] = there  # so that results don't vary from trip to trip
         if here.shape != there.shape:  # a state may grow, but not along channels
             here, there = collapse(here), collapse(there)
         if here.shape == there.shape:

@@ -1,0 +1,45 @@
+"""Paths from nodes to the outputs."""
+
+import numpy as np
+import pytest
+from net import Net
+
+from onnx_reap.graph.branches import paths_out
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.wiring import Wiring
+from onnx_reap.solve.gates import is_open
+
+CLOSED = frozenset({0})
+
+
+def sums(rng: np.random.Generator, nodes: int) -> Model:
+    """Sums of earlier tensors at random; some have no reader, and two are outputs."""
+    net = Net({"x": ("N", 2)})
+    tensors = ["x"]
+    for _ in range(nodes):
+        a, b = rng.choice(tensors[-4:], 2)
+        tensors.append(net("Add", str(a), str(b)))
+    return Model(net.model(tensors[-1], str(rng.choice(tensors[1:-1]))))
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_they_are_those_that_all_paths_tell(seed):
+    rng = np.random.default_rng(seed)
+    model = sums(rng, 12)
+    wiring = Wiring(model)
+    every = [(key, number) for key in wiring.keys for number in (0, 1)]
+    closed = {every[i] for i in rng.choice(len(every), rng.integers(0, 12), replace=False)}
+    paths = paths_out(model, dict.fromkeys(closed, 0))
+    reached = [wiring.reaches_outputs([place], closed) for place in range(len(wiring.keys))]
+    assert reached == [is_open(paths[key], CLOSED) for key in wiring.keys]
+    assert wiring.reaches_outputs(range(12), closed)
+
+
+def test_some_nodes_are_cut_off():
+    seen = set()
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        wiring = Wiring(sums(rng, 12))
+        closed = {(key, number) for key in wiring.keys[1::2] for number in (0, 1)}
+        seen |= {wiring.reaches_outputs([place], closed) for place in range(12)}
+    assert seen == {True, False}
