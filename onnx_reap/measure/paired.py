@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
-from onnx_reap.measure.quality import comparable, squared_errors
-from onnx_reap.measure.runner import run_batches
+from onnx_reap.measure.quality import outputs_of, squared_errors
 from onnx_reap.measure.variation import Variation, by_sample
 from onnx_reap.onnxio.light_model import LightModel
 
@@ -71,15 +70,11 @@ def compare(
     variations: dict[str, Variation] = {}
     errors: dict[str, list[tuple[Errors, Errors]]] = {}
     models = [original, before, after]
-    for count, (want, *got) in run_batches(analysis, models, samples):
-        later = {name: b for name, _, b in comparable(want, got[1])}
-        for name, a, b in comparable(want, got[0]):
-            if name not in later:  # as many rows as values say
-                continue
-            x, *each = (by_sample(analysis, name, v, count) for v in (a, b, later[name]))
-            variations.setdefault(name, Variation()).add(x)
-            old, new = (squared_errors(name, x, y) for y in each)
-            errors.setdefault(name, []).append((old, new))
+    for name, count, values in outputs_of(analysis, models, samples):
+        x, *each = (by_sample(analysis, name, value, count) for value in values)
+        variations.setdefault(name, Variation()).add(x)
+        old, new = (squared_errors(name, x, y) for y in each)
+        errors.setdefault(name, []).append((old, new))
     return _pair(list(_relative(variations, errors)))
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from onnx_reap.data import Calibration
 from onnx_reap.errors import CheckError
 from onnx_reap.graph.analysis import Analysis
-from onnx_reap.measure.runner import Outputs, run_batches
+from onnx_reap.measure.runner import run_batches
 from onnx_reap.measure.variation import Variation, by_sample
 from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.light_model import LightModel
@@ -39,14 +39,12 @@ def measure_quality(
     variations: dict[str, Variation] = {}
     errors: dict[str, float] = {}
     same: list[np.ndarray] = []
-    for count, (want, got) in run_batches(analysis, [original, pruned], samples):
-        for name, a, b in comparable(want, got):
-            x = by_sample(analysis, name, a, count)
-            variations.setdefault(name, Variation()).add(x)
-            each = squared_errors(name, x, by_sample(analysis, name, b, count))
-            errors[name] = errors.get(name, 0.0) + float(each.sum())
-            if a.ndim == 2 and a.shape[1] > 1:
-                same.append(a.argmax(1) == b.argmax(1))
+    for name, count, (a, b) in outputs_of(analysis, [original, pruned], samples):
+        x, y = (by_sample(analysis, name, each, count) for each in (a, b))
+        variations.setdefault(name, Variation()).add(x)
+        errors[name] = errors.get(name, 0.0) + float(squared_errors(name, x, y).sum())
+        if a.ndim == 2 and a.shape[1] > 1:
+            same.append(a.argmax(1) == b.argmax(1))
     relative = {name: variations[name].relative(error) for name, error in errors.items()}
     agreement = float(np.concatenate(same).mean()) if same else None
     return Quality(len(samples), relative, agreement)
@@ -62,18 +60,16 @@ def error_terms(
     """Make the function that tells what the error of each output is made of, see `variation`."""
     original = analysis.runnable(analysis.light)
     variations: dict[str, Variation] = {}
-    for count, (outputs,) in run_batches(analysis, [original], samples):
-        for name, a, _ in comparable(outputs, outputs):
-            variations.setdefault(name, Variation()).add(by_sample(analysis, name, a, count))
+    for name, count, (a,) in outputs_of(analysis, [original], samples):
+        variations.setdefault(name, Variation()).add(by_sample(analysis, name, a, count))
 
     def terms(pruned: LightModel) -> dict[str, Terms]:
         found: dict[str, list[Terms]] = {}
         models = [original, analysis.runnable(pruned)]
-        for count, (want, got) in run_batches(analysis, models, samples):
-            for name, a, b in comparable(want, got):
-                x, y = (by_sample(analysis, name, each, count) for each in (a, b))
-                error = squared_errors(name, x, y)
-                found.setdefault(name, []).append((error, variations[name].deviations(x)))
+        for name, count, both in outputs_of(analysis, models, samples):
+            x, y = (by_sample(analysis, name, each, count) for each in both)
+            error = squared_errors(name, x, y)
+            found.setdefault(name, []).append((error, variations[name].deviations(x)))
         return {name: _joined(parts) for name, parts in found.items()}
 
     return terms
@@ -84,12 +80,27 @@ def _joined(parts: Sequence[Terms]) -> Terms:
     return np.concatenate(errors), np.concatenate(deviations)
 
 
-def comparable(want: Outputs, got: Outputs) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield the outputs that hold real numbers, in the same shape in both models."""
-    for name, a in want.items():
-        b = got[name]
-        if isinstance(a, np.ndarray) and is_float(a.dtype) and a.shape == b.shape:
-            yield name, a, b
+def outputs_of(
+    analysis: Analysis, models: Sequence[LightModel], samples: Calibration
+) -> Iterator[tuple[str, int, list[np.ndarray]]]:
+    """Run models side by side over samples.
+
+    Yields
+    ------
+    name : str
+        Of an output that holds real numbers, in the same shape in all models.
+    count : int
+        Of the samples in this run.
+    values : list of array
+        By model.
+    """
+    for count, runs in run_batches(analysis, models, samples):
+        for name, first in runs[0].items():
+            values = [outputs[name] for outputs in runs]
+            if not isinstance(first, np.ndarray) or not is_float(first.dtype):
+                continue
+            if all(first.shape == each.shape for each in values):  # else values tell the rows
+                yield name, count, values
 
 
 def squared_errors(name: str, a: np.ndarray, b: np.ndarray) -> npt.NDArray[np.float64]:
