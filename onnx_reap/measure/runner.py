@@ -9,6 +9,7 @@ import numpy as np
 from onnx_reap.data import Calibration
 from onnx_reap.graph.analysis import Analysis
 from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.measure.ahead import one_ahead
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.session import Feed, run, session
 
@@ -67,19 +68,24 @@ def run_batches(
     names = [t.name for t in analysis.model.graph.outputs] if outputs is None else outputs
     size = batch or batch_size(analysis.probe, names, analysis.fixed_batch)
     sessions = [session(model, analysis.providers, outputs=outputs) for model in models]
-    left = len(samples)
-    for feed in samples.batches(size, pad=padded):
-        count = min(left, size)
-        if count_input is not None:
-            feed = {**feed, count_input: np.array([size if padded else count])}
-        found = [run(active, None, feed) for active in sessions]
-        if padded:
-            found = [
-                {n: own_samples(x, count, size, in_front.get(n, 1)) for n, x in each.items()}
-                for each in found
-            ]
+
+    def results() -> Iterator[tuple[int, list[Outputs]]]:
+        left = len(samples)
+        for feed in samples.batches(size, pad=padded):
+            count = min(left, size)
+            if count_input is not None:
+                feed = {**feed, count_input: np.array([size if padded else count])}
+            found = [run(active, None, feed) for active in sessions]
+            if padded:
+                found = [
+                    {n: own_samples(x, count, size, in_front.get(n, 1)) for n, x in each.items()}
+                    for each in found
+                ]
+            yield count, found
+            left -= count
+
+    for count, found in one_ahead(results()):
         yield count, found
-        left -= count
         if on_batch is not None:
             on_batch(count)
 
