@@ -24,6 +24,8 @@ from onnx_reap.solve.moments import moments_of
 
 TARGET_BYTES = 256 << 20  # what layers are wanted to give, held at a time
 
+Wave = Sequence[Team]
+
 
 def refit_model(
     pair: ModelPair, jobs: Sequence[Job], on_layer: Callable[[], None]
@@ -43,55 +45,87 @@ def refit_model(
         Nodes left as they were since new numbers were too large for the type that they are stored
         in.
     """
-    original, pruned = pair.original, pair.pruned
-    fitted: dict[str, LayerRefit] = {}
-    too_large = []
-    sampler = Sampler(pair, jobs)
-    # Branches that vanished run in the original alone, from tensors that the other may be past.
-    place_before, place_after = pair.frontier(original), pair.frontier(pruned)
-    with pair.stream() as before, pair.stream() as after:
-        blocks = list(_stretches(waves(pruned, jobs), sampler))
-        rest = [[team for wave in block for team in wave] for block in blocks]
-        for number, block in enumerate(blocks):
-            ahead = {job.linear.node: job for team in rest[number] for job in team}
-            tensors = list(dict.fromkeys(n for job in ahead.values() for n in job.observed))
-            run = before.run(original, tensors, place_before.move(_results(rest[number + 1 :])))
-            targets = sampler.collect(run, list(ahead.values()), sampler.target_rows)
-            for at, wave in enumerate(block):
-                now = [job for team in wave for job in team]
-                tensors = list(dict.fromkeys(name for job in now for name in job.sampled))
-                still = [*block[at:], *rest[number + 1 :]]
-                run = after.run(pruned, tensors, place_after.move(_results(still)))
-                inputs = sampler.collect(run, now, sampler.input_rows)
-                for team in wave:
-                    job, given = team[0], [inputs.pop(node) for node in _nodes(team)]
-                    wanted = [targets[node] for node in _nodes(team)]
-                    new: Fitted | LayerRefit
-                    try:
-                        if job.recurrence is not None:
-                            problem = sampler.join_steps(job, *wanted)
-                            again = partial(_steps, job, sampler, after, pruned)
-                            new, written = refit_recurrent(pair, problem, Steps(*given[0]), again)
-                        else:
-                            rows = list(map(sampler.join, _nodes(team), given, wanted))
-                            new, written = _fit(team, rows, pair)
-                    except NotFiniteError:
-                        raise not_finite(job.linear) from None
-                    first = fitted.get(job.linear.node)
-                    start = new.error_before if first is None else first.error_before
-                    result = new.error_after if written else new.error_before
-                    damping = new.damping if written else math.inf
-                    for node in _nodes(team):
-                        fitted[node] = LayerRefit(node, damping, start, result)
-                        too_large += [] if written else [node]
-                        on_layer()
-    return fitted, too_large
+    walk = _Walk(pair, jobs, on_layer)
+    walk.fit_all()
+    return walk.fitted, walk.too_large
 
 
-def _steps(job: Job, sampler: Sampler, stream: ActivationStream, pruned: Model) -> Steps:
-    """Sample what a recurrent layer reads and gives now."""
-    found = sampler.collect(stream.run(pruned, job.sampled), [job], sampler.input_rows)
-    return Steps(*found[job.linear.node])
+class _Walk:
+    """From the inputs to the outputs, in both models side by side."""
+
+    def __init__(self, pair: ModelPair, jobs: Sequence[Job], on_layer: Callable[[], None]) -> None:
+        self._pair, self._on_layer = pair, on_layer
+        self._sampler = Sampler(pair, jobs)
+        self._stretches = list(_stretches(waves(pair.pruned, jobs), self._sampler))
+        # Branches that vanished run in the original alone, from tensors the other may be past.
+        self._before, self._after = pair.frontier(pair.original), pair.frontier(pair.pruned)
+        self.fitted: dict[str, LayerRefit] = {}
+        self.too_large: list[str] = []
+
+    def fit_all(self) -> None:
+        """Fit all layers."""
+        with self._pair.stream() as before, self._pair.stream() as after:
+            for number, stretch in enumerate(self._stretches):
+                later = [wave for other in self._stretches[number + 1 :] for wave in other]
+                targets = self._targets(before, stretch, later)
+                for at, wave in enumerate(stretch):
+                    inputs = self._inputs(after, wave, [*stretch[at:], *later])
+                    for team in wave:
+                        given = [inputs.pop(node) for node in _nodes(team)]
+                        self._refit(team, given, [targets[node] for node in _nodes(team)], after)
+
+    def _targets(
+        self, stream: ActivationStream, stretch: Sequence[Wave], later: Sequence[Wave]
+    ) -> dict[str, list[np.ndarray]]:
+        """Sample what layers gave in the original; hold there what later ones need."""
+        every = {job.linear.node: job for wave in stretch for team in wave for job in team}
+        jobs = list(every.values())  # Once each, also those of a loop, which are fitted again
+        tensors = list(dict.fromkeys(name for job in jobs for name in job.observed))
+        run = stream.run(self._pair.original, tensors, self._before.move(_results(later)))
+        return self._sampler.collect(run, jobs, self._sampler.target_rows)
+
+    def _inputs(
+        self, stream: ActivationStream, wave: Wave, left: Sequence[Wave]
+    ) -> dict[str, list[np.ndarray]]:
+        """Sample what layers of the cut model receive; hold there what all that are left need."""
+        jobs = [job for team in wave for job in team]
+        tensors = list(dict.fromkeys(name for job in jobs for name in job.sampled))
+        run = stream.run(self._pair.pruned, tensors, self._after.move(_results(left)))
+        return self._sampler.collect(run, jobs, self._sampler.input_rows)
+
+    def _refit(
+        self,
+        team: Team,
+        given: Sequence[Sequence[np.ndarray]],
+        wanted: Sequence[Sequence[np.ndarray]],
+        stream: ActivationStream,
+    ) -> None:
+        """Fit layers of one weight to what each of them receives, and to what is wanted of it."""
+        job, sampler = team[0], self._sampler
+        new: Fitted | LayerRefit
+        try:
+            if job.recurrence is None:
+                rows = list(map(sampler.join, _nodes(team), given, wanted))
+                new, written = _fit(team, rows, self._pair)
+            else:
+                problem = sampler.join_steps(job, wanted[0])
+                again = partial(self._steps, job, stream)
+                new, written = refit_recurrent(self._pair, problem, Steps(*given[0]), again)
+        except NotFiniteError:
+            raise not_finite(job.linear) from None
+        first = self.fitted.get(job.linear.node)
+        start = new.error_before if first is None else first.error_before
+        result = new.error_after if written else new.error_before
+        damping = new.damping if written else math.inf
+        for node in _nodes(team):
+            self.fitted[node] = LayerRefit(node, damping, start, result)
+            self.too_large += [] if written else [node]
+            self._on_layer()
+
+    def _steps(self, job: Job, stream: ActivationStream) -> Steps:
+        """Sample what a recurrent layer reads and gives now."""
+        run = stream.run(self._pair.pruned, job.sampled)
+        return Steps(*self._sampler.collect(run, [job], self._sampler.input_rows)[job.linear.node])
 
 
 def _nodes(team: Team) -> list[str]:
