@@ -132,7 +132,7 @@ def _too_few_samples(
     if len(calibration) >= samples:
         return []
     return [
-        f"{len(calibration)} samples are fewer than the unknowns of {node}: it takes "
+        f"too few samples ({len(calibration)}) for the unknowns of {node}: it takes "
         f"{int(np.ceil(samples)):,} to have as many equations, and some times as many for a "
         "repair that holds on other inputs"
     ]

@@ -315,7 +315,7 @@ def test_fewer_samples_than_unknowns_work_and_a_warning_says_how_many_it_takes(c
         == 0
     )
     err = capsys.readouterr().err
-    assert "3 samples are fewer than the unknowns of conv6: it takes 36 " in err  # 16 * 9 / 4
+    assert "too few samples (3) for the unknowns of conv6: it takes 36 " in err  # 16 * 9 / 4
     assert Path("out.onnx").exists()
 
 

@@ -211,7 +211,7 @@ def test_a_few_samples_are_all_fitted_and_that_is_said():
     report = reap(chain(), DATA[:6]).report
     assert report.fitted.samples == 6 and report.held_out is None
     assert any("too few samples (6) to hold some out" in note for note in report.notes)
-    assert any("6 samples are fewer than the unknowns of gemm11" in note for note in report.notes)
+    assert any("too few samples (6) for the unknowns of gemm11" in note for note in report.notes)
 
 
 def test_enough_samples_are_no_reason_to_warn():

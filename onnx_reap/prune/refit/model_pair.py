@@ -146,7 +146,7 @@ def obstacle(run: Run, pruned: Model) -> str | None:
     parts = run.samples.train_validation
     fewest = (run.analysis.fixed_batch or 1, JUDGES)
     if parts is None or any(len(part) < few for part, few in zip(parts, fewest, strict=True)):
-        return f"{len(run.samples.fit or ())} samples are too few to leave a validation split"
+        return f"too few samples ({len(run.samples.fit or ())}) to leave a validation split"
     if opset(as_written(run.analysis.light)) < WRITTEN_IN:
         return (
             f"gradients take operator set {WRITTEN_IN} or newer, and the model is in "
