@@ -49,6 +49,7 @@ def session(
     *,
     outputs: Iterable[str] | None = None,
     optimize: bool = True,
+    blocked: bool = True,
     config: Mapping[str, str] = WORKING,
     profile: Path | None = None,
     shares: bool | None = None,
@@ -63,6 +64,9 @@ def session(
         Tensors that the session returns; the model's outputs by default.
     optimize : bool
         Whether onnxruntime may rewrite the graph.
+    blocked : bool
+        Whether it may lay out what convolutions with constant weights take and give in blocks of
+        channels. That is faster, unless most weights are fed: then it costs turns to and fro.
     config : mapping of str to str
         Entries of onnxruntime's session configuration.
     profile : path, optional
@@ -80,8 +84,10 @@ def session(
     proto = light.proto if outputs is None else with_outputs(light.proto, outputs)
     options = runtime.SessionOptions()
     options.log_severity_level = 4
-    if not optimize:
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not (optimize and blocked):
+        levels = runtime.GraphOptimizationLevel
+        level = levels.ORT_ENABLE_EXTENDED if optimize else levels.ORT_DISABLE_ALL
+        options.graph_optimization_level = level
     options.intra_op_num_threads = _threads(at_once)
     if profile is not None:
         options.enable_profiling = True

@@ -1,7 +1,7 @@
 """Descent along a gradient, at the same relative speed in every tensor."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,14 @@ Array = npt.NDArray[np.float32]
 
 LARGEST = 1e18  # gradient whose square is still a float32
 RISING = 0.2  # fraction of the steps in which they grow; then they shrink to nothing
+
+
+ForAll = Callable[[Callable[[str], None], Iterable[str]], None]
+
+
+def _one_by_one(work: Callable[[str], None], names: Iterable[str]) -> None:
+    for name in names:
+        work(name)
 
 
 class Rule(Protocol):
@@ -38,6 +46,8 @@ class Descent:
     matrices : mapping of str to int, optional
         Tensors that consist of matrices, and of how many along the first axis: these take the steps
         of `Muon`, all others those of `Adam`.
+    for_all : callable, optional
+        Calls a function with each of some names, in any order or several at a time.
     """
 
     def __init__(
@@ -47,6 +57,7 @@ class Descent:
         steps: int,
         speed: float,
         matrices: Mapping[str, int] | None = None,
+        for_all: ForAll = _one_by_one,
     ) -> None:
         self.values: dict[str, Array] = {name: array.copy() for name, array in values.items()}
         self._scales = {name: np.asarray(scale, np.float32) for name, scale in scales.items()}
@@ -56,6 +67,9 @@ class Descent:
             for name, x in values.items()
         }
         self._steps, self._speed, self._done = steps, speed, 0
+        # Steps of matrices take long, those of single entries less than to hand them over.
+        self._long = sorted(counts, key=lambda name: -values[name].size)
+        self._for_all = for_all
 
     def step(self, gradients: Mapping[str, np.ndarray]) -> None:
         """Take one step; none if a gradient is not finite."""
@@ -63,10 +77,14 @@ class Descent:
         self._done += 1
         if not all(np.abs(each).max(initial=0) < LARGEST for each in gradients.values()):
             return  # of a sample at which the error has no gradient
-        for name, gradient in gradients.items():
+
+        def move(name: str) -> None:
             scale = self._scales[name]
-            step = self._rules[name].step(gradient * scale)
+            step = self._rules[name].step(gradients[name] * scale)
             self.values[name] -= np.float32(speed) * scale * step
+
+        self._for_all(move, self._long)
+        _one_by_one(move, self._rules.keys() - self._long)
 
 
 def _schedule(share: float) -> float:

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
 from onnx_reap.data import Calibration
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.ir.model import Model
+from onnx_reap.measure.ahead import one_ahead
 from onnx_reap.onnxio.dtypes import is_text
 from onnx_reap.onnxio.session import run, session
 
@@ -109,6 +111,7 @@ class ActivationStream:
         self._batch, self._pad = batch, pad
         self._providers = providers
         self._store: Store | None = None
+        self.seconds = 0.0  # That it took to advance so far
 
     def __enter__(self) -> ActivationStream:
         return self
@@ -126,6 +129,11 @@ class ActivationStream:
         move : Move, optional
             Once all batches are through, runs start there.
         """
+        return one_ahead(self._run(model, outputs, move))
+
+    def _run(
+        self, model: Model, outputs: Sequence[str], move: Move | None
+    ) -> Iterator[dict[str, np.ndarray]]:
         store = Store(on_disk=move.size > MEMORY) if move else None
         names = [*outputs, *(move.tensors if move else ())]
         compute = None
@@ -141,8 +149,10 @@ class ActivationStream:
 
     def advance(self, model: Model, move: Move) -> None:
         """Move the frontier."""
+        begin = perf_counter()
         for _ in self.run(model, (), move):
             pass
+        self.seconds += perf_counter() - begin
 
     def close(self) -> None:
         """Free what is kept at the frontier."""

@@ -23,7 +23,7 @@ EXACT = 1e-9  # errors below this, relative to the variance, are rounding
 # block is left. The steps themselves are too large by then to tell.
 EARLY = (0.3, 0.4)
 LEAST_GAIN = 0.01  # of the error
-TIMED, TIMING = 5, 0.1  # steps and seconds at most that tell how long the others take
+TIMED, TIMING = 5, 0.3  # steps and seconds at most that tell how long the others take
 FEWEST_AVERAGED = 10  # steps whose mean is taken
 
 
@@ -106,7 +106,7 @@ class Training:
         steps = math.ceil(passes * self._steps)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is never taken
             end = self._descend(
-                Descent(start, sizes.scales, steps, STEP_SIZE, sizes.matrices),
+                self._new_descent(start, sizes, steps, STEP_SIZE),
                 steps,
                 rng,
                 lambda mean: best(mean)[1] < (1 - LEAST_GAIN) * before,
@@ -115,16 +115,22 @@ class Training:
         return found, before, after
 
     def seconds(self, start: Arrays, sizes: StepSizes) -> float:
-        """Time a pass, by a few steps; the first one of a session takes longer."""
+        """Time a pass by the quickest of a few steps: first ones wait for memory, and for data."""
         batches = range(min(self._problem.together, self._problem.fitting))
-        descent = Descent(start, sizes.scales, 1, 0.0, sizes.matrices)
+        descent = self._new_descent(start, sizes, 1, 0.0)
         self._gradients(start, batches)
         times: list[float] = []
         while len(times) < TIMED and sum(times) < TIMING:
             begin = perf_counter()
             descent.step(self._gradients(start, batches))
             times.append(perf_counter() - begin)
-        return float(np.median(times)) * self._steps
+        return min(times) * self._steps
+
+    def _new_descent(
+        self, start: Arrays, sizes: StepSizes, steps: int, step_size: float
+    ) -> Descent:
+        for_all = self._side_by_side.for_all
+        return Descent(start, sizes.scales, steps, step_size, sizes.matrices, for_all)
 
     @property
     def _steps(self) -> int:

@@ -76,20 +76,22 @@ def refit_blocks(
     found = list(blocks(frontier, places, len(place), opaque))
     parameters = pair.parameters(linears, [name for each in found for name in each.after.tensors])
     facts, done = pair.facts(linears), []
-    costs = pair.costs(linears)
+    by_node = pair.costs(linears)
+    inside = [{*keys[block.first : block.end]} for block in found]
+    costs = [sum(by_node[key] for key in nodes if key in by_node) for nodes in inside]
     with pair.stream(apart=True) as before, pair.stream(apart=True) as after:
         before.advance(original, _with_branches(pair, Block(0, 0, start)))
         after.advance(pruned, start)
-        for block in found:
+        for number, block in enumerate(found):
             if pace.is_hopeless:
                 break
-            inside = {*keys[block.first : block.end]}
-            ahead = sum(costs[key] for key in keys[block.first :] if key in costs)
-            share = sum(costs[key] for key in inside if key in costs) / max(ahead, 1)
             before.advance(original, _with_branches(pair, block))
+            passed, later = sum(costs[: number + 1]), sum(costs[number + 1 :])
+            share = costs[number] / max(costs[number] + later, 1)
+            walk = (before.seconds + after.seconds) * later / max(passed, 1)
             with closing(_AsCut(before.store, block.after.tensors, pair.kept)) as wanted:
-                own = parameters.of(inside)
-                fit = _fit(pair, own, after.store, wanted, facts, partial(pace.passes, share))
+                own, passes = parameters.of(inside[number]), partial(pace.passes, share, walk=walk)
+                fit = _fit(pair, own, after.store, wanted, facts, passes)
             done += [] if fit is None else [fit]
             after.advance(pruned, block.after)
             on_node(block.end - block.first)

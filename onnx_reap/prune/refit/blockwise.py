@@ -15,8 +15,6 @@ from onnx_reap.prune.refit.model_pair import ModelPair, linears_left
 from onnx_reap.prune.refit.pace import Pace
 from onnx_reap.prune.refit.side_by_side import AT_ONCE
 
-SHARE = 0.6  # of the time that is left, for all blocks
-
 
 def refit_jointly(
     run: Run, pruned: Model, removed: Sequence[int], *, copies: int = 0
@@ -35,7 +33,7 @@ def refit_jointly(
     linears = linears_left(run, pruned, kept)
     why = "it takes layers with weights of their own"
     if linears:
-        pace = Pace(asked, SHARE * run.clock.left)
+        pace = Pace(asked, run.clock.left)
         pair = ModelPair(run, pruned, kept, _batch(run, linears), copies)
         with run.progress.stage("Refitting blocks", len(pruned.nodes)) as step:
             blocks = refit_blocks(pair, linears, pace, step)

@@ -86,6 +86,8 @@ class Network:
         What they are; where there are none, nothing else can be asked.
     before : Distance
         With these.
+    for_all : callable
+        Does work on all items of an iterable, some at a time.
     """
 
     def __init__(
@@ -103,12 +105,13 @@ class Network:
         self._training, self._validation = parts
         self._pair, self.batch, self.together = pair, batch, together
         self._side_by_side = SideBySide(pair.run.analysis.providers, together)
+        self.for_all = self._side_by_side.for_all
         self._augment = pair.run.samples.augment
         self._some = self._training.take(VARIANCE_SAMPLES, pair.run.settings.seed)
         first = next(self._batches(self._some))
         inputs = {name: array.dtype for name, array in first.items()}
         part = pair.original.part(inputs, goals)
-        self._run_original = self._side_by_side.runner(part, goals)
+        self._run_original = self._side_by_side.runner(part, goals, weights_fed=False)
         weights = self._weights(goals)
         self._start = parameters.values
         self.parameters = parameters.only(set())

@@ -6,6 +6,12 @@ from collections.abc import Callable
 PASSES = (10, 7, 5, 3, 2, 1, 0.5)
 """The first is enough. Few numbers, so that runs of one speed mostly agree."""
 
+SHARE = 0.6
+"""Of the time that is left, for all blocks; tuning the network takes the rest."""
+
+FEW, SHARE_OF_FEW = 3, 0.9
+"""Passes that bring most, and more than tuning in the same time: they may take a larger share."""
+
 BLOCKS_TRIED = 3
 """Blocks without time for half a pass, after which the others won't have it either."""
 
@@ -18,14 +24,14 @@ class Pace:
     asked : int, optional
         Passes that the user wants, whatever they take.
     seconds : float
-        For all blocks.
+        That are left for all repairs by gradient.
     """
 
     def __init__(self, asked: int | None, seconds: float) -> None:
-        self._asked, self._until = asked, time.perf_counter() + seconds
+        self._asked, self._begin, self._seconds = asked, time.perf_counter(), seconds
         self._made: list[float] = []
 
-    def passes(self, share: float, seconds: Callable[[], float]) -> float:
+    def passes(self, share: float, seconds: Callable[[], float], walk: float = 0.0) -> float:
         """Return how many passes a block makes; 0 if there is no time for it.
 
         Parameters
@@ -34,10 +40,15 @@ class Pace:
             Of the arithmetic of this block and all later ones.
         seconds : callable
             Times a pass.
+        walk : float
+            Seconds that it takes to get from this block to the last one, without any passes.
         """
         if self._asked is not None:
             return self._asked
-        fitting = share * (self._until - time.perf_counter()) / max(seconds(), 1e-9)
+        each = max(seconds(), 1e-9)
+        gone = time.perf_counter() - self._begin + walk
+        most, few = (share * (part * self._seconds - gone) / each for part in (SHARE, SHARE_OF_FEW))
+        fitting = max(most, min(few, FEW))
         made = next((passes for passes in PASSES if passes <= fitting), 0)
         self._made.append(made)
         return made

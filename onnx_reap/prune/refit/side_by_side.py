@@ -34,10 +34,10 @@ class SideBySide:
         self._pool = ThreadPoolExecutor(self._count)
 
     def runner(
-        self, model: LightModel, outputs: Sequence[str]
+        self, model: LightModel, outputs: Sequence[str], *, weights_fed: bool = True
     ) -> Callable[[Feed], dict[str, np.ndarray]]:
         """Make a session that computes outputs; of a feed it takes what it knows."""
-        active = session(model, self._providers, at_once=self._count)
+        active = session(model, self._providers, at_once=self._count, blocked=not weights_fed)
         taken = [value.name for value in active.get_inputs()]
         return lambda feed: run(active, outputs, {name: feed[name] for name in taken})
 
@@ -46,3 +46,8 @@ class SideBySide:
         left = iter(items)
         while now := list(islice(left, self._count)):
             yield from self._pool.map(compute, now)
+
+    def for_all(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
+        """Do work on all items, some at a time."""
+        for _ in self._pool.map(work, items):
+            pass

@@ -134,7 +134,8 @@ class Tuning:
 
     def _new_descent(self, steps: int, step_size: float) -> Descent:
         sizes = self._sizes
-        return Descent(self._start, sizes.scales, steps, step_size, sizes.matrices)
+        for_all = self._network.for_all
+        return Descent(self._start, sizes.scales, steps, step_size, sizes.matrices, for_all)
 
     def improve(
         self, steps: int, on_step: Callable[[int], object], until: float = math.inf

@@ -265,9 +265,9 @@ def test_old_operator_sets_stay_as_they_were_refitted():
 
 
 def test_too_few_samples():
-    assert "4 samples are too few" in said(reap(chain(), images(4)))[0]
+    assert "too few samples (4)" in said(reap(chain(), images(4)))[0]
     assert "too few" in said(reap(chain(batch=64), images(40)))[0]
-    assert "7 samples are too few" in said(reap(chain(), images(7)))[0]
+    assert "too few samples (7)" in said(reap(chain(), images(7)))[0]
     assert not said(reap(chain(), images(8)))
 
 
@@ -355,13 +355,26 @@ def test_no_time_left():
 
 
 def test_blocks_share_a_time_by_their_arithmetic():
-    paced = pace.Pace(None, 100.0)
+    paced = pace.Pace(None, 100.0 / pace.SHARE)
     assert paced.passes(0.5, lambda: 4.9) == 10
     assert not paced.notes()
-    assert [paced.passes(0.5, lambda s=s: s) for s in (5.1, 12.0, 51.0, 101.0)] == [7, 3, 0.5, 0]
+    assert [paced.passes(0.5, lambda s=s: s) for s in (5.1, 12.0, 75.5, 151.0)] == [7, 3, 0.5, 0]
     (note,) = paced.notes()
     assert "the layers of 4 of 5 blocks were refitted together in 0 to 7 passes instead of" in note
     assert pace.Pace(4, 0.0).passes(0.1, lambda: 1e6) == 4
+
+
+def test_few_passes_may_take_the_time_for_tuning():
+    few = pace.SHARE_OF_FEW / pace.SHARE
+    assert pace.Pace(None, 100 / pace.SHARE).passes(1, lambda: 19.9) == 5
+    assert pace.Pace(None, 100 / pace.SHARE).passes(1, lambda: 34) == 3
+    assert pace.Pace(None, 100 / pace.SHARE).passes(1, lambda: few * 33) == 3
+    assert pace.Pace(None, 100 / pace.SHARE).passes(1, lambda: few * 34) == 2
+
+
+def test_the_walk_to_the_last_block_takes_time_too():
+    assert pace.Pace(None, 100 / pace.SHARE).passes(1, lambda: 9.9, walk=0) == 10
+    assert pace.Pace(None, 100 / pace.SHARE).passes(1, lambda: 9.9, walk=30) == 7
 
 
 def test_blocks_are_left_when_there_is_no_time_for_a_pass(monkeypatch):

@@ -258,7 +258,7 @@ def test_where_nothing_can_move_a_wish_is_answered():
 def test_too_few_samples():
     result = reap(chain(12), images(4), tune=3)
     assert result.report.network is None
-    assert any("--tune changed nothing: 4 samples are too few" in n for n in result.report.notes)
+    assert any("--tune changed nothing: too few samples (4)" in n for n in result.report.notes)
 
 
 # Odd models and data
