@@ -48,12 +48,14 @@ def find_joins(
     constant = {root.y for root in roots} - vanishing
     zeros = {root.y for root in roots if root.bias is None}
     joins = []
-    todo, place = [p for name in constant for p in _readers(wiring, name)], -1
+    todo = [place for name in constant for place in _readers(wiring, name)]
     heapify(todo)  # the first one first: all that it reads has been looked at
+    last = -1
     while todo:
-        before, place = place, heappop(todo)
-        if place == before:
+        place = heappop(todo)
+        if place == last:
             continue
+        last = place
         node, key = wiring.nodes[place], wiring.keys[place]
         inputs = [t for t in node.inputs if t.name]
         moving = [t for t in inputs if t.name not in constant and not isinstance(t, gs.Constant)]

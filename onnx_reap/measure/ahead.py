@@ -20,6 +20,9 @@ def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
 
     with ThreadPoolExecutor(1) as other:
         coming = other.submit(following)
-        while found := coming.result():
-            coming = other.submit(following)
-            yield found[0]
+        try:
+            while found := coming.result():
+                coming = other.submit(following)
+                yield found[0]
+        finally:
+            del coming  # its exception would hold this frame, and this frame what was computed

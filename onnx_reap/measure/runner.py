@@ -14,7 +14,7 @@ from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.session import Feed, run, session
 
 BATCH_BYTES = 128 << 20
-"""Bytes of activations that one batch may return."""
+"""Bytes of activations that one batch may return; two batches are held at a time."""
 
 LARGEST_BATCH = 64
 """Samples in a batch, where the model leaves the choice."""

@@ -66,7 +66,7 @@ def session(
         Whether onnxruntime may rewrite the graph.
     blocked : bool
         Whether it may lay out what convolutions with constant weights take and give in blocks of
-        channels. That is faster, unless most weights are fed: then it costs turns to and fro.
+        channels. That is faster, unless most weights are fed: then data goes back and forth.
     config : mapping of str to str
         Entries of onnxruntime's session configuration.
     profile : path, optional

@@ -67,7 +67,7 @@ class Descent:
             for name, x in values.items()
         }
         self._steps, self._speed, self._done = steps, speed, 0
-        # Steps of matrices take long, those of single entries less than to hand them over.
+        # Steps of matrices take long, those of single entries less than handing them over would.
         self._long = sorted(counts, key=lambda name: -values[name].size)
         self._for_all = for_all
 
@@ -75,13 +75,15 @@ class Descent:
         """Take one step; none if a gradient is not finite."""
         speed = self._speed * _schedule((self._done + 0.5) / self._steps)
         self._done += 1
-        if not all(np.abs(each).max(initial=0) < LARGEST for each in gradients.values()):
+        with np.errstate(over="ignore", invalid="ignore"):
+            relative = {name: each * self._scales[name] for name, each in gradients.items()}
+        if not all(np.abs(each).max(initial=0) < LARGEST for each in relative.values()):
             return  # of a sample at which the error has no gradient
 
         def move(name: str) -> None:
-            scale = self._scales[name]
-            step = self._rules[name].step(gradients[name] * scale)
-            self.values[name] -= np.float32(speed) * scale * step
+            with np.errstate(over="ignore", invalid="ignore"):  # threads have a state of their own
+                step = self._rules[name].step(relative[name])
+                self.values[name] -= np.float32(speed) * self._scales[name] * step
 
         self._for_all(move, self._long)
         _one_by_one(move, self._rules.keys() - self._long)

@@ -77,6 +77,15 @@ def test_unused_names():
     assert model.unused("a_y") == "a_y_2"
 
 
+def test_a_part_has_what_is_called_like_the_states_of_a_layer():
+    net = Net({"x": ("N", 3)})
+    h = net("Relu", "x", name="enc")
+    named = net("Neg", h, outputs=["enc:states"])
+    model = Model(net.model(net("Abs", named, name="z")))
+    part = model.part({"x": np.dtype(np.float32)}, ["z_y"])
+    assert [node.op_type for node in part.proto.graph.node] == ["Relu", "Neg", "Abs"]
+
+
 def test_insert_in_front_and_behind():
     model = Model(_plain())
     relu = model.nodes[1]

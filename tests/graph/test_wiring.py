@@ -1,14 +1,17 @@
 """Paths from nodes to the outputs."""
 
 import numpy as np
+import onnx.helper as oh
 import pytest
 from net import Net
+from onnx import TensorProto
 
 from onnx_reap.graph.branches import paths_out
 from onnx_reap.graph.ir.model import Model
-from onnx_reap.graph.ir.wiring import Wiring
+from onnx_reap.graph.ir.wiring import CAPTURED, Wiring
 from onnx_reap.solve.gates import is_open
 
+BOOL = TensorProto.BOOL
 CLOSED = frozenset({0})
 
 
@@ -32,7 +35,30 @@ def test_they_are_those_that_all_paths_tell(seed):
     paths = paths_out(model, dict.fromkeys(closed, 0))
     reached = [wiring.reaches_outputs([place], closed) for place in range(len(wiring.keys))]
     assert reached == [is_open(paths[key], CLOSED) for key in wiring.keys]
-    assert wiring.reaches_outputs(range(12), closed)
+    few = [int(place) for place in rng.choice(12, 3)]
+    assert wiring.reaches_outputs(few, closed) == any(reached[place] for place in few)
+
+
+def test_every_reader_counts():
+    """One that reads a tensor twice, of one of several outputs, and a body that captures it."""
+    net = Net({"x": ("N", 4), "yes": ()}, dtype=np.float32)
+    twice = net("Add", "x", "x", name="sum")
+    left, _ = net("Split", twice, outputs=["left", "right"], axis=1, name="split")
+    made = [oh.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 2])]
+    then, other = (
+        oh.make_graph([oh.make_node(op, ["right"], ["z"])], op, [], made) for op in ("Neg", "Abs")
+    )
+    either = net("If", "yes", then_branch=then, else_branch=other, name="if")
+    model = Model(net.model(net("Relu", left, name="relu"), either, types={"yes": BOOL}))
+    wiring = Wiring(model)
+    where = wiring.place
+    assert wiring.readers["x"] == [(where["sum"], 0), (where["sum"], 1)]
+    assert wiring.readers["right"] == [(where["if"], CAPTURED)]
+    both = {("relu", 0), ("if", CAPTURED)}
+    for name in ("sum", "split"):
+        assert wiring.reaches_outputs([where[name]], {("relu", 0)})
+        assert not wiring.reaches_outputs([where[name]], both)
+        assert wiring.reaches_outputs([where[name]], {("sum", 0), ("sum", 1)})
 
 
 def test_some_nodes_are_cut_off():

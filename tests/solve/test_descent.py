@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -71,6 +72,38 @@ def test_no_step_is_much_larger_than_the_largest(size):
         before = descent.values["w"].copy()
         descent.step({"w": (size * rng.standard_normal(100)).astype(np.float32)})
         assert np.abs(descent.values["w"] - before).max() <= 4 * speed * scale
+
+
+def test_steps_side_by_side_are_those_one_by_one():
+    rng = np.random.default_rng(2)
+    start = {f"w{i}": rng.standard_normal((3, 4 + i)).astype(np.float32) for i in range(6)}
+    counts = dict.fromkeys(list(start)[:4], 1)
+    with ThreadPoolExecutor(3) as pool:
+
+        def for_all(work, names):
+            list(pool.map(work, names))
+
+        found = [
+            Descent(start, dict.fromkeys(start, 1.0), 5, 0.1, counts, *how)
+            for how in ((), (for_all,))
+        ]
+        for _ in range(5):
+            gradients = {
+                name: rng.standard_normal(x.shape).astype(np.float32) for name, x in start.items()
+            }
+            for descent in found:
+                descent.step(gradients)
+    for name in start:
+        np.testing.assert_array_equal(found[0].values[name], found[1].values[name])
+        assert (found[0].values[name] != start[name]).any()
+
+
+@MATRICES
+def test_what_overflows_makes_no_step(matrices):
+    start = np.full((3, 4), 1e30, np.float32)
+    descent = Descent({"w": start}, {"w": 1e30}, 5, 0.1, matrices)
+    descent.step({"w": np.full((3, 4), 1e15, np.float32)})
+    np.testing.assert_array_equal(descent.values["w"], start)
 
 
 def test_the_start_is_left_as_it_was():

@@ -279,7 +279,10 @@ class Model:
         self._as_read.clear()
 
     def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
-        """Write the part that computes tensors from others, in float32; see `onnxio.extract`."""
+        """Write the part that computes tensors from others, in float32; see `onnxio.extract`.
+
+        What is to be computed is none of the model's constants.
+        """
         shell = without_content(self.light.proto)
         makers = self._makers(inputs, outputs)
         written = ((self.node_proto(node), self.keys[id(node)]) for node in makers)
@@ -298,8 +301,8 @@ class Model:
     def _makers(self, given: Collection[str], wanted: Collection[str]) -> list[gs.Node]:
         """Return the nodes that compute tensors from others; writing all takes far longer."""
         nodes = self.graph.nodes
-        place = {t.name: i for i, node in enumerate(nodes) for t in node.outputs if t.name}
-        place |= {hidden_states(self.keys[id(node)]): i for i, node in enumerate(nodes)}
+        place = {hidden_states(self.keys[id(node)]): i for i, node in enumerate(nodes)}
+        place |= {t.name: i for i, node in enumerate(nodes) for t in node.outputs if t.name}
         todo, seen, found = [*wanted], set(given), set[int]()
         while todo:
             name = todo.pop()

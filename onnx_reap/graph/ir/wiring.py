@@ -13,7 +13,7 @@ CAPTURED = -1
 
 
 class Wiring:
-    """Makers and readers as places in the order of a model's nodes, which makers come first in."""
+    """Nodes by their place in topological order, and the maker and readers of every tensor."""
 
     def __init__(self, model: Model) -> None:
         self.nodes = model.nodes

@@ -111,7 +111,7 @@ class ActivationStream:
         self._batch, self._pad = batch, pad
         self._providers = providers
         self._store: Store | None = None
-        self.seconds = 0.0  # That it took to advance so far
+        self.seconds = 0.0  # Spent on advancing so far
 
     def __enter__(self) -> ActivationStream:
         return self
@@ -127,7 +127,7 @@ class ActivationStream:
         Parameters
         ----------
         move : Move, optional
-            Once all batches are through, runs start there.
+            Once all batches are computed, runs start there.
         """
         return one_ahead(self._run(model, outputs, move))
 
@@ -150,7 +150,7 @@ class ActivationStream:
     def advance(self, model: Model, move: Move) -> None:
         """Move the frontier."""
         begin = perf_counter()
-        for _ in self.run(model, (), move):
+        for _ in self._run(model, (), move):
             pass
         self.seconds += perf_counter() - begin
 

@@ -82,13 +82,14 @@ def refit_blocks(
     with pair.stream(apart=True) as before, pair.stream(apart=True) as after:
         before.advance(original, _with_branches(pair, Block(0, 0, start)))
         after.advance(pruned, start)
+        read = before.seconds + after.seconds
         for number, block in enumerate(found):
             if pace.is_hopeless:
                 break
             before.advance(original, _with_branches(pair, block))
             passed, later = sum(costs[: number + 1]), sum(costs[number + 1 :])
             share = costs[number] / max(costs[number] + later, 1)
-            walk = (before.seconds + after.seconds) * later / max(passed, 1)
+            walk = (before.seconds + after.seconds - read) * later / max(passed, 1)
             with closing(_AsCut(before.store, block.after.tensors, pair.kept)) as wanted:
                 own, passes = parameters.of(inside[number]), partial(pace.passes, share, walk=walk)
                 fit = _fit(pair, own, after.store, wanted, facts, passes)

@@ -10,7 +10,7 @@ SHARE = 0.6
 """Of the time that is left, for all blocks; tuning the network takes the rest."""
 
 FEW, SHARE_OF_FEW = 3, 0.9
-"""Passes that bring most, and more than tuning in the same time: they may take a larger share."""
+"""The first passes bring more than tuning in the same time, so they may take a larger share."""
 
 BLOCKS_TRIED = 3
 """Blocks without time for half a pass, after which the others won't have it either."""

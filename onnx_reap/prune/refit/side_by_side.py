@@ -36,7 +36,13 @@ class SideBySide:
     def runner(
         self, model: LightModel, outputs: Sequence[str], *, weights_fed: bool = True
     ) -> Callable[[Feed], dict[str, np.ndarray]]:
-        """Make a session that computes outputs; of a feed it takes what it knows."""
+        """Make a session that computes outputs; of a feed it takes what it knows.
+
+        Parameters
+        ----------
+        weights_fed : bool
+            Whether most weights are inputs of the model.
+        """
         active = session(model, self._providers, at_once=self._count, blocked=not weights_fed)
         taken = [value.name for value in active.get_inputs()]
         return lambda feed: run(active, outputs, {name: feed[name] for name in taken})

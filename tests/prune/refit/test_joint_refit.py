@@ -271,6 +271,16 @@ def test_too_few_samples():
     assert not said(reap(chain(), images(8)))
 
 
+def test_a_bias_of_one_number_that_several_layers_read():
+    n = Net({"x": ("N", 8)})
+    h, bias = "x", n.constant(np.array([0.2], np.float32), "bias")
+    for width, into in ((8, 12), (12, 10), (10, 8), (8, 6)):
+        h = n.node("Relu", n.node("Gemm", h, n.random(width, into, scale=0.4), bias))
+    result = reap(n.model(h), np.random.default_rng(0).standard_normal((64, 8), dtype=np.float32))
+    assert result.report.blocks
+    assert result.report.after.macs < result.report.before.macs
+
+
 def test_layers_in_front_of_what_stops_gradients_are_reached():
     n = Net({"x": ("N", 3, 8, 8)})
     h = "x"
@@ -375,6 +385,26 @@ def test_few_passes_may_take_the_time_for_tuning():
 def test_the_walk_to_the_last_block_takes_time_too():
     assert pace.Pace(None, 100 / pace.SHARE).passes(1, lambda: 9.9, walk=0) == 10
     assert pace.Pace(None, 100 / pace.SHARE).passes(1, lambda: 9.9, walk=30) == 7
+
+
+def test_reading_the_samples_is_no_part_of_the_walk(monkeypatch):
+    """Both models read and decode them once, at the start."""
+    advance, walks, taken = stream.ActivationStream.advance, [], pace.Pace.passes
+
+    def slowly(self, model, move):
+        begins = self.seconds == 0
+        advance(self, model, move)
+        self.seconds = self.seconds + 1000 if begins else self.seconds
+
+    def passes(self, share, seconds, walk):
+        walks.append(walk)
+        return taken(self, share, seconds, walk)
+
+    monkeypatch.setattr(stream.ActivationStream, "advance", slowly)
+    monkeypatch.setattr(pace.Pace, "passes", passes)
+    reap(residual_chain(5, 16), joint_refit=1)
+    assert len(walks) > 3
+    assert all(0 < walk < 100 for walk in walks[:-1]) and walks[-1] == 0
 
 
 def test_blocks_are_left_when_there_is_no_time_for_a_pass(monkeypatch):
