@@ -13,8 +13,9 @@ import onnx_graphsurgeon as gs
 
 from onnx_reap.graph.groups import FrozenChannels
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
-from onnx_reap.graph.ir.model import Model, is_floating
+from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.names import first_output
+from onnx_reap.graph.ir.reading import is_floating
 from onnx_reap.graph.labels.records import Flow
 from onnx_reap.graph.mac_formulas import formula_of
 from onnx_reap.graph.macs_by_run import Place, count_by_run

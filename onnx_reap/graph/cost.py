@@ -17,9 +17,10 @@ import numpy as np
 from onnx_reap.graph.bodies import count_params_in_bodies
 from onnx_reap.graph.branches import Branches
 from onnx_reap.graph.groups import Group
-from onnx_reap.graph.ir.model import Model, is_floating
+from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.probe import Probe
+from onnx_reap.graph.ir.reading import is_floating
 from onnx_reap.graph.labels.records import Binding, Flow, Linear, Product
 from onnx_reap.solve.cost import Cost, Extent, Term
 from onnx_reap.solve.gates import ALWAYS, Paths, fewest

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from onnx_reap.errors import ReapError, TargetError, UsageError
 from onnx_reap.graph.analysis import Analysis, count_parameters
-from onnx_reap.graph.ir.model import is_floating
 from onnx_reap.graph.ir.order import affected_tensors
+from onnx_reap.graph.ir.reading import is_floating
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.measure.latency.estimate import NANOSECONDS, predicted_latency
 from onnx_reap.measure.latency.table import LatencyTable

@@ -12,7 +12,7 @@ from onnx_reap.graph.analysis import Analysis, count_parameters
 from onnx_reap.graph.branches import OTHER, find_holders
 from onnx_reap.graph.cost import layer_macs
 from onnx_reap.graph.groups import FrozenChannels
-from onnx_reap.graph.ir.model import is_floating
+from onnx_reap.graph.ir.reading import is_floating
 from onnx_reap.graph.labels.records import Linear
 from onnx_reap.prune.goal import nothing_to_prune
 from onnx_reap.report.inspection import (

@@ -11,8 +11,9 @@ from oracle import CPU, study
 from onnx_reap.errors import ReapError
 from onnx_reap.graph.edit.weights import remember, set_layer
 from onnx_reap.graph.ir.export import tensor_proto
-from onnx_reap.graph.ir.model import Model, is_floating
+from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import fold_constants
+from onnx_reap.graph.ir.reading import is_floating
 from onnx_reap.onnxio.load import load
 
 

@@ -12,7 +12,7 @@ from onnx_reap.graph.ir.calls import expand_calls
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
 from onnx_reap.graph.ir.export import with_constants, without_content
 from onnx_reap.graph.ir.names import first_output, unique_keys
-from onnx_reap.graph.ir.order import captured_tensors, in_order
+from onnx_reap.graph.ir.order import captured_tensors, in_order, makers_of
 from onnx_reap.graph.ir.origin import Origin
 from onnx_reap.graph.ir.reading import constant_values, dense, read_graph
 from onnx_reap.graph.ir.recurrent import hidden_states, with_hidden_states
@@ -21,7 +21,6 @@ from onnx_reap.graph.ir.sharing import still_equal, unshare
 from onnx_reap.graph.ir.stored import Stored, find_stored, find_transposed
 from onnx_reap.graph.rules.traits import NO_TRAITS, Trait, has_rule, traits_of
 from onnx_reap.onnxio.bodies import Edits, with_constants_inside
-from onnx_reap.onnxio.dtypes import is_any_float
 from onnx_reap.onnxio.extract import extract, graphs, names_defined, names_in_subgraphs
 from onnx_reap.onnxio.float32 import in_float32, other_types
 from onnx_reap.onnxio.followed import Taken, with_bodies_in_front
@@ -111,11 +110,9 @@ class Model:
         """Return the node of that name in `keys`."""
         return next(node for node in self.graph.nodes if self.keys[id(node)] == key)
 
-    def constants(self) -> dict[str, gs.Constant]:
-        """Return the constants that nodes or outputs use, by name; those of bodies are theirs."""
-        return self._constants(self.graph.nodes)
-
-    def _constants(self, nodes: Sequence[gs.Node]) -> dict[str, gs.Constant]:
+    def constants(self, nodes: Sequence[gs.Node] | None = None) -> dict[str, gs.Constant]:
+        """Return the constants that outputs and nodes use, by name; those of bodies are theirs."""
+        nodes = self.graph.nodes if nodes is None else nodes
         read = {t.name: t for node in nodes for t in node.inputs}
         read |= {t.name: t for t in self.graph.outputs}
         captured = captured_tensors(nodes).items()
@@ -279,45 +276,23 @@ class Model:
         self._as_read.clear()
 
     def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
-        """Write the part that computes tensors from others, in float32; see `onnxio.extract`.
-
-        What is to be computed is none of the model's constants.
-        """
+        """Write the part that computes tensors, none of them constants, from others, in float32."""
         shell = without_content(self.light.proto)
-        makers = self._makers(inputs, outputs)
+        hidden = {hidden_states(self.keys[id(node)]): node for node in self.graph.nodes}
+        makers = makers_of(outputs, inputs, self.graph.nodes, hidden)  # all would take far longer
         written = ((self.node_proto(node), self.keys[id(node)]) for node in makers)
         shell.graph.node.extend(with_hidden_states(*each, outputs) for each in written)
         out = extract(shell, inputs, outputs)
         nodes = out.graph.node
         read = {name for node in nodes for name in (*node.input, *names_in_subgraphs(node))}
         read = (read | set(outputs)) - inputs.keys()
-        constants = [c for name, c in self._constants(makers).items() if name in read]
+        constants = [c for name, c in self.constants(makers).items() if name in read]
         fed = [value for value in out.graph.input if value.name in inputs]
         light = with_constants(out, constants, self.light)
         listed = {value.name for value in out.graph.input}
         out.graph.input.extend(value for value in fed if value.name not in listed)
         return in_float32(light, self.types)
 
-    def _makers(self, given: Collection[str], wanted: Collection[str]) -> list[gs.Node]:
-        """Return the nodes that compute tensors from others; writing all takes far longer."""
-        nodes = self.graph.nodes
-        place = {hidden_states(self.keys[id(node)]): i for i, node in enumerate(nodes)}
-        place |= {t.name: i for i, node in enumerate(nodes) for t in node.outputs if t.name}
-        todo, seen, found = [*wanted], set(given), set[int]()
-        while todo:
-            name = todo.pop()
-            if name not in seen and name in place and place[name] not in found:
-                found.add(place[name])
-                node = nodes[place[name]]
-                todo += [*(t.name for t in node.inputs), *captured_tensors([node])]
-            seen.add(name)
-        return [nodes[i] for i in sorted(found)]
-
     def node_proto(self, node: gs.Node) -> onnx.NodeProto:
         """Write a node; what nobody touched is as it was, byte for byte."""
         return self.origin.node_proto(node)
-
-
-def is_floating(constant: gs.Constant) -> bool:
-    """Whether a constant holds floating-point numbers, of any width."""
-    return is_any_float(constant.dtype)

@@ -1,6 +1,6 @@
 """The order of a graph's nodes, and what they read by way of bodies."""
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from graphlib import CycleError, TopologicalSorter
 
 import onnx_graphsurgeon as gs
@@ -27,6 +27,31 @@ def affected_tensors(nodes: Iterable[gs.Node], changed: Set[str]) -> set[str]:
         if inputs & affected:
             affected |= {t.name for t in node.outputs if t.name}
     return affected
+
+
+def makers_of(
+    wanted: Iterable[str],
+    given: Iterable[str],
+    nodes: Sequence[gs.Node],
+    more: Mapping[str, gs.Node],
+) -> list[gs.Node]:
+    """Return the nodes that compute tensors from given ones, in their order.
+
+    Parameters
+    ----------
+    more : mapping of str to gs.Node
+        What nodes make besides their outputs.
+    """
+    maker = {**more, **{t.name: node for node in nodes for t in node.outputs if t.name}}
+    todo, seen, found = [*wanted], set(given), set[int]()
+    while todo:
+        name = todo.pop()
+        if name not in seen and name in maker and id(maker[name]) not in found:
+            node = maker[name]
+            found.add(id(node))
+            todo += [*(t.name for t in node.inputs), *captured_tensors([node])]
+        seen.add(name)
+    return [node for node in nodes if id(node) in found]
 
 
 def in_order(nodes: Sequence[gs.Node]) -> list[gs.Node]:

@@ -8,7 +8,7 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnx_reap.errors import ReapError
-from onnx_reap.onnxio.dtypes import FLOATS
+from onnx_reap.onnxio.dtypes import FLOATS, is_any_float
 
 
 def read_graph(proto: onnx.ModelProto) -> gs.Graph:
@@ -62,3 +62,8 @@ def constants_of(graph: onnx.GraphProto) -> set[str]:
     sparse = {tensor.values.name for tensor in graph.sparse_initializer}
     nodes = {y for node in graph.node if node.op_type == "Constant" for y in node.output}
     return sparse | nodes | {tensor.name for tensor in graph.initializer}
+
+
+def is_floating(constant: gs.Constant) -> bool:
+    """Whether a constant holds floating-point numbers, of any width."""
+    return is_any_float(constant.dtype)

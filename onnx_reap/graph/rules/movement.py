@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnx_reap.graph.ir.model import is_floating
+from onnx_reap.graph.ir.reading import is_floating
 from onnx_reap.graph.labels.labels import LabelArray, collapse, first_along, raise_rank
 from onnx_reap.graph.labels.site import Site
 from onnx_reap.graph.rules.correction import Correction

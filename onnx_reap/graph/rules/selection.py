@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from onnx_reap.graph.ir.model import is_floating
+from onnx_reap.graph.ir.reading import is_floating
 from onnx_reap.graph.ir.view import View
 from onnx_reap.graph.labels.labels import LabelArray, collapse, first_along
 from onnx_reap.graph.labels.site import Site

@@ -16,7 +16,8 @@ from onnx_reap.graph.edit.weights import has_plain_bias, layer_weights, set_laye
 from onnx_reap.graph.epilogue import affine_behind
 from onnx_reap.graph.groups import Group
 from onnx_reap.graph.ir.domains import STANDARD_DOMAINS
-from onnx_reap.graph.ir.model import Model, is_floating
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.reading import is_floating
 from onnx_reap.graph.labels.records import Flow, Linear
 from onnx_reap.graph.rules.traits import Trait, traits_of
 from onnx_reap.onnxio.dtypes import cast

@@ -130,6 +130,7 @@ def along_a_line(distance: Callable[[float], Distance], **network) -> Tuning:
             parameters=parameters,
             batches=10,
             together=1,
+            for_all=lambda work, names: [work(name) for name in names],
             distance=lambda x: distance(float(x["w"][0])),
         ),
     )
