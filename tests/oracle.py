@@ -152,11 +152,11 @@ def assert_same_function(
         want, have = (run(active, None, fed) for active in sessions)
         assert want.keys() == have.keys()
         for name, values in want.items():
-            _assert_close(name, values, have[name], tolerance)
+            assert_close(name, values, have[name], tolerance)
     return want
 
 
-def _assert_close(name: str, want: np.ndarray, have: np.ndarray, tolerance: float) -> None:
+def assert_close(name: str, want: np.ndarray, have: np.ndarray, tolerance: float) -> None:
     assert want.shape == have.shape, f"output {name}"
     assert want.dtype == have.dtype, f"output {name}"
     if want.dtype.kind != "f":

@@ -25,11 +25,15 @@ SHELL = [code for kind, code in BLOCKS if kind == "bash" and not code.startswith
 PYTHON = "".join(code for kind, code in BLOCKS if kind == "python")
 
 QUICK = """
+from onnx_reap.measure.latency import measure, profile
+from onnx_reap.prune import conclude
 from onnx_reap.prune.refit import pace, tuning
 
 pace.PASSES, tuning.ENOUGH_STEPS = (1,), 120
+conclude.LATENCY_SECONDS = measure.SECONDS = measure.WHOLE_SECONDS = 0.0
+measure.ROUNDS = profile.ROUNDS = 1
 """
-"""Before an example: descents take few steps."""
+"""Before an example: descents take few steps, and what is timed runs once."""
 
 with_models = pytest.mark.skipif(
     not (ROOT / "models" / "fashion_resnet.onnx").exists(),

@@ -4,16 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from light import NAMES, filled
-from oracle import (
-    CPU,
-    assert_differs,
-    assert_interface,
-    assert_same_function,
-    choose,
-    feed,
-    study,
-    widths_left,
-)
+from oracle import CPU, assert_close, assert_interface, choose, feed, study, widths_left
 
 from onnx_reap.onnxio.session import run, session
 
@@ -27,20 +18,22 @@ def test_half_of_the_channels(name):
     studied = study(proto)
     removed = choose(studied.groups, 0.5)
     masked, cut = studied.mask(removed), studied.cut(removed)
-    assert_same_function(masked, cut, tolerance=TOLERANCE)
-    first, second = (_last_output(masked, seed) for seed in (7, 8))
-    assert np.abs(first - second).max() > 0.01 * np.abs(first).max(), "the input is not felt"
-    assert_differs(proto, masked)
+    # One session each: with weights of half a gigabyte, sessions take longest.
+    given, without, narrow = (session(each, CPU, optimize=False) for each in (proto, masked, cut))
+    first, second = (run(without, None, feed(proto, 1, seed)) for seed in (7, 8))
+    for name, have in run(narrow, None, feed(proto, 1, 7)).items():
+        assert_close(name, first[name], have, TOLERANCE)
+    last = list(first)[-1]
+    largest = np.abs(first[last]).max()
+    assert np.abs(first[last] - second[last]).max() > 0.01 * largest, "the input is not felt"
+    whole = run(given, None, feed(proto, 1, 7))[last]
+    assert np.abs(whole - first[last]).max() > 1e-3 * largest, "the removal is not felt"
     assert_interface(proto, cut)
     onnx.checker.check_model(cut, full_check=True)
     off = 1 - studied.macs.at(widths_left(studied.groups, removed)) / studied.macs.at(
         studied.widths
     )
     assert off >= 0.4, f"{off:.1%} of MACs off; frozen: {studied.frozen}"
-
-
-def _last_output(proto: onnx.ModelProto, seed: int) -> np.ndarray:
-    return list(run(session(proto, CPU), None, feed(proto, 1, seed)).values())[-1]
 
 
 def test_there_are_nine():
