@@ -10,8 +10,8 @@
 # of a signal) to each channel are worth a run at the lower level.
 #
 # Versions: onnxruntime 1.32.0, onnx 1.23.2, numpy 2.4.6; CPU, x86-64, one thread.
-# Output seen (9 filters of 3x3 on 70 maps of 56x56, multiplied by a vector each; processor time against the
-# lower level, median of 60 runs by turns):
+# Output seen (9 filters of 3x3 on 70 maps of 56x56, multiplied by a vector each; processor time
+# against the lower level, median of 60 runs by turns):
 #     ORT_ENABLE_EXTENDED: reorders 0 times, time 1.0
 #     ORT_ENABLE_ALL: reorders 1 times, time 1.8
 source "$(dirname "$0")/environment.bash" \
