@@ -16,7 +16,8 @@ from onnx_reap.errors import ReapError
 from onnx_reap.graph.analysis import Analysis, count_parameters, macs_left
 from onnx_reap.graph.edit.cut import cut_graph
 from onnx_reap.graph.edit.mask import mask_graph
-from onnx_reap.graph.ir.model import Model, is_floating
+from onnx_reap.graph.ir.model import Model
+from onnx_reap.graph.ir.reading import is_floating
 from onnx_reap.graph.labels.labels import FROZEN
 from onnx_reap.onnxio.extract import with_outputs
 from onnx_reap.onnxio.light_model import LightModel
