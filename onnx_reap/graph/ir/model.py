@@ -267,31 +267,31 @@ class Model:
         return self.to_file().whole()
 
     def free_weights(self) -> None:
-        """Let go of the weights of a graph that is used no more.
-
-        Nodes and tensors refer to each other, so the graph itself stays for a while.
-        """
+        """Let go of the weights of a graph; nodes refer to each other, so it stays for a while."""
         for constant in self.constants().values():
             constant.values = np.empty(0)
         self._as_read.clear()
 
     def part(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
         """Write the part that computes tensors, none of them constants, from others, in float32."""
+        return in_float32(self.part_as_given(inputs, outputs), self.types)
+
+    def part_as_given(self, inputs: Mapping[str, np.dtype], outputs: Sequence[str]) -> LightModel:
+        """Write such a part in the types that the model has."""
         shell = without_content(self.light.proto)
         hidden = {hidden_states(self.keys[id(node)]): node for node in self.graph.nodes}
         makers = makers_of(outputs, inputs, self.graph.nodes, hidden)  # all would take far longer
         written = ((self.node_proto(node), self.keys[id(node)]) for node in makers)
         shell.graph.node.extend(with_hidden_states(*each, outputs) for each in written)
         out = extract(shell, inputs, outputs)
-        nodes = out.graph.node
-        read = {name for node in nodes for name in (*node.input, *names_in_subgraphs(node))}
+        read = {n for node in out.graph.node for n in (*node.input, *names_in_subgraphs(node))}
         read = (read | set(outputs)) - inputs.keys()
         constants = [c for name, c in self.constants(makers).items() if name in read]
         fed = [value for value in out.graph.input if value.name in inputs]
         light = with_constants(out, constants, self.light)
         listed = {value.name for value in out.graph.input}
         out.graph.input.extend(value for value in fed if value.name not in listed)
-        return in_float32(light, self.types)
+        return light
 
     def node_proto(self, node: gs.Node) -> onnx.NodeProto:
         """Write a node; what nobody touched is as it was, byte for byte."""

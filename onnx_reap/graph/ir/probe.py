@@ -5,7 +5,7 @@ run at two batch sizes, which tells the dimensions that depend on it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,7 +17,6 @@ from onnx_reap.graph.ir.order import captured_tensors
 from onnx_reap.graph.ir.recurrent import add_projections
 from onnx_reap.graph.rules.traits import NO_TRAITS, Trait, traits_of
 from onnx_reap.onnxio.dtypes import is_float, is_integer_or_bool, to_numpy
-from onnx_reap.onnxio.extract import extract
 from onnx_reap.onnxio.float32 import in_float32
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.session import Feed, run, session
@@ -57,10 +56,9 @@ def fold_constants(model: Model, providers: Sequence[str]) -> None:
     sizes = {name: constant.values.nbytes for name, constant in model.constants().items()}
     layers = Trait.WEIGHTED | Trait.RECURRENT
     weights = {t.name for node in model.nodes if _traits(node) & layers for t in node.inputs}
-    light = model.to_light()
     values: dict[str, np.ndarray] = {}
     while new := [name for name in _read(model, behind) if name not in values]:
-        part = replace(light, proto=extract(light.proto, types, new))
+        part = model.part_as_given(types, new)
         read = {value.name for value in part.graph.input}
         feed = {name: like for name, like in likes.items() if name in read}
         found = _folded(part, new, feed, model, providers)
