@@ -99,7 +99,7 @@ def outputs_of(
             values = [outputs[name] for outputs in runs]
             if not isinstance(first, np.ndarray) or not is_float(first.dtype):
                 continue
-            if all(first.shape == each.shape for each in values):  # else rows depend on values
+            if all(first.shape == each.shape for each in values):  # else values tell how many rows
                 yield name, count, values
 
 

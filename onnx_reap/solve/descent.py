@@ -17,6 +17,7 @@ RISING = 0.2  # fraction of the steps in which they grow; then they shrink to no
 
 
 ForAll = Callable[[Callable[[str], None], Iterable[str]], None]
+"""Calls a function with each of some names, in any order or several at a time."""
 
 
 def _one_by_one(work: Callable[[str], None], names: Iterable[str]) -> None:
@@ -46,8 +47,8 @@ class Descent:
     matrices : mapping of str to int, optional
         Tensors that consist of matrices, and of how many along the first axis: these take the steps
         of `Muon`, all others those of `Adam`.
-    for_all : callable, optional
-        Calls a function with each of some names, in any order or several at a time.
+    for_all : ForAll, optional
+        Used where steps take long; one by one by default.
     """
 
     def __init__(

@@ -21,7 +21,9 @@ def test_half_of_the_channels(name):
     # One session each: with weights of half a gigabyte, sessions take longest.
     given, without, narrow = (session(each, CPU, optimize=False) for each in (proto, masked, cut))
     first, second = (run(without, None, feed(proto, 1, seed)) for seed in (7, 8))
-    for name, have in run(narrow, None, feed(proto, 1, 7)).items():
+    kept = run(narrow, None, feed(proto, 1, 7))
+    assert kept.keys() == first.keys()
+    for name, have in kept.items():
         assert_close(name, first[name], have, TOLERANCE)
     last = list(first)[-1]
     largest = np.abs(first[last]).max()
