@@ -56,11 +56,12 @@ def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def quick_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take few steps where a test doesn't ask for more."""
-    from onnx_reap.prune.refit import tuning
+def quick_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make few passes and steps where a test doesn't ask for more."""
+    from onnx_reap.prune.refit import pace, tuning
 
-    monkeypatch.setattr(tuning, "ENOUGH_STEPS", 120)
+    monkeypatch.setattr(pace, "PASSES", (2, 1, 0.5))
+    monkeypatch.setattr(tuning, "ENOUGH_STEPS", 30)
 
 
 @pytest.fixture

@@ -56,10 +56,10 @@ def gradients_of(
     y = run(part, fed)[0]
     target = np.random.default_rng(7).standard_normal(y.shape).astype(np.float32)
     trainer = with_gradients(LightModel(part), facts, {goal: WEIGHT}, wanted)
-    check_nodes(trainer.model.proto)
+    check_nodes(trainer.model.whole())
     fed_both = {**fed, trainer.targets[goal]: target}
-    found = run(trainer.model.proto, fed_both)
-    (error,) = run(with_errors(LightModel(part), facts, {goal: WEIGHT}).model.proto, fed_both)
+    found = run(trainer.model.whole(), fed_both)
+    (error,) = run(with_errors(LightModel(part), facts, {goal: WEIGHT}).model.whole(), fed_both)
     gradients = dict(zip(wanted, found, strict=True))
     return gradients, differences(part, fed, target, wanted, step), float(error)
 

@@ -13,6 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_reap.onnxio.extract import with_outputs
+from onnx_reap.onnxio.load import load
 from onnx_reap.onnxio.session import run, session
 
 FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -72,7 +73,7 @@ def _scale_logits(proto: onnx.ModelProto) -> None:
     value = proto.graph.input[0]
     dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
     x = np.random.default_rng(7).standard_normal(dims, np.float32)
-    active = session(proto_logits, ["CPUExecutionProvider"])
+    active = session(load(proto_logits), ["CPUExecutionProvider"], shares=True)
     logits = run(active, None, {value.name: x})[last.output[0]]
     if proto.graph.node[-1].op_type == "Softmax":  # nearly uniform outputs would hide errors
         dims = list(logits.shape)

@@ -23,6 +23,8 @@ from onnx_reap.graph.ir.model import Model
 from onnx_reap.graph.ir.probe import Probe, fold_constants, probe
 from onnx_reap.graph.labels.flow import flow
 from onnx_reap.graph.labels.records import Flow
+from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.onnxio.load import load
 from onnx_reap.onnxio.session import run, session
 from onnx_reap.solve.cost import Cost
 
@@ -57,19 +59,25 @@ class Studied:
         return count_params(self.model, self.flow, self.groups, self.branches)
 
     def copy(self) -> Model:
-        model = Model(self.proto)
+        model = self.model.anew(self.model.light)
         fold_constants(model, CPU)
         return model
 
     def cut(self, removed: Sequence[int]) -> onnx.ModelProto:
-        model = self.copy()
-        cut_graph(model, self.probe, self.flow, removed, self.branches)
-        return model.to_proto()
+        return self.light_cut(removed).whole()
 
     def mask(self, removed: Sequence[int]) -> onnx.ModelProto:
+        return self.light_mask(removed).whole()
+
+    def light_cut(self, removed: Sequence[int]) -> LightModel:
+        model = self.copy()
+        cut_graph(model, self.probe, self.flow, removed, self.branches)
+        return model.to_file()
+
+    def light_mask(self, removed: Sequence[int]) -> LightModel:
         model = self.copy()
         mask_graph(model, self.flow, removed)
-        return model.to_proto()
+        return model.to_file()
 
 
 def feed(proto: onnx.ModelProto, batch: int, seed: int = 0, dynamic: int = 8) -> dict:
@@ -100,7 +108,7 @@ def fixed_batch(proto: onnx.ModelProto) -> int | None:
 
 
 def study(proto: onnx.ModelProto, excluded=lambda key: None, dynamic: int = 8) -> Studied:
-    model = Model(proto)
+    model = Model(load(proto))
     fold_constants(model, CPU)
     seen = _probed(model, proto, dynamic)
     found = flow(model, seen, excluded)

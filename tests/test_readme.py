@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onnx_reap.cli.arguments import make_parser
@@ -27,13 +28,16 @@ PYTHON = "".join(code for kind, code in BLOCKS if kind == "python")
 QUICK = """
 from onnx_reap.measure.latency import measure, profile
 from onnx_reap.prune import conclude
-from onnx_reap.prune.refit import pace, tuning
+from onnx_reap.prune.refit import pace, repairs, tuning
 
-pace.PASSES, tuning.ENOUGH_STEPS = (1,), 120
+repairs.MOST_COPIES = 0
+pace.PASSES, tuning.ENOUGH_STEPS = (1,), 30
 conclude.LATENCY_SECONDS = measure.SECONDS = measure.WHOLE_SECONDS = 0.0
 measure.ROUNDS = profile.ROUNDS = 1
 """
-"""Before an example: descents take few steps, and what is timed runs once."""
+"""Before an example: descents take few steps, samples aren't copied, what is timed runs once."""
+
+FEW = 96  # calibration samples
 
 with_models = pytest.mark.skipif(
     not (ROOT / "models" / "fashion_resnet.onnx").exists(),
@@ -43,9 +47,18 @@ with_models = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder like the repository's root; later examples find what earlier ones wrote."""
+    """Make a folder like the repository's root, with fewer calibration samples.
+
+    Later examples find what earlier ones wrote.
+    """
     folder = tmp_path_factory.mktemp("readme")
-    (folder / "models").symlink_to(ROOT / "models")
+    (folder / "models").mkdir()
+    for path in (ROOT / "models").iterdir():
+        (folder / "models" / path.name).symlink_to(path)
+    data = folder / "models" / "fashion_calib.npz"
+    few = {name: array[:FEW] for name, array in np.load(data).items()}
+    data.unlink()
+    np.savez(data, **few)
     (folder / "bin").mkdir()
     script = folder / "bin" / "onnx-reap"
     command = f"import sys\n{QUICK}\nfrom onnx_reap.cli.main import main\n\nsys.exit(main())\n"

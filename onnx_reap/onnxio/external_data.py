@@ -56,12 +56,13 @@ def read_external(model: onnx.ModelProto, path: Path, label: str) -> LightModel:
             if data.path not in files:
                 files[data.path] = MappedFile.open(data.path)
             weights[tensor.name] = files[data.path].array(tensor, data.offset)
-            text = tensor.doc_string
-            tensor.CopyFrom(external_initializer(tensor.name, tensor.data_type, tensor.dims))
-            tensor.doc_string = text
+            tensor.CopyFrom(
+                external_initializer(tensor.name, tensor.data_type, tensor.dims, tensor.doc_string)
+            )
         else:
             _fill(tensor, data)
-    return LightModel(model, weights, tuple(file.source for file in files.values()))
+    sources = tuple(file.source for file in files.values())
+    return LightModel(model, weights, sources, own_file=bool(weights))
 
 
 def _fill(tensor: TensorProto, data: _Data) -> None:

@@ -5,7 +5,6 @@ their gradients leave the range of float16. So whatever is observed, is observed
 same nodes and tensors whose numbers are float32. What is cut and written keeps its types.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
@@ -14,15 +13,11 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
-from onnx_reap.errors import ReapError
 from onnx_reap.onnxio.dtypes import HALVES, WIDE
 from onnx_reap.onnxio.extract import bodies_of
-from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.onnxio.light_model import LightModel, without_weights
 
 Places = Iterator[tuple[TensorProto | AttributeProto | onnx.TypeProto.Tensor, str]]
-
-LARGEST = 2**31 - 2**20
-"""Bytes of weights that a protobuf message holds, besides nodes."""
 
 _OF_TYPE = frozenset({"to", "dtype", "output_datatype", "output_dtype"})
 """Attributes of ONNX's own operators that name an element type."""
@@ -51,33 +46,24 @@ def in_float32(model: LightModel, types: Set[int]) -> LightModel:
     """Copy a model with float32 instead of some types; without any, return the model itself.
 
     Numbers that are too large for float32, as masks use them, become its largest.
-
-    Raises
-    ------
-    ReapError
-        If the copy would be larger than a protobuf message can be.
     """
     if not types:
         return model
-    size = sum(4 * math.prod(t.dims) for t in model.graph.initializer if t.data_type in types)
-    if size > LARGEST:
-        raise ReapError(
-            "the model is too large to be run in float32",
-            got=f"{size / 1e9:.1f} GB of weights then",
-            expected="less than 2 GB",
-            hint="prune the model in float32, and convert the result",
-        )
     copy = onnx.ModelProto()
     copy.CopyFrom(model.proto)
     del copy.graph.value_info[:]
+    weights = dict(model.weights)
     for holder, field in [p for p in _places(copy) if getattr(*p) in types]:
-        if isinstance(holder, TensorProto):
-            external = uses_external_data(holder)
-            values = model.weights[holder.name] if external else numpy_helper.to_array(holder)
-            holder.CopyFrom(numpy_helper.from_array(to_float32(values), holder.name))
-        else:
+        if not isinstance(holder, TensorProto):
             setattr(holder, field, TensorProto.FLOAT)
-    return replace(model, proto=copy)
+        elif uses_external_data(holder):
+            weights[holder.name] = to_float32(weights[holder.name])
+            holder.data_type = TensorProto.FLOAT
+        else:
+            values = to_float32(numpy_helper.to_array(holder))
+            holder.CopyFrom(numpy_helper.from_array(values, holder.name))
+    light, more = without_weights(copy)  # bfloat16 lies in the proto, float32 needn't
+    return replace(model, proto=light, weights=weights | more)
 
 
 def to_float32(values: np.ndarray) -> np.ndarray:

@@ -44,6 +44,8 @@ class LightModel:
     weights: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     # Files that weights are mapped from; they have to stay as they are
     sources: tuple[WeightFile, ...] = ()
+    # Whether weights beside the proto go into a file of their own, not into the model's
+    own_file: bool = False
 
     @classmethod
     def of(cls, model: onnx.ModelProto | LightModel) -> LightModel:
@@ -69,6 +71,8 @@ class LightModel:
     @property
     def size(self) -> int:
         """Bytes of the model's file, or at most of both files if it is written as two."""
+        if not self.own_file:
+            return int(self.whole().ByteSize())
         own = [aligned(nbytes(tensor)) for tensor in self._external()]
         return int(self.proto.ByteSize()) + sum(own) + len(own) * ENTRIES
 
@@ -161,9 +165,13 @@ def lies_beside(dtype: np.dtype, size: int) -> bool:
     return is_native(dtype) and size >= SMALLEST
 
 
-def external_initializer(name: str, kind: int, shape: Collection[int]) -> TensorProto:
-    """Return an initializer, of an ONNX type, whose values lie beside the proto."""
+def external_initializer(
+    name: str, kind: int, shape: Collection[int], text: str = ""
+) -> TensorProto:
+    """Return an initializer, of an ONNX type, documented or not, with values beside the proto."""
     tensor = TensorProto(name=name, data_type=kind, dims=shape)
+    if text:
+        tensor.doc_string = text
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=_LOCATION)
     return tensor
@@ -176,17 +184,20 @@ def fill(tensor: TensorProto, data: bytes) -> None:
     tensor.raw_data = data
 
 
-def without_weights(proto: onnx.ModelProto) -> LightModel:
-    """Copy a model, with its large initializers beside the proto."""
-    light, weights = onnx.ModelProto(), {}
+def without_weights(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Copy a model without its large initializers; return their values, too."""
+    light, weights = onnx.ModelProto(), dict[str, np.ndarray]()
     copy_fields(proto, light, ("graph",))
     copy_fields(proto.graph, light.graph, ("initializer",))
     for tensor in proto.graph.initializer:
-        if lies_beside(to_numpy(tensor.data_type), nbytes(tensor)):
+        inside = uses_external_data(tensor) or tensor.name in weights
+        if not inside and lies_beside(to_numpy(tensor.data_type), nbytes(tensor)):
             weights[tensor.name] = np.ascontiguousarray(numpy_helper.to_array(tensor))
-            tensor = external_initializer(tensor.name, tensor.data_type, tensor.dims)
+            tensor = external_initializer(
+                tensor.name, tensor.data_type, tensor.dims, tensor.doc_string
+            )
         light.graph.initializer.append(tensor)
-    return LightModel(light, weights)
+    return light, weights
 
 
 def copy_fields(source: Message, target: Message, without: Collection[str]) -> None:

@@ -1,6 +1,7 @@
 """Models from files and as the bytes of files, and what is wrong with them."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -19,9 +20,9 @@ LARGEST = 2**31 - 1
 
 
 def load(source: Source) -> LightModel:
-    """Read a model; a proto is taken as it is, or copied without its weights if they exceed 2 GB.
+    """Read a model, or copy a proto, with its large weights beside the proto.
 
-    Of a file whose weights lie in other files, the large ones are mapped.
+    Those that lie in other files than the model's are mapped.
 
     Raises
     ------
@@ -33,7 +34,7 @@ def load(source: Source) -> LightModel:
         _check(source, "the model", held=True)
         check_parts(source, "the model")
         heavy = sum(map(nbytes, source.graph.initializer)) > LARGEST
-        return without_weights(source) if heavy else LightModel(source)
+        return LightModel(*without_weights(source), own_file=heavy)
     if not isinstance(source, (str, os.PathLike)):
         raise ReapError(
             "model is of an unknown kind",
@@ -48,7 +49,8 @@ def load(source: Source) -> LightModel:
     if (size := proto.ByteSize()) > LARGEST:
         raise _too_large(label, size)
     check_parts(proto, label, model.weights)
-    return model
+    light, weights = without_weights(proto)
+    return replace(model, proto=light, weights={**weights, **model.weights})
 
 
 def files_of_data(path: Path) -> list[Path]:

@@ -27,11 +27,11 @@ def named_data(model: Path) -> dict[str, Path]:
 def model_files(path: Path, model: LightModel) -> dict[Path, Content]:
     """Return the files of a model, the same for the same model; the model's own is the last.
 
-    Weights that lie beside its proto go into a file beside it.
+    Weights that have a file of their own go into one beside it.
     """
-    weights = model.external()
+    weights = model.external() if model.own_file else {}
     if not weights:
-        return {path: _to_bytes(model.proto)}
+        return {path: _to_bytes(model.whole())}
     out = onnx.ModelProto()
     out.CopyFrom(model.proto)
     name, at = data_path(path).name, 0

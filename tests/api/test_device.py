@@ -15,7 +15,7 @@ import onnx_reap
 from onnx_reap.fields import CRITERIA
 from onnx_reap.solve.backend import Backend
 
-BUDGET = {"target_macs": 0.6, "positions": 8, "joint_refit": 0}
+BUDGET = {"target_macs": 0.6, "positions": 8, "joint_refit": 0, "tune": 0}
 ALONE = {**BUDGET, "refit": False, "allocation": "local"}
 """Nothing but the choice of channels computes."""
 
@@ -29,12 +29,13 @@ CASES: dict[str, dict[str, Any]] = {
     "reap in channels alone": {**ALONE, "reap_space": "channel"},
     "uniform": {**BUDGET, "allocation": "uniform"},
     "joint refit": {**BUDGET, "joint_refit": 2},
-    "max drop": {"max_drop": 0.3, "positions": 8, "joint_refit": 0},
+    "tuning": {**BUDGET, "tune": 2},
+    "max drop": {"max_drop": 0.3, "positions": 8, "joint_refit": 0, "tune": 0},
     "low rank also": {**BUDGET, "low_rank": "also"},
     "low rank only": {**BUDGET, "target_macs": 0.9, "low_rank": "only"},
-    "tiles": {"tile": "4x1", "tile_sparsity": 0.5, "positions": 8, "joint_refit": 0},
+    "tiles": {"tile": "4x1", "tile_sparsity": 0.5, "positions": 8, "tune": 0},
     "tiles after channels": {**BUDGET, "tile": "4x1", "tile_sparsity": 0.5},
-    "2:4": {"pattern": "2:4", "positions": 8, "joint_refit": 0},
+    "2:4": {"pattern": "2:4", "positions": 8, "tune": 2},
 }
 
 

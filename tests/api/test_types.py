@@ -40,7 +40,7 @@ def built(name: str, **ends) -> onnx.ModelProto:
 
 
 def twin(model: onnx.ModelProto) -> onnx.ModelProto:
-    return in_float32(LightModel(model), other_types(model)).proto
+    return in_float32(LightModel(model), other_types(model)).whole()
 
 
 def error(model: onnx.ModelProto, original: onnx.ModelProto) -> float:

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx.helper as oh
+import precision
 import pytest
 from net import Net
 from onnx import TensorProto, numpy_helper
-from small_models import chain, run
+from small_models import chain, run, weights_of
 
 from onnx_reap.onnxio.float32 import in_float32, other_types
 from onnx_reap.onnxio.light_model import LightModel
+from onnx_reap.onnxio.load import load
 
 HALF = TensorProto.FLOAT16
 
 
 def converted(model: onnx.ModelProto, types=None) -> onnx.ModelProto:
-    return in_float32(LightModel(model), other_types(model) if types is None else types).proto
+    return in_float32(LightModel(model), other_types(model) if types is None else types).whole()
 
 
 def test_a_model_in_float32_is_its_own_copy():
     model = chain()
     assert other_types(model) == frozenset()
     assert converted(model) is model
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_large_weights_lie_beside_the_proto(dtype):
+    """So the copy of a model of 2 GB in bfloat16, with weights of 4 GB, isn't too large."""
+    light = load(precision.converted(chain(24), dtype))
+    copy = in_float32(light, {oh.np_dtype_to_tensor_dtype(np.dtype(dtype))})
+    assert copy.proto.ByteSize() < light.size / 4
+    assert {array.dtype for array in copy.external().values()} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(copy.constants["c0"], weights_of(chain(24))["c0"], rtol=1e-2)
 
 
 def test_a_few_numbers_in_float64_are_left_alone():

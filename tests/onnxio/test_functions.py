@@ -257,7 +257,7 @@ def test_calls_of_local_functions() -> None:
 
 def test_untouched_calls_are_written_back() -> None:
     model = local()
-    written = Model(model).to_file().proto
+    written = Model(model).to_file().whole()
     assert list(written.graph.node) == list(model.graph.node)
     assert list(written.functions) == list(model.functions)
 
@@ -342,7 +342,7 @@ def test_a_body_of_a_domain_that_the_model_does_not_import_stays() -> None:
 def test_parts_with_others_in_between_stand_as_nodes() -> None:
     read = Model(local())
     read.insert(gs.Node("Relu", "between", inputs=[], outputs=[]), read.nodes[0], behind=True)
-    out = read.to_file().proto
+    out = read.to_file().whole()
     assert [node.op_type for node in out.graph.node] == ["Conv", "Relu", "LeakyRelu", "Block"]
 
 

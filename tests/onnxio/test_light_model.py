@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import chain
+from small_models import chain, weights_of
 
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.onnxio.light_model import SMALLEST, LightModel, without_weights
 from onnx_reap.onnxio.load import load
+from onnx_reap.onnxio.save import model_files
 
 
 @pytest.fixture
 def light() -> LightModel:
-    return without_weights(chain(24))
+    return LightModel(*without_weights(chain(24)))
 
 
 def test_large_weights_lie_beside_the_proto(light):
@@ -67,3 +68,29 @@ def test_mapped_weights_can_not_be_written_to(tmp_path: Path):
     assert len(model.sources) == 1
     assert not any(array.flags.writeable for array in model.weights.values())
     assert model.whole().graph.initializer[0].raw_data == chain(24).graph.initializer[0].raw_data
+
+
+def test_a_model_of_one_file_stays_one(tmp_path: Path):
+    given = chain(24)
+    given.graph.initializer[0].doc_string = "the first"
+    onnx.save(given, tmp_path / "m.onnx")
+    model = load(tmp_path / "m.onnx")
+    assert model.external().keys() == light_names(given) != set()
+    assert model.size == (tmp_path / "m.onnx").stat().st_size
+    (written,) = model_files(tmp_path / "out.onnx", model).values()
+    assert onnx.ModelProto.FromString(written) == given
+
+
+def light_names(model: onnx.ModelProto) -> set[str]:
+    return {t.name for t in model.graph.initializer if len(t.raw_data) >= SMALLEST}
+
+
+def test_weights_kept_as_lists_of_numbers_are_read():
+    given = chain(24)
+    for tensor in given.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.helper.make_tensor(tensor.name, 1, values.shape, values.ravel()))
+    model = load(given)
+    assert model.weights.keys() == light_names(chain(24))
+    for name, values in weights_of(chain(24)).items():
+        np.testing.assert_array_equal(model.constants[name], values)

@@ -88,8 +88,8 @@ def test_errors_are_those_of_least_squares_summed_over_consumers():
     (group,) = analysis.groups[:1]
     assert group.consumers == ("conv2", "conv4")
     path, variance = path_of(analysis, samples, steps=5)
-    weights = weights_of(analysis.light.proto)
-    gamma, _, _, var = (weights[n] for n in analysis.light.proto.graph.node[3].input[1:])
+    weights = weights_of(analysis.light.whole())
+    gamma, _, _, var = (weights[n] for n in analysis.light.whole().graph.node[3].input[1:])
     scales = {"conv2": gamma / np.sqrt(var + 1e-5), "conv4": np.ones(5)}
     total = 0.0
     for node, taps in (("conv2", 9), ("conv4", 1)):
@@ -214,8 +214,8 @@ def test_very_wide_layers_share_one_coefficient_a_channel(monkeypatch, independe
 def test_in_the_space_of_channels_whole_feature_maps_are_reconstructed():
     """The first error is |W_j|^2 times what the other feature maps leave of map j."""
     analysis, samples = analysed(branches(), images(40, 6))
-    weights = weights_of(analysis.light.proto)
-    gamma, _, _, var = (weights[n] for n in analysis.light.proto.graph.node[3].input[1:])
+    weights = weights_of(analysis.light.whole())
+    gamma, _, _, var = (weights[n] for n in analysis.light.whole().graph.node[3].input[1:])
     scales = {"conv2": gamma / np.sqrt(var + 1e-5), "conv4": np.ones(5)}
     expected = np.zeros(6)
     for node, taps in (("conv2", 9), ("conv4", 1)):

@@ -83,14 +83,14 @@ def with_constants(
     """Add constants to a model as initializers, in place; list their new shapes among its inputs.
 
     Up to IR version 3 every initializer is an input, so new constants become nodes: the interface
-    stays as it is. Large ones lie beside the proto where those of the original do.
+    stays as it is. Large ones lie beside the proto.
     """
     known = {tensor.name for tensor in original.graph.initializer}
     weights: dict[str, np.ndarray] = {}
     made = []
     for constant in constants:
         if constant.name in known or original.proto.ir_version >= 4:
-            if original.weights and _lies_beside(constant):
+            if _lies_beside(constant):
                 constant.values = np.require(constant.values, requirements=["C", "A"])
                 weights[constant.name] = constant.values
                 kind, shape = to_onnx(constant.values.dtype), constant.values.shape
@@ -114,7 +114,7 @@ def with_constants(
     ]
     del out.graph.input[:]
     out.graph.input.extend(declared)
-    return LightModel(out, weights, original.sources)
+    return LightModel(out, weights, original.sources, original.own_file)
 
 
 def _lies_beside(constant: gs.Constant) -> bool:

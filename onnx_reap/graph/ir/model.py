@@ -220,10 +220,7 @@ class Model:
         return in_float32(self.to_light(), self.types)
 
     def to_light(self) -> LightModel:
-        """Write the graph as a model with the interface and metadata of the original.
-
-        Large weights lie beside the proto where those of the original do.
-        """
+        """Write the graph as a model with the interface and metadata of the original."""
         out = without_content(self.light.proto)
         out.graph.node.extend(self.node_proto(node) for node in self.graph.nodes)
         return with_constants(out, self.constants().values(), self.light)

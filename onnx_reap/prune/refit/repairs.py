@@ -57,13 +57,15 @@ def repair_all(run: Run, pruned: Model, removed: Sequence[int], *, by_gradient: 
             layers, notes = repair(run, pruned, removed)
         return Repairs(layers, notes=(*notes, *_unheard(run, pruned)))
     undo = remember(pruned)
+    begin = perf_counter()
     with run.clock("refit"):
         layers, notes, copies = refit_layers(run, pruned, removed)
+    seconds = perf_counter() - begin
     with run.clock("joint refit"):
         blocks, undone = refit_blocks(run, pruned, removed, copies)
     with run.clock("tuning"):
         network, left_out = tune(run, pruned, removed)
-    if not _any_nearer(blocks) and network is None:
+    if not _any_nearer(blocks) and network is None and _is_time(run, seconds):
         with run.clock("refit"):  # now the validation split has nothing more to say
             undo()
             layers, notes = repair(run, pruned, removed, copies=copies)
@@ -74,6 +76,11 @@ def repair_all(run: Run, pruned: Model, removed: Sequence[int], *, by_gradient: 
 def _passes(run: Run) -> tuple[int | None, int | None]:
     """Return the passes of both repairs by gradient; None are as many as time allows."""
     return run.settings.joint_refit, run.settings.tune
+
+
+def _is_time(run: Run, seconds: float) -> bool:
+    """Whether so many are left, or the settings make the same file however long it takes."""
+    return None not in _passes(run) or seconds <= run.clock.left
 
 
 def _goes_on(run: Run, pruned: Model, passes: Sequence[int | None]) -> bool:
@@ -128,9 +135,7 @@ def refit_layers(
     """
     undo, copies, begin = remember(pruned), _copies(run), perf_counter()
     plain = repair(run, pruned, removed, on_all=False)
-    longer = (1 + copies) * (perf_counter() - begin)
-    # Numbers of passes make the same file however long it takes.
-    if not copies or (None in _passes(run) and longer > run.clock.left):
+    if not copies or not _is_time(run, (1 + copies) * (perf_counter() - begin)):
         return *plain, 0
 
     def on_copies() -> tuple[tuple[dict[str, LayerRefit], list[str]], bool]:
@@ -213,9 +218,11 @@ def repair_with_zeros(run: Run, sparse: Model, zeros: Mapping[str, Zeros]) -> Re
         By node of the layer.
     """
     undo, tunes = remember(sparse), _goes_on(run, sparse, (run.settings.tune,))
+    begin = perf_counter()
     layers, notes = repair(run, sparse, (), zeros=zeros, on_all=not tunes)
+    seconds = perf_counter() - begin
     network, left_out = tune(run, sparse, (), zeros_stay=True)
-    if tunes and network is None:
+    if tunes and network is None and _is_time(run, seconds):
         undo()
         layers, notes = repair(run, sparse, (), zeros=zeros)
     return Repairs(layers, network=network, notes=(*notes, *left_out))

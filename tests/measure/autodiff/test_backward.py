@@ -191,8 +191,8 @@ def test_several_goals_add_up():
     targets = {n: rng.standard_normal(y.shape).astype(np.float32) for n, y in given.items()}
     both = with_gradients(LightModel(part), facts, goals, [one, two])
     fed_both = fed | {both.targets[name]: target for name, target in targets.items()}
-    of_one, of_two = run(both.model.proto, fed_both)
-    errors = run(with_errors(LightModel(part), facts, goals).model.proto, fed_both)
+    of_one, of_two = run(both.model.whole(), fed_both)
+    errors = run(with_errors(LightModel(part), facts, goals).model.whole(), fed_both)
     parts = []
     for name, weight in goals.items():
         alone = part if name == end else part_without(part, end, two)
@@ -200,7 +200,7 @@ def test_several_goals_add_up():
         trainer = with_gradients(LightModel(alone), facts, {name: weight}, wanted)
         fed_alone = {n: x for n, x in fed.items() if n != two or name == end}
         fed_alone[trainer.targets[name]] = targets[name]
-        parts.append(run(trainer.model.proto, fed_alone))
+        parts.append(run(trainer.model.whole(), fed_alone))
     for error, (name, weight) in zip(errors, goals.items(), strict=True):
         squares = np.square(given[name].astype(np.float64) - targets[name])
         assert error == pytest.approx(weight * squares.sum(), rel=1e-4)
@@ -296,8 +296,8 @@ def test_the_part_is_left_as_it_was():
     trainer = with_gradients(LightModel(part), facts, {y: 1.0}, [weight])
     assert part.SerializeToString() == before
     forward = len(part.graph.node)
-    assert list(trainer.model.proto.graph.node[:forward]) == list(part.graph.node)
-    assert all(n.output[0].startswith(PREFIX) for n in trainer.model.proto.graph.node[forward:])
+    assert list(trainer.model.whole().graph.node[:forward]) == list(part.graph.node)
+    assert all(n.output[0].startswith(PREFIX) for n in trainer.model.whole().graph.node[forward:])
 
 
 def test_a_matmul_behind_a_cut():
@@ -388,7 +388,7 @@ def test_facts_before_a_cut_are_as_good_as_those_behind_it(case):
     for facts in (stale, fresh):
         trainer = with_gradients(LightModel(part), facts, {part.graph.output[0].name: 1.0}, wanted)
         (target,) = trainer.targets.values()
-        found.append(run(trainer.model.proto, {**fed, target: np.zeros_like(y)}))
+        found.append(run(trainer.model.whole(), {**fed, target: np.zeros_like(y)}))
     assert len(wanted) == 4
     for one, other in zip(*found, strict=True):
         assert np.abs(one).max() > 1e-3

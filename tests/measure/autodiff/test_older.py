@@ -45,7 +45,7 @@ def test_an_old_model_computes_the_same_in_a_newer_set(version):
     assert found.proto.ir_version == (4 if version < 9 else 8)
     assert opset(LightModel(model)) == version  # the given one stays
     feed = {"x": images(2, 6, channels=4)}
-    np.testing.assert_array_equal(run(found.proto, feed)[0], run(model, feed)[0])
+    np.testing.assert_array_equal(run(found.whole(), feed)[0], run(model, feed)[0])
 
 
 UNARY = {
@@ -78,7 +78,7 @@ def test_operators_of_one_input_mean_what_they_did(op):
     found = as_written(LightModel(model))
     assert opset(found) == WRITTEN_IN
     feed = {"x": 3 * images(2, 6, channels=4)}
-    np.testing.assert_array_equal(run(found.proto, feed)[0], run(model, feed)[0])
+    np.testing.assert_array_equal(run(found.whole(), feed)[0], run(model, feed)[0])
 
 
 OTHERS = {
@@ -100,7 +100,7 @@ def test_operators_of_several_inputs_mean_what_they_did(op):
     found = as_written(LightModel(model))
     assert opset(found) == WRITTEN_IN
     feed = {"x": images(2, 6, channels=4)}
-    np.testing.assert_array_equal(run(found.proto, feed)[0], run(model, feed)[0])
+    np.testing.assert_array_equal(run(found.whole(), feed)[0], run(model, feed)[0])
 
 
 def test_a_slice_that_has_inputs_already_is_kept():
@@ -109,7 +109,7 @@ def test_a_slice_that_has_inputs_already_is_kept():
     found = as_written(LightModel(model))
     assert opset(found) == WRITTEN_IN
     feed = {"x": images(2, 6, channels=4)}
-    np.testing.assert_array_equal(run(found.proto, feed)[0], run(model, feed)[0])
+    np.testing.assert_array_equal(run(found.whole(), feed)[0], run(model, feed)[0])
 
 
 def test_models_with_doubles_stay_as_they_are():

@@ -645,7 +645,7 @@ def test_equal_entries_of_a_window_share_its_gradient(low):
     part, facts = part_of(analysis.model, fed, [y]), facts_of(analysis)
     trainer = with_gradients(LightModel(part), facts, {y: 0.5}, ["x"])
     target = np.random.default_rng(0).standard_normal((2, 3, 3, 3)).astype(np.float32)
-    (gradient,) = run(trainer.model.proto, {**fed, trainer.targets[y]: target})
+    (gradient,) = run(trainer.model.whole(), {**fed, trainer.targets[y]: target})
     expected = np.zeros(gradient.shape)
     for i, j in np.ndindex(3, 3):
         rows, columns = (slice(max(2 * k - 1, 0), 2 * k + 2) for k in (i, j))

@@ -205,7 +205,7 @@ def test_towards_the_projection(kind, direction, results):
     assert reached(LightModel(part), facts, [wanted]) == {wanted}
     trainer = with_gradients(LightModel(part), facts, {y: 1.0}, ["x", wanted])
     target = np.ones(run(part, fed)[0].shape, np.float32)
-    towards_x, towards_it = run(trainer.model.proto, {**fed, trainer.targets[y]: target})
+    towards_x, towards_it = run(trainer.model.whole(), {**fed, trainer.targets[y]: target})
     assert_close(towards_it, towards_x, 1e-6)
 
 

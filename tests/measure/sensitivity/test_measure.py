@@ -154,7 +154,7 @@ def outputs_of_all(proto: onnx.ModelProto, data: np.ndarray = DATA) -> np.ndarra
 def evaluation_of(analysis: Analysis, metric: str = "auto", data: np.ndarray = DATA) -> Evaluation:
     kinds = metrics(analysis.model, analysis.probe.shapes, analysis.probe.dtypes, metric)
     return Evaluation(
-        analysis, kinds, open_calibration(data, model_inputs(analysis.light.proto)), 0
+        analysis, kinds, open_calibration(data, model_inputs(analysis.light.whole())), 0
     )
 
 
@@ -545,7 +545,7 @@ def test_a_groups_error_is_what_is_felt_without_the_first_units_of_its_order(
     local = [Choices(w, ((w[-1] - w) ** 1.5).astype(float)) for w in widths]
     rng = np.random.default_rng(0)
     orders = [rng.permutation(group.width) for group in analysis.groups]
-    data = open_calibration(DATA, model_inputs(analysis.light.proto))
+    data = open_calibration(DATA, model_inputs(analysis.light.whole()))
     found, notes = estimate.divergence_choices(
         analysis, local, orders, observed, data, Settings(), lambda count: None
     )

@@ -30,7 +30,7 @@ def opened(model: onnx.ModelProto, count: int = COUNT, seed: int = 0) -> Analysi
 
 
 def matched(analysis: Analysis) -> Analysis:
-    inputs = model_inputs(analysis.light.proto)
+    inputs = model_inputs(analysis.light.whole())
     return with_matched_samples(analysis, inputs, NoProgress())
 
 

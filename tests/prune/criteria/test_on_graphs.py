@@ -61,7 +61,7 @@ def test_weights_of_all_producers_make_a_unit():
     observed, analysis = seen_of(summed())
     (group,) = analysis.groups
     assert group.producers == ("conv0", "conv2")
-    weights = weights_of(analysis.light.proto)
+    weights = weights_of(analysis.light.whole())
     rows = np.concatenate([weights[name].reshape(8, -1) for name in ("c0", "c2")], axis=1)
     np.testing.assert_array_equal(observed.filters, rows)
     assert observed.readers == () and observed.parts is None and observed.name == "conv0"
@@ -93,7 +93,7 @@ def test_a_unit_of_several_channels_has_the_weights_of_all():
     observed, analysis = seen_of(n.model(n.head(n.conv(h, 4, 5), 5, 3)))
     group = analysis.groups[0]
     assert group.width == 4 and observed.filters.shape == (4, 4 * 27)
-    weights = weights_of(analysis.light.proto)["c0"].reshape(
+    weights = weights_of(analysis.light.whole())["c0"].reshape(
         4, 4, 27
     )  # DCR: the unit varies fastest
     np.testing.assert_array_equal(observed.filters.reshape(4, 4, 27), weights.transpose(1, 0, 2))
@@ -125,13 +125,13 @@ def test_contributions_are_those_of_the_layers_run_unit_by_unit(monkeypatch, gro
     observed, analysis = seen_of(several(group), moments=True)
     assert len(observed.readers) == group + 1
     assert (observed.parts is None) == (group == 1)
-    names = [n.output[0] for n in analysis.light.proto.graph.node]
-    (hidden,) = run(with_outputs(analysis.light.proto, [names[1]]), {"x": images(7, 6)})
-    weights = weights_of(analysis.light.proto)
-    norm = next(n for n in analysis.light.proto.graph.node if n.op_type == "BatchNormalization")
+    names = [n.output[0] for n in analysis.light.whole().graph.node]
+    (hidden,) = run(with_outputs(analysis.light.whole(), [names[1]]), {"x": images(7, 6)})
+    weights = weights_of(analysis.light.whole())
+    norm = next(n for n in analysis.light.whole().graph.node if n.op_type == "BatchNormalization")
     gamma, _, _, var = (weights[name] for name in norm.input[1:])
     scale = (gamma / np.sqrt(var + 1e-5))[:, None, None]
-    convs = [n for n in analysis.light.proto.graph.node if n.op_type == "Conv"][1:]
+    convs = [n for n in analysis.light.whole().graph.node if n.op_type == "Conv"][1:]
     total = np.zeros((6, 6))
     for conv, factor, k in zip(convs, (scale, 1.0), (3, 1), strict=True):
         w = weights[conv.input[1]]
@@ -152,7 +152,7 @@ def test_statistics_are_those_of_what_arrives(monkeypatch):
     n = Net({"x": ("N", 3, 6, 6)})
     h = n.node("Relu", n.conv("x", 3, 6))
     observed, analysis = seen_of(n.model(n.head(n.conv(h, 6, 4, 1), 4, 3)), moments=True)
-    (hidden,) = run(with_outputs(analysis.light.proto, [h]), {"x": images(7, 6)})
+    (hidden,) = run(with_outputs(analysis.light.whole(), [h]), {"x": images(7, 6)})
     mean, variance = observed.statistics()
     np.testing.assert_allclose(mean, hidden.mean((0, 2, 3)), rtol=1e-5)
     np.testing.assert_allclose(variance, hidden.var((0, 2, 3)), rtol=1e-4)
@@ -166,7 +166,7 @@ def test_features_are_the_largest_values_by_sample_and_responses_the_outputs():
     h = n.node("Relu", n.conv("x", 3, 6))
     y = n.gemm(n.node("Flatten", h), 216, 5)
     observed, analysis = seen_of(n.model(y), moments=True)
-    hidden, out = run(with_outputs(analysis.light.proto, [h, y]), {"x": images(7, 6)})
+    hidden, out = run(with_outputs(analysis.light.whole(), [h, y]), {"x": images(7, 6)})
     np.testing.assert_allclose(observed.features, hidden.max((2, 3)), rtol=1e-6)
     np.testing.assert_allclose(observed.responses, out, rtol=1e-4, atol=1e-5)  # float32
     assert seen_of(n.model(y))[0].features.size == 0

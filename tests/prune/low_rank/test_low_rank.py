@@ -98,9 +98,9 @@ def test_the_cost_of_any_widths_is_that_of_the_file(seed: int, state: str):
     two = sum(index in work.form.widths for index in widths)
     assert len(made.model.graph.node) == len(net().graph.node) + two
     if state == "whole":
-        assert weights_of(made.model).keys() >= weights_of(net(seed)).keys()
+        assert weights_of(made.model.whole()).keys() >= weights_of(net(seed)).keys()
         for name, array in weights_of(net(seed)).items():
-            np.testing.assert_array_equal(weights_of(made.model)[name], array)
+            np.testing.assert_array_equal(weights_of(made.model.whole())[name], array)
 
 
 def test_what_one_group_alone_costs_is_the_cost_of_these_widths():
@@ -162,7 +162,7 @@ def test_a_branch_vanishes_with_the_group_that_it_would_vanish_with_otherwise():
 @pytest.mark.parametrize("target", ["target_macs", "target_params", "target_size"])
 def test_budgets_are_met_by_ranks(mode: str, target: str):
     model = net(width=32)
-    result = onnx_reap.reap(model, DATA, low_rank=mode, joint_refit=0, **{target: 0.7})
+    result = onnx_reap.reap(model, DATA, low_rank=mode, joint_refit=0, tune=0, **{target: 0.7})
     before, after = result.report.before, result.report.after
     field = {"target_macs": "macs", "target_params": "params", "target_size": "bytes"}[target]
     assert getattr(after, field) <= 0.7 * getattr(before, field)
@@ -185,7 +185,7 @@ def test_budgets_are_met_by_ranks(mode: str, target: str):
 
 
 def test_the_refit_makes_up_for_coordinates_that_went():
-    settings = {"low_rank": "only", "target_macs": 0.6, "joint_refit": 0}
+    settings = {"low_rank": "only", "target_macs": 0.6, "joint_refit": 0, "tune": 0}
     errors = [
         onnx_reap.reap(net(width=32), DATA, refit=refit, **settings).report.held_out.output_error
         for refit in (True, False)
@@ -197,14 +197,14 @@ def test_the_refit_makes_up_for_coordinates_that_went():
 def test_the_shipped_model():
     data = np.load(SHIPPED / "fashion_calib.npz")["input"][:48]
     model = SHIPPED / "fashion_resnet.onnx"
-    result = onnx_reap.reap(model, data, low_rank=True, target_macs=0.6, joint_refit=0)
+    result = onnx_reap.reap(model, data, low_rank=True, target_macs=0.6, joint_refit=0, tune=0)
     assert result.report.factors
     assert any(factor.scheme == "spatial" for factor in result.report.factors)
     assert result.report.held_out.top1_agreement > 0.8
 
 
 def test_the_same_times_give_the_same_bytes():
-    settings = {"low_rank": "only", "target_macs": 0.7, "joint_refit": 0}
+    settings = {"low_rank": "only", "target_macs": 0.7, "joint_refit": 0, "tune": 0}
     first, second = (onnx_reap.reap(net(), DATA, **settings).model for _ in range(2))
     assert first.SerializeToString() == second.SerializeToString()
 
@@ -217,15 +217,15 @@ def test_a_loss_can_be_bounded():
 
 def test_excluded_layers_stay_one():
     model = net()
-    free = onnx_reap.reap(model, DATA, low_rank="only", target_macs=0.7, joint_refit=0)
+    free = onnx_reap.reap(model, DATA, low_rank="only", target_macs=0.7, joint_refit=0, tune=0)
     name = free.report.factors[0].node
     held = onnx_reap.reap(
-        model, DATA, low_rank="only", target_macs=0.8, joint_refit=0, exclude=[name]
+        model, DATA, low_rank="only", target_macs=0.8, joint_refit=0, tune=0, exclude=[name]
     )
     assert held.report.factors
     assert name not in [factor.node for factor in held.report.factors]
     alone = onnx_reap.reap(
-        model, DATA, low_rank="only", target_macs=0.95, joint_refit=0, include=[name]
+        model, DATA, low_rank="only", target_macs=0.95, joint_refit=0, tune=0, include=[name]
     )
     assert [factor.node for factor in alone.report.factors] == [name]
 
@@ -236,10 +236,10 @@ def slow_pairs(points, providers, on_point):
 
 def test_layers_that_would_be_no_faster_stay_one(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(onnx_reap.prune.low_rank.timing, "measure_layers", slow_pairs)
-    result = onnx_reap.reap(net(), DATA, low_rank=True, target_macs=0.7, joint_refit=0)
+    result = onnx_reap.reap(net(), DATA, low_rank=True, target_macs=0.7, joint_refit=0, tune=0)
     assert not result.report.factors
     assert "not be clearly faster" in result.report.notes[0]
-    plain = onnx_reap.reap(net(), DATA, target_macs=0.7, joint_refit=0)
+    plain = onnx_reap.reap(net(), DATA, target_macs=0.7, joint_refit=0, tune=0)
     x = {"x": DATA}
     np.testing.assert_array_equal(run(result.model, x)[0], run(plain.model, x)[0])
     with pytest.raises(ReapError, match="no layer gains"):
@@ -270,14 +270,16 @@ def test_a_basis_takes_more_samples_than_coordinates():
 def test_layers_of_other_types_stay_one():
     result = onnx_reap.reap(
         net(dtype=np.float16), DATA.astype(np.float16), low_rank=True, target_macs=0.7,
-        joint_refit=0,
+        joint_refit=0, tune=0,
     )  # fmt: skip
     assert not result.report.factors
     assert any("float32" in note for note in result.report.notes)
 
 
 def test_a_plan_lists_ranks_and_is_not_replayed(tmp_path: Path):
-    result = onnx_reap.reap(net(width=32), DATA, low_rank="only", target_macs=0.7, joint_refit=0)
+    result = onnx_reap.reap(
+        net(width=32), DATA, low_rank="only", target_macs=0.7, joint_refit=0, tune=0
+    )
     path = tmp_path / "plan.json"
     path.write_text(result.plan.to_json())
     plan = Plan.load(path)
@@ -306,7 +308,13 @@ def test_what_cannot_go_together_is_refused(settings: dict):
 
 
 def test_layers_are_thinned_then_made_two_then_zeroed():
-    settings = {"low_rank": "also", "target_macs": 0.5, "pattern": "2:4", "joint_refit": 0}
+    settings = {
+        "low_rank": "also",
+        "target_macs": 0.5,
+        "pattern": "2:4",
+        "joint_refit": 0,
+        "tune": 0,
+    }
     model = net(width=32)
     kernel = next(t for t in model.graph.initializer if list(t.dims) == [32, 64, 3, 3])
     left, right = np.random.default_rng(0).standard_normal((2, 8, 576)).astype(np.float32) / 24
@@ -344,7 +352,7 @@ def test_a_form_that_is_another_function_is_not_made(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("onnx_reap.prune.low_rank.form.sound_ones", then_wrong)
     with pytest.raises(CheckError, match="changed"):
-        onnx_reap.reap(net(), DATA, target_macs=0.7, low_rank="only", joint_refit=0)
+        onnx_reap.reap(net(), DATA, target_macs=0.7, low_rank="only", joint_refit=0, tune=0)
 
 
 def test_layers_that_give_something_else_as_two_stay_one(monkeypatch: pytest.MonkeyPatch):
@@ -357,7 +365,7 @@ def test_layers_that_give_something_else_as_two_stay_one(monkeypatch: pytest.Mon
         return real(model, factor)
 
     monkeypatch.setattr("onnx_reap.prune.low_rank.rewrite.insert", wrong)
-    result = onnx_reap.reap(net(), DATA, target_macs=0.7, low_rank="only", joint_refit=0)
+    result = onnx_reap.reap(net(), DATA, target_macs=0.7, low_rank="only", joint_refit=0, tune=0)
     assert broken[0] not in {factor.node for factor in result.report.factors}
     assert any("rounding would change what they give" in note for note in result.report.notes)
 
@@ -408,13 +416,13 @@ def stream_rows(result) -> list:
 def test_a_stream_of_few_axes_loses_channels_without_a_loss(low_rank: str):
     model = streams(rank=5)
     result = onnx_reap.reap(
-        model, DATA, low_rank=low_rank, target_macs=0.8, joint_refit=0, round_to=1
+        model, DATA, low_rank=low_rank, target_macs=0.8, joint_refit=0, tune=0, round_to=1
     )
     (row,) = stream_rows(result)
     assert row.rank == 5 and row.full == 8
     (expected,), (found,) = run(model, {"x": DATA}), run(result.model, {"x": DATA})
     assert np.square(found - expected).sum() / np.square(expected - expected.mean(0)).sum() < 1e-4
-    plain = onnx_reap.reap(model, DATA, target_macs=0.8, joint_refit=0, round_to=1)
+    plain = onnx_reap.reap(model, DATA, target_macs=0.8, joint_refit=0, tune=0, round_to=1)
     (thinner,) = run(plain.model, {"x": DATA})
     assert np.square(found - expected).sum() < 0.1 * np.square(thinner - expected).sum()
 
@@ -432,14 +440,14 @@ def test_the_cost_with_streams_is_that_of_the_file(widths: dict[str, int]):
     assert work.analysis.macs.at(choice.widths) == made.macs == macs_of(made.model)
     assert work.analysis.params.at(choice.widths) == made.params == count_parameters(made.model)
     if "stream" not in widths:  # then all weights but those that lose channels are as they were
-        old, new = weights_of(streams()), weights_of(made.model)
+        old, new = weights_of(streams()), weights_of(made.model.whole())
         same = [name for name in old if np.array_equal(old[name], new.get(name, 0))]
         assert len(same) >= len(old) - 8 * ("inner" in widths)
 
 
 def test_a_plan_leaves_streams_whole_and_names_their_ranks():
     result = onnx_reap.reap(
-        streams(rank=5), DATA, low_rank=True, target_macs=0.7, joint_refit=0, round_to=1
+        streams(rank=5), DATA, low_rank=True, target_macs=0.7, joint_refit=0, tune=0, round_to=1
     )
     (row,) = stream_rows(result)
     entry = next(group for group in result.plan.groups if group.name == row.node)
@@ -456,7 +464,7 @@ def test_a_stream_that_gives_something_else_in_its_basis_stays(monkeypatch: pyte
         real(model, ends, replace(stream, back=np.roll(stream.back, 1, 0)))
 
     monkeypatch.setattr("onnx_reap.prune.low_rank.streams.change_basis", wrong)
-    result = onnx_reap.reap(streams(), DATA, target_macs=0.7, low_rank=True, joint_refit=0)
+    result = onnx_reap.reap(streams(), DATA, target_macs=0.7, low_rank=True, joint_refit=0, tune=0)
     assert not stream_rows(result)
     assert any("rounding would change what they give" in note for note in result.report.notes)
 
@@ -479,7 +487,7 @@ def test_layers_that_stay_one_are_looked_at_as_one():
 @pytest.mark.parametrize("share", [0.97, 0.9, 0.8])
 def test_a_size_is_kept_with_streams(share: float):
     model = streams()
-    result = onnx_reap.reap(model, DATA, low_rank=True, target_size=share, joint_refit=0)
+    result = onnx_reap.reap(model, DATA, low_rank=True, target_size=share, joint_refit=0, tune=0)
     assert result.model.ByteSize() <= share * model.ByteSize()
 
 
@@ -489,7 +497,7 @@ def test_a_budget_counts_streams_as_the_file_does():
     full = np.array([group.width for group in work.analysis.groups])
     assert work.analysis.params.at(full) == count_parameters(model)
     same = onnx_reap.reap(
-        model, DATA, low_rank=True, target_params=count_parameters(model), joint_refit=0
+        model, DATA, low_rank=True, target_params=count_parameters(model), joint_refit=0, tune=0
     )
     assert not same.report.factors and same.report.after.params == count_parameters(model)
 
@@ -497,7 +505,7 @@ def test_a_budget_counts_streams_as_the_file_does():
 @pytest.mark.parametrize("budget", ["target_macs", "target_params", "target_size"])
 def test_a_budget_that_is_met_anyway_changes_nothing(budget: str):
     model = net(width=32)
-    result = onnx_reap.reap(model, DATA, low_rank="only", joint_refit=0, **{budget: 1.0})
+    result = onnx_reap.reap(model, DATA, low_rank="only", joint_refit=0, tune=0, **{budget: 1.0})
     assert not result.report.factors
     assert result.report.after.macs == result.report.before.macs
 
@@ -508,7 +516,9 @@ def test_one_layer_alone_may_become_two():
     model = n.model(n.node("MatMul", "x", n.constant(flat)))
     data = np.random.default_rng(0).standard_normal((400, 64)).astype(np.float32)
     for low_rank in ("also", "only"):
-        result = onnx_reap.reap(model, data, low_rank=low_rank, target_macs=0.5, joint_refit=0)
+        result = onnx_reap.reap(
+            model, data, low_rank=low_rank, target_macs=0.5, joint_refit=0, tune=0
+        )
         assert [factor.scheme for factor in result.report.factors] == ["channel"]
 
 
@@ -529,7 +539,9 @@ def test_a_layer_in_front_of_a_stream_is_idle_though_the_stream_is_not():
 def test_globs_are_of_the_given_model():
     model = streams()
     norm = next(node.name for node in model.graph.node[6:] if node.op_type == "BatchNormalization")
-    onnx_reap.reap(model, DATA, low_rank=True, target_macs=0.8, joint_refit=0, exclude=[norm])
+    onnx_reap.reap(
+        model, DATA, low_rank=True, target_macs=0.8, joint_refit=0, tune=0, exclude=[norm]
+    )
     with pytest.raises(ReapError, match="matches no node"):
         onnx_reap.reap(model, DATA, low_rank=True, target_macs=0.8, exclude=["*_basis"])
 
@@ -541,13 +553,13 @@ def test_old_formats_whose_new_constants_are_nodes():
         model.graph.input.append(
             onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         )
-    result = onnx_reap.reap(model, DATA, low_rank="only", target_macs=0.7, joint_refit=0)
+    result = onnx_reap.reap(model, DATA, low_rank="only", target_macs=0.7, joint_refit=0, tune=0)
     assert result.report.factors
     assert [i.name for i in result.model.graph.input] == [i.name for i in model.graph.input]
 
 
 def test_where_ranks_bring_nothing_it_is_said():
-    result = onnx_reap.reap(net(), DATA, low_rank=True, target_macs=0.99, joint_refit=0)
+    result = onnx_reap.reap(net(), DATA, low_rank=True, target_macs=0.99, joint_refit=0, tune=0)
     said = any("--low-rank changed nothing" in note for note in result.report.notes)
     assert said is not bool(result.report.factors)
 
@@ -562,7 +574,9 @@ def test_all_reasons_for_nothing_are_told(monkeypatch: pytest.MonkeyPatch):
         "onnx_reap.prune.low_rank.form.fast_ranks",
         lambda work, factors: dict(list(real(work, factors).items())[:1]),
     )
-    notes = onnx_reap.reap(net(), DATA, low_rank=True, target_macs=0.8, joint_refit=0).report.notes
+    notes = onnx_reap.reap(
+        net(), DATA, low_rank=True, target_macs=0.8, joint_refit=0, tune=0
+    ).report.notes
     assert any("clearly faster; " in n and "rounding would change" in n for n in notes)
 
 

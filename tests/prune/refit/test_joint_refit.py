@@ -27,6 +27,14 @@ ENOUGH = 40  # passes; with so few samples each is two steps or four
 CHANGED_NOTHING = "--joint-refit changed nothing: "
 
 
+ALL_PASSES = pace.PASSES  # of which other tests have only few
+
+
+@pytest.fixture
+def all_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "PASSES", ALL_PASSES)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     # With so few passes the outputs of such nets may be worse off: that check has its own test.
@@ -364,6 +372,7 @@ def test_no_time_left():
     assert reap(chain(), joint_refit=1, time_limit=0.01).report.blocks
 
 
+@pytest.mark.usefixtures("all_passes")
 def test_blocks_share_a_time_by_their_arithmetic():
     paced = pace.Pace(None, 100.0 / pace.SHARE)
     assert paced.passes(0.5, lambda: 4.9) == 10
@@ -374,6 +383,7 @@ def test_blocks_share_a_time_by_their_arithmetic():
     assert pace.Pace(4, 0.0).passes(0.1, lambda: 1e6) == 4
 
 
+@pytest.mark.usefixtures("all_passes")
 def test_few_passes_may_take_the_time_for_tuning():
     few = pace.SHARE_OF_FEW / pace.SHARE
     assert pace.Pace(None, 100 / pace.SHARE).passes(1, lambda: 19.9) == 5
@@ -382,6 +392,7 @@ def test_few_passes_may_take_the_time_for_tuning():
     assert pace.Pace(None, 100 / pace.SHARE).passes(1, lambda: few * 34) == 2
 
 
+@pytest.mark.usefixtures("all_passes")
 def test_the_walk_to_the_last_block_takes_time_too():
     assert pace.Pace(None, 100 / pace.SHARE).passes(1, lambda: 9.9, walk=0) == 10
     assert pace.Pace(None, 100 / pace.SHARE).passes(1, lambda: 9.9, walk=30) == 7

@@ -127,14 +127,14 @@ def cut_and_refit(analysis: Analysis, removed, data, settings=SETTINGS):
     pruned = analysis.copy()
     cut_graph(pruned, analysis.probe, analysis.flow, removed, analysis.branches)
     cut = run(pruned.to_proto(), feed)[0]
-    calibration = open_calibration(data, model_inputs(analysis.light.proto))
+    calibration = open_calibration(data, model_inputs(analysis.light.whole()))
     samples = Samples(calibration, calibration, None)
     fitted, notes = repair(
         Run(Form(analysis), samples, settings, NoProgress(), Clock()), pruned, removed
     )
     out = pruned.to_proto()
     onnx.checker.check_model(out, full_check=True)
-    return (run(analysis.light.proto, feed)[0], cut, run(out, feed)[0]), out, fitted, notes
+    return (run(analysis.light.whole(), feed)[0], cut, run(out, feed)[0]), out, fitted, notes
 
 
 @pytest.fixture

@@ -381,6 +381,24 @@ def test_without_time_layers_are_refitted_once(monkeypatch: pytest.MonkeyPatch):
     assert bare(late.model) == bare(reap(chain(12), tune=0).model)
 
 
+def test_past_the_limit_layers_are_not_refitted_once_more(monkeypatch: pytest.MonkeyPatch):
+    """Unless numbers of passes are asked for, which make the same file however long it takes."""
+    fitted = []
+    whole = repairs.repair
+
+    def fails(run, *_, **__):
+        object.__setattr__(run.clock, "deadline", 0.0)
+        raise ReapError("onnxruntime can't run the model")
+
+    monkeypatch.setattr(repairs, "repair", lambda *a, **k: fitted.append(k) or whole(*a, **k))
+    monkeypatch.setattr(repairs, "refit_jointly", fails)
+    monkeypatch.setattr(repairs, "tune_network", fails)
+    for passes, times in ((None, 1), (1, 2)):
+        fitted.clear()
+        reap(residual_chain(2, 12), joint_refit=passes, tune=passes, augment="none")
+        assert len(fitted) == times, passes
+
+
 def test_time_for_tuning_alone():
     result = reap(chain(12), tune=None, tune_time="0.01s")
     assert result.report.network is None
