@@ -9,7 +9,7 @@ once, for as long as a model or a graph holds them.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from onnx_reap.onnxio.dtypes import is_native, nbytes, to_numpy
+from onnx_reap.onnxio.extract import names_in_subgraphs
 from onnx_reap.onnxio.mapped_files import WeightFile
 
 SMALLEST = 1024
@@ -89,6 +90,21 @@ class LightModel:
         for tensor in filter(uses_external_data, out.graph.initializer):
             fill(tensor, self.weights[tensor.name].tobytes())
         return out
+
+    def without_unread(self) -> LightModel:
+        """Leave out weights beside the proto that nothing reads: sessions refuse their values."""
+        read = {name for n in self.graph.node for name in (*n.input, *names_in_subgraphs(n))}
+        read |= {value.name for value in self.graph.output}
+        unread = {tensor.name for tensor in self._external()} - read
+        if not unread:
+            return self
+        out = onnx.ModelProto()
+        out.CopyFrom(self.proto)
+        for kind in ("initializer", "input"):  # where IR version 3 lists them, too
+            kept = [each for each in getattr(out.graph, kind) if each.name not in unread]
+            out.graph.ClearField(kind)
+            getattr(out.graph, kind).extend(kept)
+        return replace(self, proto=out)
 
     def with_weights_as_inputs(self) -> onnx.ModelProto:
         """Return a proto whose external weights are inputs, for what reads shapes alone."""

@@ -80,7 +80,7 @@ def session(
     ReapError
         If onnxruntime refuses the model.
     """
-    runtime, light = onnxruntime(), LightModel.of(model)
+    runtime, light = onnxruntime(), LightModel.of(model).without_unread()
     proto = light.proto if outputs is None else with_outputs(light.proto, outputs)
     options = runtime.SessionOptions()
     options.log_severity_level = 4

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import chain, weights_of
+from small_models import chain, images, run, weights_of
 
+import onnx_reap
 from onnx_reap.graph.ir.model import Model
 from onnx_reap.onnxio.light_model import SMALLEST, LightModel, without_weights
 from onnx_reap.onnxio.load import load
@@ -94,3 +95,21 @@ def test_weights_kept_as_lists_of_numbers_are_read():
     assert model.weights.keys() == light_names(chain(24))
     for name, values in weights_of(chain(24)).items():
         np.testing.assert_array_equal(model.constants[name], values)
+
+
+@pytest.mark.parametrize("version", [3, 8])
+@pytest.mark.parametrize("beside", [False, True])
+def test_weights_that_nothing_reads_are_no_obstacle(tmp_path: Path, version: int, beside: bool):
+    given = chain(24)
+    given.ir_version = version
+    given.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((32, 32)), "unread"))
+    if version == 3:
+        given.graph.input.extend(
+            onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+            for t in given.graph.initializer
+        )
+    path = tmp_path / "m.onnx"
+    onnx.save(given, path, save_as_external_data=beside, size_threshold=0)
+    result = onnx_reap.reap(path, images(8), target_macs=0.7, joint_refit=0, tune=0)
+    whole, pruned = (run(m, {"x": images(2)})[0] for m in (load(path).whole(), result.model))
+    assert whole.shape == pruned.shape
