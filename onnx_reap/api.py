@@ -13,6 +13,7 @@ from onnx_reap import options
 from onnx_reap.measure.latency.profile import measured_table
 from onnx_reap.measure.latency.table import LatencyTable
 from onnx_reap.onnxio.load import Source
+from onnx_reap.onnxio.threads import on_given_threads
 from onnx_reap.options import DEFAULT_TARGETS, Paths, Settings
 from onnx_reap.progress import NoProgress, Progress
 from onnx_reap.prune.accuracy_search import with_provable_budget
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, Sequence[int]]
 
 
+@on_given_threads
 def reap(
     model: Source,
     data: Any = None,
@@ -190,6 +192,7 @@ def mask(
     return masked_model(run.analysis, removed)
 
 
+@on_given_threads
 def sweep(
     model: Source,
     data: Any = None,
@@ -260,11 +263,6 @@ def profile(
     """Measure a model's linear layers at several widths, on this machine.
 
     Parameters are those of `reap`, settings those of `onnx_reap.options.ProfileKeywords`.
-
-    Raises
-    ------
-    ReapError
-        If a setting doesn't apply here, or onnxruntime can't run the model.
     """
     chosen = Settings.make(settings, options.ProfileKeywords)
     chosen = replace(chosen, samples=4, criterion="l1", refit=False)  # only to run the model

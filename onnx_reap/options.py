@@ -27,6 +27,7 @@ class ReplayKeywords(TypedDict, total=False):
 
     input_shapes: Mapping[str, Sequence[int]] | None
     provider: str | None
+    threads: int | None
     custom_op_library: Paths
 
 
@@ -262,6 +263,11 @@ class Settings(Record):
     provider: str | None = _method(parsing.NAME)(
         "execution provider of onnxruntime: cpu, cuda or a full name",
         shown="cuda where onnxruntime has it, else cpu",
+        lossless=True,
+    )
+    threads: int | None = _method(parsing.POSITIVE)(
+        "threads that compute at the same time on the CPU, also where latencies are measured",
+        shown="as many as the process has cores",
         lossless=True,
     )
     custom_op_library: Sequence[str | Path] = _method(parsing.PATHS)(

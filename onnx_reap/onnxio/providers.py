@@ -9,13 +9,16 @@ from onnx_reap.onnxio.session import onnxruntime
 
 
 class Providers(list[str]):
-    """Execution providers, best first, and the libraries of operators that sessions need."""
+    """Execution providers, best first, and what else sessions need to know."""
 
-    libraries: tuple[str, ...] = ()  # Absolute paths
+    libraries: tuple[str, ...] = ()  # Of operators; absolute paths
+    threads: int | None = None  # For all sessions that run at once
 
 
 def execution_providers(
-    provider: str | None, libraries: Iterable[str | os.PathLike[str]] = ()
+    provider: str | None,
+    libraries: Iterable[str | os.PathLike[str]] = (),
+    threads: int | None = None,
 ) -> Providers:
     """Return the execution providers to ask for.
 
@@ -26,6 +29,8 @@ def execution_providers(
         onnxruntime offers it, else the CPU.
     libraries : iterable of path
         Libraries of custom operators.
+    threads : int, optional
+        For all sessions that run at once, on the CPU; all cores by default.
 
     Raises
     ------
@@ -48,6 +53,7 @@ def execution_providers(
         )
     providers = Providers([chosen] if chosen == cpu else [chosen, cpu])
     providers.libraries = tuple(_checked(Path(library)) for library in libraries)
+    providers.threads = threads
     return providers
 
 

@@ -1,7 +1,6 @@
 """onnxruntime: sessions that run models."""
 
 import importlib
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from onnx_reap.onnxio.dtypes import is_float
 from onnx_reap.onnxio.extract import with_outputs
 from onnx_reap.onnxio.light_model import LightModel
 from onnx_reap.onnxio.mapped_files import release_memory
+from onnx_reap.onnxio.threads import in_session
 
 Feed = Mapping[str, np.ndarray]
 
@@ -71,6 +71,8 @@ def session(
         Entries of onnxruntime's session configuration.
     profile : path, optional
         Where onnxruntime's profile goes, without the ending, once `end_profiling` is called.
+    at_once : int
+        Sessions that run side by side, and divide the threads among them.
     shares : bool, optional
         Whether weights beside the proto are computed with as they lie, without optimizations that
         would copy them; by default where they are `heavy`.
@@ -88,7 +90,7 @@ def session(
         levels = runtime.GraphOptimizationLevel
         level = levels.ORT_ENABLE_EXTENDED if optimize else levels.ORT_DISABLE_ALL
         options.graph_optimization_level = level
-    options.intra_op_num_threads = _threads(at_once)
+    options.intra_op_num_threads = in_session(getattr(providers, "threads", None), at_once)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
@@ -109,17 +111,6 @@ def session(
         raise _refusal(proto, str(error)) from error
     active.weights = weights, values  # which onnxruntime reads, and doesn't keep alive
     return active
-
-
-def _threads(at_once: int) -> int:
-    """Return how many threads one of some sessions takes; 0 leaves it to onnxruntime.
-
-    Left to itself, onnxruntime counts the cores of the machine and pins a thread to each, also to
-    those that this process may not use.
-    """
-    cores = os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    return max(allowed // at_once, 1) if at_once > 1 or allowed < cores else 0
 
 
 def _refusal(model: onnx.ModelProto, text: str) -> ReapError:

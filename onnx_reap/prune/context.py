@@ -134,7 +134,9 @@ def open_run(
             inputs = with_values(with_lookups(light, inputs), values or {})
         every = open_samples(inputs, data, settings)
     with clock("analyse"):
-        providers = execution_providers(settings.provider, settings.custom_op_library)
+        providers = execution_providers(
+            settings.provider, settings.custom_op_library, settings.threads
+        )
         reason_to_keep = exclusion(settings.include, settings.exclude)
         analysis = analyse(light, inputs, every, providers, reason_to_keep)
     if data is None and match and settings.estimates:
