@@ -372,7 +372,8 @@ def test_budgets_and_methods_contradict(other):
 
 @pytest.mark.parametrize("name", ReplayKeywords.__annotations__)
 def test_how_models_are_run_is_no_contradiction(name):
-    values = {"provider": "cpu", "custom_op_library": [], "input_shapes": {"x": (1, 3, 8, 8)}}
+    values = {"provider": "cpu", "threads": 1, "custom_op_library": []}
+    values["input_shapes"] = {"x": (1, 3, 8, 8)}
     thinned(chain(), **{name: values[name]})
 
 
