@@ -55,6 +55,9 @@ ARGUMENTS = (
 """Options that are no settings."""
 
 
+LIKE = 0.65  # of a flag is in what was typed: --sam of --samples, but less of --crop in --max-drop
+
+
 @dataclass(frozen=True)
 class Command:
     """What `onnx-reap` does by the first argument, or without one of them."""
@@ -132,7 +135,8 @@ def parse(command: Command, argv: Sequence[str]) -> Arguments:
     options, parser = command.options, make_parser(command)
     known, unknown = parser.parse_known_args(_with_values(options, argv))
     if unknown:
-        near = get_close_matches(unknown[0].partition("=")[0], parser._option_string_actions, 1)
+        flag = unknown[0].partition("=")[0]
+        near = get_close_matches(flag, parser._option_string_actions, 1, LIKE)
         hint = near[0] if near else f"{parser.prog} --help"
         raise UsageError(f"unrecognized arguments: {' '.join(unknown)}", hint=hint)
     parsed = vars(known)

@@ -279,7 +279,11 @@ def test_labels_are_checked_before_calibration(monkeypatch: pytest.MonkeyPatch):
     ("line", "status", "message"),
     [
         ("sweep", 2, "required: in.onnx, -o/--output | try: onnx-reap sweep --help"),
-        ("sweep in.onnx -o s --max-drop 1%", 2, "unrecognized arguments: --max-drop 1%"),
+        (
+            "sweep in.onnx -o s --max-drop 1%",
+            2,
+            "unrecognized arguments: --max-drop 1% | try: onnx-reap sweep",
+        ),
         (
             "sweep in.onnx -o s --targets 0.5,1.5",
             2,

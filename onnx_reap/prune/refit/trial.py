@@ -80,7 +80,9 @@ def _rounded(pruned: Model) -> LightModel:
 def _told(pair: Pair | None) -> str:
     if pair is None:
         return "the outputs were not finite"
-    errors = f"the outputs' error went from {pair.before:.2g} to {pair.after:.2g}"
+    before, after = (f"{error:.2g}" for error in (pair.before, pair.after))
+    way = f"went from {before} to {after}" if before != after else f"stayed at {before}"
+    errors = f"the outputs' error {way}"
     if pair.after >= pair.before:
         return errors
     if not math.isfinite(pair.noise):

@@ -332,6 +332,7 @@ def test_a_normalisation_by_statistics_of_the_batch_is_no_constant_map():
     ("pair", "why"),
     [
         (Pair(0.5, 0.6, 0.01, 0.4), "the outputs' error went from 0.5 to 0.6"),
+        (Pair(0.5, 0.5001, 0.01, 0.4), "the outputs' error stayed at 0.5"),
         (Pair(0.5, 0.4, 0.2, 0.4), "which may be noise"),
         (Pair(0.5, 0.4, math.inf, 0.0), "there are too few samples to tell"),
         (None, "the outputs were not finite"),
