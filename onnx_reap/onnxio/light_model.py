@@ -8,6 +8,7 @@ once, for as long as a model or a graph holds them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -177,8 +178,12 @@ class _Constants(Mapping[str, np.ndarray]):
 
 
 def lies_beside(dtype: np.dtype, size: int) -> bool:
-    """Whether a weight of so many bytes may lie beside the proto: large, of NumPy's own numbers."""
-    return is_native(dtype) and size >= SMALLEST
+    """Whether a weight of so many bytes may lie beside the proto: large, of NumPy's own numbers.
+
+    Sizes don't: shape inference reads them in the proto.
+    """
+    sizes = np.dtype(dtype).kind in "iu" and np.dtype(dtype).itemsize >= 4
+    return is_native(dtype) and not sizes and size >= SMALLEST
 
 
 def external_initializer(
@@ -205,8 +210,9 @@ def without_weights(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, 
     light, weights = onnx.ModelProto(), dict[str, np.ndarray]()
     copy_fields(proto, light, ("graph",))
     copy_fields(proto.graph, light.graph, ("initializer",))
+    uses = Counter(tensor.name for tensor in proto.graph.initializer)
     for tensor in proto.graph.initializer:
-        inside = uses_external_data(tensor) or tensor.name in weights
+        inside = uses_external_data(tensor) or uses[tensor.name] > 1
         if not inside and lies_beside(to_numpy(tensor.data_type), nbytes(tensor)):
             weights[tensor.name] = np.ascontiguousarray(numpy_helper.to_array(tensor))
             tensor = external_initializer(

@@ -3,6 +3,7 @@
 import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,11 @@ def session(
     ReapError
         If onnxruntime refuses the model.
     """
-    runtime, light = onnxruntime(), LightModel.of(model).without_unread()
-    proto = light.proto if outputs is None else with_outputs(light.proto, outputs)
+    runtime, light = onnxruntime(), LightModel.of(model)
+    if outputs is not None:
+        light = replace(light, proto=with_outputs(light.proto, outputs))
+    light = light.without_unread()
+    proto = light.proto
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     if not (optimize and blocked):
