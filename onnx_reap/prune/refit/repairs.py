@@ -65,7 +65,7 @@ def repair_all(run: Run, pruned: Model, removed: Sequence[int], *, by_gradient: 
         blocks, undone = refit_blocks(run, pruned, removed, copies)
     with run.clock("tuning"):
         network, left_out = tune(run, pruned, removed)
-    if not _any_nearer(blocks) and network is None and _is_time(run, seconds):
+    if not _any_nearer(blocks) and network is None and _is_time(run, _passes(run), seconds):
         with run.clock("refit"):  # now the validation split has nothing more to say
             undo()
             layers, notes = repair(run, pruned, removed, copies=copies)
@@ -78,9 +78,9 @@ def _passes(run: Run) -> tuple[int | None, int | None]:
     return run.settings.joint_refit, run.settings.tune
 
 
-def _is_time(run: Run, seconds: float) -> bool:
-    """Whether so many are left, or the settings make the same file however long it takes."""
-    return None not in _passes(run) or seconds <= run.clock.left
+def _is_time(run: Run, passes: Sequence[int | None], seconds: float) -> bool:
+    """Whether so many are left, or passes make the same file however long it takes."""
+    return None not in passes or seconds <= run.clock.left
 
 
 def _goes_on(run: Run, pruned: Model, passes: Sequence[int | None]) -> bool:
@@ -135,7 +135,7 @@ def refit_layers(
     """
     undo, copies, begin = remember(pruned), _copies(run), perf_counter()
     plain = repair(run, pruned, removed, on_all=False)
-    if not copies or not _is_time(run, (1 + copies) * (perf_counter() - begin)):
+    if not copies or not _is_time(run, _passes(run), (1 + copies) * (perf_counter() - begin)):
         return *plain, 0
 
     def on_copies() -> tuple[tuple[dict[str, LayerRefit], list[str]], bool]:
@@ -222,7 +222,7 @@ def repair_with_zeros(run: Run, sparse: Model, zeros: Mapping[str, Zeros]) -> Re
     layers, notes = repair(run, sparse, (), zeros=zeros, on_all=not tunes)
     seconds = perf_counter() - begin
     network, left_out = tune(run, sparse, (), zeros_stay=True)
-    if tunes and network is None and _is_time(run, seconds):
+    if tunes and network is None and _is_time(run, (run.settings.tune,), seconds):
         undo()
         layers, notes = repair(run, sparse, (), zeros=zeros)
     return Repairs(layers, network=network, notes=(*notes, *left_out))
