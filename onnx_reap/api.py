@@ -262,7 +262,8 @@ def profile(
 ) -> LatencyTable:
     """Measure a model's linear layers at several widths, on this machine.
 
-    Parameters are those of `reap`, settings those of `onnx_reap.options.ProfileKeywords`.
+    Parameters are those of `reap`, settings those of `onnx_reap.options.ProfileKeywords`. A
+    ReapError is raised if a setting doesn't apply here, or onnxruntime can't run the model.
     """
     chosen = Settings.make(settings, options.ProfileKeywords)
     chosen = replace(chosen, samples=4, criterion="l1", refit=False)  # only to run the model

@@ -266,7 +266,7 @@ class Settings(Record):
         lossless=True,
     )
     threads: int | None = _method(parsing.POSITIVE)(
-        "threads that compute at the same time on the CPU, also where latencies are measured",
+        "threads that onnxruntime and BLAS take on the CPU, also where latencies are measured",
         shown="as many as the process has cores",
         lossless=True,
     )

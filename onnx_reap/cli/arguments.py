@@ -55,7 +55,7 @@ ARGUMENTS = (
 """Options that are no settings."""
 
 
-LIKE = 0.65  # of a flag is in what was typed: --sam of --samples, but less of --crop in --max-drop
+LIKE = 0.65  # likeness of a flag that is suggested: --samples for --sam, no --crop for --max-drop
 
 
 @dataclass(frozen=True)

@@ -135,10 +135,10 @@ def _shapes(graph: onnx.GraphProto) -> dict[str, list[int | None]]:
 
 def _numbers(light: LightModel) -> dict[str, np.ndarray]:
     """Return small constants: of initializers and of Constant nodes."""
-    graph, found = light.graph, dict[str, np.ndarray]()
+    graph, constants, found = light.graph, light.constants, dict[str, np.ndarray]()
     for tensor in graph.initializer:
         if int(np.prod(tensor.dims)) == 1:
-            found[tensor.name] = light.constants[tensor.name]
+            found[tensor.name] = constants[tensor.name]
     for node in graph.node:
         for attribute in node.attribute if node.op_type == "Constant" else ():
             if attribute.name == "value":

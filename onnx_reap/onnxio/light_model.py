@@ -180,7 +180,7 @@ class _Constants(Mapping[str, np.ndarray]):
 def lies_beside(dtype: np.dtype, size: int) -> bool:
     """Whether a weight of so many bytes may lie beside the proto: large, of NumPy's own numbers.
 
-    Sizes don't: shape inference reads them in the proto.
+    Integers of 32 and 64 bits don't: they may be sizes, which shape inference reads in the proto.
     """
     sizes = np.dtype(dtype).kind in "iu" and np.dtype(dtype).itemsize >= 4
     return is_native(dtype) and not sizes and size >= SMALLEST

@@ -47,7 +47,7 @@ def blas(threads: int | None) -> Iterator[None]:
     """
     controller = ThreadpoolController().select(user_api="blas")
     now = max((library["num_threads"] for library in controller.info()), default=1)
-    with controller.limit(limits=threads or min(now, available())):
+    with controller.limit(limits=threads or (available() if now > available() else None)):
         yield
 
 

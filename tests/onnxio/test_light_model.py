@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from net import Net
 from small_models import chain, images, run, weights_of
 
 import onnx_reap
@@ -113,3 +114,37 @@ def test_weights_that_nothing_reads_are_no_obstacle(tmp_path: Path, version: int
     result = onnx_reap.reap(path, images(8), target_macs=0.7, joint_refit=0, tune=0)
     whole, pruned = (run(m, {"x": images(2)})[0] for m in (load(path).whole(), result.model))
     assert whole.shape == pruned.shape
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_weights_that_are_only_outputs(tmp_path: Path, beside: bool):
+    given = chain(24)
+    table = onnx.numpy_helper.from_array(np.ones((32, 32), np.float32), "table")
+    given.graph.initializer.append(table)
+    given.graph.output.append(onnx.helper.make_tensor_value_info("table", 1, [32, 32]))
+    path = tmp_path / "m.onnx"
+    onnx.save(given, path, save_as_external_data=beside, size_threshold=0)
+    result = onnx_reap.reap(path, images(8), target_macs=0.7, joint_refit=0, tune=0)
+    assert (run(result.model, {"x": images(2)})[1] == 1).all()
+
+
+def test_sizes_that_shape_inference_reads_stay_in_the_proto():
+    """onnxruntime refuses a Split whose sizes come in another way."""
+    n = Net({"x": ("N", 3, 8, 8)})
+    h = n.block("x", 3, 128)
+    sizes = n.constant(np.ones(128, np.int64))
+    names = [f"part{i}" for i in range(128)]
+    n.nodes.append(onnx.helper.make_node("Split", [h, sizes], names, axis=1))
+    model = n.model(n.head(n.block(n.node("Concat", *names, axis=1), 128, 8), 8, 4))
+    light = load(model)
+    assert light.weights and sizes not in light.weights
+    onnx_reap.reap(model, images(8), target_macs=0.7, joint_refit=0, tune=0)
+
+
+def test_a_name_that_occurs_twice_stays_in_the_proto():
+    given = chain(24)
+    given.graph.initializer.append(given.graph.initializer[0])
+    name = given.graph.initializer[0].name
+    assert name in load(chain(24)).weights
+    assert load(given).weights.keys() == load(chain(24)).weights.keys() - {name}
+    onnx_reap.reap(given, images(8), target_macs=0.7, joint_refit=0, tune=0)

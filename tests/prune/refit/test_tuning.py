@@ -400,6 +400,20 @@ def test_past_the_limit_layers_are_not_refitted_once_more(monkeypatch: pytest.Mo
         assert len(fitted) == times, passes
 
 
+def test_with_zeros_a_number_of_passes_makes_the_same_file_whatever_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Also where tuning is taken back; blocks are not refitted behind zeros."""
+
+    def fails(*_, **__):
+        raise ReapError("onnxruntime can't run the model")
+
+    monkeypatch.setattr(repairs, "tune_network", fails)
+    settings = {"target_macs": None, "pattern": "2:4", "joint_refit": None, "tune": 1}
+    late, early = (reap(residual_chain(2, 16), time_limit=t, **settings) for t in (0.01, 300))
+    assert bare(late.model) == bare(early.model)
+
+
 def test_time_for_tuning_alone():
     result = reap(chain(12), tune=None, tune_time="0.01s")
     assert result.report.network is None
